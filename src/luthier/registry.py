@@ -1,0 +1,84 @@
+"""One registry for every seam: names to lazily imported classes, with suggestions for a misspelt name.
+
+A plug-in is a frozen dataclass whose fields are its YAML keys. Built-in plug-ins are listed by an import
+path, so that knowing their names costs no import; third parties add theirs through Python entry points in
+the group `luthier.<kind>`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from luthier.errors import LuthierError
+
+T = TypeVar("T")
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """' Did you mean x?' for the nearest known name, or the list of known names when none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+class Registry:
+    """The plug-ins of one kind ("objective", "adapter", "scorer", …)."""
+
+    def __init__(self, kind: str, builtin: Mapping[str, str] | None = None) -> None:
+        self.kind = kind
+        self._targets: dict[str, Any] = dict(builtin or {})
+        self._external: dict[str, Any] | None = None
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Decorator: add a class under `name`."""
+
+        def add(cls: type[T]) -> type[T]:
+            self._targets[name] = cls
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """Every known name, sorted."""
+        return sorted({*self._targets, *self._entry_points()})
+
+    def get(self, name: str) -> Any:
+        """The class behind `name`. Raises LuthierError with a suggestion when there is none."""
+        target = self._targets.get(name)
+        if target is None:
+            point = self._entry_points().get(name)
+            if point is None:
+                raise LuthierError(f"unknown {self.kind} {name!r}", fix=suggest(name, self.names()))
+            target = point.load()
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = getattr(import_module(module), attribute)
+        self._targets[name] = target
+        return target
+
+    def build(self, name: str, args: Mapping[str, Any] | None = None) -> Any:
+        """An instance of the plug-in `name` with `args` as its fields, types and ranges checked by pydantic."""
+        from pydantic import TypeAdapter, ValidationError
+
+        cls = self.get(name)
+        known = [f.name for f in fields(cls) if f.init]
+        for key in args or {}:
+            if key not in known:
+                raise LuthierError(
+                    f"{self.kind} {name!r} has no key {key!r}", fix=suggest(key, known) if known else "it takes no keys"
+                )
+        try:
+            return TypeAdapter(cls).validate_python(dict(args or {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise LuthierError(f"{self.kind} {name!r}, key {key!r}: {first['msg']}, got {first['input']!r}") from error
+
+    def _entry_points(self) -> dict[str, Any]:
+        if self._external is None:
+            self._external = {point.name: point for point in entry_points(group=f"luthier.{self.kind}")}
+        return self._external

@@ -1,0 +1,189 @@
+"""The core types: everything is an Example, a prompt and n judged responses.
+
+Zero responses is a task; one is SFT; a better and a worse one are DPO; one with a label is KTO; one with step
+scores is a process reward; n scored samples are GRPO. This module never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+RAW = "text"
+"""The role of a turn that is taken as it stands, without a chat template (continued pre-training)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message. `weight`: how much its tokens train (None = the objective and the role decide, 0 = not at all)."""
+
+    role: str
+    text: str
+    weight: float | None = None
+    media: tuple[str, ...] = ()
+    calls: tuple[Mapping[str, Any], ...] = ()
+    """Tool calls the assistant makes in this turn, in OpenAI's shape: {"type": "function", "function": {...}}."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further message keys handed to the chat template as they are: name, tool_call_id, reasoning_content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer to a prompt, with what is known of its worth. `by` names who wrote it."""
+
+    turns: tuple[Turn, ...]
+    score: float | None = None
+    step_scores: tuple[float, ...] | None = None
+    logp: tuple[float, ...] | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an example came from: the file (or data set) and its line or row number, counted from 1."""
+
+    path: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt and n judged responses. Earlier assistant turns of a conversation stand in the prompt."""
+
+    prompt: tuple[Turn, ...]
+    responses: tuple[Response, ...] = ()
+    answer: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    source: Source | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an objective asks of the house; the recipe check, the loop and the documentation read it."""
+
+    responses: int = 1
+    reference: bool = False
+    rollouts: bool = False
+    contrast: bool = False
+    head: bool = False
+    teacher: bool = False
+    unit: Literal["token", "row", "pair"] = "token"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as token ids. `ids[i]` and `weights[i]` belong to response i and have equal length T_i.
+
+    `weights[i][t]` is the weight of token t as a prediction target (0 = context only; `weights[i][0]` is always 0).
+    The first `shared` ids of all sequences are equal and unscored: they are computed once.
+    """
+
+    ids: tuple[NDArray[np.int32], ...]
+    weights: tuple[NDArray[np.float32], ...]
+    shared: int = 0
+    row: int = 0
+    """Position of the example in the token store: names it in error messages and events."""
+
+    def __len__(self) -> int:
+        """Tokens laid out whole, the shared ones counted once per response."""
+        return sum(len(ids) for ids in self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to decode. temperature 0 is greedy. `seed` makes sampled decoding repeatable."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Generated tokens (the stop token left out) and why generation ended: "stop" or "length"."""
+
+    ids: tuple[int, ...]
+    text: str
+    finish: Literal["stop", "length"]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Tokens out. One engine holds one model; `prompts` are token ids rendered by the chat template."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """One completion for each prompt, in order."""
+        ...
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece."""
+        ...
+
+    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row, the log-probability of each scored token of its first response, in order."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A metric, a reward and a filter in one: how good is this response to this example? None = cannot say."""
+
+    def __call__(self, example: Example, response: Response) -> float | None: ...
+
+
+@runtime_checkable
+class Format(Protocol):
+    """A row shape: recognised by its columns, read into an Example."""
+
+    def matches(self, columns: frozenset[str]) -> bool: ...
+
+    def read(self, row: Mapping[str, Any]) -> Example: ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where the run's numbers go besides events.jsonl."""
+
+    def log(self, event: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Rows(Protocol):
+    """The ragged rows an objective sees; `luthier.objectives.rows.Rows` is the implementation."""
+
+    num_rows: int
+
+
+class TokenStore(Protocol):
+    """Tokenised examples, memory-mapped: what the data room hands to the loop."""
+
+    digest: str
+    """Content hash of the ids and weights, the same on every machine."""
+    lengths: NDArray[np.int32]
+    """Tokens of each example, all its responses together."""
+    scored: NDArray[np.int32]
+    """Scored tokens of each example."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Encoded: ...
+
+    def source(self, index: int) -> Source:
+        """The file and row that example `index` came from."""
+        ...
+
+
+Columns = Iterable[str]
