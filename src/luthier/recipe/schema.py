@@ -1,25 +1,54 @@
 """The recipe as frozen dataclasses. Every field is a YAML key; its docstring line is its documentation.
 
+`Why(...)` beside a field says why its default is what it is; `Seam(...)` says which registry knows its plug-ins.
 Nothing here imports torch. Plug-ins are kept as names with arguments and built by their registries.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Why:
+    """Why a default is what it is: shown by `luthier explain` and in docs/recipes.md."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Seam:
+    """The kind of plug-in a field names: the registry that knows its names and keys."""
+
+    kind: str
+
+
+def _number(value: Any) -> Any:
+    """YAML's true is not the number 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
 
 
 def _plugin(value: Any) -> Any:
     """A plug-in is written `name` or `{name: {key: value}}`."""
     if isinstance(value, str):
         return {"name": value, "args": {}}
-    if isinstance(value, dict) and "name" not in value and len(value) == 1:
+    if isinstance(value, dict) and not {"name", "args"} >= set(value):
+        if len(value) != 1:
+            raise ValueError(f"must name one plug-in, not {len(value)}: {', '.join(map(str, value))}")
         name, args = next(iter(value.items()))
-        return {"name": name, "args": args or {}}
+        return {"name": name, "args": {} if args is None else args}
     return value
 
 
@@ -44,11 +73,14 @@ class Model:
     """`model:` an alias, hub id, folder, GGUF file or run folder; or a mapping with these keys."""
 
     name: str
+    """Alias (see `luthier models`), hub id, folder, GGUF file or run folder."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
-    dtype: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp32", "fp16"], Why("half the memory of fp32, same loss within noise")
+    ] = "auto"
     """Weights in memory while training and generating. auto: bf16."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Why("a model should be data, not a program that runs on your machine")] = False
     """Run Python code that comes with the model. Off unless you say so."""
 
 
@@ -64,22 +96,33 @@ class Source:
     """Folder of (or path to) a LLaMA-Factory dataset_info.json; `name` picks the entry."""
     name: str | None = None
     """The hub configuration, or the entry of dataset_info.json."""
-    split: str = "train"
+    split: Annotated[str, Why("the name nearly every data set gives its training rows")] = "train"
     """The hub split."""
-    format: str | None = None
+    format: Annotated[str | None, Why("the columns say it")] = None
     """Row shape by name. Default: recognised by the columns."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our column name → the column in your file, where they differ."""
-    weight: Annotated[float, Field(gt=0)] | None = None
+    weight: Annotated[Float, Field(gt=0)] | None = None
     """Share of this source in the mix, relative to the others. Default: every row once."""
-    limit: Annotated[int, Field(gt=0)] | None = None
+    limit: Annotated[Int, Field(gt=0)] | None = None
     """Take at most this many rows."""
-    chat: bool = True
+    chat: Annotated[bool, Why("an instruct model expects its template")] = True
     """Render prompt/completion and alpaca rows by the chat template. false: the texts as they stand."""
     system: str | None = None
     """System message for conversations that have none."""
     streaming: bool = False
     """Read while training instead of before; for what does not fit on disk twice."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        given = [key for key in ("path", "hub", "llamafactory") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"needs exactly one of path, hub and llamafactory, but has {' and '.join(given) or 'none'}"
+            )
+        if self.llamafactory is not None and self.name is None:
+            raise ValueError("llamafactory needs `name`: the entry of dataset_info.json")
+        return self
 
 
 def _source(value: Any) -> Any:
@@ -93,15 +136,15 @@ Sources = Annotated[tuple[Source, ...], BeforeValidator(_source)]
 class Validate:
     """`validate:` rows held out of training, for the evaluation loss, early stopping and the best checkpoint."""
 
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    share: Annotated[Float, Field(ge=0, lt=1), Why("all your rows train unless you hold some out")] = 0.0
     """Share of the training rows to hold out (by a hash of the row, so it never depends on order)."""
     data: Sources = ()
     """Or rows of their own."""
-    every: Annotated[float, Field(gt=0)] = 0.25
+    every: Annotated[Float, Field(gt=0), Why("four looks at the curve for little time")] = 0.25
     """How often: below 1 a share of the run, from 1 on a number of steps."""
-    patience: Annotated[int, Field(gt=0)] | None = None
+    patience: Annotated[Int, Field(gt=0)] | None = None
     """Stop after this many evaluations without improvement. Default: never."""
-    keep_best: bool = True
+    keep_best: Annotated[bool, Why("the last step is not always the best one")] = True
     """End with the weights of the best evaluation, not the last."""
 
 
@@ -109,59 +152,69 @@ class Validate:
 class Train:
     """`train:` the loop."""
 
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[Float, Field(gt=0), Why("1 to 3 is the usual range; more memorises small data")] = 1.0
     """Passes over the data."""
-    steps: Annotated[int, Field(gt=0)] | None = None
+    steps: Annotated[Int, Field(gt=0)] | None = None
     """Stop after this many optimiser steps; overrides epochs."""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[Float, Field(gt=0)] | None = None
     """Peak learning rate. Default: by what is trained (see `luthier explain`)."""
-    batch: Annotated[int, Field(gt=0)] = 16
+    batch: Annotated[Int, Field(gt=0), Why("LoRA learns worse from large batches; 16 suits both ways")] = 16
     """Examples per optimiser step, over all micro-batches and processes."""
-    max_tokens: Annotated[int, Field(gt=1)] = 1024
+    max_tokens: Annotated[Int, Field(gt=1), Why("holds nearly every instruction row; memory grows with it")] = 1024
     """Longest row, in tokens."""
-    long_rows: Literal["error", "drop", "truncate"] = "error"
+    long_rows: Annotated[
+        Literal["error", "drop", "truncate"], Why("losing or cutting rows should be your decision")
+    ] = "error"
     """What to do with a longer one. truncate keeps whole turns."""
-    score: Literal["assistant", "last", "all"] = "assistant"
+    score: Annotated[Literal["assistant", "last", "all"], Why("the model should learn to answer, not to ask")] = (
+        "assistant"
+    )
     """Which tokens train: every assistant turn, only the last one, or the prompt too."""
-    max_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_lost: Annotated[Float, Field(ge=0, le=1), Why("a few bad rows are life, many are a mistake in the recipe")] = (
+        0.05
+    )
     """Refuse to start when more than this share of the rows is lost."""
-    dedup: bool = False
+    dedup: Annotated[bool, Why("repeated rows may be meant as weights")] = False
     """Drop rows whose rendered tokens equal an earlier row's. They are always counted."""
-    micro_tokens: Annotated[int, Field(gt=0)] | None = None
+    micro_tokens: Annotated[Int, Field(gt=0)] | None = None
     """Token budget of one forward pass. Default: as many as the batch needs, up to 4,096 (halved on out-of-memory)."""
-    layout: Literal["auto", "packed", "padded"] = "auto"
+    layout: Annotated[Literal["auto", "packed", "padded"], Why("padding is computed for nothing")] = "auto"
     """Rows laid end to end without padding, or padded rows. auto: packed where the architecture allows."""
-    share_prefix: bool = True
+    share_prefix: Annotated[bool, Why("same loss and gradients, fewer tokens")] = True
     """Compute a prefix that rows of a micro-batch have in common once (packed layout only; exact)."""
-    fused: bool = True
+    fused: Annotated[bool, Why("same loss and gradients, fewer passes over memory")] = True
     """Use our own fused blocks where they equal the model's (exact to rounding; packed layout only)."""
-    optimizer: PluginField = Plugin(name="adamw")
+    optimizer: Annotated[PluginField, Seam("optimizer"), Why("the one every published recipe was tuned with")] = Plugin(
+        name="adamw"
+    )
     """adamw, adafactor, muon, adamw_8bit, adamw_paged; with their keys."""
-    schedule: PluginField = Plugin(name="cosine")
+    schedule: Annotated[PluginField, Seam("schedule"), Why("no knob of its own, and hard to beat")] = Plugin(
+        name="cosine"
+    )
     """cosine, linear, constant, wsd; with their keys."""
-    warmup: Annotated[float, Field(ge=0)] = 0.05
+    warmup: Annotated[Float, Field(ge=0), Why("AdamW's second moment needs some steps before it can be trusted")] = 0.05
     """Warm-up: below 1 a share of the run, from 1 on a number of steps."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[Float, Field(ge=0), Why("small: the run is short and starts from good weights")] = 0.01
     """On matrices only: norms and biases are never decayed."""
-    clip: Annotated[float, Field(ge=0)] = 1.0
+    clip: Annotated[Float, Field(ge=0), Why("one odd row should not throw the weights")] = 1.0
     """Largest gradient norm; 0 turns clipping off."""
-    neftune: Annotated[float, Field(ge=0)] = 0.0
+    neftune: Annotated[Float, Field(ge=0), Why("helps chat style on small data, hurts exact answers")] = 0.0
     """NEFTune noise alpha on the embeddings; 0 turns it off."""
-    checkpointing: bool | Literal["auto"] = "auto"
+    checkpointing: Annotated[bool | Literal["auto"], Why("a third more compute only where memory demands it")] = "auto"
     """Gradient checkpointing: less memory, a third more compute. auto: only when a first micro-batch does not fit."""
-    masters: bool | Literal["auto"] = "auto"
+    masters: Annotated[bool | Literal["auto"], Why("bf16 swallows updates smaller than 1/256 of a weight")] = "auto"
     """fp32 master copies of bf16 weights that train. auto: yes."""
-    save_every: Annotated[float, Field(gt=0)] = 0.25
+    save_every: Annotated[Float, Field(gt=0), Why("a killed run loses a quarter of its time at most")] = 0.25
     """Checkpoints: below 1 a share of the run, from 1 on a number of steps."""
-    keep: Annotated[int, Field(gt=0)] = 2
+    keep: Annotated[Int, Field(gt=0), Why("the newest, and one more in case it is broken")] = 2
     """Checkpoints kept."""
-    log_every: Annotated[int, Field(gt=0)] = 1
+    log_every: Annotated[Int, Field(gt=0), Why("a line a step costs nothing")] = 1
     """Steps between `step` events."""
-    stall_window: Annotated[int, Field(gt=0)] = 100
+    stall_window: Annotated[Int, Field(gt=0), Why("longer than the noise of a batch of 16")] = 100
     """Warn when the loss has not fallen over this many steps."""
-    threads: Annotated[int, Field(gt=0)] | None = None
+    threads: Annotated[Int, Field(gt=0)] | None = None
     """CPU threads. Default: torch's own choice."""
-    trackers: tuple[PluginField, ...] = ()
+    trackers: Annotated[tuple[PluginField, ...], Seam("tracker"), Why("nothing phones home")] = ()
     """tensorboard, wandb, mlflow, swanlab, trackio. Default: none, only the run folder."""
 
 
@@ -170,14 +223,20 @@ class Task:
     """One entry of `evaluate:` rows with known answers, generated for and scored, base against tuned."""
 
     name: str = "held-out"
+    """What the report calls it."""
     data: Sources
-    scorers: tuple[PluginField, ...] = (Plugin(name="exact_match"),)
+    """Rows that did not train; their last assistant turn or `answer` is the known answer."""
+    scorers: Annotated[tuple[PluginField, ...], Seam("scorer"), Why("it cannot flatter")] = (
+        Plugin(name="exact_match"),
+    )
     """exact_match, json_match, contains, f1, bleu, rouge, perplexity; the first one is the headline."""
-    limit: Annotated[int, Field(gt=0)] | None = None
+    limit: Annotated[Int, Field(gt=0)] | None = None
     """Score only the first so many rows."""
-    max_new_tokens: Annotated[int, Field(gt=0)] = 256
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    base: bool = True
+    max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256
+    """Longest answer, in tokens."""
+    temperature: Annotated[Float, Field(ge=0), Why("greedy: the same answer every time")] = 0.0
+    """0 is greedy; above it answers are sampled with the recipe's seed."""
+    base: Annotated[bool, Why("a score means little without the one before")] = True
     """Score the untuned model too."""
 
 
@@ -190,16 +249,29 @@ class Recipe:
     """One run, whole. Only model, data and output are required."""
 
     model: Annotated[Model, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+    """What to train: a name, or a mapping with `name`, `revision`, `dtype`, `trust_remote_code`."""
     data: Sources
-    objective: PluginField = Plugin(name="sft")
+    """What to train on: a path, a source, or a list of them."""
+    objective: Annotated[PluginField, Seam("objective"), Why("answers to prompts are what most data is")] = Plugin(
+        name="sft"
+    )
     """sft or pretrain; with their keys."""
-    adapt: Annotated[tuple[PluginField, ...], BeforeValidator(_adapt)] = (Plugin(name="lora"),)
+    adapt: Annotated[
+        tuple[PluginField, ...],
+        BeforeValidator(_adapt),
+        Seam("adapter"),
+        Why("near full fine-tuning on small data, at a fraction of the memory, and the base stays whole"),
+    ] = (Plugin(name="lora"),)
     """full, lora, freeze, or a list that composes."""
     train: Train = Field(default_factory=Train)
+    """The loop."""
     validate: Validate = Field(default_factory=Validate)
+    """Rows held out of training."""
     evaluate: Annotated[tuple[Task, ...], BeforeValidator(_listed)] = ()
-    export: Annotated[tuple[PluginField, ...], BeforeValidator(_listed)] = ()
+    """Tasks scored after training, base against tuned."""
+    export: Annotated[tuple[PluginField, ...], BeforeValidator(_listed), Seam("exporter")] = ()
     """merged. Written after training."""
     output: str
     """The run folder."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[Int, Field(ge=0)] = 0
+    """Seeds the order of rows, the adapter's first weights, dropout and sampling."""
