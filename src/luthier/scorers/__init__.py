@@ -1,0 +1,23 @@
+"""Scorers: how good is this response to this example? A metric, a reward and a filter in one.
+
+A scorer is a frozen dataclass whose fields are its YAML keys and which is called with (Example, Response). The
+built-in ones derive from `luthier.scorers.metric.Metric`, which also says how rows add up to one number for a corpus.
+"""
+
+from __future__ import annotations
+
+from luthier.registry import Registry
+
+SCORERS = Registry(
+    "scorer",
+    {
+        "exact_match": "luthier.scorers.match:ExactMatch",
+        "contains": "luthier.scorers.match:Contains",
+        "json_match": "luthier.scorers.json_match:JsonMatch",
+        "f1": "luthier.scorers.overlap:F1",
+        "bleu": "luthier.scorers.overlap:Bleu",
+        "rouge": "luthier.scorers.overlap:Rouge",
+        "perplexity": "luthier.scorers.perplexity:Perplexity",
+    },
+)
+"""exact_match, contains, json_match, f1, bleu, rouge, perplexity, and those of the entry points `luthier.scorer`."""

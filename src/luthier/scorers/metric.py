@@ -1,0 +1,68 @@
+"""What every built-in scorer is, and how the scores of rows become the score of a corpus.
+
+Shape suffixes: B = totals asked for at once (the corpus itself, or its bootstrap resamples), K = statistics of a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.errors import missing_extra
+from luthier.types import RAW, Example, Response
+
+
+class Metric(ABC):
+    """A scorer that knows how its rows add up.
+
+    A corpus value is always a function of **sums over rows**: `statistics` gives what one row adds to the sums and
+    `pooled` turns sums into the value. The default is the mean of the scores; BLEU adds n-gram counts and perplexity
+    adds log-probabilities. Because the statistics only add, a bootstrap resample is a weighted sum of them.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """The lowest and the highest value there can be."""
+    needs_likelihood: ClassVar[bool] = False
+    """True: it judges no generated text; its response is the reference, with the model's `logp` of each token."""
+
+    @abstractmethod
+    def __call__(self, example: Example, response: Response) -> float | None:
+        """The score of one response; None when the example does not allow a judgement (it has no reference, say)."""
+
+    def statistics(self, example: Example, response: Response) -> tuple[float, ...] | None:
+        """What this row adds to the sums (K numbers); None where the score is None."""
+        score = self(example, response)
+        return None if score is None else (score, 1.0)
+
+    def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The corpus value of each row of sums: (B, K) → (B,)."""
+        return totals_BK[:, 0] / totals_BK[:, 1]
+
+
+def text(response: Response) -> str:
+    """What the assistant says in a response, its turns joined by line ends."""
+    return "\n".join(turn.text for turn in response.turns if turn.role in ("assistant", RAW))
+
+
+def reference(example: Example) -> str | None:
+    """The known good answer: `answer`, otherwise the text of the first response; None when there is neither.
+
+    A first response that only calls tools has no text to compare with, so it counts as none.
+    """
+    if example.answer is not None:
+        return example.answer
+    if not example.responses:
+        return None
+    first = example.responses[0]
+    return text(first) or (None if any(turn.calls for turn in first.turns) else "")
+
+
+def require(package: str, module: str, scorer: str) -> None:
+    """Raise the error that names the extra, when a scorer's library is absent (asked when the scorer is built)."""
+    if find_spec(module) is None:
+        raise missing_extra(package, "metrics", f"the scorer {scorer!r}")
