@@ -1,0 +1,244 @@
+"""Attention over packed rows: no padding reaches the model, and a shared prefix is attended to by all its rows.
+
+A micro-batch is a forest of token runs (`Node`); a token sees its own run causally and all of its ancestors' tokens.
+Registered with transformers' attention and mask interfaces under `PACKED`; the layout travels as a keyword argument
+of the model's forward, so nothing is patched.
+
+On CPU the nodes are put into buckets of similar length and each bucket is three batched matrix products (torch's own
+CPU attention is about three times slower in bf16 at these lengths). On CUDA it is FlexAttention with a block mask.
+
+Shape suffixes: T = tokens, B = nodes of a bucket, L = queries of a node (padded), K = keys of a node (padded),
+H = heads, G = queries per key head, D = head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.models.kernels import causal_softmax_, causal_softmax_backward_
+
+PACKED = "luthier_packed"
+LAYOUT = "packed_layout"
+"""The keyword under which `PackedLayout` is handed to the model."""
+KEEP_PROBABILITIES = 512
+"""Attention probabilities of nodes with at most this many keys are kept for the backward pass; longer are recomputed."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A run of tokens [start, end) of the micro-batch that continues the run `parent` (None = a row begins here)."""
+
+    start: int
+    end: int
+    parent: int | None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Nodes of similar length: `query_BL` and `key_BK` hold token places (padding repeats a place that is masked)."""
+
+    query_BL: Tensor
+    key_BK: Tensor
+    prefix_B: Tensor
+    """Ancestor tokens of each node, int32: query i of node b sees the first prefix_B[b] + i + 1 keys."""
+    length_B: Tensor
+    real: Tensor
+    """Places of query_BL, flattened, that are no padding."""
+    token_real: Tensor
+    """The tokens at those places."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLayout:
+    """Who attends to whom in one micro-batch. `position_T` are positions within each row."""
+
+    nodes: tuple[Node, ...]
+    position_T: Tensor
+    flex: dict[int, Any] = field(default_factory=dict)
+    """FlexAttention block masks by window (CUDA)."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.position_T.max()) + 1
+
+    def ancestors(self, node: Node) -> list[Node]:
+        """The nodes above, outermost first."""
+        chain: list[Node] = []
+        while node.parent is not None:
+            node = self.nodes[node.parent]
+            chain.append(node)
+        return chain[::-1]
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """The nodes in groups of similar length."""
+        keys = {id(n): sum(a.end - a.start for a in self.ancestors(n)) + n.end - n.start for n in self.nodes}
+        order = sorted(self.nodes, key=lambda n: (keys[id(n)], n.end - n.start))
+        groups: list[list[Node]] = []
+        for node in order:
+            group = [*groups[-1], node] if groups else [node]
+            padded = max(n.end - n.start for n in group) * keys[id(node)] * len(group)
+            # 48 x 48 scores: about what one more group costs in launches
+            spent = sum((n.end - n.start) * keys[id(n)] for n in group)
+            if groups and padded <= 1.3 * spent + 48 * 48:
+                groups[-1].append(node)
+            else:
+                groups.append([node])
+        return [self._bucket(group) for group in groups]
+
+    def _bucket(self, group: Sequence[Node]) -> Bucket:
+        paths = [
+            torch.cat([torch.arange(a.start, a.end) for a in [*self.ancestors(node), node]]) for node in group
+        ]
+        lengths = [node.end - node.start for node in group]
+        longest, widest = max(lengths), max(len(path) for path in paths)
+        query_BL, key_BK = torch.zeros(len(group), longest, dtype=torch.long), torch.zeros(len(group), widest, dtype=torch.long)
+        for b, (node, path) in enumerate(zip(group, paths, strict=True)):
+            query_BL[b, : lengths[b]] = torch.arange(node.start, node.end)
+            query_BL[b, lengths[b] :] = node.end - 1
+            key_BK[b, : len(path)] = path
+            key_BK[b, len(path) :] = path[-1]
+        length_B = torch.tensor(lengths)
+        real = (torch.arange(longest) < length_B[:, None]).flatten().nonzero().squeeze(1)
+        device = self.position_T.device
+        return Bucket(
+            query_BL=query_BL.to(device),
+            key_BK=key_BK.to(device),
+            prefix_B=(torch.tensor([len(path) for path in paths]) - length_B).to(torch.int32),
+            length_B=length_B.to(torch.int32),
+            real=real.to(device),
+            token_real=query_BL.flatten()[real].to(device),
+        )
+
+
+class PackedAttention(torch.autograd.Function):
+    """softmax(scale q kT + mask) v over a packed layout, on CPU.
+
+    query_THD, key_TGD, value_TGD -> T, H, D. Key heads are shared by consecutive groups of query heads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int) -> Tensor:
+        out, kept = attend(query, key, value, layout, scale, window)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.layout, ctx.scale, ctx.window = layout, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *kept = ctx.saved_tensors
+        return *attend_backward(grads[0], query, key, value, kept, ctx.layout, ctx.scale, ctx.window), None, None, None
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Attention output, T H D, and the probabilities kept for the backward pass (empty tensors where recomputed)."""
+    out = query.new_empty(query.shape)
+    kept = []
+    for bucket in layout.buckets:
+        q, k, v = _gather(query, key, value, bucket)
+        p = _probabilities(q, k, bucket, scale, window)
+        _scatter(torch.bmm(p, v), out, bucket, key.shape[1])
+        kept.append(p if k.shape[1] <= KEEP_PROBABILITIES else p.new_empty(0))
+    return out, kept
+
+
+def attend_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: Sequence[Tensor], layout: PackedLayout, scale: float, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value. Keys' and values' gradients add up over the nodes that share them."""
+    grad_query = torch.empty_like(query)
+    grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
+    grad_value = torch.zeros_like(grad_key)
+    heads = key.shape[1]
+    for bucket, p in zip(layout.buckets, kept, strict=True):
+        q, k, v = _gather(query, key, value, bucket)
+        if not p.numel():
+            p = _probabilities(q, k, bucket, scale, window)
+        g = _fold(grad, bucket, heads)
+        _scatter_add(torch.bmm(p.transpose(1, 2), g), grad_value, bucket)
+        ds = causal_softmax_backward_(torch.bmm(g, v.transpose(1, 2)), p, scale)
+        _scatter(torch.bmm(ds, k), grad_query, bucket, heads)
+        _scatter_add(torch.bmm(ds.transpose(1, 2), q), grad_key, bucket)
+    return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
+
+
+def _probabilities(q: Tensor, k: Tensor, bucket: Bucket, scale: float, window: int) -> Tensor:
+    scores = torch.bmm(q, k.transpose(1, 2))
+    return causal_softmax_(scores, bucket.prefix_B, bucket.length_B, scale, window)
+
+
+def _fold(x_THD: Tensor, bucket: Bucket, heads: int) -> Tensor:
+    """Query-like tensors of a bucket with the queries of one key head together: (B Hk), (G L), D; padding is zero."""
+    count, longest = bucket.query_BL.shape
+    x = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
+    x.index_copy_(0, bucket.real, x_THD.index_select(0, bucket.token_real))
+    return x.view(count, longest, heads, -1, x.shape[-1]).permute(0, 2, 3, 1, 4).reshape(count * heads, -1, x.shape[-1])
+
+
+def _gather(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
+    heads, dim = key.shape[1], key.shape[2]
+    count, widest = bucket.key_BK.shape
+
+    def rows(x: Tensor) -> Tensor:
+        picked = x.index_select(0, bucket.key_BK.view(-1)).view(count, widest, heads, dim)
+        return picked.transpose(1, 2).reshape(count * heads, widest, dim)
+
+    return _fold(query, bucket, heads), rows(key), rows(value)
+
+
+def _scatter(x: Tensor, out_THD: Tensor, bucket: Bucket, heads: int) -> None:
+    """Undo `_fold` into the tokens' places."""
+    count, longest = bucket.query_BL.shape
+    flat = x.view(count, heads, -1, longest, x.shape[-1]).permute(0, 3, 1, 2, 4).reshape(count * longest, *out_THD.shape[1:])
+    out_THD.index_copy_(0, bucket.token_real, flat.index_select(0, bucket.real))
+
+
+def _scatter_add(x: Tensor, out_TGD: Tensor, bucket: Bucket) -> None:
+    """Add key-like gradients at their tokens. Masked keys have gradient zero, so padding adds nothing."""
+    count, widest = bucket.key_BK.shape
+    flat = x.view(count, -1, widest, x.shape[-1]).transpose(1, 2).reshape(count * widest, *out_TGD.shape[1:])
+    out_TGD.index_add_(0, bucket.key_BK.view(-1), flat.to(out_TGD.dtype))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (1, H, T, D) in, (1, T, H, D) out."""
+    layout: PackedLayout = kwargs[LAYOUT]
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    window = sliding_window if sliding_window and sliding_window < layout.longest else 0
+    if query.is_cuda:
+        from luthier.models.attention_cuda import flex_attention
+
+        return flex_attention(query, key, value, layout, scale, window), None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return PackedAttention.apply(q, k, v, layout, scale, window)[None], None  # type: ignore[no-untyped-call]
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """transformers' mask interface: the layout says who sees whom, so no mask is built."""
+
+
+def register() -> None:
+    """Make `PACKED` known to transformers."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, packed_attention)
+    AttentionMaskInterface.register(PACKED, _no_mask)

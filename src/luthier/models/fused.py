@@ -1,0 +1,2 @@
+def fuse(m): return 0
+def unfuse(m): pass

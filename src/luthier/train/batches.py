@@ -1,0 +1,191 @@
+"""Micro-batches: rows laid end to end without padding, prefixes that rows have in common laid out once.
+
+A packed micro-batch is a forest of token runs ("nodes"). A node's tokens see their own node causally and the whole
+of its ancestors, nothing else, so a row is the path from a root to a leaf. Rows without a common prefix are roots.
+
+Shape suffixes: T = tokens of the micro-batch, S = scored tokens, N = rows (one for each response).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luthier.models.attention import Node
+from luthier.types import Encoded
+
+Layout = Literal["packed", "padded"]
+MIN_SHARED = 8
+"""Shorter common prefixes are not worth a node of their own."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch, ready for `Forward.rows`.
+
+    `hidden_S` says at which token of the micro-batch the scored token is predicted. In the padded layout T counts
+    padding too and `shape` is (rows, longest); in the packed layout `shape` is (1, T).
+    """
+
+    ids_T: Tensor
+    position_T: Tensor
+    hidden_S: Tensor
+    target_S: Tensor
+    weight_S: Tensor
+    row_S: Tensor
+    num_rows: int
+    rows: tuple[int, ...]
+    """Store positions of the examples, for messages."""
+    layout: Layout
+    shape: tuple[int, int]
+    nodes: tuple[Node, ...]
+    whole_tokens: int
+    """Tokens of all rows, shared ones counted once per row."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed, without padding."""
+        return sum(node.end - node.start for node in self.nodes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("ids_T", "position_T", "hidden_S", "target_S", "weight_S", "row_S")
+        }
+        return replace(self, **moved)
+
+
+def micro_batches(
+    examples: Sequence[Encoded], budget_tokens: int, *, share_prefix: bool = True, layout: Layout = "packed"
+) -> list[Batch]:
+    """Split examples into micro-batches of at most `budget_tokens` computed tokens, heaviest first.
+
+    An example is never split; one that is larger than the budget has a micro-batch of its own. Packed batches are
+    filled first-fit by decreasing length; padded ones in order of length, so that little is padded.
+    """
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
+    bins: list[list[int]] = []
+    loads: list[int] = []
+    for i in order:
+        if layout == "padded":
+            widest = max((len(ids) for ids in examples[bins[-1][0]].ids), default=0) if bins else 0
+            rows = sum(len(examples[j].ids) for j in bins[-1]) + len(examples[i].ids) if bins else 0
+            fits = [len(bins) - 1] if bins and rows * widest <= budget_tokens else []
+        else:
+            fits = [b for b, load in enumerate(loads) if load + len(examples[i]) <= budget_tokens]
+        if fits:
+            bins[fits[0]].append(i)
+            loads[fits[0]] += len(examples[i])
+        else:
+            bins.append([i])
+            loads.append(len(examples[i]))
+    lay_out = _padded if layout == "padded" else _packed
+    return [lay_out([examples[i] for i in sorted(chosen)], share_prefix) for chosen in bins]
+
+
+def _packed(examples: Sequence[Encoded], share_prefix: bool) -> Batch:
+    ids_N = [ids for example in examples for ids in example.ids]
+    weights_N = [weights for example in examples for weights in example.weights]
+    nodes, place_N = _forest(ids_N, share_prefix)
+    total = nodes[-1].end
+    ids_T, position_T = np.empty(total, np.int64), np.empty(total, np.int64)
+    for ids, place in zip(ids_N, place_N, strict=True):
+        ids_T[place] = ids
+        position_T[place] = np.arange(len(ids))
+    return _batch(examples, ids_N, weights_N, place_N, (ids_T, position_T), "packed", (1, total), nodes)
+
+
+def _padded(examples: Sequence[Encoded], _share_prefix: bool) -> Batch:
+    ids_N = [ids for example in examples for ids in example.ids]
+    weights_N = [weights for example in examples for weights in example.weights]
+    longest = max(len(ids) for ids in ids_N)
+    ids_T = np.zeros((len(ids_N), longest), np.int64)
+    position_T = np.broadcast_to(np.arange(longest), ids_T.shape)
+    for n, ids in enumerate(ids_N):
+        ids_T[n, : len(ids)] = ids
+    place_N = [np.arange(n * longest, n * longest + len(ids)) for n, ids in enumerate(ids_N)]
+    nodes = [Node(int(place[0]), int(place[-1]) + 1, None) for place in place_N]
+    flat = (ids_T.reshape(-1), position_T.reshape(-1))
+    return _batch(examples, ids_N, weights_N, place_N, flat, "padded", (len(ids_N), longest), nodes)
+
+
+def _batch(
+    examples: Sequence[Encoded],
+    ids_N: Sequence[NDArray[np.int32]],
+    weights_N: Sequence[NDArray[np.float32]],
+    place_N: Sequence[NDArray[np.int64]],
+    flat: tuple[NDArray[np.int64], NDArray[np.int64]],
+    layout: Layout,
+    shape: tuple[int, int],
+    nodes: Sequence[Node],
+) -> Batch:
+    hidden, target, weight, row = [], [], [], []
+    for n, (ids, weights, place) in enumerate(zip(ids_N, weights_N, place_N, strict=True)):
+        scored = np.flatnonzero(weights[1:]) + 1
+        hidden.append(place[scored - 1])
+        target.append(ids[scored])
+        weight.append(weights[scored])
+        row.append(np.full(len(scored), n))
+    return Batch(
+        ids_T=torch.from_numpy(flat[0]),
+        position_T=torch.from_numpy(np.ascontiguousarray(flat[1])),
+        hidden_S=torch.from_numpy(np.concatenate(hidden)),
+        target_S=torch.from_numpy(np.concatenate(target).astype(np.int64)),
+        weight_S=torch.from_numpy(np.concatenate(weight).astype(np.float32)),
+        row_S=torch.from_numpy(np.concatenate(row)),
+        num_rows=len(ids_N),
+        rows=tuple(example.row for example in examples),
+        layout=layout,
+        shape=shape,
+        nodes=tuple(nodes),
+        whole_tokens=sum(len(ids) for ids in ids_N),
+    )
+
+
+def _forest(ids_N: Sequence[NDArray[np.int32]], share: bool) -> tuple[list[Node], list[NDArray[np.int64]]]:
+    """The nodes in layout order (parents before children), and for each row the places of its tokens."""
+    order = sorted(range(len(ids_N)), key=lambda n: ids_N[n].tolist()) if share else list(range(len(ids_N)))
+    common = [_common(ids_N[a], ids_N[b]) if share else 0 for a, b in zip(order, order[1:], strict=False)]
+    nodes: list[Node] = []
+    place_N: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(ids_N)
+
+    def add(start: int, end: int, parent: int | None) -> int:
+        offset = nodes[-1].end if nodes else 0
+        nodes.append(Node(offset, offset + end - start, parent))
+        return len(nodes) - 1
+
+    def grow(low: int, high: int, done: int, parent: int | None, path: NDArray[np.int64]) -> None:
+        """Lay out rows order[low:high], whose first `done` tokens lie at `path` and end in node `parent`."""
+        if high - low == 1:
+            n = order[low]
+            if len(ids_N[n]) > done:
+                node = nodes[add(done, len(ids_N[n]), parent)]
+                path = np.concatenate([path, np.arange(node.start, node.end)])
+            place_N[n] = path
+            return
+        depth = min(common[low : high - 1])
+        if depth - done >= MIN_SHARED:
+            parent = add(done, depth, parent)
+            path, done = np.concatenate([path, np.arange(nodes[parent].start, nodes[parent].end)]), depth
+        first = low
+        for i in range(low, high):
+            if i == high - 1 or common[i] - done < MIN_SHARED:
+                grow(first, i + 1, done, parent, path)
+                first = i + 1
+
+    grow(0, len(order), 0, None, np.empty(0, np.int64))
+    return nodes, place_N
+
+
+def _common(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+    """Length of the common prefix."""
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length

@@ -1,0 +1,180 @@
+"""From a micro-batch to the log-probabilities of its scored tokens: the one forward pass of every objective.
+
+The trunk runs once over the packed tokens, without padding; the head runs on the scored tokens only. Which path a
+model takes is decided here, once, and said in `Forward.path`.
+
+Shape suffixes: T = tokens of the micro-batch, S = scored tokens, D = hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from luthier.models import attention
+from luthier.models.fused import fuse, unfuse
+from luthier.objectives.rows import Rows
+from luthier.train.batches import Batch, Layout
+from luthier.train.head import Head, log_probabilities
+
+PACKABLE = {"full_attention", "sliding_attention"}
+"""Layer types whose tokens reach each other through attention alone."""
+
+
+class Forward:
+    """Runs a causal language model (or a PEFT model around one) over micro-batches.
+
+    Call `close()` (or use as a context manager) before saving: fused blocks and the attention setting are undone.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        layout: Literal["auto", "packed", "padded"] = "auto",
+        share_prefix: bool = True,
+        fused: bool = True,
+    ) -> None:
+        self.module = module
+        self.causal_lm = causal_lm(module)
+        obstacle = why_not_packed(self.causal_lm)
+        if layout == "packed" and obstacle:
+            from luthier.errors import LuthierError
+
+            raise LuthierError(f"the packed layout cannot be used: {obstacle}", where="train.layout", fix="set it to auto")
+        self.layout: Layout = "padded" if layout == "padded" or obstacle else "packed"
+        noise = has_dropout(self.causal_lm)
+        self.share_prefix = share_prefix and self.layout == "packed" and not noise
+        self._own_attention = self.causal_lm.config._attn_implementation
+        self._fused = 0
+        if self.layout == "packed":
+            attention.register()
+            self.causal_lm.set_attn_implementation(attention.PACKED)
+            self._fused = fuse(self.causal_lm) if fused else 0
+        self._head = plain_head(self.causal_lm)
+        self.path = self._describe(obstacle if layout == "auto" else None, noise and share_prefix)
+
+    def rows(self, batch: Batch, *, mean_logp: bool = False) -> Rows:
+        """Log-probabilities of the batch's scored tokens, with gradients where gradients are enabled."""
+        if self._head is None:
+            logp_S, mean_S = self._whole_head(batch)
+        else:
+            hidden_SD = self._trunk(batch).index_select(0, batch.hidden_S)
+            logp_S, mean_S = log_probabilities(hidden_SD, batch.target_S, self._head)
+        return Rows(logp_S, batch.weight_S, batch.row_S, batch.num_rows, mean_S if mean_logp else None)
+
+    def close(self) -> None:
+        """Give the model back as it was: its own attention and its own layers."""
+        if self.layout == "packed":
+            unfuse(self.causal_lm)
+            self.causal_lm.set_attn_implementation(self._own_attention)
+
+    @contextmanager
+    def opened(self) -> Iterator[Forward]:
+        """Close on the way out, whatever happens."""
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def _inputs(self, batch: Batch) -> dict[str, object]:
+        inputs: dict[str, object] = {
+            "input_ids": batch.ids_T.view(batch.shape),
+            "position_ids": batch.position_T.view(batch.shape),
+            "use_cache": False,
+        }
+        if batch.layout == "packed":
+            inputs[attention.LAYOUT] = attention.PackedLayout(batch.nodes, batch.position_T)
+        else:
+            inputs["attention_mask"] = _padding_mask(batch)
+        return inputs
+
+    def _trunk(self, batch: Batch) -> Tensor:
+        hidden = self.causal_lm.base_model(**self._inputs(batch)).last_hidden_state
+        return hidden.view(-1, hidden.shape[-1])
+
+    def _whole_head(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
+        logits = self.causal_lm(**self._inputs(batch)).logits
+        logp_SV = torch.log_softmax(logits.view(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
+        return logp_SV.gather(1, batch.target_S[:, None]).squeeze(1), logp_SV.mean(-1)
+
+    def _describe(self, obstacle: str | None, noise: bool) -> str:
+        if self.layout == "padded":
+            return "padded rows" + (f" ({obstacle})" if obstacle else "")
+        parts = ["packed rows without padding"]
+        if self.share_prefix:
+            parts.append("shared prefixes computed once")
+        elif noise:
+            parts.append("prefixes not shared (the model has dropout)")
+        total = self.causal_lm.config.get_text_config().num_hidden_layers
+        parts.append(f"{self._fused} of {total} layers fused" if self._fused else "the model's own layers")
+        parts.append("head on scored tokens only" if self._head else "the model's own head")
+        return ", ".join(parts)
+
+
+def causal_lm(module: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return module.get_base_model() if "peft_config" in module.__dict__ else module
+
+
+def why_not_packed(model: nn.Module) -> str | None:
+    """Why rows cannot be packed for this model, or None if they can."""
+    name = type(model).__name__
+    if not model._supports_attention_backend:
+        return f"{name} does not use transformers' attention interface"
+    config = model.config.get_text_config()
+    foreign = sorted(set(getattr(config, "layer_types", None) or []) - PACKABLE)
+    if foreign:
+        return f"{name} has layers of type {', '.join(foreign)}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"{name} caps its attention scores"
+    if any("sinks" in dict(module.named_parameters(recurse=False)) for module in model.modules()):
+        return f"{name} has attention sinks"
+    if model.config.is_encoder_decoder:
+        return f"{name} has an encoder"
+    return None
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether any dropout is active while training: rows that share a prefix would share its noise."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+
+
+def plain_head(model: nn.Module) -> Head | None:
+    """The head as W, b, scale and soft cap, verified against the model's own logits; None if it is something else."""
+    linear = model.get_output_embeddings()
+    if not isinstance(linear, nn.Linear):
+        return None
+    config = model.config.get_text_config()
+    head = Head(
+        linear.weight,
+        linear.bias,
+        scale=float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0),
+        softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
+    )
+    captured: list[Tensor] = []
+    hook = linear.register_forward_pre_hook(lambda _module, args: captured.append(args[0]))
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            ids = torch.arange(4, device=linear.weight.device)[None]
+            layout = {attention.LAYOUT: attention.PackedLayout((attention.Node(0, 4, None),), ids[0])}
+            theirs = model(input_ids=ids, position_ids=ids, use_cache=False, **layout).logits.float()
+            ours = head.logits(captured[0]).float()
+    finally:
+        hook.remove()
+        model.train(training)
+    return head if torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2) else None
+
+
+def _padding_mask(batch: Batch) -> Tensor:
+    mask = torch.zeros(batch.shape[0] * batch.shape[1], dtype=torch.long)
+    for node in batch.nodes:
+        mask[node.start : node.end] = 1
+    return mask.view(batch.shape).to(batch.ids_T.device)
