@@ -1,5 +1,26 @@
 """The recipe room: YAML to typed, validated dataclasses. Importing it never imports torch."""
 
+from luthier.recipe.describe import explain, json_schema
+from luthier.recipe.load import Loaded, load, loads, override
+from luthier.recipe.resolve import differences, digest, lock, resolve
 from luthier.recipe.schema import Model, Plugin, Recipe, Source, Task, Train, Validate
 
-__all__ = ["Model", "Plugin", "Recipe", "Source", "Task", "Train", "Validate"]
+__all__ = [
+    "Loaded",
+    "Model",
+    "Plugin",
+    "Recipe",
+    "Source",
+    "Task",
+    "Train",
+    "Validate",
+    "differences",
+    "digest",
+    "explain",
+    "json_schema",
+    "load",
+    "loads",
+    "lock",
+    "override",
+    "resolve",
+]

@@ -1,0 +1,166 @@
+"""From a YAML file and command-line overrides to a `Recipe`, with where each value came from."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from luthier.errors import LuthierError
+from luthier.recipe import document, shape
+from luthier.recipe.document import Key, Node, Origin, dotted
+from luthier.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe with its origins. `notes` says what was decided about single values, for `luthier explain`."""
+
+    recipe: Recipe
+    origins: Mapping[Key, Origin] = field(default_factory=dict)
+    notes: Mapping[Key, str] = field(default_factory=dict)
+    path: Path | None = None
+
+    def nearest(self, key: Key) -> Origin | None:
+        """Where the value at `key`, or the mapping it stands in, was written; None if nothing of it was."""
+        while key and key not in self.origins:
+            key = key[:-1]
+        return self.origins.get(key)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a recipe, set the overrides, validate. Raises LuthierError with file, line and key, or the override."""
+    path = Path(path)
+    return _build(document.read(path), overrides, path)
+
+
+def loads(text: str, overrides: Sequence[str] = (), *, name: str = "recipe") -> Loaded:
+    """As `load`, from a text."""
+    return _build(document.parse(text, name), overrides, None)
+
+
+def override(recipe: Recipe, overrides: Sequence[str]) -> Loaded:
+    """A recipe made in Python, with dotted overrides set."""
+    from luthier.recipe.resolve import tree
+
+    node = _from_python(tree(recipe))
+    return _build(node, overrides, None)
+
+
+def _from_python(value: Any) -> Node:
+    origin = Origin("python")
+    if isinstance(value, dict):
+        return Node({key: _from_python(item) for key, item in value.items()}, origin)
+    if isinstance(value, list):
+        return Node([_from_python(item) for item in value], origin)
+    return Node(value, origin)
+
+
+def _build(tree: Node, overrides: Sequence[str], path: Path | None) -> Loaded:
+    parsed = [document.parse_override(text) for text in overrides]
+    for item in parsed:
+        tree = shape.apply(tree, item)
+    tree = shape.normal(tree, Recipe)
+    notes = _find_files(tree, path.parent if path else None)
+    nodes = dict(tree.walk())
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(tree.plain())
+    except ValidationError as error:
+        raise _plain_words(error, nodes) from error
+    return Loaded(recipe, {key: node.origin for key, node in nodes.items() if key}, notes, path)
+
+
+# relative paths: from the current directory first, then from the recipe's folder
+def _find_files(tree: Node, folder: Path | None) -> dict[Key, str]:
+    """Point relative paths that exist only beside the recipe there; say so in the notes."""
+    notes: dict[Key, str] = {}
+    if folder is None:
+        return notes
+    for key, node in tree.walk():
+        is_source = len(key) >= 3 and "data" in key and key[-1] in ("path", "llamafactory")
+        if not (is_source or key == ("model", "name")) or not isinstance(node.value, str):
+            continue
+        given = node.value
+        if Path(given).is_absolute() or _exists(given) or "://" in given:
+            continue
+        beside = os.path.relpath(folder / given)
+        if _exists(beside) and (is_source or "/" in given):
+            node.value = beside
+            notes[key] = f"{given} found beside the recipe"
+    return notes
+
+
+def _exists(path: str) -> bool:
+    if not glob.has_magic(path):
+        return Path(path).exists()
+    return Path(path).exists() or any(True for _ in Path(Path(path).anchor or ".").glob(path.lstrip("/")))
+
+
+# pydantic's errors in plain words
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "dataclass_type": "must be a mapping of keys to values",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+}
+
+
+def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierError:
+    """The first fault as one message: key, what it must be, the value, and where it was written."""
+    faults = error.errors()
+    keys = [_longest(tuple(fault["loc"]), nodes) for fault in faults]
+    key = keys[0]
+    same = [fault for fault, other in zip(faults, keys, strict=True) if other == key]  # a union gives one per member
+    musts = [_must(fault) for fault in same]
+    if len(musts) > 1:
+        musts = [must.removeprefix("must be ") for must in musts]
+        what = f"{dotted(key)} must be {' or '.join(musts)}"
+    else:
+        what = f"{dotted(key)} {musts[0]}"
+    node = nodes.get(key)
+    value = node.plain() if node else same[0]["input"]
+    if not isinstance(value, dict | list) and "value_error" not in {fault["type"] for fault in same}:
+        what += f", got {value!r}" if value is not None else ", got nothing"
+    return LuthierError(what, where=str(node.origin) if node else None, fix=_fix(same, value))
+
+
+def _must(fault: Any) -> str:
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    words = _WORDS.get(fault["type"])
+    return words.format(**fault.get("ctx", {})) if words else str(fault["msg"])
+
+
+def _longest(loc: Key, nodes: Mapping[Key, Node]) -> Key:
+    """pydantic's location, cut to what stands in the recipe: unions and plug-ins add steps of their own."""
+    while loc and loc not in nodes:
+        loc = loc[:-1]
+    return loc
+
+
+def _fix(faults: Sequence[Any], value: Any) -> str | None:
+    if any(fault["type"] == "string_type" for fault in faults) and isinstance(value, int | float):
+        return f'put it in quotes: "{value}"'
+    expected = [word for fault in faults for word in re.findall(r"'([^']+)'", fault.get("ctx", {}).get("expected", ""))]
+    near = difflib.get_close_matches(str(value), expected, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else None

@@ -1,0 +1,287 @@
+"""What the recipe leaves open is filled in, each value with its reason; and the lock, which leaves nothing open."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from luthier.errors import LuthierError
+from luthier.recipe.document import Key, dotted
+from luthier.recipe.load import Loaded
+from luthier.recipe.schema import Plugin, Recipe, Source
+from luthier.recipe.shape import every_slot
+from luthier.registry import Registry
+
+Seams = Mapping[str, Registry]
+"""Kind of plug-in → its registry. The registries live in the upper rooms and are handed in."""
+
+RATES = {"lora": 2e-4, "full": 2e-5, "freeze": 5e-5}
+"""Learning rate by what is trained. LoRA wants about ten times that of full fine-tuning."""
+LARGEST_MICRO = 4096
+"""Tokens of a forward pass beyond which a CPU gains nothing more."""
+
+FREE = ("output", "evaluate", "export", "train.log_every", "train.trackers", "train.keep")
+"""Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with nothing left open, and why each derived value is what it is."""
+
+    recipe: Recipe
+    reasons: Mapping[Key, str]
+
+
+def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
+    """Fill in what is derived; with `seams`, build each plug-in, which checks its keys, and write out its defaults.
+
+    Raises LuthierError for an unknown plug-in, a wrong key, and combinations that cannot be.
+    """
+    loaded = recipe if isinstance(recipe, Loaded) else Loaded(recipe)
+    _check(loaded)
+    recipe, reasons = _derive(loaded.recipe)
+    if seams:
+        recipe = _plugins(recipe, loaded, seams, reasons)
+    return Resolved(recipe, reasons)
+
+
+def _derive(recipe: Recipe) -> tuple[Recipe, dict[Key, str]]:
+    reasons: dict[Key, str] = {}
+    model, train = recipe.model, recipe.train
+    if model.dtype == "auto":
+        model = replace(model, dtype="bf16")
+        reasons["model", "dtype"] = "from auto: half the memory of fp32, same loss within noise"
+    if train.lr is None:
+        way = what_trains(recipe)
+        rate = RATES.get(way, RATES["lora"])
+        train = replace(train, lr=rate)
+        reasons["train", "lr"] = f"from adapt: {way}"
+    if train.micro_tokens is None:
+        tokens = max(train.max_tokens, min(LARGEST_MICRO, train.batch * train.max_tokens))
+        train = replace(train, micro_tokens=tokens)
+        reasons["train", "micro_tokens"] = "from batch x max_tokens, up to 4,096, and never less than one row"
+    return replace(recipe, model=model, train=train), reasons
+
+
+def what_trains(recipe: Recipe) -> str:
+    """full, freeze, or the name of the adapter that trains."""
+    names = [plugin.name for plugin in recipe.adapt]
+    return next((name for name in names if name not in ("freeze", "full")), names[0] if names else "full")
+
+
+# combinations
+def _check(loaded: Loaded) -> None:
+    recipe = loaded.recipe
+
+    def refuse(key: Key, what: str, fix: str) -> None:
+        origin = loaded.nearest(key)
+        raise LuthierError(what, where=str(origin) if origin else dotted(key), fix=fix)
+
+    names = [plugin.name for plugin in recipe.adapt]
+    others = [name for name in names if name not in ("freeze", "full")]
+    if not recipe.data:
+        refuse(("data",), "`data:` is empty: there is nothing to train on", "name a file, a folder or a hub data set")
+    if "full" in names and others:
+        refuse(
+            ("adapt",),
+            f"`full` trains every weight, `{others[0]}` trains an adapter on frozen ones: they cannot be one run",
+            f"keep one of them; `freeze` and `{others[0]}` compose",
+        )
+    if "full" in names and "freeze" in names:
+        refuse(("adapt",), "`full` trains every weight and `freeze` holds some still", "keep one of them")
+    for name in names:
+        if names.count(name) > 1:
+            refuse(("adapt",), f"`{name}` is given twice in `adapt:`", "give it once, with all its keys")
+    held_out = recipe.validate.share > 0 or bool(recipe.validate.data)
+    if recipe.validate.patience is not None and not held_out:
+        refuse(
+            ("validate", "patience"),
+            "early stopping (validate.patience) needs validation rows",
+            "set validate.share=0.05 or validate.data",
+        )
+    if recipe.validate.share > 0 and recipe.validate.data:
+        refuse(("validate", "share"), "validate.share and validate.data exclude each other", "keep one of them")
+    if any(source.streaming for source in recipe.data) and recipe.train.steps is None:
+        refuse(("data",), "a streamed source has no known end: the run needs a length", "set train.steps")
+    if recipe.train.warmup >= 1 and recipe.train.steps is not None and recipe.train.warmup >= recipe.train.steps:
+        refuse(
+            ("train", "warmup"),
+            f"warm-up takes {recipe.train.warmup:g} steps of a run of {recipe.train.steps}",
+            "make it shorter; below 1 it is a share of the run",
+        )
+    tasks = [task.name for task in recipe.evaluate]
+    for index, name in enumerate(tasks):
+        if name in tasks[:index]:
+            refuse(("evaluate", index), f"two tasks of `evaluate:` are called {name!r}", "give each its own `name:`")
+
+
+# plug-ins
+def plugin_keys(recipe: Recipe) -> list[tuple[Key, str, Plugin]]:
+    """Every plug-in of the recipe: its key, the kind of its seam, and itself."""
+    found: list[tuple[Key, str, Plugin]] = []
+
+    def visit(value: Any, rest: tuple[Any, ...], key: Key, kind: str) -> None:
+        if isinstance(value, Plugin):
+            found.append((key, kind, value))
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                visit(item, rest, (*key, index), kind)
+        elif rest:
+            visit(getattr(value, rest[0]), rest[1:], (*key, rest[0]), kind)
+
+    for path, slot in every_slot():
+        if slot.seam is not None:
+            visit(recipe, path, (), slot.seam)
+    return found
+
+
+def _plugins(recipe: Recipe, loaded: Loaded, seams: Seams, reasons: dict[Key, str]) -> Recipe:
+    for key, kind, plugin in plugin_keys(recipe):
+        if kind not in seams:
+            continue
+        try:
+            built = seams[kind].build(plugin.name, plugin.args)
+        except LuthierError as error:
+            named = [arg for arg in plugin.args if repr(arg) in error.what]
+            origin = loaded.nearest((*key, plugin.name, *named[:1]))
+            raise LuthierError(error.what, where=str(origin) if origin else dotted(key), fix=error.fix) from error
+        args = {field.name: plain(getattr(built, field.name)) for field in dataclasses.fields(built) if field.init}
+        recipe = _put(recipe, key, Plugin(name=plugin.name, args=args))
+    return recipe
+
+
+def _put(value: Any, key: Key, new: Any) -> Any:
+    """`value` with `new` at `key`, everything else as it was."""
+    if not key:
+        return new
+    first, rest = key[0], key[1:]
+    if isinstance(first, int):
+        return (*value[:first], _put(value[first], rest, new), *value[first + 1 :])
+    return replace(value, **{first: _put(getattr(value, first), rest, new)})
+
+
+# the recipe as a tree of plain values
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and plug-ins as mappings and lists; what is None is left out."""
+    if isinstance(value, Plugin):
+        return {value.name: plain(value.args)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if getattr(value, f.name) is not None
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return value
+
+
+def tree(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it would be written in YAML, in its long form."""
+    return plain(recipe)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Numbers as we read them: 2e-05 would be text to other YAML readers, 2.0e-05 is a number to all."""
+
+
+def _float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
+    text = repr(value)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    style = '"' if _reads_otherwise(value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+def _reads_otherwise(value: str) -> bool:
+    """Whether our reader would take the bare text for a number."""
+    from luthier.recipe.document import parse_override
+
+    try:
+        return "=" not in value and not isinstance(parse_override(f"x={value}").node.value, str)
+    except LuthierError:
+        return False
+
+
+_Dumper.add_representer(float, _float)
+_Dumper.add_representer(str, _text)
+
+
+def lock(recipe: Recipe) -> str:
+    """The recipe in full as YAML: `luthier train` on this text runs the same again."""
+    from luthier import __version__
+
+    located = _located(recipe)
+    head = (
+        f"# Written by luthier {__version__}, every value resolved. `luthier train` on this file runs the same again.\n"
+    )
+    return head + yaml.dump(tree(located), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _located(recipe: Recipe) -> Recipe:
+    """Data paths made absolute, so that the lock works from any directory."""
+
+    def sources(items: tuple[Source, ...]) -> tuple[Source, ...]:
+        return tuple(
+            replace(
+                source,
+                path=source.path and str(Path(source.path).resolve()),
+                llamafactory=source.llamafactory and str(Path(source.llamafactory).resolve()),
+            )
+            for source in items
+        )
+
+    return replace(
+        recipe,
+        data=sources(recipe.data),
+        validate=replace(recipe.validate, data=sources(recipe.validate.data)),
+        evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),
+    )
+
+
+def digest(recipe: Recipe) -> str:
+    """A short name for what shapes the weights: the keys of `FREE` do not count, data paths do."""
+    content = {key: value for key, value in flat(recipe).items() if not _free(key)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key → value, for every value of the recipe, paths absolute."""
+    found: dict[str, Any] = {}
+
+    def visit(value: Any, key: Key) -> None:
+        if isinstance(value, dict) and value:
+            for name, item in value.items():
+                visit(item, (*key, name))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value):
+                visit(item, (*key, index))
+        else:
+            found[dotted(key)] = value
+
+    visit(tree(_located(recipe)), ())
+    return found
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The keys that shape the weights and differ, with both values (None where absent)."""
+    a, b = flat(old), flat(new)
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _free(key)]
+    return {key: (a.get(key), b.get(key)) for key in keys}

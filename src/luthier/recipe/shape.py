@@ -1,0 +1,254 @@
+"""The recipe's shape, read off the schema: which keys there are, what each holds, and its short and long forms.
+
+Short forms (`adapt: lora`, `data: rows.jsonl`) are brought to one long form here, so that overrides, origins and
+error messages speak of one shape: lists are lists, a source is {path: …}, a model {name: …}, a plug-in {name: {…}}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from luthier.errors import LuthierError
+from luthier.recipe.document import Key, Node, Override, dotted
+from luthier.recipe.schema import Model, Plugin, Recipe, Seam, Source, Why
+from luthier.registry import suggest
+
+PEERS = {
+    "model_name_or_path": "model",
+    "output_dir": "output",
+    "dataset": "data",
+    "datasets": "data",
+    "stage": "objective",
+    "finetuning_type": "adapt",
+    "learning_rate": "train.lr",
+    "num_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs",
+    "max_steps": "train.steps",
+    "per_device_train_batch_size": "train.batch (the whole batch of a step)",
+    "gradient_accumulation_steps": "train.batch (the whole batch of a step)",
+    "micro_batch_size": "train.micro_tokens (or leave it out)",
+    "batch_size": "train.batch",
+    "cutoff_len": "train.max_tokens",
+    "max_length": "train.max_tokens",
+    "max_seq_length": "train.max_tokens",
+    "sequence_len": "train.max_tokens",
+    "lr_scheduler_type": "train.schedule",
+    "lr_scheduler": "train.schedule",
+    "warmup_ratio": "train.warmup",
+    "warmup_steps": "train.warmup",
+    "max_grad_norm": "train.clip",
+    "gradient_checkpointing": "train.checkpointing",
+    "optim": "train.optimizer",
+    "report_to": "train.trackers",
+    "logging_steps": "train.log_every",
+    "save_steps": "train.save_every",
+    "val_size": "validate.share",
+    "lora_rank": "adapt.lora.r",
+    "lora_r": "adapt.lora.r",
+    "lora_alpha": "adapt.lora.alpha",
+}
+"""What other tools call our keys: named in the message for an unknown key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One key of one mapping of the recipe."""
+
+    name: str
+    hint: Any
+    """Its type without Annotated."""
+    required: bool
+    default: Any
+    why: str | None
+    seam: str | None
+    """The kind of plug-in it names, if it does."""
+
+
+@cache
+def slots(cls: type) -> dict[str, Slot]:
+    """The keys of a recipe dataclass."""
+    plain, rich = get_type_hints(cls), get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cls):
+        notes = list(_notes(rich[field.name]))
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        default = _unwrap(default)
+        found[field.name] = Slot(
+            name=field.name,
+            hint=plain[field.name],
+            required=default is dataclasses.MISSING,
+            default=default,
+            why=next((note.text for note in notes if isinstance(note, Why)), None),
+            seam=next((note.kind for note in notes if isinstance(note, Seam)), None),
+        )
+    return found
+
+
+def _notes(hint: Any) -> Iterator[Any]:
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        yield from notes
+        yield from _notes(inner)
+    elif get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            yield from _notes(part)
+
+
+def _unwrap(default: Any) -> Any:
+    """pydantic wraps `Field(default_factory=…)` in a FieldInfo; the default itself is wanted."""
+    from pydantic.fields import FieldInfo
+
+    if not isinstance(default, FieldInfo):
+        return default
+    if default.is_required():
+        return dataclasses.MISSING
+    return default.get_default(call_default_factory=True, validated_data={})
+
+
+def _item(hint: Any) -> Any:
+    """tuple[X, …] → X; anything else → None."""
+    return get_args(hint)[0] if get_origin(hint) is tuple else None
+
+
+def normal(node: Node, hint: Any, key: Key = ()) -> Node:
+    """`node` in its long form. Raises LuthierError at an unknown or a missing key."""
+    item = _item(hint)
+    if item is not None:
+        if node.value is None:
+            return Node([], node.origin)
+        listed = node.value if isinstance(node.value, list) else [Node(node.value, node.origin)]
+        return Node([normal(child, item, (*key, index)) for index, child in enumerate(listed)], node.origin)
+    if hint is Plugin:
+        return _plugin(node, key)
+    if hint is Source and isinstance(node.value, str):
+        node = Node({"path": Node(node.value, node.origin)}, node.origin)
+    if hint is Model and isinstance(node.value, str):
+        node = Node({"name": Node(node.value, node.origin)}, node.origin)
+    if not dataclasses.is_dataclass(hint):
+        return node
+    if node.value is None:
+        node = Node({}, node.origin)
+    if not isinstance(node.value, dict):
+        named = f"{dotted(key)} must be a mapping of keys to values, got {node.value!r}"
+        raise LuthierError(named, where=str(node.origin), fix=f"its keys: {', '.join(slots(hint))}")  # type: ignore[arg-type]
+    return _mapping(node, hint, key)  # type: ignore[arg-type]
+
+
+def _plugin(node: Node, key: Key) -> Node:
+    if isinstance(node.value, str):
+        return Node({node.value: Node({}, node.origin)}, node.origin)
+    if isinstance(node.value, dict) and len(node.value) == 1:
+        name, args = next(iter(node.value.items()))
+        if args.value is None:
+            return Node({name: Node({}, args.origin)}, node.origin)
+        if isinstance(args.value, dict):
+            return node
+        what = f"the keys of {dotted((*key, name))} must be a mapping, got {args.plain()!r}"
+        raise LuthierError(what, where=str(args.origin), fix=f"write {{{name}: {{key: value}}}}")
+    what = f"{dotted(key)} must name one plug-in"
+    if isinstance(node.value, dict) and node.value:
+        what += f", not {len(node.value)} ({', '.join(node.value)})"
+    raise LuthierError(what, where=str(node.origin), fix="write `name` or `{name: {key: value}}`")
+
+
+def _mapping(node: Node, cls: type, key: Key) -> Node:
+    known = slots(cls)
+    for name, child in node.value.items():
+        if name not in known:
+            raise LuthierError(
+                f"unknown key {dotted((*key, name))!r}", where=str(child.origin), fix=_nearest(name, key, list(known))
+            )
+    missing = [slot.name for slot in known.values() if slot.required and slot.name not in node.value]
+    if missing:
+        names = " and ".join(repr(dotted((*key, name))) for name in missing)
+        raise LuthierError(f"{names} {'is' if len(missing) == 1 else 'are'} missing", where=str(node.origin))
+    return Node(
+        {name: normal(child, known[name].hint, (*key, name)) for name, child in node.value.items()}, node.origin
+    )
+
+
+def _nearest(name: str, key: Key, known: list[str]) -> str:
+    """What the writer of an unknown key may have meant."""
+    if name in PEERS:
+        return f"here it is called {PEERS[name]}"
+    if difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+        return suggest(name, known)
+    for path, slot in every_slot():
+        if slot.name == name and path[:-1] != key:
+            return f"{name!r} belongs under {dotted(path[:-1]) or 'the top level'}"
+    return suggest(name, known)
+
+
+def every_slot(cls: type = Recipe, key: Key = ()) -> Iterator[tuple[Key, Slot]]:
+    """Every key of the recipe, depth first, lists taken at their item."""
+    for slot in slots(cls).values():
+        path = (*key, slot.name)
+        yield path, slot
+        hint = _item(slot.hint) or slot.hint
+        if dataclasses.is_dataclass(hint) and hint is not Plugin:
+            yield from every_slot(hint, path)  # type: ignore[arg-type]
+
+
+def apply(tree: Node, override: Override) -> Node:
+    """`tree` with one override set. `tree` stays as it was."""
+    try:
+        return _set(tree, Recipe, override.key, override, ())
+    except LuthierError as error:
+        if error.where == str(override.node.origin):
+            raise
+        raise LuthierError(error.what, where=str(override.node.origin), fix=error.fix) from error
+
+
+def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override, key: Key) -> Node:
+    """The node that stands at `key` once the value has been set `rest` below it."""
+    origin = override.node.origin
+    if not rest:
+        return override.node
+    part, below = rest[0], rest[1:]
+    item = _item(hint)
+    if item is not None:
+        items = [] if node is None else list(normal(node, hint, key).value)
+        index = _index(items, part, item, key, origin)
+        deeper = rest if not part.isdigit() else below
+        child = items[index] if index < len(items) else None
+        items[index : index + 1] = [_set(child, item, deeper, override, (*key, index))]
+        return Node(items, node.origin if node else origin)
+    known = slots(hint) if dataclasses.is_dataclass(hint) and hint is not Plugin else None  # type: ignore[arg-type]
+    if known is not None and part not in known:
+        raise LuthierError(
+            f"unknown key {dotted((*key, part))!r}", where=str(origin), fix=_nearest(part, key, list(known))
+        )
+    if node is not None and not isinstance(node.value, dict):
+        node = normal(node, hint, key) if known or hint is Plugin else None
+    mapping = {} if node is None or not isinstance(node.value, dict) else dict(node.value)
+    if hint is Plugin and part not in mapping:
+        mapping = {}  # a key of another plug-in switches to it
+    child_hint = known[part].hint if known is not None else Any
+    mapping[part] = _set(mapping.get(part), child_hint, below, override, (*key, part))
+    return Node(mapping, node.origin if node else origin)
+
+
+def _index(items: list[Node], part: str, item: Any, key: Key, origin: Any) -> int:
+    """Which entry of a list an override means: by number, by a plug-in's name, or the only one there is."""
+    if part.isdigit():
+        if int(part) > len(items):
+            have = f"it has {len(items)} entries" if items else "it has no entries"
+            raise LuthierError(f"{dotted(key)} has no entry {part}: {have}, counted from 0", where=str(origin))
+        return int(part)
+    if item is Plugin:
+        named = [index for index, node in enumerate(items) if part in node.value]
+        return named[0] if len(named) == 1 else len(items)
+    if len(items) > 1:
+        raise LuthierError(
+            f"{dotted(key)} has {len(items)} entries: say which one",
+            where=str(origin),
+            fix=f"for instance {dotted(key)}.0.{part}=…",
+        )
+    return 0
