@@ -163,9 +163,8 @@ def type_words(hint: Any) -> str:
         return f"mapping of {type_words(args[0])} to {type_words(args[1])}"
     if origin is not None and args:  # Annotated
         return type_words(args[0])
-    return {Plugin: "plug-in", Source: "source", Model: "text or mapping"}.get(hint) or getattr(
-        hint, "__name__", str(hint)
-    )
+    words = {Plugin: "plug-in", Source: "source", Model: "text or mapping"}
+    return words.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 @dataclasses.dataclass(frozen=True)
