@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded
 from luthier.recipe.resolve import Seams, plain, resolve
-from luthier.recipe.schema import Model, Plugin, Recipe, Source
-from luthier.recipe.shape import Slot, every_slot, slots
+from luthier.recipe.schema import Model, Plugin, Recipe, Source, Why
+from luthier.recipe.shape import Slot, every_slot, notes, slots
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +51,16 @@ def docs(cls: type) -> dict[str, str]:
 def plugin_fields(cls: type) -> list[dataclasses.Field[Any]]:
     """The YAML keys of a plug-in."""
     return [field for field in dataclasses.fields(cls) if field.init]
+
+
+def why_of(cls: type, field: str) -> str:
+    """The `Why` beside a plug-in's field; empty if there is none."""
+    return next((note.text for note in notes(_hints(cls)[field]) if isinstance(note, Why)), "")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
@@ -107,11 +117,12 @@ def lines(loaded: Loaded, seams: Seams | None = None) -> list[Line]:
 
 
 def _first(seams: Seams | None, path: Key, name: str, field: str) -> str:
-    """The first sentence of a plug-in key's documentation."""
+    """Why a plug-in's default is what it is; else the first line of what the key does."""
     kind = next((slot.seam for slot_path, slot in every_slot() if slot_path == path), None)
     if not seams or kind is None or kind not in seams:
         return ""
-    return docs(seams[kind].get(name)).get(field, "").split("\n")[0]
+    cls = seams[kind].get(name)
+    return why_of(cls, field) or docs(cls).get(field, "").split("\n")[0]
 
 
 def explain(loaded: Loaded, seams: Seams | None = None) -> Table:
@@ -211,7 +222,15 @@ def plugin_entries(cls: type) -> list[Entry]:
     for field in plugin_fields(cls):
         default = default_of(field)
         shown = "required" if default is dataclasses.MISSING else "" if default is None else show(plain(default))
-        found.append(Entry(field.name, type_words(hints[field.name]), shown, texts.get(field.name, "")))
+        found.append(
+            Entry(
+                field.name,
+                type_words(hints[field.name]),
+                shown,
+                texts.get(field.name, ""),
+                why_of(cls, field.name),
+            )
+        )
     return found
 
 

@@ -22,8 +22,6 @@ from luthier.registry import Registry
 Seams = Mapping[str, Registry]
 """Kind of plug-in → its registry. The registries live in the upper rooms and are handed in."""
 
-RATES = {"lora": 2e-4, "full": 2e-5, "freeze": 5e-5}
-"""Learning rate by what is trained. LoRA wants about ten times that of full fine-tuning."""
 LARGEST_MICRO = 4096
 """Tokens of a forward pass beyond which a CPU gains nothing more."""
 
@@ -46,21 +44,19 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     """
     loaded = recipe if isinstance(recipe, Loaded) else Loaded(recipe)
     _check(loaded)
-    recipe, reasons = _derive(loaded.recipe)
-    if seams:
-        recipe = _plugins(recipe, loaded, seams, reasons)
+    recipe = _plugins(loaded, seams) if seams else loaded.recipe
+    recipe, reasons = _derive(recipe, seams)
     return Resolved(recipe, reasons)
 
 
-def _derive(recipe: Recipe) -> tuple[Recipe, dict[Key, str]]:
+def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]]:
     reasons: dict[Key, str] = {}
     model, train = recipe.model, recipe.train
     if model.dtype == "auto":
         model = replace(model, dtype="bf16")
         reasons["model", "dtype"] = "from auto: half the memory of fp32, same loss within noise"
-    if train.lr is None:
-        way = what_trains(recipe)
-        rate = RATES.get(way, RATES["lora"])
+    if train.lr is None and seams and "adapter" in seams:
+        way, rate = _rate(recipe, seams["adapter"])
         train = replace(train, lr=rate)
         reasons["train", "lr"] = f"from adapt: {way}"
     if train.micro_tokens is None:
@@ -70,10 +66,11 @@ def _derive(recipe: Recipe) -> tuple[Recipe, dict[Key, str]]:
     return replace(recipe, model=model, train=train), reasons
 
 
-def what_trains(recipe: Recipe) -> str:
-    """full, freeze, or the name of the adapter that trains."""
-    names = [plugin.name for plugin in recipe.adapt]
-    return next((name for name in names if name not in ("freeze", "full")), names[0] if names else "full")
+def _rate(recipe: Recipe, adapters: Registry) -> tuple[str, float]:
+    """The adapter that decides the learning rate (one that adds weights before one that does not), and its rate."""
+    named = [(plugin.name, adapters.get(plugin.name)) for plugin in recipe.adapt] or [("full", adapters.get("full"))]
+    name, adapter = max(named, key=lambda pair: pair[1].adds_weights)
+    return name, adapter.default_lr
 
 
 # combinations
@@ -142,7 +139,8 @@ def plugin_keys(recipe: Recipe) -> list[tuple[Key, str, Plugin]]:
     return found
 
 
-def _plugins(recipe: Recipe, loaded: Loaded, seams: Seams, reasons: dict[Key, str]) -> Recipe:
+def _plugins(loaded: Loaded, seams: Seams) -> Recipe:
+    recipe = loaded.recipe
     for key, kind, plugin in plugin_keys(recipe):
         if kind not in seams:
             continue

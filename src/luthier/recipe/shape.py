@@ -75,7 +75,7 @@ def slots(cls: type) -> dict[str, Slot]:
     plain, rich = get_type_hints(cls), get_type_hints(cls, include_extras=True)
     found = {}
     for field in dataclasses.fields(cls):
-        notes = list(_notes(rich[field.name]))
+        said = list(notes(rich[field.name]))
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -85,20 +85,21 @@ def slots(cls: type) -> dict[str, Slot]:
             hint=plain[field.name],
             required=default is dataclasses.MISSING,
             default=default,
-            why=next((note.text for note in notes if isinstance(note, Why)), None),
-            seam=next((note.kind for note in notes if isinstance(note, Seam)), None),
+            why=next((note.text for note in said if isinstance(note, Why)), None),
+            seam=next((note.kind for note in said if isinstance(note, Seam)), None),
         )
     return found
 
 
-def _notes(hint: Any) -> Iterator[Any]:
+def notes(hint: Any) -> Iterator[Any]:
+    """What stands beside a type in Annotated, at any depth."""
     if get_origin(hint) is Annotated:
-        inner, *notes = get_args(hint)
-        yield from notes
-        yield from _notes(inner)
+        inner, *beside = get_args(hint)
+        yield from beside
+        yield from notes(inner)
     elif get_origin(hint) in (Union, UnionType):
         for part in get_args(hint):
-            yield from _notes(part)
+            yield from notes(part)
 
 
 def _unwrap(default: Any) -> Any:

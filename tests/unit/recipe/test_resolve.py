@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 import yaml
@@ -23,15 +23,35 @@ WHOLE = "model: m\ndata: d.jsonl\noutput: o\n"
 
 
 @dataclass(frozen=True)
+class Full:
+    """Every weight."""
+
+    default_lr: ClassVar[float] = 2e-5
+    adds_weights: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Some weights."""
+
+    default_lr: ClassVar[float] = 5e-5
+    adds_weights: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class Lora:
     """Low-rank."""
+
+    default_lr: ClassVar[float] = 2e-4
+    adds_weights: ClassVar[bool] = True
 
     r: Annotated[int, Field(gt=0)] = 16
     """Rank."""
     targets: tuple[str, ...] = ("all",)
 
 
-SEAMS = {"adapter": Registry("adapter", {"lora": f"{__name__}:Lora"})}
+ADAPTERS = {"lora": Lora, "full": Full, "freeze": Freeze}
+SEAMS = {"adapter": Registry("adapter", ADAPTERS)}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -39,10 +59,10 @@ SEAMS = {"adapter": Registry("adapter", {"lora": f"{__name__}:Lora"})}
     [("lora", 2e-4), ("full", 2e-5), ("freeze", 5e-5), ("[freeze, lora]", 2e-4), ("[]", 2e-5)],
 )
 def test_learning_rate_follows_what_trains(adapt: str, rate: float) -> None:
-    resolved = resolve(loads(WHOLE + f"adapt: {adapt}"))
+    resolved = resolve(loads(WHOLE + f"adapt: {adapt}"), SEAMS)
     assert resolved.recipe.train.lr == rate
     assert ("train", "lr") in resolved.reasons
-    own = resolve(loads(WHOLE + f"adapt: {adapt}\ntrain: {{lr: 1e-3}}"))
+    own = resolve(loads(WHOLE + f"adapt: {adapt}\ntrain: {{lr: 1e-3}}"), SEAMS)
     assert own.recipe.train.lr == 1e-3
     assert ("train", "lr") not in own.reasons
 
@@ -110,7 +130,7 @@ def test_the_lock_runs_the_same_again() -> None:
 
 
 def test_differences_name_the_keys_that_shape_the_weights() -> None:
-    base = resolve(loads(WHOLE)).recipe
+    base = resolve(loads(WHOLE, ["train.lr=2e-4"])).recipe
     assert differences(base, override(base, ["train.log_every=5", "output=p", "export=merged"]).recipe) == {}
     changed = override(base, ["train.lr=1e-3", "adapt=full"]).recipe
     assert differences(base, changed) == {
@@ -171,8 +191,8 @@ def test_json_schema_knows_short_forms_and_plugins() -> None:
         "anyOf"
     ]
     names = [form["const"] for form in schema["$defs"]["adapter"]["anyOf"] if "const" in form]
-    assert names == ["lora"]
-    lora = schema["$defs"]["adapter"]["anyOf"][1]["properties"]["lora"]["anyOf"][0]
+    assert names == ["freeze", "full", "lora"]
+    lora = schema["$defs"]["adapter"]["anyOf"][5]["properties"]["lora"]["anyOf"][0]
     assert lora["properties"]["r"] == {
         "default": 16,
         "exclusiveMinimum": 0,
