@@ -12,6 +12,7 @@ import json
 import random
 import sys
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ class Customer:
 def _tidy(text: str) -> str:
     """Close the gaps that empty slots leave, and say "an" before a vowel."""
     words = text.split()
-    for index, (word, following) in enumerate(zip(words, words[1:], strict=False)):
+    for index, (word, following) in enumerate(pairwise(words)):
         if word == "a" and following[0] in "aeiou":
             words[index] = "an"
     spoken = " ".join(words).replace("couple of of", "couple of").replace("couple of more", "couple more")

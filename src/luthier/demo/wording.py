@@ -108,6 +108,12 @@ MENU = (
     Item("banana bread", "slice of banana bread", "slices of banana bread", _BREAD, sized=False),
 )
 
+_TRAIN_NAMES = (
+    "Ada Ben Carla Dmitri Elena Farid Grace Hugo Ines Jonas Keiko Liam Maya Nadia Omar Paula Quentin Rosa Samir "
+    "Tara Umberto Vera Wendy Xavier Yusuf Zoe Anton Bianca Chen Dora Emil Fatima Gustav Hanna Igor Julia"
+)
+_HELDOUT_NAMES = "Amara Boris Clara David Esther Felix Gita Henrik Isla Jakub Leila Marco Nora Oscar Petra Ravi"
+
 TRAIN = Wording(
     frames=(
         "Hi, can I get {order}?",
@@ -212,10 +218,7 @@ TRAIN = Wording(
         "This is {customer} speaking.",
         "Under the name {customer}, please.",
     ),
-    names=tuple(
-        "Ada Ben Carla Dmitri Elena Farid Grace Hugo Ines Jonas Keiko Liam Maya Nadia Omar Paula Quentin Rosa Samir "
-        "Tara Umberto Vera Wendy Xavier Yusuf Zoe Anton Bianca Chen Dora Emil Fatima Gustav Hanna Igor Julia".split()
-    ),
+    names=tuple(_TRAIN_NAMES.split()),
     asides=(
         "Thanks!",
         "Thank you so much.",
@@ -293,9 +296,7 @@ HELDOUT = Wording(
         "You can shout {customer} when it's ready.",
         "Order for {customer}.",
     ),
-    names=tuple(
-        "Amara Boris Clara David Esther Felix Gita Henrik Isla Jakub Leila Marco Nora Oscar Petra Ravi".split()
-    ),
+    names=tuple(_HELDOUT_NAMES.split()),
     asides=(
         "Much obliged.",
         "That'd be everything.",
