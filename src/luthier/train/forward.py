@@ -119,7 +119,9 @@ class Forward:
 
 def causal_lm(module: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT model, or the model itself."""
-    return module.get_base_model() if "peft_config" in module.__dict__ else module
+    from peft import PeftModel
+
+    return module.get_base_model() if isinstance(module, PeftModel) else module
 
 
 def why_not_packed(model: nn.Module) -> str | None:

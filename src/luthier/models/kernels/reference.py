@@ -45,3 +45,40 @@ def log_softmax_(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor, T
     logp_C = logits.gather(1, target_C[:, None]).squeeze(1) - lse_C
     mean_C = logits.mean(-1) - lse_C
     return logp_C, mean_C, torch.exp(logits - lse_C[:, None]).to(logits_CV.dtype)
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(weight * x * rstd, rstd)."""
+    x = x_TD.float()
+    rstd_T = torch.rsqrt(x.square().mean(-1) + eps)
+    return weight_D * (x * rstd_T[:, None]).to(x_TD.dtype), rstd_T
+
+
+def rms_norm_backward(add_TD: Tensor, grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor) -> Tensor:
+    """add + rstd * (w g - x rstd^2 mean(w g x))."""
+    x, wg, rstd = x_TD.float(), (weight_D * grad_TD).float(), rstd_T[:, None]
+    return add_TD + (rstd * (wg - x * rstd.square() * (wg * x).mean(-1, keepdim=True))).to(add_TD.dtype)
+
+
+def rope_(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, sign: float) -> Tensor:
+    """(a, b) -> (a cos - b sin, b cos + a sin) for the halves a, b of each head, in place."""
+    a, b = x_THD.chunk(2, dim=-1)
+    cos_a, cos_b = cos_TD[:, None].chunk(2, dim=-1)
+    sin_a, sin_b = (sign * sin_TD[:, None]).chunk(2, dim=-1)
+    x_THD.copy_(torch.cat([a * cos_a - b * sin_a, b * cos_b + a * sin_b], dim=-1))
+    return x_THD
+
+
+def swiglu(gate_up_TF: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    gate, up = gate_up_TF.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def swiglu_backward_(gate_up_TF: Tensor, grad_TF: Tensor) -> tuple[Tensor, Tensor]:
+    """(gradients of gate and up side by side, the output once more)."""
+    gate, up = gate_up_TF.chunk(2, dim=-1)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    grad_gate = grad_TF * up * sigmoid * (1 + gate * (1 - sigmoid))
+    return torch.cat([grad_gate, grad_TF * silu], dim=-1), silu * up

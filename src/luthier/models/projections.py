@@ -1,0 +1,130 @@
+"""Linear maps that share an input, with or without LoRA on top, forward and backward as plain functions.
+
+y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T for every projection i of a group; the A_i are one matrix product.
+
+Shape suffixes: T = tokens, I = inputs, O = outputs of the whole group, R = ranks of the whole group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One linear map: `weight` O x I, and if LoRA is active `down` (A, r x I), `up` (B, O x r) and its scale."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    down: Tensor | None = None
+    up: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What may need a gradient, in the order in which `backward` returns the gradients."""
+        return self.weight, self.bias, self.down, self.up
+
+    @property
+    def outputs(self) -> int:
+        """Width of the output."""
+        return self.weight.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """LoRA's rank; 0 without LoRA."""
+        return 0 if self.down is None else self.down.shape[0]
+
+
+def projection(module: nn.Module) -> Projection | None:
+    """The projection that a module computes, or None if it is anything but a linear map with plain LoRA or without."""
+    if type(module) is nn.Linear:
+        return Projection(module.weight, module.bias)
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+        return None
+    base = module.base_layer
+    if module.disable_adapters or module.merged:
+        return Projection(base.weight, base.bias) if not module.merged else None
+    if len(module.active_adapters) != 1:
+        return None
+    name = module.active_adapters[0]
+    if name not in module.lora_A:
+        return Projection(base.weight, base.bias)
+    plain = (
+        name not in module.lora_variant
+        and isinstance(module.lora_dropout[name], nn.Identity)
+        and module.lora_A[name].bias is None
+        and module.lora_B[name].bias is None
+        and not module.fan_in_fan_out
+    )
+    if not plain:
+        return None
+    down, up = module.lora_A[name].weight, module.lora_B[name].weight
+    return Projection(base.weight, base.bias, down, up, float(module.scaling[name]))
+
+
+def forward(x_TI: Tensor, group: Sequence[Projection]) -> tuple[Tensor, Tensor | None]:
+    """(y side by side, T x O; x A^T side by side, T x R, or None without LoRA)."""
+    y_TO = x_TI.new_empty(x_TI.shape[0], sum(p.outputs for p in group))
+    down_RI = _down(group, x_TI.dtype)
+    z_TR = None if down_RI is None else x_TI @ down_RI.T
+    for p, columns, ranks in _slices(group):
+        y = y_TO[:, columns]
+        torch.mm(x_TI, p.weight.T, out=y)
+        if p.bias is not None:
+            y += p.bias
+        if p.up is not None and z_TR is not None:
+            y.addmm_(z_TR[:, ranks], p.up.to(y.dtype).T, alpha=p.scale)
+    return y_TO, z_TR
+
+
+def backward(
+    grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, group: Sequence[Projection], need_input: bool
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """(gradient of x if needed, gradients of each projection's `tensors`, None for those that do not train)."""
+    grad_x_TI: Tensor | None = None
+    grad_z_TR = None if z_TR is None else torch.empty_like(z_TR)
+    grads: list[list[Tensor | None]] = []
+    for p, columns, ranks in _slices(group):
+        grad = grad_TO[:, columns]
+        if need_input:
+            grad_x_TI = grad @ p.weight if grad_x_TI is None else grad_x_TI.addmm_(grad, p.weight)
+        own: list[Tensor | None] = [None] * 4
+        if p.weight.requires_grad:
+            own[0] = grad.T @ x_TI
+        if p.bias is not None and p.bias.requires_grad:
+            own[1] = grad.sum(0, dtype=torch.float32).to(p.bias.dtype)
+        if p.up is not None and z_TR is not None and grad_z_TR is not None:
+            grad_z_TR[:, ranks] = grad @ (p.up * p.scale).to(grad.dtype)
+            if p.up.requires_grad:
+                own[3] = (z_TR[:, ranks].T @ grad).T.to(p.up.dtype).mul_(p.scale)
+        grads.append(own)
+    if grad_z_TR is not None:
+        down_RI = _down(group, x_TI.dtype)
+        if grad_x_TI is not None and down_RI is not None:
+            grad_x_TI.addmm_(grad_z_TR, down_RI)
+        grad_down_RI = grad_z_TR.T @ x_TI
+        for (p, _, ranks), own in zip(_slices(group), grads, strict=True):
+            if p.down is not None and p.down.requires_grad:
+                own[2] = grad_down_RI[ranks].to(p.down.dtype)
+    return grad_x_TI, [grad for own in grads for grad in own]
+
+
+def _down(group: Sequence[Projection], dtype: torch.dtype) -> Tensor | None:
+    parts = [p.down for p in group if p.down is not None]
+    return torch.cat(parts).to(dtype) if parts else None
+
+
+def _slices(group: Sequence[Projection]) -> list[tuple[Projection, slice, slice]]:
+    """Each projection with its columns of y and of z."""
+    placed, column, rank = [], 0, 0
+    for p in group:
+        placed.append((p, slice(column, column + p.outputs), slice(rank, rank + p.rank)))
+        column, rank = column + p.outputs, rank + p.rank
+    return placed
