@@ -2,7 +2,7 @@
 
 from luthier.recipe.describe import explain, json_schema
 from luthier.recipe.load import Loaded, load, loads, override
-from luthier.recipe.resolve import differences, digest, lock, resolve
+from luthier.recipe.resolve import differences, digest, located, lock, resolve
 from luthier.recipe.schema import Model, Plugin, Recipe, Source, Task, Train, Validate
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "json_schema",
     "load",
     "loads",
+    "located",
     "lock",
     "override",
     "resolve",

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded
 from luthier.recipe.resolve import Seams, plain, resolve
-from luthier.recipe.schema import Model, Plugin, Recipe, Source, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Source, Task, Train, Validate, Why
 from luthier.recipe.shape import Slot, every_slot, notes, slots
 
 if TYPE_CHECKING:
@@ -174,7 +174,14 @@ def type_words(hint: Any) -> str:
         return f"mapping of {type_words(args[0])} to {type_words(args[1])}"
     if origin is not None and args:  # Annotated
         return type_words(args[0])
-    words = {Plugin: "plug-in", Source: "source", Model: "text or mapping"}
+    words = {
+        Plugin: "plug-in",
+        Source: "source",
+        Task: "task",
+        Model: "text or mapping",
+        Train: "mapping",
+        Validate: "mapping",
+    }
     return words.get(hint) or str(getattr(hint, "__name__", hint))
 
 

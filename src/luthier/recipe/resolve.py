@@ -222,15 +222,15 @@ def lock(recipe: Recipe) -> str:
     """The recipe in full as YAML: `luthier train` on this text runs the same again."""
     from luthier import __version__
 
-    located = _located(recipe)
+    located = located(recipe)
     head = (
         f"# Written by luthier {__version__}, every value resolved. `luthier train` on this file runs the same again.\n"
     )
     return head + yaml.dump(tree(located), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _located(recipe: Recipe) -> Recipe:
-    """Data paths made absolute, so that the lock works from any directory."""
+def located(recipe: Recipe) -> Recipe:
+    """Paths of data and model made absolute, so that the lock works from any directory."""
 
     def sources(items: tuple[Source, ...]) -> tuple[Source, ...]:
         return tuple(
@@ -242,8 +242,11 @@ def _located(recipe: Recipe) -> Recipe:
             for source in items
         )
 
+    name = recipe.model.name
+    on_disk = ("/" in name or name.endswith(".gguf")) and Path(name).exists()
     return replace(
         recipe,
+        model=replace(recipe.model, name=str(Path(name).resolve())) if on_disk else recipe.model,
         data=sources(recipe.data),
         validate=replace(recipe.validate, data=sources(recipe.validate.data)),
         evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),
@@ -274,7 +277,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
         else:
             found[dotted(key)] = value
 
-    visit(tree(_located(recipe)), ())
+    visit(tree(located(recipe)), ())
     return found
 
 

@@ -1,0 +1,205 @@
+"""The command line: verbs and dotted overrides. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luthier import __version__
+
+app = typer.Typer(
+    name="luthier",
+    help="Fine-tune, align, evaluate and export language models from one recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`luthier demo` shows everything in a few minutes. `luthier VERB --help` says more about a verb.",
+)
+
+DEBUG = "--debug"
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides, for instance train.lr=1e-4.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _debug.on = DEBUG in given or os.environ.get("LUTHIER_DEBUG", "") not in ("", "0")
+    _hush()
+    app([argument for argument in given if argument != DEBUG])
+
+
+class _Debug:
+    on = False
+
+
+_debug = _Debug()
+
+
+def _hush() -> None:
+    """Libraries keep their progress bars, advice and statistics to themselves; what the user set stays."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not _debug.on and not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+def _verb(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose faults are told in plain words."""
+
+    @app.command()
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, typer.Exit):
+                raise
+            from luthier.faults import report
+
+            raise typer.Exit(report(error, debug=_debug.on)) from error
+
+    return guarded
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"luthier {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks. May stand anywhere.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del debug, version  # `main` and the callback have seen to them
+
+
+@_verb
+def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Train what the recipe says, score it before and after, write the report. Run it again to resume."""
+    from luthier import verbs
+
+    verbs.train(recipe, overrides or ())
+
+
+@_verb
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    overrides: Overrides = None,
+) -> None:
+    """Score a run's model, base and tuned side by side, on the tasks of its recipe."""
+    from luthier import verbs
+
+    verbs.evaluate(run, overrides or ())
+
+
+@_verb
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    to: Annotated[str, typer.Option(help="What to write: see `luthier schema` for the exporters.")] = "merged",
+    folder: Annotated[Path | None, typer.Option(help="Where. Default: a folder of that name in the run.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The exporter's keys, for instance dtype=fp32.")
+    ] = None,
+) -> None:
+    """Write a run's model for others to load, and check that it reads text as training did."""
+    from luthier import verbs
+
+    verbs.export(run, to, folder=folder, keys=overrides or ())
+
+
+@_verb
+def chat(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, alias, hub id or folder.")],
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    both: Annotated[bool, typer.Option("--both", help="Answer with and without the adapter, side by side.")] = False,
+) -> None:
+    """Talk to a model. /help lists what you can type."""
+    from luthier import verbs
+
+    verbs.chat(model, system=system, temperature=temperature, max_new_tokens=max_new_tokens, both=both)
+
+
+@_verb
+def data(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    show: Annotated[int, typer.Option(min=0, help="Show so many rows, the tokens that train coloured.")] = 0,
+) -> None:
+    """Read, render and tokenise the data, and show the ledger, without training."""
+    from luthier import verbs
+
+    verbs.data(recipe, overrides or (), show=show)
+
+
+@_verb
+def models() -> None:
+    """List the models known by a short name: what is cached, sizes and licences."""
+    from luthier import verbs
+
+    verbs.models()
+
+
+@_verb
+def explain(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Print every value of a recipe with where it came from: you, a default and why, or derived and from what."""
+    from luthier import verbs
+
+    verbs.explain(recipe, overrides or ())
+
+
+@_verb
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from luthier import verbs
+
+    verbs.schema()
+
+
+@_verb
+def demo(
+    output: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    overrides: Overrides = None,
+) -> None:
+    """Train the default model on the shipped task and show before and after, in a few minutes."""
+    from luthier import verbs
+
+    verbs.demo(output, overrides or ())
+
+
+@_verb
+def version() -> None:
+    """Print the versions of Luthier and of what it stands on."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"luthier {__version__}, python {sys.version.split()[0]}")
+    for package in ("torch", "transformers", "peft", "tokenizers", "safetensors"):
+        typer.echo(f"{package} {installed(package)}")
+
+
+if __name__ == "__main__":
+    main()

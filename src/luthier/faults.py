@@ -1,0 +1,67 @@
+"""Faults as the command line shows them: one plain message and a status, no traceback unless asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+from luthier.errors import LuthierError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+STOPPED = 130
+"""The shell's status for a command that Ctrl-C ended."""
+
+
+def report(error: BaseException, *, debug: bool = False) -> int:
+    """Say on stderr what went wrong; the exit status. `debug`: the traceback too."""
+    if debug and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        _say("stopped; run the same command to resume")
+        return STOPPED
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing is wrong
+        return 0
+    _say(f"error: {words(error)}")
+    return 1
+
+
+def words(error: BaseException) -> str:
+    """The fault in plain words, with what to do about it."""
+    if isinstance(error, LuthierError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(_of_system(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return str(
+            LuthierError("out of memory", fix="lower train.max_tokens or train.micro_tokens, or take a smaller model")
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return str(LuthierError(f"the package {error.name!r} is not installed", fix=f"pip install {error.name}"))
+    first = str(error).strip().splitlines()
+    return str(
+        LuthierError(
+            f"something went wrong inside Luthier: {type(error).__name__}: {first[0] if first else ''}".rstrip(": "),
+            fix="this is a fault of ours; `--debug` shows where",
+        )
+    )
+
+
+def _of_system(error: OSError) -> LuthierError:
+    where = str(error.filename) if error.filename is not None else None
+    if error.errno in FULL:
+        return LuthierError("no space left on the disk", where=where, fix="free space there, or set another `output:`")
+    if error.errno == errno.EFBIG:
+        return LuthierError("the file would be larger than this account may write", where=where, fix="see `ulimit -f`")
+    if isinstance(error, PermissionError):
+        return LuthierError("permission denied", where=where)
+    return LuthierError(os.strerror(error.errno).lower() if error.errno else str(error), where=where)
+
+
+def _say(text: str) -> None:
+    """One message on stderr, its head in red where there are colours."""
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ and text.startswith("error: "):
+        text = "\033[1;31merror:\033[0m " + text.removeprefix("error: ")
+    print(text, file=sys.stderr, flush=True)
