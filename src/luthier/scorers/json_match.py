@@ -72,10 +72,10 @@ class JsonMatch(Metric):
     invented fields cost. A list of names: the share of these that are equal, whatever else there is."""
 
     def __call__(self, example: Example, response: Response) -> float | None:
-        expected = next(json_values(reference(example) or ""), _NONE)
+        expected: Any = next(json_values(reference(example) or ""), _NONE)
         if expected is _NONE:
             return None
-        found = next((value for value in json_values(text(response)) if _kind(value) is _kind(expected)), _NONE)
+        found: Any = next((value for value in json_values(text(response)) if _kind(value) is _kind(expected)), _NONE)
         if found is _NONE:
             return 0.0
         if self.fields and isinstance(expected, dict):

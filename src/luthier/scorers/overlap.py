@@ -32,7 +32,7 @@ class F1(Metric):
 
 @lru_cache
 def _sacrebleu(tokenize: str, lowercase: bool) -> Any:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     # effective_order changes a value only when no row has four words, where plain BLEU is 0 for a perfect answer
     return BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)

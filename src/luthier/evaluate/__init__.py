@@ -1,0 +1,19 @@
+"""Evaluation: systems compared on tasks with intervals, and the report of a run."""
+
+from luthier.evaluate.charts import write_loss_plot
+from luthier.evaluate.compare import compare
+from luthier.evaluate.comparison import Comparison, record
+from luthier.evaluate.curves import loss_curve_text
+from luthier.evaluate.environment import environment, record_environment
+from luthier.evaluate.report import write_report
+
+__all__ = [
+    "Comparison",
+    "compare",
+    "environment",
+    "loss_curve_text",
+    "record",
+    "record_environment",
+    "write_loss_plot",
+    "write_report",
+]
