@@ -5,20 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from luthier.data import FORMATS
-from luthier.models.adapters import ADAPTERS
-from luthier.models.export import EXPORTERS
-from luthier.objectives import OBJECTIVES
-from luthier.recipe import load, lock, loads, resolve
-from luthier.scorers import SCORERS
-from luthier.train import OPTIMIZERS, SCHEDULES, TRACKERS
+from luthier.recipe import load, loads, lock, resolve
+from luthier.seams import SEAMS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-SEAMS = {
-    registry.kind: registry
-    for registry in (ADAPTERS, EXPORTERS, OBJECTIVES, OPTIMIZERS, SCHEDULES, SCORERS, TRACKERS, FORMATS)
-}
 
 
 def test_there_is_a_recipe_for_each_way():
