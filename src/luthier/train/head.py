@@ -1,11 +1,12 @@
 """The output head on scored tokens only, chunk by chunk: log-probabilities without keeping logits.
 
 log pi(y) depends on one hidden state h: its gradient is W[y] - sum_v pi(v) W[v], a vector as long as h. With a frozen
-head that vector is formed in the forward pass, while the chunk's probabilities are at hand, whatever the objective
-does with the log-probabilities later; so no logits are kept and none are recomputed. A head that trains needs the
-outer gradient first, so its chunks are recomputed in the backward pass.
+head that vector is formed in the forward pass, whatever the objective does with the log-probabilities later; so no
+logits are kept and none are recomputed. The vocabulary goes by in blocks under a running softmax, so that logits stay
+in the cache and each weight is read once a chunk. A head that trains needs the outer gradient first, so its chunks
+are recomputed in the backward pass.
 
-Shape suffixes: S = scored tokens, C = scored tokens of a chunk, D = hidden size, V = vocabulary.
+Shape suffixes: S = scored tokens, C = scored tokens of a chunk, D = hidden size, V = vocabulary (or a block of it).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels import log_softmax_
+from luthier.models.kernels import online_softmax_
 
-CHUNK = 128
-"""Scored tokens at a time; more spill the cache, fewer starve the matrix product."""
+CHUNK, BLOCK = 1024, 8192
+"""Scored tokens and vocabulary entries at a time: the logits in flight stay in the cache (16 MB in bf16)."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,11 @@ class _FrozenHead(torch.autograd.Function):
         expected_SD = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None
         for i in range(0, len(target_S), CHUNK):
             chunk = slice(i, i + CHUNK)
-            logits_CV = hidden_SD[chunk] @ weight_VD.T
-            if bias_V.numel():
-                logits_CV += bias_V
-            logp_S[chunk], mean_S[chunk], p_CV = log_softmax_(logits_CV, target_S[chunk])
-            if expected_SD is not None:
-                torch.mm(p_CV, weight_VD, out=expected_SD[chunk])
+            expected_CD = None if expected_SD is None else expected_SD[chunk]
+            lse_C, mean_S[chunk] = _statistics(hidden_SD[chunk], weight_VD, bias_V, expected_CD)
+            wanted_CD = weight_VD.index_select(0, target_S[chunk])
+            wanted_C = (hidden_SD[chunk].float() * wanted_CD).sum(-1)
+            logp_S[chunk] = (wanted_C + bias_V[target_S[chunk]] if bias_V.numel() else wanted_C) - lse_C
         if expected_SD is not None:
             ctx.save_for_backward(expected_SD, weight_VD, target_S)
         return logp_S, mean_S
@@ -94,3 +94,24 @@ class _FrozenHead(torch.autograd.Function):
         if grad_mean_S.any():
             grad_SD += grad_mean_S[:, None] * weight_VD.float().mean(0)
         return grad_SD.to(expected_SD.dtype), None, None, None
+
+
+def _statistics(
+    hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, expected_CD: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(log sum exp, mean log-probability) over the vocabulary; the expected row of the head goes to `expected_CD`."""
+    fp32 = {"dtype": torch.float32, "device": hidden_CD.device}
+    top_C, sum_C, total_C = torch.full(hidden_CD.shape[:1], -torch.inf, **fp32), *torch.zeros(2, len(hidden_CD), **fp32)
+    acc_CD = None if expected_CD is None else torch.zeros(hidden_CD.shape, **fp32)
+    for j in range(0, len(weight_VD), BLOCK):
+        block_VD = weight_VD[j : j + BLOCK]
+        logits_CV = hidden_CD @ block_VD.T
+        if bias_V.numel():
+            logits_CV += bias_V[j : j + BLOCK]
+        terms_CV, rescale_C = online_softmax_(logits_CV, top_C, sum_C, total_C)
+        if acc_CD is not None:
+            acc_CD.mul_(rescale_C[:, None]).add_(terms_CV @ block_VD)
+    if acc_CD is not None and expected_CD is not None:
+        expected_CD.copy_(acc_CD.div_(sum_C[:, None]))
+    lse_C = top_C + sum_C.log()
+    return lse_C, total_C / len(weight_VD) - lse_C

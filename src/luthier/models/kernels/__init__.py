@@ -5,7 +5,7 @@
 A name that ends in an underscore may overwrite its first argument.
 
 Shape suffixes: T = tokens, D = hidden size, F = width of the feed-forward layer, H = heads, C = tokens of a chunk,
-V = vocabulary, B = nodes of a bucket.
+V = vocabulary (or a block of it), B = nodes of a bucket.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
     "causal_softmax_",
     "causal_softmax_backward_",
     "compiled",
-    "log_softmax_",
+    "online_softmax_",
     "rms_norm",
     "rms_norm_backward",
     "rope_",
@@ -117,13 +117,16 @@ def causal_softmax_backward_(grad: Tensor, p: Tensor, scale: float) -> Tensor:
     return grad
 
 
-def log_softmax_(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(log-probability of the target, mean log-probability over the vocabulary, probabilities)."""
+def online_softmax_(logits_CV: Tensor, top_C: Tensor, sum_C: Tensor, total_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Take one block of the vocabulary into a running softmax; (e^(logits - top), rescale).
+
+    `top`, `sum` (of e^(logits - top)) and `total` (of logits), fp32, are updated in place, starting from -inf, 0 and
+    0. What was summed over earlier blocks must be multiplied by `rescale`, C.
+    """
     kernels = _kernels(logits_CV)
     if kernels is None:
-        return reference.log_softmax_(logits_CV, target_C)
-    logp_C = torch.empty(len(target_C), dtype=torch.float32)
-    mean_C = torch.empty_like(logp_C)
-    pointers = (t.data_ptr() for t in (logits_CV, target_C, logp_C, mean_C))
-    kernels.log_softmax(*pointers, *logits_CV.shape)
-    return logp_C, mean_C, logits_CV
+        return reference.online_softmax_(logits_CV, top_C, sum_C, total_C)
+    rescale_C = torch.empty_like(top_C)
+    pointers = (t.data_ptr() for t in (logits_CV, top_C, sum_C, total_C, rescale_C))
+    kernels.online_softmax(*pointers, *logits_CV.shape)
+    return logits_CV, rescale_C

@@ -33,7 +33,7 @@ SIGNATURES = {
     "swiglu_backward": [POINTER] * 2 + [SIZE] * 2,
     "causal_softmax": [POINTER] * 3 + [SIZE] * 6 + [REAL],
     "causal_softmax_backward": [POINTER] * 2 + [SIZE] * 2 + [REAL],
-    "log_softmax": [POINTER] * 4 + [SIZE] * 2,
+    "online_softmax": [POINTER] * 5 + [SIZE] * 2,
 }
 
 

@@ -171,17 +171,19 @@ void causal_softmax_backward(bf16 *g, const bf16 *p, i64 rows, i64 keys, float s
     }
 }
 
-/* Row by row: logp = logit[target] - lse, mean = mean(logits) - lse; the probabilities are written over the logits. */
-void log_softmax(bf16 *logits, const i64 *target, float *logp, float *mean, i64 rows, i64 n) {
+/* One block of the vocabulary of a running softmax. Row by row: `top` and `sum` (of e^(x - top)) and `total` (of x) take
+ * in the block's logits x, which become e^(x - top); `rescale` is what earlier blocks' terms must be multiplied by. */
+void online_softmax(bf16 *logits, float *top, float *sum, float *total, float *rescale, i64 rows, i64 n) {
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
         bf16 *RESTRICT x = logits + r * n;
-        float top = largest(x, n), total = 0, sum = 0, wanted = load(x[target[r]]);
-        for (i64 k = 0; k < n; k++) total += load(x[k]);
-        for (i64 k = 0; k < n; k++) sum += exp_(load(x[k]) - top);
-        float lse = top + logf(sum), inverse = 1.0f / sum;
-        logp[r] = wanted - lse;
-        mean[r] = total / n - lse;
-        for (i64 k = 0; k < n; k++) x[k] = store(exp_(load(x[k]) - top) * inverse);
+        float here = largest(x, n), high = top[r] > here ? top[r] : here, added = 0, plain = 0;
+        for (i64 k = 0; k < n; k++) plain += load(x[k]);
+        for (i64 k = 0; k < n; k++) added += exp_(load(x[k]) - high);
+        for (i64 k = 0; k < n; k++) x[k] = store(exp_(load(x[k]) - high));
+        rescale[r] = exp_(top[r] - high);
+        sum[r] = sum[r] * rescale[r] + added;
+        total[r] += plain;
+        top[r] = high;
     }
 }

@@ -38,13 +38,16 @@ def causal_softmax_backward_(grad: Tensor, p: Tensor, scale: float) -> Tensor:
     return (p.float() * (g - (g * p.float()).sum(-1, keepdim=True)) * scale).to(grad.dtype)
 
 
-def log_softmax_(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(log-probability of the target, mean log-probability over the vocabulary, probabilities); may overwrite logits."""
+def online_softmax_(logits_CV: Tensor, top_C: Tensor, sum_C: Tensor, total_C: Tensor) -> tuple[Tensor, Tensor]:
+    """(e^(logits - top), rescale); top, sum and total are updated in place."""
     logits = logits_CV.float()
-    lse_C = torch.logsumexp(logits, -1)
-    logp_C = logits.gather(1, target_C[:, None]).squeeze(1) - lse_C
-    mean_C = logits.mean(-1) - lse_C
-    return logp_C, mean_C, torch.exp(logits - lse_C[:, None]).to(logits_CV.dtype)
+    high_C = torch.maximum(top_C, logits.amax(-1))
+    terms = torch.exp(logits - high_C[:, None])
+    rescale_C = torch.exp(top_C - high_C)
+    sum_C.mul_(rescale_C).add_(terms.sum(-1))
+    total_C += logits.sum(-1)
+    top_C.copy_(high_C)
+    return terms.to(logits_CV.dtype), rescale_C
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
