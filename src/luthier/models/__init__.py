@@ -1,0 +1,49 @@
+"""Models: fetch by name, load, attach what trains, save and merge. Light to import: torch comes on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.models.adapters import ADAPTERS
+    from luthier.models.aliases import Known, catalogue
+    from luthier.models.export import EXPORTERS
+    from luthier.models.fetching import Fetched, fetch
+    from luthier.models.loading import load, open_run
+    from luthier.models.policy import Policy
+    from luthier.models.saving import merge, save
+
+__all__ = [
+    "ADAPTERS",
+    "EXPORTERS",
+    "Fetched",
+    "Known",
+    "Policy",
+    "catalogue",
+    "fetch",
+    "load",
+    "merge",
+    "open_run",
+    "save",
+]
+
+_HOMES = {
+    "ADAPTERS": "adapters",
+    "EXPORTERS": "export",
+    "Fetched": "fetching",
+    "Known": "aliases",
+    "Policy": "policy",
+    "catalogue": "aliases",
+    "fetch": "fetching",
+    "load": "loading",
+    "merge": "saving",
+    "open_run": "loading",
+    "save": "saving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,174 @@
+"""Load a model and attach what trains, or open what a run has trained."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from luthier.errors import LuthierError
+from luthier.models.adapters import build
+from luthier.models.digest import weights_digest
+from luthier.models.fetching import Fetched, fetch
+from luthier.models.policy import Policy
+from luthier.models.quiet import quiet
+from luthier.recipe.schema import Model, Plugin
+from luthier.run import Run
+
+ORIGIN = "luthier.json"
+"""Beside every adapter and whole model of a run: which base it belongs to."""
+DTYPES = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load(
+    model: Model, adapt: Sequence[Plugin] = (), *, device: str | None = None, train: bool = True, seed: int = 0
+) -> Policy:
+    """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
+
+    Weights are bf16 unless `model.dtype` says otherwise, added ones fp32. `device`: default CUDA where there is one.
+    `seed` draws the added weights. Raises LuthierError as `fetch` does, and when the
+    architecture is no language model.
+    """
+    adapters = build(adapt) if train else []
+    policy = _open(fetch(model), model, device)
+    policy.module.requires_grad_(train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for adapter in adapters:
+            policy.module = adapter.attach(policy.module)
+    if policy.has_adapter:
+        policy.module.to(policy.device)
+        for config in policy.module.peft_config.values():
+            config.base_model_name_or_path, config.revision = policy.reference, model.revision
+    policy.module.train(train)
+    return policy
+
+
+def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Policy:
+    """What the run has trained, for generating: its adapter on its base, or its whole model.
+
+    `merged`: add the adapter into the base's weights in memory, which generates faster but cannot be switched off.
+    Raises LuthierError when the run has not finished, or when the base at hand is not the one it was trained on.
+    """
+    if run.model.is_dir():
+        origin = _origin(run.model)
+        model = Model(**origin["model"]) if origin else Model(name=str(run.model))
+        policy = _open(Fetched(run.model.resolve(), model.name, "run", "", str(run.model.resolve())), model, device)
+    elif run.adapter.is_dir():
+        policy = _open_adapter(run.adapter, merged, device)
+    else:
+        raise LuthierError(
+            "the run holds no trained model yet",
+            where=str(run.folder),
+            fix="let `luthier train` with its recipe end first",
+        )
+    policy.module.requires_grad_(False)
+    policy.module.eval()
+    return policy
+
+
+def _open(fetched: Fetched, model: Model, device: str | None) -> Policy:
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = DTYPES[model.dtype]
+    tokenizer = load_tokenizer(fetched.folder, trust_remote_code=model.trust_remote_code)
+    try:
+        with quiet():
+            module: Any = AutoModelForCausalLM.from_pretrained(
+                fetched.folder, dtype=dtype, trust_remote_code=model.trust_remote_code, local_files_only=True
+            )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise LuthierError(
+            f"cannot load the model: {str(error).strip().splitlines()[0]}",
+            where=str(fetched.folder),
+            fix="give a language model that transformers knows"
+            + ("" if model.trust_remote_code else " (or, if it brings its own code, set model.trust_remote_code)"),
+        ) from error
+    module.to(where)
+    return Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder as it stands. Raises LuthierError when there is none that can be read."""
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
+        raise LuthierError(
+            f"cannot load the tokenizer: {str(error).strip().splitlines()[0]}",
+            where=str(folder),
+            fix="copy the tokenizer files of the model into the folder",
+        ) from error
+    return tokenizer
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    path = folder / ORIGIN
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _open_adapter(folder: Path, merged: bool, device: str | None) -> Policy:
+    origin = _origin(folder)
+    if not origin:
+        raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
+    model = Model(**origin["model"])
+    policy = _open(_fetch_base(model, origin), model, device)
+    found = weights_digest(policy.folder)
+    if found != origin["digest"]:
+        raise LuthierError(
+            f"the base model {model.name!r} at hand is not the one this adapter was trained on "
+            f"(weights {found[:12]}, trained on {origin['digest'][:12]})",
+            where=str(folder),
+            fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
+        )
+    policy.module = _with_adapter(policy.module, folder)
+    if merged:
+        policy.module = policy.module.merge_and_unload()
+    return policy
+
+
+def _fetch_base(model: Model, origin: dict[str, Any]) -> Fetched:
+    """By name; where that fails, or means other weights by now, from the folder it lay in while training."""
+    before = Path(origin["folder"])
+    try:
+        fetched = fetch(model)
+    except LuthierError:
+        if not before.is_dir():
+            raise
+        return fetch(Model(name=str(before)))
+    if weights_digest(fetched.folder) != origin["digest"] and before.is_dir() and before != fetched.folder:
+        return fetch(Model(name=str(before)))
+    return fetched
+
+
+@contextmanager
+def _complaints() -> Any:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _with_adapter(module: Any, folder: Path) -> Any:
+    """PEFT's own loading, with its shape errors and its warning of missing keys as errors a user can read."""
+    try:
+        with _complaints() as caught:
+            wrapped = PeftModel.from_pretrained(module, folder)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise LuthierError(
+            f"the adapter does not fit the base model: {str(error).strip().splitlines()[-1].strip()}",
+            where=str(folder),
+            fix="open it with the base it was trained on",
+        ) from error
+    missing = [str(item.message) for item in caught if "missing adapter keys" in str(item.message)]
+    if missing:
+        raise LuthierError(
+            f"the adapter's file is incomplete: {missing[0][:200]}", where=str(folder), fix="train it again"
+        )
+    return wrapped

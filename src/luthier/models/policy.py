@@ -1,0 +1,77 @@
+"""A model with its tokenizer and what trains in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn import Parameter
+from transformers import PreTrainedTokenizerBase
+
+from luthier.errors import LuthierError
+from luthier.models.digest import weights_digest
+from luthier.recipe.schema import Model
+
+
+@dataclass
+class Policy:
+    """A loaded model. `module` is transformers' own class, or PEFT's around it when an adapter is attached."""
+
+    module: Any
+    tokenizer: PreTrainedTokenizerBase
+    model: Model
+    """As the recipe names it."""
+    folder: Path
+    """Where the base's weights, configuration and tokenizer lie."""
+    reference: str
+    """Where others find the same base: a hub id, or the folder."""
+    device: torch.device
+    dtype: torch.dtype
+    """Type of the base's weights; added ones are fp32."""
+
+    @property
+    def base(self) -> str:
+        """The base model's name."""
+        return self.model.name
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the base's weights on disk, by content."""
+        return weights_digest(self.folder)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Does the module carry added weights that can be switched off?"""
+        return isinstance(self.module, PeftModel)
+
+    def trainable(self) -> list[tuple[str, Parameter]]:
+        """Name and parameter of all that trains, each once, in the module's order."""
+        return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """How many numbers train, and how many there are (tied matrices once, added weights too)."""
+        total = sum(parameter.numel() for parameter in self.module.parameters())
+        return sum(parameter.numel() for _, parameter in self.trainable()), total
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Inside the block the module is the base. Raises LuthierError when the base's own weights were trained."""
+        if not self.has_adapter:
+            raise LuthierError(
+                "this model has no adapter to switch off: its own weights were trained",
+                fix="load the base model instead",
+            )
+        trainable = [parameter for _, parameter in self.trainable()]
+        with self.module.disable_adapter():
+            yield
+        # PEFT marks the adapter's weights as trainable on the way out, also those of a model that was only opened.
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)

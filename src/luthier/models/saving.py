@@ -1,0 +1,126 @@
+"""Save what a run has trained, and merge an adapter into a model that plain transformers loads."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from luthier import cache
+from luthier.models.aliases import is_whole
+from luthier.models.digest import weights_digest
+from luthier.models.loading import ORIGIN, open_run
+from luthier.models.policy import Policy
+from luthier.models.quiet import quiet
+from luthier.run import Run
+
+CARD = """\
+---
+library_name: peft
+base_model: {reference}
+---
+An adapter for [{base}], trained with Luthier. `peft.AutoPeftModelForCausalLM.from_pretrained(folder)` loads it.
+"""
+
+
+def save(policy: Policy, run: Run) -> Path:
+    """Write the adapter to `run.adapter` in PEFT's format, or the whole model to `run.model` if its own weights train.
+
+    Tokenizer and template lie beside it, and the identity of the base. The folder is whole or not there. Returns it.
+    """
+    if not policy.has_adapter:
+        write_model(policy, run.model, _base_state(policy.module), policy.dtype, "the model")
+        return run.model
+    size = 4 * policy.parameter_counts()[0]
+    with cache.whole_folder(run.adapter, "the adapter", size=size) as folder:
+        policy.module.save_pretrained(folder, save_embedding_layers=False)
+        policy.tokenizer.save_pretrained(folder)
+        card = CARD.format(reference=policy.reference, base=policy.base)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write_origin(policy, folder)
+    return run.adapter
+
+
+def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write the model with its adapter added into the weights: one folder that plain transformers loads.
+
+    The sum is taken in fp32 and stored as `dtype` (default: the base's type, in which small updates are rounded).
+    The policy itself is left as it is. Returns the files.
+    """
+    state = _merged_state(policy.module) if policy.has_adapter else _base_state(policy.module)
+    write_model(policy, folder, state, dtype or policy.dtype, "the merged model")
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def write_model(policy: Policy, folder: Path, state: dict[str, Tensor], dtype: torch.dtype, purpose: str) -> None:
+    """Write configuration, weights, tokenizer, template and generation settings as one folder, whole or not at all."""
+    base = policy.module.get_base_model() if policy.has_adapter else policy.module
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    build: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        skeleton = build(copy.deepcopy(base.config), trust_remote_code=policy.model.trust_remote_code)
+    skeleton.load_state_dict(state, strict=True, assign=True)
+    skeleton.tie_weights()
+    skeleton.config.dtype = dtype
+    settings = policy.folder / "generation_config.json"
+    with cache.whole_folder(folder, purpose, size=sum(t.nbytes for t in skeleton.parameters())) as temporary:
+        with quiet():
+            skeleton.save_pretrained(temporary)
+        # The base's own file, word for word: transformers refuses to write some settings that it reads.
+        if settings.is_file():
+            shutil.copyfile(settings, temporary / settings.name)
+        policy.tokenizer.save_pretrained(temporary)
+        _write_origin(policy, temporary)
+
+
+def merged_folder(run_folder: Path) -> Path:
+    """The run's result as one whole model, merged now if that was not done since it was trained."""
+    run = Run.open(run_folder)
+    if run.model.is_dir():
+        return run.model
+    adapter = weights_digest(run.adapter) if run.adapter.is_dir() else None
+    stamp = run.merged / "adapter.digest"
+    if adapter is not None and is_whole(run.merged) and stamp.is_file() and stamp.read_text().strip() == adapter:
+        return run.merged
+    merge(open_run(run, device="cpu"), run.merged)
+    if adapter is not None:
+        stamp.write_text(adapter + "\n", encoding="utf-8")
+    return run.merged
+
+
+def _write_origin(policy: Policy, folder: Path) -> None:
+    origin = {
+        "model": dataclasses.asdict(policy.model),
+        "folder": str(policy.folder.resolve()),
+        "digest": policy.digest,
+    }
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+
+
+def _base_state(module: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+
+def _merged_state(module: Any) -> dict[str, Tensor]:
+    """The base's state with every wrapped layer's update added, computed in fp32, one layer at a time."""
+    base = module.get_base_model()
+    layers: dict[str, Any] = {name: layer for name, layer in base.named_modules() if isinstance(layer, BaseTunerLayer)}
+    state = {name: tensor.detach() for name, tensor in base.state_dict().items() if not _inside(name, layers)}
+    for name, layer in layers.items():
+        wide = copy.deepcopy(layer).float()
+        wide.merge()
+        state |= {f"{name}.{key}": tensor.detach() for key, tensor in wide.get_base_layer().state_dict().items()}
+    return state
+
+
+def _inside(name: str, layers: dict[str, Any]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
