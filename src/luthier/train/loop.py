@@ -1,0 +1,357 @@
+"""The training loop: one for every objective, every adapter and every device.
+
+Each step takes its examples from a fixed order, adds up the gradients of its micro-batches, steps the weights once
+and says so. What a killed run has not yet written to a checkpoint happens again, exactly: order, random states,
+optimiser, guards and the event log all continue from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import torch
+from torch.nn import Parameter
+
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe, digest
+from luthier.run import Run
+from luthier.train import OPTIMIZERS, SCHEDULES, allocator, checkpoint, memory, rng
+from luthier.train.forward import Forward
+from luthier.train.guards import Guards, finite, not_finite
+from luthier.train.log import Log, Watch
+from luthier.train.order import Order
+from luthier.train.progress import FitResult, Progress
+from luthier.train.schedule import due_after, warmup_steps
+from luthier.train.screen import Screen
+from luthier.train.update import Update
+from luthier.train.window import Gradients, Objective, Window
+from luthier.types import TokenStore
+
+
+class Policy(Protocol):
+    """What the loop asks of a model; `luthier.models.Policy` is one."""
+
+    module: Any
+    device: torch.device
+
+    def trainable(self) -> list[tuple[str, Parameter]]: ...
+
+
+class Prepared(Protocol):
+    """What the loop asks of the data; `luthier.data.prepare` gives one."""
+
+    @property
+    def train(self) -> TokenStore: ...
+    @property
+    def validation(self) -> TokenStore | None: ...
+
+
+def fit(
+    policy: Policy, objective: Objective, prepared: Prepared, recipe: Recipe, run: Run, *, watch: Watch | None = None
+) -> FitResult:
+    """Train `policy` in place, continuing from the run's newest whole checkpoint if there is one.
+
+    The run folder receives events.jsonl, checkpoints/ and the loop's part of summary.json; `watch` is called with
+    every event. Raises LuthierError for what the user can mend: not enough memory or disk, a loss that is not finite,
+    a checkpoint of another recipe.
+    """
+    train = recipe.train
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    total = Order(len(prepared.train), train.batch, recipe.seed).total(train.epochs, train.steps)
+    policy.module.train()
+    with ExitStack() as stack:
+        log = Log(run, stack.enter_context(Screen(total)), watch)
+        forward = Forward(policy.module, layout=train.layout, share_prefix=train.share_prefix, fused=train.fused)
+        stack.enter_context(forward.opened())
+        loop = Loop(policy, objective, prepared, recipe, forward, log)
+        stack.callback(loop.close)
+        loop.begin()
+        loop.run()
+        result = loop.finish()
+    policy.module.eval()
+    return result
+
+
+class Loop:
+    """One run of `fit`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        prepared: Prepared,
+        recipe: Recipe,
+        forward: Forward,
+        log: Log,
+    ) -> None:
+        self.policy, self.store, self.validation = policy, prepared.train, prepared.validation
+        self.recipe, self.train, self.device, self.log = recipe, recipe.train, policy.device, log
+        self.order = Order(len(self.store), self.train.batch, recipe.seed)
+        self.total = self.order.total(self.train.epochs, self.train.steps)
+        self.schedule = SCHEDULES.build(self.train.schedule.name, self.train.schedule.args)
+        self.warmup = warmup_steps(self.train.warmup, self.total)
+        self.update = self._update()
+        self.window = Window(forward, objective, self.update, self.train, self.device)
+        self.window.on_out_of_memory = self._out_of_memory
+        self.guards = Guards(self.train.stall_window, per_token=objective.needs.unit == "token")
+        self.save_at = due_after(self.train.save_every, self.total)
+        self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
+        self.progress = Progress(digest(recipe), self.store.digest, self.window.budget, self.window.checkpointing)
+        self.resumed_from: int | None = None
+
+    # begin, or continue
+    def begin(self) -> None:
+        """Start from the beginning or from the newest whole checkpoint."""
+        self.log.open_trackers(self.recipe)
+        checkpoint.remove_leftovers(self.log.run)
+        rng.seed_all(self.recipe.seed)
+        allocation = allocator.keep_freed_memory() if self.device.type == "cpu" else "allocator: the device's own"
+        self.log.screen.say(f"path: {self.window.forward.path}")
+        found = checkpoint.latest(self.log.run, self.log.screen.warn)
+        checkpoint.discard_after(self.log.run, found.step if found else -1)
+        if found:
+            self._continue(found)
+        else:
+            self.log.begin_at(0)
+            self.log.event("start", **self._facts(allocation))
+            self.window.rehearse(self.store, self.order, self.total)
+        if self.update.lossy:
+            self.log.screen.warn(
+                "weights are stepped in low precision without fp32 masters: small updates round to nothing"
+            )
+
+    def _continue(self, found: checkpoint.Checkpoint) -> None:
+        state = found.state()
+        before = Progress(**state["progress"])
+        for key, what in (("recipe", "another recipe"), ("data", "other data")):
+            if getattr(before, key) != getattr(self.progress, key):
+                raise LuthierError(
+                    f"this run folder holds a run of {what}, {before.step} steps far",
+                    where=str(self.log.run.folder),
+                    fix="go back to what the run began with, set another `output:`, or remove the folder",
+                )
+        self.progress, self.resumed_from = before, before.step
+        self.window.budget = before.micro_tokens
+        if before.checkpointing and not self.window.checkpointing:
+            self.window.turn_on_checkpointing()
+        self.update.load_weights(found.weights())
+        self.update.load_state(found.optimizers())
+        self.guards.load_state(before.guards)
+        rng.restore(found.rng(), self.device)
+        self.log.begin_at(state["events_bytes"])
+        self.log.screen.continue_at(before.step)
+        self.log.screen.say(f"continuing after step {before.step} of {self.total} ({found.folder.name})")
+
+    # the steps
+    def run(self) -> None:
+        """All steps that are still to do."""
+        progress, began = self.progress, time.perf_counter()
+        before = progress.seconds
+        while progress.step < self.total and not progress.stopped:
+            self._step()
+            improved = self._evaluate() if progress.step in self.evaluate_at else False
+            progress.seconds = before + time.perf_counter() - began
+            if progress.step in self.save_at or improved or progress.stopped:
+                self._save()
+        progress.seconds = before + time.perf_counter() - began
+
+    def _step(self) -> None:
+        began, progress = time.perf_counter(), self.progress
+        lr = self.lr(progress.step)
+        gradients = self.window.gradients(self.store, self.order, progress.step, self.total)
+        norm = self.update.norm()
+        # the one place in a step where the host waits for the device
+        loss, size = torch.stack([gradients.loss.float(), norm.float()]).tolist()
+        if not finite(loss, size):
+            raise self._not_finite(gradients, loss, lr)
+        self._apply(lr, size)
+        progress.step += 1
+        progress.tokens += gradients.tokens
+        progress.first_loss = loss if progress.first_loss is None else progress.first_loss
+        progress.last_loss = loss
+        took = time.perf_counter() - began
+        progress.stepping += took
+        progress.since.append(loss)
+        progress.since_tokens += gradients.tokens
+        progress.since_seconds += took
+        if progress.step % self.train.log_every == 0 or progress.step == self.total:
+            self._log_step(lr, size)
+        for guard, text in self.guards.observe(loss):
+            self.log.warn(guard, progress.step, text)
+
+    def _apply(self, lr: float, norm: float) -> None:
+        try:
+            self.update.step(lr, norm, self.train.clip)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            raise LuthierError(
+                "not enough memory for the optimiser's state",
+                where="train.optimizer",
+                fix="use adafactor (or adamw_8bit, adamw_paged on CUDA), lora, or a smaller model",
+            ) from error
+
+    def _log_step(self, lr: float, norm: float) -> None:
+        progress = self.progress
+        self.log.event(
+            "step",
+            step=progress.step,
+            epoch=round(self.order.epoch(progress.step - 1), 6),
+            loss=sum(progress.since) / len(progress.since),
+            lr=lr,
+            grad_norm=norm,
+            tokens=progress.since_tokens,
+            tokens_per_s=round(progress.since_tokens / progress.since_seconds, 1),
+            memory=memory.used(self.device),
+        )
+        progress.since, progress.since_tokens, progress.since_seconds = [], 0, 0.0
+
+    def _evaluate(self) -> bool:
+        """Record the evaluation loss; True if it is the best so far and its weights should be kept."""
+        progress, validate = self.progress, self.recipe.validate
+        assert self.validation is not None
+        loss = self.window.evaluation_loss(self.validation)
+        if not finite(loss):
+            raise LuthierError(
+                f"the evaluation loss after step {progress.step} is {loss}",
+                where="validate",
+                fix="look at the validation rows (luthier data --show 5); lower train.lr",
+            )
+        best = progress.best_loss is None or loss < progress.best_loss
+        progress.evaluation_loss = loss
+        if best:
+            progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
+        else:
+            progress.worse += 1
+        progress.stopped = validate.patience is not None and progress.worse >= validate.patience
+        epoch = round(self.order.epoch(progress.step - 1), 6)
+        self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best)
+        self.log.screen.say(f"evaluation after step {progress.step}: loss {loss:.4f}" + (" (best)" if best else ""))
+        return best and validate.keep_best
+
+    def _save(self) -> None:
+        progress = self.progress
+        # first the event, then the checkpoint, which keeps the length of the log with the event in it
+        self.log.event("checkpoint", step=progress.step)
+        progress.micro_tokens, progress.checkpointing = self.window.budget, self.window.checkpointing
+        progress.guards = self.guards.state()
+        progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
+        content = checkpoint.Content(
+            progress.step, self.update.weights(), self.update.state(), rng.capture(self.device), asdict(progress)
+        )
+        checkpoint.save(self.log.run, content)
+        best = progress.best_step if self.recipe.validate.keep_best else None
+        checkpoint.prune(self.log.run, self.train.keep, best)
+
+    # the end
+    def finish(self) -> FitResult:
+        """Put the best weights back, say how it went, and write summary.json."""
+        progress = self.progress
+        evaluation = progress.evaluation_loss
+        if self.recipe.validate.keep_best and progress.best_step not in (None, progress.step):
+            best = checkpoint.at(self.log.run, progress.best_step or 0)
+            self.update.load_weights(best.weights())
+            evaluation = progress.best_loss
+            self.log.screen.say(f"the weights of the best evaluation (step {best.step}) are put back")
+        result = FitResult(
+            steps=progress.step,
+            seconds=round(progress.seconds, 3),
+            tokens=progress.tokens,
+            tokens_per_s=round(progress.tokens / progress.stepping, 1),
+            peak_memory=max(progress.peak_memory, memory.peak(self.device)),
+            first_loss=progress.first_loss,
+            last_loss=progress.last_loss,
+            evaluation_loss=evaluation,
+            best_step=progress.best_step,
+            resumed_from=self.resumed_from,
+            stopped_early=progress.stopped,
+        )
+        fields = {key: value for key, value in asdict(result).items() if key not in ("steps", "resumed_from")}
+        self.log.event("end", step=progress.step, **fields)
+        run = self.log.run
+        summary = {**run.read_json(run.summary_path), "recipe": progress.recipe, **asdict(result)}
+        run.write_json(run.summary_path, summary)
+        return result
+
+    def close(self) -> None:
+        """Give the model back as it was and end the trackers."""
+        self.window.close()
+        self.update.close()
+        self.log.close()
+
+    # details
+    def lr(self, step: int) -> float:
+        """The learning rate of step `step` (from 0)."""
+        assert self.train.lr is not None, "the recipe is not resolved"
+        return self.train.lr * float(self.schedule.factor(step, self.total, self.warmup))
+
+    def _update(self) -> Update:
+        if any(parameter.dtype == torch.float16 for parameter in self.policy.module.parameters()):
+            raise LuthierError(
+                "training in fp16 would need loss scaling, which is not there",
+                where="model.dtype",
+                fix="use bf16 (as wide as fp32 in range) or fp32",
+            )
+        module = self.policy.module
+        ends: Sequence[Any] = (module.get_input_embeddings(), module.get_output_embeddings())
+        embeddings = {id(weight) for end in ends if end is not None for weight in end.parameters()}
+        return Update(
+            self.policy.trainable(),
+            OPTIMIZERS.build(self.train.optimizer.name, self.train.optimizer.args),
+            weight_decay=self.train.weight_decay,
+            masters=self.train.masters is not False,
+            embeddings=embeddings,
+        )
+
+    def _facts(self, allocation: str) -> dict[str, Any]:
+        import transformers
+
+        from luthier import __version__
+
+        parameters = {id(parameter): parameter for parameter in self.policy.module.parameters()}.values()
+        return {
+            "path": self.window.forward.path,
+            "allocator": allocation,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "trainable": sum(parameter.numel() for parameter in self.update.parameters),
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "masters": self.update.has_masters,
+            "examples": len(self.store),
+            "steps": self.total,
+            "batch": self.train.batch,
+            "micro_tokens": self.window.budget,
+            "objective": self.recipe.objective.name,
+            "optimizer": self.train.optimizer.name,
+            "versions": {
+                "luthier": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _not_finite(self, gradients: Gradients, loss: float, lr: float) -> LuthierError:
+        step = self.progress.step + 1
+        what = f"the {'gradient' if finite(loss) else 'loss'} is not finite"
+        rows = self.window.suspects(gradients, self.store)
+        saved = checkpoint.latest(self.log.run)
+        kept = f"the weights of step {saved.step} are kept" if saved else "no checkpoint was written yet"
+        error = not_finite(what, step, lr, rows, self.store, kept)
+        self.log.event("warning", step=step, guard="not_finite", text=str(error))
+        return error
+
+    def _out_of_memory(self, fields: dict[str, Any]) -> None:
+        how = (
+            "gradient checkpointing on"
+            if fields["checkpointing"]
+            else f"micro-batches of {fields['micro_tokens']:,} tokens"
+        )
+        self.log.screen.warn(f"out of memory; going on with {how}, same effective batch")
+        self.log.event("oom", step=self.progress.step + 1, **fields)

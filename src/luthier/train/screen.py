@@ -1,0 +1,83 @@
+"""What a person sees while training, on stderr: a live line in a terminal, plain lines now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+REFRESH = 0.2
+"""Seconds between redraws of the live line. We redraw from the loop: a refresh thread would take time from it."""
+PLAIN_EVERY = 10.0
+"""Seconds between plain lines."""
+
+
+class Screen:
+    """Follows the steps of one run. Use as a context manager."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.total, self.begun_at, self.began = total, 0, time.monotonic()
+        self._drawn = 0.0
+        self._live = self._progress() if self.console.is_terminal else None
+        self._task = self._live.add_task("train", total=total, numbers="") if self._live else None
+
+    def __enter__(self) -> Screen:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.refresh()
+            self._live.stop()
+
+    def continue_at(self, done: int) -> None:
+        """Begin with `done` steps behind us."""
+        self.begun_at, self.began = done, time.monotonic()
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=done)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A warning that stays."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def step(self, event: Mapping[str, Any]) -> None:
+        """Show a `step` event."""
+        now, done = time.monotonic(), event["step"]
+        numbers = self.numbers(event, now)
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=done, numbers=numbers)
+            if now - self._drawn >= REFRESH or done == self.total:
+                self._live.refresh()
+                self._drawn = now
+        elif now - self._drawn >= PLAIN_EVERY or done == self.total or self._drawn == 0.0:
+            self.say(f"step {done}/{self.total}  {numbers}")
+            self._drawn = now
+
+    def numbers(self, event: Mapping[str, Any], now: float) -> str:
+        """Loss, tokens a second, time left and memory in one line."""
+        each = (now - self.began) / max(1, event["step"] - self.begun_at)
+        left = clock(each * (self.total - event["step"]))
+        return (
+            f"loss {event['loss']:.4f}  {event['tokens_per_s']:,.0f} tokens/s  "
+            f"{left} left  {event['memory'] / 2**30:.1f} GiB"
+        )
+
+    def _progress(self) -> Progress:
+        columns = (TextColumn("training"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+        return Progress(*columns, console=self.console, auto_refresh=False)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
