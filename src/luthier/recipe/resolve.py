@@ -222,11 +222,11 @@ def lock(recipe: Recipe) -> str:
     """The recipe in full as YAML: `luthier train` on this text runs the same again."""
     from luthier import __version__
 
-    located = located(recipe)
+    whole = located(recipe)
     head = (
         f"# Written by luthier {__version__}, every value resolved. `luthier train` on this file runs the same again.\n"
     )
-    return head + yaml.dump(tree(located), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return head + yaml.dump(tree(whole), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def located(recipe: Recipe) -> Recipe:
