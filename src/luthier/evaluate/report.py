@@ -21,6 +21,7 @@ TEXT_SHOWN = 6000
 """Characters shown of one text; the rest is in samples.jsonl."""
 
 _PLAIN_EVENTS = frozenset({"step", "evaluation", "checkpoint", "environment"})
+_START = ("device", "threads", "allocator", "versions")
 _YAML_LINE = re.compile(r"^(?P<indent>[\s-]*)(?P<key>[^\s:#'\"][^:#]*)(?P<colon>:)(?P<rest>.*)$")
 
 
@@ -33,7 +34,7 @@ def write_report(run: Run) -> Path:
 
     write_loss_plot(run)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    page.filters.update(number=number, plain=plain, clock=clock, quantity=quantity)
+    page.filters.update(number=number, plain=plain, quantity=quantity, columns=columns, words=words)
     source = files("luthier.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
     write_atomically(run.report_path, page.from_string(source).render(**_content(run)))
     return run.report_path
@@ -43,8 +44,11 @@ def _content(run: Run) -> dict[str, Any]:
     events = list(run.events())
     summary = run.read_json(run.summary_path)
     scores = summary.pop("scores", {})
-    environments = [event for event in events if event["kind"] == "environment"]
-    environment = environments[-1] if environments else summary.pop("environment", {})
+    # without the whole environment, what the training loop says of its own is better than nothing
+    environments = [
+        *({key: event[key] for key in _START if key in event} for event in events if event["kind"] == "start"),
+        *(event for event in events if event["kind"] == "environment"),
+    ]
     samples = _samples(run)
     return {
         "name": run.folder.resolve().name,
@@ -58,7 +62,7 @@ def _content(run: Run) -> dict[str, Any]:
         "events": [event for event in events if event["kind"] not in _PLAIN_EVENTS],
         "any_events": bool(events),
         "checkpoints": sum(event["kind"] == "checkpoint" for event in events),
-        "environment": {key: value for key, value in environment.items() if key not in ("kind", "time")},
+        "environment": {key: value for key, value in (environments or [{}])[-1].items() if key not in ("kind", "time")},
     }
 
 
@@ -169,6 +173,17 @@ def quantity(value: Any, key: str = "") -> str:
             return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
         return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)
+
+
+def words(key: Any) -> str:
+    """A key as people read it: without underscores."""
+    return str(key).replace("_", " ")
+
+
+def columns(value: Mapping[str, Any]) -> list[str]:
+    """The keys that all values of a mapping of mappings share, so that it can stand as a table; [] if they differ."""
+    shared = [list(inner) if isinstance(inner, Mapping) else [] for inner in value.values()]
+    return shared[0] if shared and all(keys == shared[0] for keys in shared) else []
 
 
 def plain(text: str | None) -> str:

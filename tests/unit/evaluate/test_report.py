@@ -67,9 +67,10 @@ def full(folder: Path, rows: int = 3) -> Run:
     run.event("warning", message=f"careful {EVIL}", step=4)
     run.event("checkpoint", step=4)
     run.event("end", step=4)
-    run.write_json(
-        run.ledger_path, {"read": 12, "drops": [{"source": EVIL, "why": "too long"}], "tokens": {"total": 99}}
-    )
+    dropped = {"too long": {"count": 12, "rows": [f"{EVIL}:{row}" for row in range(12)], "fix": None}}
+    sources = {"my_file.jsonl": {"read": 20, "kept": 8}, EVIL: {"read": 0, "kept": 0}}
+    ledger = {"tokens": {"total": 99}, "sources": sources, "dropped": dropped, "validation": None}
+    run.write_json(run.ledger_path, ledger)
     estimate = {"value": 0.25, "low": 0.1, "high": 0.4}
     score = {
         "scorer": "json_match",
@@ -101,7 +102,18 @@ def test_a_whole_report(tmp_path):
     run = full(tmp_path)
     record_environment(run)
     seen = page(run)
-    for expected in ("0.250 → 0.900", "+0.650", "json_match", "问题 2", "too long", "1 min 15 s", "3.00 GiB", "torch"):
+    for expected in (
+        "0.250 → 0.900",
+        "+0.650",
+        "json_match",
+        "问题 2",
+        "too long",
+        "1 min 15 s",
+        "3.00 GiB",
+        "torch",
+        "my_file.jsonl",
+        "and 2 more",
+    ):
         assert expected in seen.text, expected
     assert "better 1" in seen.text and "same 2" in seen.text and "worse 0" in seen.text
     assert "2 of 3 answers were cut off" in seen.text and "1 of 4 rows have no reference" in seen.text
@@ -201,6 +213,13 @@ def test_loss_curve_for_the_terminal(tmp_path):
     dots = [[index for index, char in enumerate(line) if char != "\u2800"] for line in plot]
     assert all(dots) and dots[0][0] == 0 and dots[-1][-1] == 39  # falls from the upper left to the lower right
     assert [row[0] for row in dots] == sorted(row[0] for row in dots)
+
+
+def test_the_training_loop_knows_something_of_the_environment(tmp_path):
+    run = Run(tmp_path)
+    run.event("start", device="cpu", steps=3, versions={"torch": "9.9.9"})
+    seen = page(run)
+    assert "9.9.9" in seen.text and "environment was not recorded" not in seen.text
 
 
 def test_environment_names_what_it_ran_on(tmp_path):
