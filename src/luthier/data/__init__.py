@@ -1,0 +1,37 @@
+"""The data room: whatever people have in, exactly masked tokens out. Imported lazily, so that the CLI starts fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["FORMATS", "Ledger", "Prepared", "Template", "formats_table", "prepare", "read", "show"]
+
+_HOMES = {
+    "FORMATS": "luthier.data.formats",
+    "formats_table": "luthier.data.formats",
+    "Ledger": "luthier.data.ledger",
+    "Prepared": "luthier.data.preparation",
+    "prepare": "luthier.data.preparation",
+    "read": "luthier.data.feeds",
+    "show": "luthier.data.show",
+    "Template": "luthier.data.template",
+}
+
+if TYPE_CHECKING:
+    from luthier.data.feeds import read
+    from luthier.data.formats import FORMATS, formats_table
+    from luthier.data.ledger import Ledger
+    from luthier.data.preparation import Prepared, prepare
+    from luthier.data.show import show
+    from luthier.data.template import Template
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'luthier.data' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # `luthier.data.show` is a module too: importing it must not hide the function
+    return value

@@ -1,0 +1,99 @@
+"""Row shapes. A shape is recognised by its columns and reads a row into an Example."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import cache
+from typing import cast
+
+from luthier.data.formats.shape import NEAR, Shape
+from luthier.errors import LuthierError
+from luthier.registry import Registry
+from luthier.types import Format
+
+FORMATS = Registry(
+    "format",
+    {
+        "stepwise": "luthier.data.formats.judged:Stepwise",
+        "preference": "luthier.data.formats.judged:Preference",
+        "unpaired": "luthier.data.formats.judged:Unpaired",
+        "messages": "luthier.data.formats.conversation:Messages",
+        "sharegpt": "luthier.data.formats.conversation:ShareGPT",
+        "alpaca": "luthier.data.formats.plain:Alpaca",
+        "prompt_completion": "luthier.data.formats.plain:PromptCompletion",
+        "text": "luthier.data.formats.plain:Text",
+        "task": "luthier.data.formats.plain:Task",
+    },
+)
+BUILTIN = ("stepwise", "preference", "unpaired", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "task")
+"""Most particular first: a row is read by the first shape that matches. Third-party shapes come after these."""
+
+
+@cache
+def _shapes() -> tuple[tuple[str, Format], ...]:
+    others = [name for name in FORMATS.names() if name not in BUILTIN]
+    return tuple((name, cast(Format, FORMATS.build(name))) for name in (*BUILTIN, *others))
+
+
+def _builtin() -> list[tuple[str, Shape]]:
+    return [(name, cast(Shape, FORMATS.build(name))) for name in BUILTIN]
+
+
+def recognise(columns: Iterable[str]) -> tuple[str, Format] | None:
+    """The shape these columns have, or None."""
+    found = frozenset(columns)
+    return next(((name, shape) for name, shape in _shapes() if shape.matches(found)), None)
+
+
+def unknown_columns(columns: Iterable[str], where: str, wanted: str | None = None) -> LuthierError:
+    """The error for columns that no shape (or not the shape `wanted`) has: names the nearest shape and the mapping."""
+    found = [name for name in columns if name]
+    best: tuple[int, float, str, dict[str, str], tuple[str, ...]] | None = None
+    for name, shape in _builtin():
+        if wanted not in (None, name):
+            continue
+        for required in shape.variants():
+            mapping = _nearest(required, found)
+            known = sum(1 for column in required if column in found)
+            score = (len(mapping) + known) / len(required)
+            if best is None or (score, known + len(mapping)) > (best[1], best[0]):
+                best = (known + len(mapping), score, name, mapping, required)
+    assert best is not None
+    _, score, name, mapping, required = best
+    columns_text = ", ".join(found) or "none"
+    what = f"the columns are {columns_text}; " + (
+        f"the format {wanted!r} wants {', '.join(required)}" if wanted else "no known row shape has these"
+    )
+    example = ", ".join(f"{ours}: {theirs}" for ours, theirs in mapping.items())
+    missing = [column for column in required if column not in found and column not in mapping]
+    filled = ", ".join(part for part in (example, *(f"{column}: YOUR_COLUMN" for column in missing)) if part)
+    nearest = f"the nearest shape is {name!r} ({', '.join(required)}): set `columns: {{{filled}}}` on this source"
+    return LuthierError(what, where=where, fix=nearest if score > 0 or wanted else f"{nearest}, or rename the columns")
+
+
+def _nearest(required: tuple[str, ...], found: list[str]) -> dict[str, str]:
+    """Our column -> the likeliest of theirs, for the required columns that are absent. Each of theirs is used once."""
+    mapping: dict[str, str] = {}
+    for column in required:
+        if column in found:
+            continue
+        free = {name.lower(): name for name in found if name not in required and name not in mapping.values()}
+        near = [name for name in NEAR.get(column, ()) if name in free]
+        near = near or difflib.get_close_matches(column, list(free), n=1, cutoff=0.7)
+        if near:
+            mapping[column] = free[near[0]]
+    return mapping
+
+
+def formats_table() -> str:
+    """The row shapes as a Markdown table, for the documentation."""
+    lines = ["| shape | columns | may also have | gives |", "|---|---|---|---|"]
+    for name, shape in _builtin():
+        needed = " or ".join("`" + "`, `".join(required) + "`" for required in shape.variants())
+        optional = ", ".join(f"`{column}`" for column in shape.optional)
+        lines.append(f"| `{name}` | {needed} | {optional} | {shape.gives} |")
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["FORMATS", "formats_table", "recognise", "unknown_columns"]

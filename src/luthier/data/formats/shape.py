@@ -1,0 +1,119 @@
+"""What all shapes share: checked access to a row's columns, and the fault of a row that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, ClassVar
+
+from luthier.types import Example
+
+Row = Mapping[str, Any]
+
+NEAR: dict[str, tuple[str, ...]] = {
+    "prompt": ("question", "query", "input", "instruction", "user", "human", "source", "q", "request", "problem"),
+    "completion": ("answer", "response", "output", "reply", "target", "assistant", "bot", "a", "solution", "label"),
+    "instruction": ("prompt", "question", "query", "task", "command"),
+    "output": ("response", "completion", "answer", "reply", "target"),
+    "messages": ("conversation", "dialog", "dialogue", "chat", "turns", "conversations"),
+    "conversations": ("conversation", "dialog", "dialogue", "chat", "turns"),
+    "chosen": ("preferred", "better", "winner", "accepted", "good"),
+    "rejected": ("dispreferred", "worse", "loser", "bad"),
+    "text": ("content", "document", "body", "article", "passage", "story", "sentence"),
+    "label": ("tag", "thumb", "rating", "is_correct"),
+}
+"""What people call a column, for the hint in the error of unknown columns."""
+
+
+class BadRow(ValueError):
+    """This row cannot be read. The message is the ledger's reason: short, and the same for all rows with the fault."""
+
+
+class Shape:
+    """A row shape. `needs`: for each required column the names it may have. `gives` says what becomes of a row."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[str] = ""
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Are all required columns there?"""
+        return all(any(name in columns for name in names) for names in self.needs)
+
+    def read(self, row: Row) -> Example:
+        """The row as an Example. Raises BadRow."""
+        raise NotImplementedError
+
+    def variants(self) -> list[tuple[str, ...]]:
+        """The sets of required columns, the usual one first."""
+        return list(product(*self.needs))
+
+
+def kind(value: Any) -> str:
+    """The type of a value in the user's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return {str: "text", list: "a list", dict: "an object", tuple: "a list"}.get(type(value), type(value).__name__)
+
+
+def column(row: Row, *names: str) -> str:
+    """The first of these columns that the row has."""
+    return next((name for name in names if name in row), names[0])
+
+
+def text(row: Row, *names: str) -> str:
+    """The text in the first of these columns that the row has. Raises BadRow when it is no text."""
+    name = column(row, *names)
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise BadRow(f"{name!r} is {kind(value)}, not text")
+    return value
+
+
+def filled(row: Row, *names: str) -> str:
+    """Like `text`, and it must not be empty."""
+    value = text(row, *names)
+    if not value.strip():
+        raise BadRow(f"{column(row, *names)!r} is empty")
+    return value
+
+
+def optional_text(row: Row, *names: str) -> str:
+    """Like `text`; '' when the column is absent or null."""
+    return text(row, *names) if row.get(column(row, *names)) is not None else ""
+
+
+def parsed(value: Any, name: str) -> Any:
+    """The value, or what it says as JSON when it is text (as in CSV cells and ShareGPT's tools). Raises BadRow."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"{name!r} is text, but not JSON") from error
+
+
+def listed(row: Row, *names: str) -> list[Any]:
+    """The list in the first of these columns that the row has. Raises BadRow when it is no list or empty."""
+    name = column(row, *names)
+    value = parsed(row.get(name), name)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise BadRow(f"{name!r} is {kind(value)}, not a list")
+    if not value:
+        raise BadRow(f"{name!r} is an empty list")
+    return list(value)
+
+
+def truth(value: Any, name: str) -> bool:
+    """A label as true or false; 0, 1 and the words of CSV files count. Raises BadRow."""
+    words = {"true": True, "false": False, "1": True, "0": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
+    raise BadRow(f"{name!r} is {kind(value)}, not true or false")

@@ -1,0 +1,206 @@
+"""The ledger: what became of every row, and why a row was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.types import Source
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LISTED = 10_000
+"""Dropped rows named for each reason in ledger.json; the counts are always exact."""
+SHOWN = 3
+"""Dropped rows named for each reason on screen."""
+PERCENTILES = (50, 90, 95, 99, 100)
+
+
+@dataclass
+class Tally:
+    """Rows of one source."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: int = 0
+    used: int = 0
+    """Rows of the training mix that come from here (more than kept when a weight repeats them)."""
+
+
+@dataclass
+class Reason:
+    """Why rows were dropped: how many, and which."""
+
+    count: int = 0
+    rows: list[str] = field(default_factory=list)
+    fix: str | None = None
+
+
+@dataclass
+class Ledger:
+    """Counts of rows and tokens. `read` = `kept` + `dropped`; texts that were split count as one kept row."""
+
+    sources: dict[str, Tally] = field(default_factory=dict)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    unscored: int = 0
+    """Rows without a scored token (they are among the dropped)."""
+    truncated: int = 0
+    split: int = 0
+    """Plain texts longer than train.max_tokens, kept as several rows."""
+    duplicates: int = 0
+    """Rows whose tokens equal an earlier row's."""
+    deduplicated: int = 0
+    """Of these, dropped because the recipe asked for it."""
+    held_out: int = 0
+    """Rows kept out of training for validation."""
+    examples: int = 0
+    """Examples to train on, after splitting, holding out and mixing."""
+    tokens: int = 0
+    scored: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Percentiles of the examples' lengths in tokens; p100 is the longest."""
+    mean_length: float = 0.0
+    validation: Ledger | None = None
+    """The ledger of `validate.data`, where the recipe has it."""
+
+    @property
+    def rows_read(self) -> int:
+        """Rows of all sources."""
+        return sum(tally.read for tally in self.sources.values())
+
+    @property
+    def rows_kept(self) -> int:
+        """Rows that became at least one example."""
+        return sum(tally.kept for tally in self.sources.values())
+
+    @property
+    def rows_dropped(self) -> int:
+        """Rows left out, for whatever reason."""
+        return sum(tally.dropped for tally in self.sources.values())
+
+    @property
+    def lost(self) -> float:
+        """Share of the rows left out without being asked to."""
+        return (self.rows_dropped - self.deduplicated) / max(self.rows_read, 1)
+
+    def read(self, name: str) -> None:
+        """One more row of this source."""
+        self.sources.setdefault(name, Tally()).read += 1
+
+    def keep(self, name: str) -> None:
+        """One more row of this source is of use."""
+        self.sources[name].kept += 1
+
+    def drop(self, name: str, source: Source | None, reason: str, fix: str | None = None) -> None:
+        """One more row of this source is left out."""
+        self.sources.setdefault(name, Tally()).dropped += 1
+        entry = self.reasons.setdefault(reason, Reason(fix=fix))
+        entry.count += 1
+        if len(entry.rows) < LISTED:
+            entry.rows.append(str(source))
+
+    def measure(self, lengths: NDArray[np.int32], scored: NDArray[np.int32]) -> None:
+        """Enter the tokens of the examples to train on."""
+        self.examples, self.tokens, self.scored = len(lengths), int(lengths.sum()), int(scored.sum())
+        if len(lengths):
+            values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+            self.lengths = {f"p{p}": int(value) for p, value in zip(PERCENTILES, values, strict=True)}
+            self.mean_length = round(float(lengths.mean()), 1)
+
+    def main_reasons(self) -> list[tuple[str, Reason]]:
+        """Reasons, the commonest first."""
+        return sorted(self.reasons.items(), key=lambda item: -item[1].count)
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole ledger as JSON types. `Ledger.from_json` reads it back."""
+        return {
+            "rows": {
+                "read": self.rows_read,
+                "kept": self.rows_kept,
+                "dropped": self.rows_dropped,
+                "lost_share": round(self.lost, 6),
+                "without_scored_token": self.unscored,
+                "truncated": self.truncated,
+                "split": self.split,
+                "duplicates": self.duplicates,
+                "deduplicated": self.deduplicated,
+                "held_out": self.held_out,
+            },
+            "examples": self.examples,
+            "tokens": {"total": self.tokens, "scored": self.scored},
+            "length": {**self.lengths, "mean": self.mean_length},
+            "sources": {name: vars(tally) for name, tally in self.sources.items()},
+            "dropped": {
+                reason: {"count": entry.count, "rows": entry.rows, "fix": entry.fix}
+                for reason, entry in self.main_reasons()
+            },
+            "validation": self.validation.to_json() if self.validation else None,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Ledger:
+        """The ledger that `to_json` wrote."""
+        rows, length = content["rows"], dict(content["length"])
+        mean = length.pop("mean")
+        return cls(
+            sources={name: Tally(**tally) for name, tally in content["sources"].items()},
+            reasons={
+                name: Reason(entry["count"], list(entry["rows"]), entry["fix"])
+                for name, entry in content["dropped"].items()
+            },
+            unscored=rows["without_scored_token"],
+            truncated=rows["truncated"],
+            split=rows["split"],
+            duplicates=rows["duplicates"],
+            deduplicated=rows["deduplicated"],
+            held_out=rows["held_out"],
+            examples=content["examples"],
+            tokens=content["tokens"]["total"],
+            scored=content["tokens"]["scored"],
+            lengths=length,
+            mean_length=mean,
+            validation=cls.from_json(content["validation"]) if content["validation"] else None,
+        )
+
+    def table(self, title: str = "Data") -> RenderableType:
+        """The ledger for the screen."""
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", show_header=True, header_style="bold")
+        table.add_column("source")
+        for heading in ("read", "kept", "dropped", "used"):
+            table.add_column(heading, justify="right")
+        for name, tally in self.sources.items():
+            table.add_row(name, *(f"{n:,}" for n in (tally.read, tally.kept, tally.dropped, tally.used)))
+        parts: list[RenderableType] = [table, *self._notes()]
+        if self.validation:
+            parts.append(self.validation.table("Validation data"))
+        return Group(*parts)
+
+    def _notes(self) -> list[RenderableType]:
+        from rich.text import Text
+
+        share = self.scored / max(self.tokens, 1)
+        lines = [
+            Text(f"{self.examples:,} examples, {self.tokens:,} tokens, {self.scored:,} of them train ({share:.0%})"),
+            Text("length in tokens: " + "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())),
+        ]
+        counts = {
+            "truncated to whole turns": self.truncated,
+            "texts split": self.split,
+            "without a scored token": self.unscored,
+            "duplicates": self.duplicates,
+            "held out for validation": self.held_out,
+        }
+        if any(counts.values()):
+            lines.append(Text("rows " + ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count)))
+        for reason, entry in self.main_reasons():
+            more = " …" if entry.count > SHOWN else ""
+            lines.append(Text(f"dropped {entry.count:,}: {reason} ({', '.join(entry.rows[:SHOWN])}{more})", "yellow"))
+        return list(lines)

@@ -1,0 +1,153 @@
+"""Text spans into token weights, exactly: a token never counts as the assistant's unless all of it is.
+
+Shape suffixes: T = tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.data.rendering import Layout, RowFault
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Offsets = Sequence[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Tokens:
+    """One tokenised sequence. `ends` are the places behind each scored span: where it may be cut."""
+
+    ids_T: NDArray[np.int32]
+    weights_T: NDArray[np.float32]
+    ends: list[int]
+
+
+class Tokeniser:
+    """Token ids and weights of layouts, in batches."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._added = frozenset(tokenizer.added_tokens_decoder)
+        self.bos = self._before()
+
+    def _before(self) -> list[int]:
+        """What the tokenizer puts before a plain text: BOS, if it adds one."""
+        plain, dressed = self._ids(["a"])[0], list(self.tokenizer("a", add_special_tokens=True)["input_ids"])
+        starts = [i for i in range(len(dressed)) if dressed[i : i + len(plain)] == plain]
+        return dressed[: starts[0]] if starts else []
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return list(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a plain text that is to be continued: BOS once, no EOS."""
+        ids = self._ids([text])[0]
+        return ids if ids[: len(self.bos)] == self.bos else self.bos + ids
+
+    def tokenise(self, layouts: Sequence[Layout]) -> list[Tokens | RowFault]:
+        """Each layout as tokens, or why its mask cannot be exact."""
+        if not layouts:
+            return []
+        texts = [layout.text for layout in layouts]
+        offsets_N: Sequence[Offsets | None]
+        if self.tokenizer.is_fast:
+            encoded = self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            ids_N, offsets_N = encoded["input_ids"], encoded["offset_mapping"]
+        else:
+            ids_N, offsets_N = self._ids(texts), [None] * len(texts)
+        results: list[Tokens | RowFault] = []
+        for layout, ids, offsets in zip(layouts, ids_N, offsets_N, strict=True):
+            try:
+                results.append(self._weigh(layout, ids, offsets))
+            except RowFault as fault:
+                results.append(fault)
+        return results
+
+    def _weigh(self, layout: Layout, ids: list[int], offsets: Offsets | None) -> Tokens:
+        places: list[tuple[int, int]] = []
+        for span in layout.spans:
+            place = self._place(span.start, span.end, ids, offsets) if offsets is not None else None
+            if place is None:
+                ids, places = self._in_pieces(layout, ids)
+                break
+            places.append(place)
+        weights = [layout.base] * len(ids)
+        for span, (first, last) in zip(layout.spans, places, strict=True):
+            weights[first:last] = [span.weight] * (last - first)
+        ends = [last for (_, last), span in zip(places, layout.spans, strict=True) if span.weight > 0]
+        if layout.raw:
+            ids, weights, ends = self._dress(ids, weights, ends)
+        ids_T, weights_T = np.array(ids, np.int32), np.array(weights, np.float32)
+        weights_T[:1] = 0  # nothing predicts the first token
+        return Tokens(ids_T, weights_T, ends)
+
+    def _dress(self, ids: list[int], weights: list[float], ends: list[int]) -> tuple[list[int], list[float], list[int]]:
+        """BOS before a plain text and EOS after it, neither twice. EOS trains as the text's last token does."""
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise RowFault(
+                "the tokenizer has no end-of-sequence token, so the end of a text cannot be learnt",
+                fix="set eos_token in the model's tokenizer_config.json",
+            )
+        weight = weights[-1] if weights else 0.0
+        if ids[: len(self.bos)] != self.bos:
+            ids, weights = self.bos + ids, [0.0] * len(self.bos) + weights
+            ends = [end + len(self.bos) for end in ends]
+        if ids[-1] != eos:
+            ids, weights = [*ids, eos], [*weights, weight]
+        return ids, weights, [*ends[:-1], len(ids)] if ends else []
+
+    def _place(self, start: int, end: int, ids: list[int], offsets: Offsets) -> tuple[int, int] | None:
+        """Tokens [first, last) that are exactly the characters [start, end); None when a token straddles an edge.
+
+        An added token that swallowed white space beside it belongs where it begins.
+        """
+        first = bisect_left(offsets, (start,))  # type: ignore[arg-type]
+        last = bisect_left(offsets, (end,), first)  # type: ignore[arg-type]
+        if first == last:
+            return None
+        swallowed = first > 0 and ids[first - 1] in self._added
+        begins = offsets[first][0] == start and (first == 0 or offsets[first - 1][1] == start)
+        stops = offsets[last - 1][1] == end or ids[last - 1] in self._added
+        return (first, last) if (begins or swallowed) and stops else None
+
+    def _in_pieces(self, layout: Layout, whole: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokenise what stands before, in and after each span by itself, as serving does with the prompt.
+
+        Raises RowFault when this tokenizer gives a text other tokens in pieces (those of SentencePiece's kind do).
+        """
+        pieces, cut = [], 0
+        for span in layout.spans:
+            pieces += [layout.text[cut : span.start], layout.text[span.start : span.end]]
+            cut = span.end
+        pieces.append(layout.text[cut:])
+        ids: list[int] = []
+        edges = [0]
+        for piece in self._ids(pieces):
+            ids += piece
+            edges.append(len(ids))
+        if self._text(ids) != self._text(whole):
+            raise RowFault(
+                "a token straddles the edge of what the assistant says",
+                fix="begin and end the assistant's texts without white space",
+            )
+        return ids, [(edges[2 * i + 1], edges[2 * i + 2]) for i in range(len(layout.spans))]
+
+    def _text(self, ids: list[int]) -> str:
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text if isinstance(text, str) else "".join(text)

@@ -1,0 +1,222 @@
+"""One object from training to serving: the model's own chat template, with an exact mask of what trains.
+
+Shape suffixes: T = tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from luthier.data.mask import Tokeniser, Tokens
+from luthier.data.rendering import Conversation, Layout, Renderer, RowFault, Span, message
+from luthier.errors import LuthierError
+from luthier.types import RAW, Encoded, Example, Response, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Score = Literal["assistant", "last", "all"]
+
+
+@dataclass(slots=True)
+class Coded:
+    """An encoded example before it is fitted to the longest allowed row."""
+
+    sequences: list[Tokens]
+    text: bool
+    """Plain text: it may be split anywhere."""
+    turns: bool
+    """One conversation: it may be cut behind a turn."""
+
+    def encoded(self, row: int = 0) -> Encoded:
+        """What the loop takes."""
+        ids = tuple(tokens.ids_T for tokens in self.sequences)
+        weights = tuple(tokens.weights_T for tokens in self.sequences)
+        return Encoded(ids, weights, shared_prefix(self.sequences), row)
+
+
+def shared_prefix(sequences: Sequence[Tokens]) -> int:
+    """Length of the prefix that all sequences have in common and none scores; 0 for a single sequence."""
+    if len(sequences) < 2:
+        return 0
+    length = min(len(tokens.ids_T) for tokens in sequences)
+    for tokens in sequences:
+        scored = np.flatnonzero(tokens.weights_T[:length])
+        length = int(scored[0]) if len(scored) else length
+        differ = np.flatnonzero(tokens.ids_T[:length] != sequences[0].ids_T[:length])
+        length = int(differ[0]) if len(differ) else length
+    return length
+
+
+class Template:
+    """The chat template of one tokenizer: `encode` for training, `prompt_ids` for serving, `stop_ids` for both.
+
+    The tokens of a training row are those that serving would see: the prompt with the generation prompt, then what
+    the assistant says, up to and with its end token. What a template writes after the end token never trains, and
+    where it stands last it is left off (a causal model does not see it).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer)
+        self._tokeniser = Tokeniser(tokenizer)
+
+    def encode(self, example: Example, score: Score = "assistant") -> Encoded:
+        """The example as tokens; weights say which train. Raises LuthierError when the mask cannot be exact.
+
+        A conversation whose template rewrites earlier turns (Qwen 3 takes their thinking out) gives several
+        sequences, the longest first: each scored turn in the context it would be served in. Otherwise there is one
+        sequence for each response.
+        """
+        coded = self.encode_batch([example], score)[0]
+        if isinstance(coded, LuthierError):
+            raise coded
+        return coded.encoded()
+
+    def encode_batch(self, examples: Sequence[Example], score: Score = "assistant") -> list[Coded | LuthierError]:
+        """Many examples at once, which is much faster. A fault stands in the place of its example."""
+        results: list[Coded | LuthierError | None] = [None] * len(examples)
+        layouts_N: list[list[Layout]] = [[] for _ in examples]
+        chats: list[tuple[int, Conversation]] = []
+        for n, example in enumerate(examples):
+            try:
+                if _is_raw(example):
+                    layouts_N[n] = [_text_layout(example, response, score) for response in example.responses]
+                else:
+                    chats += [(n, chat) for chat in self._conversations(example, score)]
+            except LuthierError as error:
+                results[n] = error
+        rendered = self._renderer.layouts([chat for _, chat in chats])
+        for (n, _), layouts in zip(chats, rendered, strict=True):
+            if isinstance(layouts, LuthierError):
+                results[n] = layouts
+            else:
+                layouts_N[n] += layouts
+        good = [n for n in range(len(examples)) if results[n] is None]
+        tokens = iter(self._tokeniser.tokenise([layout for n in good for layout in layouts_N[n]]))
+        for n in good:
+            results[n] = _assemble(examples[n], [next(tokens) for _ in layouts_N[n]])
+        return [result for result in results if result is not None]
+
+    def prompt_ids(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """What the model is given to answer these turns: the rendering with the generation prompt, as tokens."""
+        if turns and all(turn.role == RAW for turn in turns):
+            return self._tokeniser.text_ids("".join(turn.text for turn in turns))
+        conversation = Conversation(tuple(turns), tuple(tools), (None,) * len(turns), 0.0, None)
+        self._require_template(None)
+        self._renderer.check_roles(conversation)
+        text = self._renderer.render([([message(turn) for turn in turns], conversation.tools, True)])[0]
+        if isinstance(text, LuthierError):
+            raise text
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end generation: the tokenizer's and the model's end tokens, and the template's end of turn."""
+        found: set[int] = set()
+        if self.tokenizer.eos_token_id is not None:
+            found.add(int(self.tokenizer.eos_token_id))
+        settings = Path(self.tokenizer.name_or_path or ".") / "generation_config.json"
+        if self.tokenizer.name_or_path and settings.is_file():
+            eos = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
+            found |= {int(token) for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
+        if self._renderer.end_token is not None:
+            found.add(int(self.tokenizer.convert_tokens_to_ids(self._renderer.end_token)))
+        return frozenset(found)
+
+    @cached_property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop tokens as texts."""
+        return tuple(str(self.tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.stop_ids))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all that decides the tokens: the tokenizer, its special tokens, the template."""
+        tokenizer = self.tokenizer
+        words = (
+            tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+        )
+        parts = [words, repr(tokenizer.chat_template), repr(sorted(tokenizer.special_tokens_map.items(), key=repr))]
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+    def _require_template(self, where: str | None) -> None:
+        if not self._renderer.exists:
+            raise LuthierError(
+                "the model's tokenizer has no chat template, and these rows are conversations",
+                where=where,
+                fix="take an instruct model, add a chat_template.jinja to the model's folder, "
+                "or set `chat: false` on the source to train on the texts as they stand",
+            )
+
+    def _conversations(self, example: Example, score: Score) -> list[Conversation]:
+        """One conversation for each response, with the weight of each turn."""
+        where = str(example.source) if example.source else None
+        if not example.responses:
+            raise RowFault(
+                "there is no response to train on (the row does not end with the assistant)",
+                where=where,
+                fix="give rows that end with what the assistant says",
+            )
+        self._require_template(where)
+        judged = len(example.responses) > 1 or example.responses[0].score is not None
+        judged = judged or example.responses[0].step_scores is not None
+        chats = []
+        for response in example.responses:
+            turns = (*example.prompt, *response.turns)
+            _check_turns(turns, where)
+            first = len(example.prompt) if judged else 0
+            if score == "last":
+                first = len(turns) - 1
+            weights = [
+                (1.0 if turn.weight is None else turn.weight) if turn.role == "assistant" and k >= first else None
+                for k, turn in enumerate(turns)
+            ]
+            base = 1.0 if score == "all" and not judged else 0.0
+            if not base:
+                weights = [weight or None for weight in weights]  # a turn that does not train need not be found
+            chats.append(Conversation(turns, example.tools, tuple(weights), base, where))
+        return chats
+
+
+def _check_turns(turns: Sequence[Turn], where: str | None) -> None:
+    for turn in turns:
+        if turn.media:
+            raise RowFault("it has images, sound or video, and only text can train", where=where)
+        if turn.role == RAW:
+            raise RowFault("it mixes plain text with turns of a conversation", where=where)
+        if turn.weight and turn.role != "assistant":
+            raise RowFault("a turn that is not the assistant's has a weight", where=where)
+
+
+def _is_raw(example: Example) -> bool:
+    spoken = [*example.prompt, *(turn for response in example.responses for turn in response.turns)]
+    return bool(example.responses) and all(turn.role == RAW for turn in spoken)
+
+
+def _text_layout(example: Example, response: Response, score: Score) -> Layout:
+    """Prompt and completion end to end, without a template."""
+    prompt = "".join(turn.text for turn in example.prompt)
+    text = "".join(turn.text for turn in response.turns)
+    weight = response.turns[0].weight
+    span = Span(len(prompt), len(prompt) + len(text), 1.0 if weight is None else weight)
+    if not text:
+        raise RowFault("the text is empty", where=str(example.source) if example.source else None)
+    return Layout(prompt + text, [span], 1.0 if score == "all" and len(example.responses) == 1 else 0.0, raw=True)
+
+
+def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Coded | LuthierError:
+    sequences: list[Tokens] = []
+    for tokens in parts:
+        if isinstance(tokens, LuthierError):
+            return RowFault(tokens.what, where=str(example.source) if example.source else None, fix=tokens.fix)
+        sequences.append(tokens)
+    raw = _is_raw(example)
+    return Coded(sequences, text=raw and not example.prompt and len(sequences) == 1, turns=len(example.responses) == 1)
