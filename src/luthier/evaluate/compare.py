@@ -70,11 +70,12 @@ def compare(
     questions = _Questions(task, rows, template, seed)
     with _progress() as progress:
         outcomes = {name: questions.put_to(engine, metrics, progress, name) for name, engine in engines.items()}
+    verdicts = {label: _Verdicts.of(label, metric, rows, outcomes) for label, metric in metrics.items()}
     comparison = Comparison(
         task=task.name,
         systems=tuple(outcomes),
-        scores=tuple(_score(label, metric, rows, outcomes, seed) for label, metric in metrics.items()),
-        samples=tuple(_sample(index, example, metrics, outcomes) for index, example in enumerate(rows)),
+        scores=tuple(verdict.score(seed) for verdict in verdicts.values()),
+        samples=tuple(_sample(index, row, verdicts, outcomes) for index, row in enumerate(rows)),
         seconds={name: outcome.seconds for name, outcome in outcomes.items()},
         cut={
             name: sum(completion.finish == "length" for completion in outcome.completions or ())
@@ -203,38 +204,59 @@ def _batched(
     return [answers[index] for index in range(len(lengths))]
 
 
-def _score(label: str, metric: Metric, rows: Sequence[Example], outcomes: Mapping[str, _Outcome], seed: int) -> Score:
-    statistics = {
-        name: [metric.statistics(*pair) for pair in zip(rows, outcome.responses[label], strict=True)]
-        for name, outcome in outcomes.items()
-    }
-    # a paired comparison takes the rows that every system could be judged on
-    judged = [index for index in range(len(rows)) if all(each[index] is not None for each in statistics.values())]
-    if not judged:
-        raise LuthierError(
-            f"the scorer {label!r} could judge no row for all of {', '.join(outcomes)}",
-            fix="give the rows an `answer` (or a last assistant turn), or take another scorer",
+@dataclass(frozen=True)
+class _Verdicts:
+    """What one metric says of every row of every system: the statistics of each row, None where it cannot judge."""
+
+    label: str
+    metric: Metric
+    statistics: Mapping[str, list[tuple[float, ...] | None]]
+
+    @classmethod
+    def of(cls, label: str, metric: Metric, rows: Sequence[Example], outcomes: Mapping[str, _Outcome]) -> _Verdicts:
+        statistics = {
+            name: [metric.statistics(*pair) for pair in zip(rows, outcome.responses[label], strict=True)]
+            for name, outcome in outcomes.items()
+        }
+        return cls(label, metric, statistics)
+
+    def score(self, seed: int) -> Score:
+        """The value of each system over the rows that every system could be judged on, which makes pairs of them."""
+        rows = len(next(iter(self.statistics.values())))
+        judged = [index for index in range(rows) if all(each[index] is not None for each in self.statistics.values())]
+        if not judged:
+            raise LuthierError(
+                f"the scorer {self.label!r} could judge no row for all of {', '.join(self.statistics)}",
+                fix="give the rows an `answer` (or a last assistant turn), or take another scorer",
+            )
+        stacked = {
+            name: np.array([each[index] for index in judged], dtype=np.float64)
+            for name, each in self.statistics.items()
+        }
+        systems, difference = estimates(self.metric, stacked, seed)
+        return Score(
+            scorer=self.label,
+            higher_is_better=self.metric.higher_is_better,
+            range=self.metric.range,
+            rows=len(judged),
+            unscored=rows - len(judged),
+            systems=systems,
+            difference=difference,
         )
-    stacked = {name: np.array([each[index] for index in judged], dtype=np.float64) for name, each in statistics.items()}
-    systems, difference = estimates(metric, stacked, seed)
-    return Score(
-        scorer=label,
-        higher_is_better=metric.higher_is_better,
-        range=metric.range,
-        rows=len(judged),
-        unscored=len(rows) - len(judged),
-        systems=systems,
-        difference=difference,
-    )
+
+    def of_row(self, name: str, index: int) -> float | None:
+        """The score of one row: what a corpus of this row alone would have."""
+        statistics = self.statistics[name][index]
+        return None if statistics is None else float(self.metric.pooled(np.array([statistics], dtype=np.float64))[0])
 
 
-def _sample(index: int, row: Example, metrics: Mapping[str, Metric], outcomes: Mapping[str, _Outcome]) -> Sample:
+def _sample(index: int, row: Example, verdicts: Mapping[str, _Verdicts], outcomes: Mapping[str, _Outcome]) -> Sample:
     answers = {}
     for name, outcome in outcomes.items():
         completion = outcome.completions[index] if outcome.completions is not None else None
         answers[name] = Answer(
             text=completion.text if completion else None,
             finish=completion.finish if completion else None,
-            scores={label: metric(row, outcome.responses[label][index]) for label, metric in metrics.items()},
+            scores={label: verdict.of_row(name, index) for label, verdict in verdicts.items()},
         )
     return Sample(row, reference(row), answers)

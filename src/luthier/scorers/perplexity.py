@@ -17,8 +17,8 @@ from luthier.types import Example, Response
 class Perplexity(Metric):
     """exp of the mean negative log-likelihood per token of the reference; 1 is certainty.
 
-    The value of a corpus weighs tokens, not rows, equally. Perplexities of models with different tokenizers do not
-    compare.
+    The reference is the first response of the row, otherwise its `answer`. A corpus weighs tokens, not rows, equally.
+    Perplexities of models with different tokenizers do not compare.
     """
 
     higher_is_better: ClassVar[bool] = False
