@@ -94,12 +94,13 @@ class PackedLayout:
         return [self._bucket(group) for group in groups]
 
     def _bucket(self, group: Sequence[Node]) -> Bucket:
-        paths = [
-            torch.cat([torch.arange(a.start, a.end) for a in [*self.ancestors(node), node]]) for node in group
-        ]
+        paths = [torch.cat([torch.arange(a.start, a.end) for a in [*self.ancestors(node), node]]) for node in group]
         lengths = [node.end - node.start for node in group]
         longest, widest = max(lengths), max(len(path) for path in paths)
-        query_BL, key_BK = torch.zeros(len(group), longest, dtype=torch.long), torch.zeros(len(group), widest, dtype=torch.long)
+        query_BL, key_BK = (
+            torch.zeros(len(group), longest, dtype=torch.long),
+            torch.zeros(len(group), widest, dtype=torch.long),
+        )
         for b, (node, path) in enumerate(zip(group, paths, strict=True)):
             query_BL[b, : lengths[b]] = torch.arange(node.start, node.end)
             query_BL[b, lengths[b] :] = node.end - 1
@@ -125,7 +126,9 @@ class PackedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int
+    ) -> Tensor:
         out, kept = attend(query, key, value, layout, scale, window)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
@@ -152,7 +155,14 @@ def attend(
 
 
 def attend_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: Sequence[Tensor], layout: PackedLayout, scale: float, window: int
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kept: Sequence[Tensor],
+    layout: PackedLayout,
+    scale: float,
+    window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value. Keys' and values' gradients add up over the nodes that share them."""
     grad_query = torch.empty_like(query)
@@ -198,7 +208,11 @@ def _gather(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket) -> tuple[
 def _scatter(x: Tensor, out_THD: Tensor, bucket: Bucket, heads: int) -> None:
     """Undo `_fold` into the tokens' places."""
     count, longest = bucket.query_BL.shape
-    flat = x.view(count, heads, -1, longest, x.shape[-1]).permute(0, 3, 1, 2, 4).reshape(count * longest, *out_THD.shape[1:])
+    flat = (
+        x.view(count, heads, -1, longest, x.shape[-1])
+        .permute(0, 3, 1, 2, 4)
+        .reshape(count * longest, *out_THD.shape[1:])
+    )
     out_THD.index_copy_(0, bucket.token_real, flat.index_select(0, bucket.real))
 
 

@@ -150,6 +150,16 @@ def _once(ctx: Any) -> None:
     ctx.spent = True
 
 
+def _through_norm(
+    residual_TD: Tensor, grad_TD: Tensor | None, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """(gradient of the block's input: through the norm and past it, gradient of the norm's weight)."""
+    if grad_TD is None:  # nothing below trains
+        return None, None
+    own = _norm_weight_grad(grad_TD, x_TD, rstd_T, weight_D)
+    return kernels.rms_norm_backward(residual_TD, grad_TD, x_TD, weight_D, rstd_T), own
+
+
 def _norm_weight_grad(grad: Tensor, x: Tensor, rstd: Tensor, weight: Tensor) -> Tensor | None:
     if not weight.requires_grad:
         return None
@@ -174,20 +184,16 @@ class _FeedForwardBlock(torch.autograd.Function):
         grad_TD = grads[0].contiguous()
         x_TD, rstd_T, gate_up_TF, z_TR, z_down_TR = ctx.saved_tensors
         block: _FeedForward = ctx.block
-        needed = any(ctx.needs_input_grad[i] for i in range(len(ctx.needs_input_grad) - 4))  # anything above `down`
-        act_TF = kernels.swiglu(gate_up_TF)
-        grad_act_TF, grads_down = projections.backward(grad_TD, act_TF, z_down_TR, [block.down], needed)
-        if grad_act_TF is None:
-            return (grad_TD, None, *([None] * (1 + 4 * len(block.gate_up))), *grads_down)
-        grad_gate_up_TF, _ = kernels.swiglu_backward_(gate_up_TF, grad_act_TF)
-        normed_TD, _ = kernels.rms_norm(x_TD, block.norm, block.eps)
+        found_down = projections.backward(grad_TD, z_down_TR, [block.down], True)
+        assert found_down.x_TI is not None
+        grad_gate_up_TF, act_TF = kernels.swiglu_backward_(gate_up_TF, found_down.x_TI)
+        projections.backward_weights(found_down, grad_TD, act_TF, [block.down])
         need_x = ctx.needs_input_grad[0] or block.norm.requires_grad
-        grad_normed_TD, grads_up = projections.backward(grad_gate_up_TF, normed_TD, z_TR, block.gate_up, need_x)
-        if grad_normed_TD is None:
-            return (None, None, None, *grads_up, *grads_down)
-        grad_norm = _norm_weight_grad(grad_normed_TD, x_TD, rstd_T, block.norm)
-        grad_x_TD = kernels.rms_norm_backward(grad_TD, grad_normed_TD, x_TD, block.norm, rstd_T)
-        return (grad_x_TD, None, grad_norm, *grads_up, *grads_down)
+        found = projections.backward(grad_gate_up_TF, z_TR, block.gate_up, need_x)
+        normed_TD, _ = kernels.rms_norm(x_TD, block.norm, block.eps)
+        projections.backward_weights(found, grad_gate_up_TF, normed_TD, block.gate_up)
+        grad_x_TD, grad_norm = _through_norm(grad_TD, found.x_TI, x_TD, block.norm, rstd_T)
+        return (grad_x_TD, None, grad_norm, *found.flat, *found_down.flat)
 
 
 class _AttentionBlock(torch.autograd.Function):
@@ -227,24 +233,23 @@ class _AttentionBlock(torch.autograd.Function):
         x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *rest = ctx.saved_tensors
         block: _Attention = ctx.block
         raw, kept = (rest[:2], rest[2:]) if block.head_norms is not None else ([], rest)
-        grad_out, grads_out = projections.backward(grad_TD, out_THE.flatten(1), z_out_TR, [block.out], True)
-        assert grad_out is not None
+        found_out = projections.backward(grad_TD, z_out_TR, [block.out], True)
+        assert found_out.x_TI is not None
+        projections.backward_weights(found_out, grad_TD, out_THE.flatten(1), [block.out])
         q_THE, k_TGE, v_TGE = _heads(qkv_TO, block)
-        grad_out_THE = grad_out.view_as(out_THE)
+        grad_out_THE = found_out.x_TI.view_as(out_THE)
         grad_heads = attention.attend_backward(
             grad_out_THE, q_THE, k_TGE, v_TGE, kept, ctx.layout, block.scale, ctx.window
         )
         grad_qkv_TO = torch.cat([g.flatten(1) for g in grad_heads], dim=1)
         kernels.rope_(_heads_to_turn(grad_qkv_TO, block), cos_TE, sin_TE, -1.0)
         grads_head = [None, None] if block.head_norms is None else _head_norms_backward(grad_qkv_TO, raw, block)
-        normed_TD, _ = kernels.rms_norm(x_TD, block.norm, block.eps)
         need_x = ctx.needs_input_grad[0] or block.norm.requires_grad
-        grad_normed_TD, grads_qkv = projections.backward(grad_qkv_TO, normed_TD, z_TR, block.qkv, need_x)
-        if grad_normed_TD is None:
-            return (None, None, None, None, None, None, *grads_head, *grads_qkv, *grads_out)
-        grad_norm = _norm_weight_grad(grad_normed_TD, x_TD, rstd_T, block.norm)
-        grad_x_TD = kernels.rms_norm_backward(grad_TD, grad_normed_TD, x_TD, block.norm, rstd_T)
-        return (grad_x_TD, None, None, None, None, grad_norm, *grads_head, *grads_qkv, *grads_out)
+        found = projections.backward(grad_qkv_TO, z_TR, block.qkv, need_x)
+        normed_TD, _ = kernels.rms_norm(x_TD, block.norm, block.eps)
+        projections.backward_weights(found, grad_qkv_TO, normed_TD, block.qkv)
+        grad_x_TD, grad_norm = _through_norm(grad_TD, found.x_TI, x_TD, block.norm, rstd_T)
+        return (grad_x_TD, None, None, None, None, grad_norm, *grads_head, *found.flat, *found_out.flat)
 
 
 def _heads(qkv_TO: Tensor, block: _Attention) -> tuple[Tensor, Tensor, Tensor]:

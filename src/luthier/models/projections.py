@@ -84,36 +84,52 @@ def forward(x_TI: Tensor, group: Sequence[Projection]) -> tuple[Tensor, Tensor |
     return y_TO, z_TR
 
 
-def backward(
-    grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, group: Sequence[Projection], need_input: bool
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """(gradient of x if needed, gradients of each projection's `tensors`, None for those that do not train)."""
-    grad_x_TI: Tensor | None = None
-    grad_z_TR = None if z_TR is None else torch.empty_like(z_TR)
-    grads: list[list[Tensor | None]] = []
+@dataclass
+class Gradients:
+    """What the backward pass of a group has found so far. `x_TI` is None if nobody asked for it."""
+
+    x_TI: Tensor | None
+    z_TR: Tensor | None
+    own: list[list[Tensor | None]]
+    """For each projection, the gradients of its `tensors`."""
+
+    @property
+    def flat(self) -> list[Tensor | None]:
+        """Gradients of all projections' tensors, in order."""
+        return [grad for own in self.own for grad in own]
+
+
+def backward(grad_TO: Tensor, z_TR: Tensor | None, group: Sequence[Projection], need_input: bool) -> Gradients:
+    """Everything that can be had without the input: its own gradient, those of the biases and of LoRA's B."""
+    found = Gradients(None, None if z_TR is None else torch.empty_like(z_TR), [])
     for p, columns, ranks in _slices(group):
         grad = grad_TO[:, columns]
         if need_input:
-            grad_x_TI = grad @ p.weight if grad_x_TI is None else grad_x_TI.addmm_(grad, p.weight)
+            found.x_TI = grad @ p.weight if found.x_TI is None else found.x_TI.addmm_(grad, p.weight)
         own: list[Tensor | None] = [None] * 4
-        if p.weight.requires_grad:
-            own[0] = grad.T @ x_TI
         if p.bias is not None and p.bias.requires_grad:
             own[1] = grad.sum(0, dtype=torch.float32).to(p.bias.dtype)
-        if p.up is not None and z_TR is not None and grad_z_TR is not None:
-            grad_z_TR[:, ranks] = grad @ (p.up * p.scale).to(grad.dtype)
+        if p.up is not None and z_TR is not None and found.z_TR is not None:
+            found.z_TR[:, ranks] = grad @ (p.up * p.scale).to(grad.dtype)
             if p.up.requires_grad:
                 own[3] = (z_TR[:, ranks].T @ grad).T.to(p.up.dtype).mul_(p.scale)
-        grads.append(own)
-    if grad_z_TR is not None:
-        down_RI = _down(group, x_TI.dtype)
-        if grad_x_TI is not None and down_RI is not None:
-            grad_x_TI.addmm_(grad_z_TR, down_RI)
-        grad_down_RI = grad_z_TR.T @ x_TI
-        for (p, _, ranks), own in zip(_slices(group), grads, strict=True):
-            if p.down is not None and p.down.requires_grad:
-                own[2] = grad_down_RI[ranks].to(p.down.dtype)
-    return grad_x_TI, [grad for own in grads for grad in own]
+        found.own.append(own)
+    if found.z_TR is not None and found.x_TI is not None:
+        down_RI = _down(group, grad_TO.dtype)
+        assert down_RI is not None
+        found.x_TI.addmm_(found.z_TR, down_RI)
+    return found
+
+
+def backward_weights(found: Gradients, grad_TO: Tensor, x_TI: Tensor, group: Sequence[Projection]) -> Gradients:
+    """The rest, which needs the input: gradients of the weights and of LoRA's A."""
+    down_RI = None if found.z_TR is None else found.z_TR.T @ x_TI
+    for (p, columns, ranks), own in zip(_slices(group), found.own, strict=True):
+        if p.weight.requires_grad:
+            own[0] = grad_TO[:, columns].T @ x_TI
+        if p.down is not None and p.down.requires_grad and down_RI is not None:
+            own[2] = down_RI[ranks].to(p.down.dtype)
+    return found
 
 
 def _down(group: Sequence[Projection], dtype: torch.dtype) -> Tensor | None:

@@ -45,7 +45,9 @@ class Forward:
         if layout == "packed" and obstacle:
             from luthier.errors import LuthierError
 
-            raise LuthierError(f"the packed layout cannot be used: {obstacle}", where="train.layout", fix="set it to auto")
+            raise LuthierError(
+                f"the packed layout cannot be used: {obstacle}", where="train.layout", fix="set it to auto"
+            )
         self.layout: Layout = "padded" if layout == "padded" or obstacle else "packed"
         noise = has_dropout(self.causal_lm)
         self.share_prefix = share_prefix and self.layout == "packed" and not noise
@@ -156,7 +158,8 @@ def plain_head(model: nn.Module) -> Head | None:
     head = Head(
         linear.weight,
         linear.bias,
-        scale=float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0),
+        scale=float(getattr(config, "logit_scale", None) or 1.0)
+        / float(getattr(config, "logits_scaling", None) or 1.0),
         softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
     )
     captured: list[Tensor] = []

@@ -54,7 +54,9 @@ def log_probabilities(hidden_SD: Tensor, target_S: Tensor, head: Head) -> tuple[
         bias = head.bias_V if head.bias_V is not None else hidden_SD.new_empty(0)
         return _FrozenHead.apply(hidden_SD, head.weight_VD, bias, target_S)  # type: ignore[no-untyped-call]
     parts = [
-        torch.utils.checkpoint.checkpoint(_chunk, hidden_SD[i : i + CHUNK], target_S[i : i + CHUNK], head, use_reentrant=False)
+        torch.utils.checkpoint.checkpoint(
+            _chunk, hidden_SD[i : i + CHUNK], target_S[i : i + CHUNK], head, use_reentrant=False
+        )
         for i in range(0, len(target_S), CHUNK)
     ]
     if not parts:
@@ -70,7 +72,9 @@ def _chunk(hidden_CD: Tensor, target_C: Tensor, head: Head) -> tuple[Tensor, Ten
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor, target_S: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor, target_S: Tensor
+    ) -> tuple[Tensor, Tensor]:
         logp_S = torch.empty(len(target_S), dtype=torch.float32, device=hidden_SD.device)
         mean_S = torch.empty_like(logp_S)
         expected_SD = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None

@@ -49,7 +49,9 @@ def library() -> ctypes.CDLL | None:
             _compile(compiler, path)
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
-        return None  # a compiler that cannot build them is no compiler to us; the path that a run takes says which it is
+        return (
+            None  # a compiler that cannot build them is no compiler to us; the path that a run takes says which it is
+        )
     for name, signature in SIGNATURES.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = signature, None
@@ -61,7 +63,9 @@ def _digest(compiler: str) -> str:
     processor = Path("/proc/cpuinfo")
     flags = ""
     if processor.exists():
-        flags = next((line for line in processor.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+        flags = next(
+            (line for line in processor.read_text().splitlines() if line.startswith(("flags", "Features"))), ""
+        )
     content = "\n".join([SOURCE.read_text(), *FLAGS, compiler, platform.platform(), flags])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
