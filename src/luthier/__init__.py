@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "Run", "chat", "evaluate", "export", "train"]
+__all__ = ["LuthierError", "Recipe", "Run", "chat", "evaluate", "export", "train"]
 
 _HOMES = {
+    "LuthierError": "luthier.errors",
     "Recipe": "luthier.recipe",
     "Run": "luthier.run",
-    "train": "luthier.verbs",
-    "evaluate": "luthier.verbs",
     "export": "luthier.verbs",
     "chat": "luthier.verbs",
 }
 
 if TYPE_CHECKING:
+    from luthier.errors import LuthierError
     from luthier.recipe import Recipe
     from luthier.run import Run
     from luthier.verbs import chat, evaluate, export, train
@@ -26,6 +29,28 @@ def __getattr__(name: str) -> Any:
     """Import on first use, so that `import luthier` stays free of torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOMES[name]), name)
+
+
+class _Verb:
+    """`luthier.train` and `luthier.evaluate` are verbs, though rooms of these names lie beside them.
+
+    Python sets a package's attribute to a submodule when that is first imported; a data descriptor stands above it.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, package: ModuleType | None, owner: type) -> Any:
+        return getattr(import_module("luthier.verbs"), self.name)
+
+    def __set__(self, package: ModuleType, room: ModuleType) -> None:
+        """The room stays in sys.modules, where `from luthier.train import …` finds it."""
+
+
+class _Package(ModuleType):
+    train = _Verb()
+    evaluate = _Verb()
+
+
+sys.modules[__name__].__class__ = _Package

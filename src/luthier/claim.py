@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Recipe, Task, differences, loads, located, lock, resolve
+from luthier.recipe import Plugin, Recipe, Task, differences, loads, located, lock, resolve
 from luthier.recipe.describe import show
 from luthier.run import Run, write_atomically
 from luthier.seams import SEAMS
@@ -20,10 +20,17 @@ SHOWN = 5
 class Claim:
     """What of a recipe's work its run folder holds already."""
 
-    begun: bool
     trained: bool
+    unexported: tuple[Plugin, ...]
+    """Exports that are not there."""
     unscored: tuple[Task, ...]
     """Tasks without scores of these weights."""
+    reported: bool
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing left to do?"""
+        return self.trained and self.reported and not self.unexported and not self.unscored
 
 
 def claim(run: Run, recipe: Recipe) -> Claim:
@@ -40,9 +47,16 @@ def claim(run: Run, recipe: Recipe) -> Claim:
     trained = run.adapter.is_dir() or run.model.is_dir()
     scores = run.read_json(run.summary_path).get("scores", {})
     before = {task.name: task for task in old.evaluate} if old is not None else {}
-    unscored = tuple(task for task in recipe.evaluate if task.name not in scores or before.get(task.name) != task)
+    unscored = tuple(
+        task for task in recipe.evaluate if not trained or task.name not in scores or before.get(task.name) != task
+    )
+    unexported = tuple(
+        plugin
+        for plugin in recipe.export
+        if not trained or old is None or plugin not in old.export or not (run.folder / plugin.name).is_dir()
+    )
     write_atomically(run.recipe_path, lock(recipe))
-    return Claim(begun=old is not None, trained=trained, unscored=unscored)
+    return Claim(trained, unexported, unscored, reported=run.report_path.exists())
 
 
 def _read(run: Run) -> Recipe | None:

@@ -1,0 +1,118 @@
+"""The export gate: the exported folder must read text exactly as training did, or there is no export.
+
+Sample rows are rendered by the training path and by a fresh tokenizer from the exported folder, once as a whole row
+through our template and once as a prompt through plain `apply_chat_template`, as others will call it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.types import RAW, Example, Response, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROWS = 32
+"""Sample rows: the first of the data."""
+STAND_INS = (
+    Example((Turn("user", "Hello! 你好 — 3.14 €"),), (Response((Turn("assistant", "Hi,\n  what is it?"),)),)),
+    Example(
+        (Turn("user", "One"), Turn("assistant", "Two"), Turn("user", " <b>three</b>\t")),
+        (Response((Turn("assistant", "def f(x):\n    return x\n"),)),),
+    ),
+)
+"""Rows of our own, for when the data is gone or was never a file."""
+
+
+def gated(write: Callable[[Path], object], folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:
+    """`write` into a folder beside, put it in the place of `folder` if it passes; the number of rows compared.
+
+    Raises LuthierError, with nothing left and an earlier export untouched, when a row gives other tokens.
+    """
+    trial = folder.with_name(f".{folder.name}.export")
+    shutil.rmtree(trial, ignore_errors=True)
+    try:
+        write(trial)
+        rows = compare(tokenizer, trial, samples(recipe), recipe)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        trial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    return rows
+
+
+def samples(recipe: Recipe) -> Sequence[Example]:
+    """The first rows of the data that trained; rows of our own where it cannot be read any more."""
+    from luthier.data import read
+
+    try:
+        found = list(itertools.islice(read(recipe.data), ROWS))
+    except LuthierError:
+        found = []
+    return [example for example in found if example.responses] or STAND_INS
+
+
+def compare(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Sequence[Example], recipe: Recipe) -> int:
+    """Compare token ids row by row; the number compared. Raises LuthierError at the first difference."""
+    from transformers import AutoTokenizer
+
+    from luthier.data import Template
+
+    fresh: Any = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=recipe.model.trust_remote_code, local_files_only=True
+    )
+    ours, theirs = Template(tokenizer), Template(fresh)
+    compared = 0
+    for row in rows:
+        try:
+            before = ours.encode(row, recipe.train.score)
+        except LuthierError:
+            continue  # a row that training left out too
+        after = theirs.encode(row, recipe.train.score)
+        for a, b in zip(before.ids, after.ids, strict=True):
+            _same(a.tolist(), b.tolist(), row, folder, tokenizer)
+        if row.prompt and row.prompt[0].role != RAW and row.prompt[-1].role != "assistant":
+            _same(ours.prompt_ids(row.prompt, row.tools), _plain_prompt(fresh, row), row, folder, tokenizer)
+        compared += 1
+    if not compared:
+        raise LuthierError("no sample row could be rendered, so the export cannot be checked", where=str(folder))
+    return compared
+
+
+def _plain_prompt(tokenizer: Any, row: Example) -> list[int]:
+    from luthier.data.rendering import message
+
+    rendered = tokenizer.apply_chat_template(
+        [message(turn) for turn in row.prompt],
+        tools=[dict(tool) for tool in row.tools] or None,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+    )
+    return list(rendered["input_ids"])
+
+
+def _same(before: list[int], after: list[int], row: Example, folder: Path, tokenizer: Any) -> None:
+    if before == after:
+        return
+    place = next(
+        (place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
+    seen = [tokenizer.decode(ids[max(0, place - 3) : place + 3]) for ids in (before, after)]
+    raise LuthierError(
+        f"the exported model would read text otherwise than it was trained: token {place} of a sample row differs "
+        f"({seen[0]!r} in training, {seen[1]!r} exported); nothing was exported",
+        where=str(row.source) if row.source else str(folder),
+        fix="this is a fault of the tokenizer's files or of ours: please report it with the model's name",
+    )

@@ -1,0 +1,78 @@
+"""A run's model and its base on the tasks of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.recipe import Recipe, Task
+from luthier.run import Run
+from luthier.types import Completion, Encoded, Engine, Sampling
+
+if TYPE_CHECKING:
+    from luthier.evaluate import Comparison
+    from luthier.models import Policy
+
+
+class AdapterOff:
+    """The base behind an adapter, as an engine: the same weights in memory, the adapter off while it works."""
+
+    def __init__(self, engine: Engine, policy: Policy) -> None:
+        self.engine, self.policy = engine, policy
+
+    def _off(self) -> AbstractContextManager[None]:
+        return self.policy.adapter_off()
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """As `Engine.generate`."""
+        with self._off():
+            return self.engine.generate(prompts, sampling)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        """As `Engine.stream`."""
+        with self._off():
+            yield from self.engine.stream(prompt, sampling)
+
+    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """As `Engine.score`."""
+        with self._off():
+            return self.engine.score(rows)
+
+
+def open_engines(run: Run, recipe: Recipe, *, base: bool) -> tuple[Policy, Mapping[str, Engine]]:
+    """The run's model as an engine `tuned`, after `base` where it is wanted: the adapter off, or the base loaded."""
+    from luthier import models
+    from luthier.data import Template
+    from luthier.engines import LocalEngine
+
+    def engine(policy: Policy) -> Engine:
+        return LocalEngine(policy.module, policy.tokenizer, Template(policy.tokenizer).stop_ids)
+
+    policy = models.open_run(run)
+    tuned = engine(policy)
+    if not base:
+        return policy, {"tuned": tuned}
+    if policy.has_adapter:
+        return policy, {"base": AdapterOff(tuned, policy), "tuned": tuned}
+    return policy, {"base": engine(models.load(recipe.model, train=False)), "tuned": tuned}
+
+
+def score(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
+    """Score the run on the tasks, record samples and scores in its folder, and return the comparisons."""
+    from luthier.data import Template, read
+    from luthier.evaluate import compare
+
+    if not tasks:
+        return []
+    rows = [list(read(task.data)) for task in tasks]  # what cannot be read is known before a model is loaded
+    policy, engines = open_engines(run, recipe, base=any(task.base for task in tasks))
+    template = Template(policy.tokenizer)
+    found = []
+    for task, examples in zip(tasks, rows, strict=True):
+        chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
+        found.append(compare(task, examples, template, chosen, run=run, seed=recipe.seed))
+    return found

@@ -1,0 +1,65 @@
+"""What the verbs show in the terminal besides progress."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from luthier.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 200
+"""Columns where there is no terminal: tables are not cut for a file."""
+
+
+@cache
+def console(stderr: bool = False) -> Console:
+    """Results go to stdout; what accompanies them goes to stderr."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=PIPED_WIDTH)
+
+
+def say(text: str) -> None:
+    """A line that accompanies the work."""
+    console(stderr=True).print(text, markup=False, highlight=False)
+
+
+def closing(run: Run) -> None:
+    """How a run went: its loss curve, its time, where everything lies and what to do next."""
+    from luthier.evaluate import loss_curve_text
+
+    out = console()
+    summary = run.read_json(run.summary_path)
+    out.print("\nLoss", style="bold")
+    out.print(loss_curve_text(run), markup=False)
+    out.print(_figures(summary), markup=False)
+    places = {
+        "adapter": run.adapter,
+        "model": run.model,
+        "merged": run.merged,
+        "report": run.report_path,
+        "loss curve": run.folder / "loss.png",
+    }
+    out.print()
+    for name, path in places.items():
+        if path.exists():
+            out.print(f"{name:<11} {path}", markup=False)
+    out.print(f"\nTalk to it:  luthier chat {run.folder}", style="bold", markup=False)
+
+
+def _figures(summary: dict[str, Any]) -> str:
+    seconds, tokens = summary.get("seconds") or 0.0, summary.get("tokens") or 0
+    parts = [f"{summary.get('steps')} steps", f"{seconds:,.0f} s", f"{tokens:,} tokens"]
+    if summary.get("tokens_per_s"):
+        parts.append(f"{summary['tokens_per_s']:,.0f} tokens/s")
+    if summary.get("peak_memory"):
+        parts.append(f"peak {summary['peak_memory'] / 2**30:.1f} GiB")
+    first, last = summary.get("first_loss"), summary.get("last_loss")
+    if first is not None and last is not None:
+        parts.append(f"loss {first:.3f} → {last:.3f}")
+    return ", ".join(parts)

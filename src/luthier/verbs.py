@@ -1,0 +1,187 @@
+"""The system on one page: each verb is a short function over a recipe or a run.
+
+A run folder is all that passes between them, so each verb starts alone from what is on disk. Heavy imports stay inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.recipe import Loaded, Plugin, Recipe, Task, json_schema, load, override, resolve
+from luthier.recipe import explain as explained
+from luthier.run import Run
+from luthier.screen import closing, console, say
+from luthier.seams import SEAMS
+
+if TYPE_CHECKING:
+    from luthier.data import Prepared
+    from luthier.evaluate import Comparison
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home
+
+
+def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Train what the recipe says, score it before and after, write the report; return the run.
+
+    The same recipe on the same folder continues where it was stopped, and does nothing when all is done. Raises
+    LuthierError for whatever the user can mend, as early as it can be known.
+    """
+    from luthier import claim
+
+    resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
+    run = Run(Path(resolved.output))
+    with run.locked():
+        held = claim.claim(run, resolved)
+        if not held.trained:
+            _fit(resolved, run)
+        for plugin in held.unexported:
+            _export(run, resolved, plugin, run.folder / plugin.name)
+        _evaluate(run, resolved, held.unscored)
+        if held.finished:
+            say(f"this run is finished; remove {run.folder} to train it anew")
+        else:
+            _report(run)
+        closing(run)
+    return run
+
+
+def _fit(recipe: Recipe, run: Run) -> None:
+    """The training itself: data, model, loop, and what was trained into the run folder."""
+    from luthier import check, models
+    from luthier.evaluate import record_environment
+    from luthier.train import fit
+
+    prepared = prepare(recipe, run)
+    objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
+    check.responses(prepared.train, objective.needs, recipe.objective.name)
+    policy = models.load(recipe.model, recipe.adapt, seed=recipe.seed)
+    check.context(prepared.train, policy.module.config)
+    fit(policy, objective, prepared, recipe, run)
+    models.save(policy, run)
+    record_environment(run)
+
+
+def prepare(recipe: Recipe, run: Run | None = None) -> Prepared:
+    """Read, render and tokenise the data (or find it in the cache), and show the ledger."""
+    from luthier.data import prepare
+    from luthier.models import fetch
+    from luthier.models.loading import load_tokenizer
+
+    folder = fetch(recipe.model).folder
+    prepared = prepare(recipe, load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code))
+    if run is not None:
+        run.write_json(run.ledger_path, prepared.ledger.to_json())
+    console(stderr=True).print(prepared.ledger.table())
+    return prepared
+
+
+def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
+    """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
+    run = _opened(run)
+    recipe = _recipe_of(run, overrides)
+    if not recipe.evaluate:
+        raise LuthierError(
+            "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
+        )
+    with run.locked():
+        comparisons = _evaluate(run, recipe, recipe.evaluate)
+        _report(run)
+    console().print(f"report      {run.report_path}", markup=False)
+    return comparisons
+
+
+def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = None, keys: Sequence[str] = ()) -> Path:
+    """Write a run's model for others to load. Raises LuthierError, and leaves nothing, if it reads text otherwise."""
+    run = _opened(run)
+    recipe = _recipe_of(run, [f"export={to}", *(f"export.{to}.{key}" for key in keys)])
+    with run.locked():
+        return _export(run, recipe, recipe.export[0], folder or run.folder / to)
+
+
+def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:
+    """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
+    resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
+    prepared = prepare(resolved)
+    if show:
+        from luthier.data import show as shown
+
+        console().print(shown(prepared, show))
+    return prepared
+
+
+def models() -> None:
+    """List the known models: what is cached, sizes and licences."""
+    from rich.table import Table
+
+    from luthier.models import catalogue
+
+    table = Table("name", "cached", "from", "licence", "about", box=None, header_style="bold", pad_edge=False)
+    for known in catalogue():
+        size = f"{known.size / 2**20:,.0f} MiB" if known.cached else "–"
+        table.add_row(known.alias, size, known.origin, known.licence, known.about)
+    console().print(table)
+
+
+def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
+    """Print every resolved value of a recipe with where it came from."""
+    console().print(explained(_loaded(recipe, overrides), SEAMS))
+
+
+def schema() -> dict[str, Any]:
+    """Print the JSON schema of recipes, for editors; and return it."""
+    content = json_schema(SEAMS)
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+    return content
+
+
+def demo(output: Path, overrides: Sequence[str] = ()) -> Run:
+    """The shipped demo: its recipe and data are copied beside the run folder, and trained on."""
+    from luthier.demo import prepare
+
+    recipe = prepare(output.with_name(f"{output.name}-recipe"), output)
+    say(f"the demo's recipe and data: {recipe.parent}")
+    return train(recipe, overrides)
+
+
+# the steps that verbs share
+def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str]) -> Loaded:
+    return override(recipe, overrides) if isinstance(recipe, Recipe) else load(recipe, overrides)
+
+
+def _opened(run: Run | str | Path) -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
+
+
+def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
+    return resolve(load(run.recipe_path, overrides), SEAMS).recipe
+
+
+def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
+    from luthier import gate, models
+
+    exporter = SEAMS["exporter"].build(plugin.name, plugin.args)
+    policy = models.open_run(run)
+    rows = gate.gated(lambda target: exporter(policy, target), folder, policy.tokenizer, recipe)
+    say(f"exported to {folder}; {rows} sample rows give the same tokens as in training")
+    return folder
+
+
+def _evaluate(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
+    from luthier.scoring import score
+
+    comparisons = score(run, recipe, tasks)
+    for comparison in comparisons:
+        console().print(comparison.table())
+        console().print(comparison.sample_table())
+    return comparisons
+
+
+def _report(run: Run) -> None:
+    from luthier.evaluate import write_report
+
+    write_report(run)

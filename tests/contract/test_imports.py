@@ -1,0 +1,62 @@
+"""The command line starts fast: what it imports before it must is held to a list."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "pandas", "pyarrow")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The top-level modules in sys.modules after running `code` in a fresh interpreter."""
+    script = f"import sys\n{code}\nprint(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "luthier",
+        "luthier.recipe",
+        "luthier.types",
+        "luthier.registry",
+        "luthier.run",
+        "luthier.errors",
+        "luthier.cli",
+        "luthier.verbs",
+        "luthier.seams",
+        "luthier.claim",
+        "luthier.faults",
+    ],
+)
+def test_importing_it_imports_nothing_heavy(module: str) -> None:
+    assert not loaded_after(f"import {module}") & set(HEAVY)
+
+
+def test_help_needs_no_pydantic() -> None:
+    code = "from luthier.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+    assert not loaded_after(code) & {*HEAVY, "pydantic", "yaml", "numpy"}
+
+
+def test_checking_and_locking_a_recipe_needs_no_torch() -> None:
+    code = (
+        "from luthier.recipe import loads, resolve, lock\nfrom luthier.seams import SEAMS\n"
+        "lock(resolve(loads('model: m\\ndata: d\\noutput: o'), {k: SEAMS[k] for k in ('adapter', 'optimizer')}).recipe)"
+    )
+    assert "torch" not in loaded_after(code)
+
+
+def test_help_takes_less_than_three_tenths_of_a_second() -> None:
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "luthier", "--help"], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    seconds()  # compiles and warms
+    assert min(seconds() for _ in range(5)) < 0.3
