@@ -16,7 +16,7 @@ from luthier.evaluate.comparison import Answer, Comparison, Sample, Score, recor
 from luthier.run import Run
 from luthier.scorers import SCORERS
 from luthier.scorers.metric import Metric, reference
-from luthier.types import Completion, Engine, Example, Response, Sampling, Scorer, Turn
+from luthier.types import RAW, Completion, Engine, Example, Response, Sampling, Scorer, Turn
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -184,10 +184,17 @@ class _Questions:
 
 
 def _reference_response(row: Example) -> Response:
-    """The first response, or the answer as one; without turns when the row has neither."""
+    """The first response, or the answer as one; without turns when the row has neither.
+
+    Turn weights are taken off: they say what trains, not what is judged.
+    """
     if row.responses:
-        return row.responses[0]
-    return Response(() if row.answer is None else (Turn("assistant", row.answer),))
+        first = row.responses[0]
+        return replace(first, turns=tuple(replace(turn, weight=None) for turn in first.turns))
+    if row.answer is None:
+        return Response(())
+    role = RAW if all(turn.role == RAW for turn in row.prompt) else "assistant"
+    return Response((Turn(role, row.answer),))
 
 
 def _batched(

@@ -134,6 +134,19 @@ def test_perplexity_beside_words_and_rows_without_a_reference():
     assert comparison.samples[3].expected is None and comparison.samples[3].answers["base"].scores["perplexity"] is None
 
 
+def test_plain_text_with_an_answer_stays_plain_and_training_weights_do_not_count():
+    class Strict(Letters):
+        def encode(self, example: Example, score: str = "assistant") -> Encoded:
+            (turn,) = example.responses[0].turns
+            assert turn.role == example.prompt[0].role.replace("user", "assistant") and turn.weight is None
+            return super().encode(example, score)
+
+    untrained = Response((Turn("assistant", "4", weight=0.0),))
+    rows = [Example((Turn("text", "2+2="),), answer="4"), Example((Turn("user", "2+2"),), (untrained,))]
+    comparison = compare(task("perplexity"), rows, Strict(), {"base": ByHeart({})})
+    assert comparison.headline.rows == 2
+
+
 def test_same_scorer_with_other_keys_has_its_own_line():
     rows = sums(3)
     comparison = compare(task({"rouge": {"variant": 1}}, "rouge"), rows, Letters(), {"base": ByHeart(right(rows))})
