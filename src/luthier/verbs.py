@@ -19,7 +19,7 @@ from luthier.screen import closing, console, say
 from luthier.seams import SEAMS
 
 if TYPE_CHECKING:
-    from luthier.data import Prepared
+    from luthier.data import Prepared, Template
     from luthier.evaluate import Comparison
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home
@@ -56,7 +56,8 @@ def _fit(recipe: Recipe, run: Run) -> None:
     from luthier.evaluate import record_environment
     from luthier.train import fit
 
-    prepared = prepare(recipe, run)
+    prepared = _prepare(recipe, _template(recipe))
+    run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
     check.responses(prepared.train, objective.needs, recipe.objective.name)
     policy = models.load(recipe.model, recipe.adapt, seed=recipe.seed)
@@ -66,18 +67,22 @@ def _fit(recipe: Recipe, run: Run) -> None:
     record_environment(run)
 
 
-def prepare(recipe: Recipe, run: Run | None = None) -> Prepared:
+def _prepare(recipe: Recipe, template: Template) -> Prepared:
     """Read, render and tokenise the data (or find it in the cache), and show the ledger."""
     from luthier.data import prepare
+
+    prepared = prepare(recipe, template.tokenizer)
+    console(stderr=True).print(prepared.ledger.table())
+    return prepared
+
+
+def _template(recipe: Recipe) -> Template:
+    """The recipe's model's chat template; fetches the model, does not load its weights."""
+    from luthier.data import Template
     from luthier.models import fetch
     from luthier.models.loading import load_tokenizer
 
-    folder = fetch(recipe.model).folder
-    prepared = prepare(recipe, load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code))
-    if run is not None:
-        run.write_json(run.ledger_path, prepared.ledger.to_json())
-    console(stderr=True).print(prepared.ledger.table())
-    return prepared
+    return Template(load_tokenizer(fetch(recipe.model).folder, trust_remote_code=recipe.model.trust_remote_code))
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
@@ -106,11 +111,12 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
 def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:
     """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
     resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
-    prepared = prepare(resolved)
+    template = _template(resolved)
+    prepared = _prepare(resolved, template)
     if show:
         from luthier.data import show as shown
 
-        console().print(shown(prepared, show))
+        console().print(shown(prepared.train, template, show))
     return prepared
 
 
