@@ -27,7 +27,7 @@ PACKED = "luthier_packed"
 LAYOUT = "packed_layout"
 """The keyword under which `PackedLayout` is handed to the model."""
 KEEP_PROBABILITIES = 512
-"""Attention probabilities of nodes with at most this many keys are kept for the backward pass; longer are recomputed."""
+"""Attention probabilities of nodes with at most this many keys are kept for the backward pass, others made again."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,25 @@ class PackedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
-        return *attend_backward(grads[0], query, key, value, kept, ctx.layout, ctx.scale, ctx.window), None, None, None
+        found = attend_backward(grads[0], (query, key, value), kept, ctx.layout, ctx.scale, ctx.window)
+        return *found, None, None, None
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Attention output, T H D, and the probabilities kept for the backward pass (empty tensors where recomputed)."""
+    """Attention output, T H D, and what `attend_backward` wants kept.
+
+    On CPU that is each bucket's probabilities (empty where they are made again), on CUDA the differentiable output
+    and its inputs.
+    """
+    if query.is_cuda:
+        from luthier.models.attention_cuda import flex_attention
+
+        with torch.enable_grad():
+            inputs = [x.detach().transpose(0, 1).requires_grad_() for x in (query, key, value)]
+            out = flex_attention(inputs[0], inputs[1], inputs[2], layout, scale, window)
+        return out.detach(), [out, *inputs]
     out = query.new_empty(query.shape)
     kept = []
     for bucket in layout.buckets:
@@ -156,15 +168,17 @@ def attend(
 
 def attend_backward(
     grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
     kept: Sequence[Tensor],
     layout: PackedLayout,
     scale: float,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value. Keys' and values' gradients add up over the nodes that share them."""
+    query, key, value = inputs
+    if query.is_cuda:
+        q, k, v = torch.autograd.grad(kept[0], kept[1:], grad)
+        return q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
     grad_query = torch.empty_like(query)
     grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
     grad_value = torch.zeros_like(grad_key)
@@ -240,7 +254,7 @@ def packed_attention(
     if query.is_cuda:
         from luthier.models.attention_cuda import flex_attention
 
-        return flex_attention(query, key, value, layout, scale, window), None
+        return flex_attention(query[0], key[0], value[0], layout, scale, window)[None], None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return PackedAttention.apply(q, k, v, layout, scale, window)[None], None  # type: ignore[no-untyped-call]
 

@@ -44,12 +44,11 @@ def unfuse(model: nn.Module) -> None:
             model.set_submodule(name, layer.original)
 
 
-class FusedLayer(GradientCheckpointingLayer):
+class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
     """A decoder layer whose packed forward runs the fused blocks."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
-        self.original: nn.Module
         for name, child in layer.named_children():
             self.add_module(name, child)
         object.__setattr__(self, "original", layer)  # not a submodule: parameter names stay as they are
@@ -75,8 +74,10 @@ class FusedLayer(GradientCheckpointingLayer):
         cos, sin = kwargs["position_embeddings"]
         attention_block, feed_forward = blocks
         x_TD = hidden_states[0]
-        x_TD = _AttentionBlock.apply(x_TD, attention_block, layout, cos[0], sin[0], *attention_block.tensors)
-        x_TD = _FeedForwardBlock.apply(x_TD, feed_forward, *feed_forward.tensors)
+        x_TD = _AttentionBlock.apply(  # type: ignore[no-untyped-call]
+            x_TD, attention_block, layout, cos[0], sin[0], *attention_block.tensors
+        )
+        x_TD = _FeedForwardBlock.apply(x_TD, feed_forward, *feed_forward.tensors)  # type: ignore[no-untyped-call]
         return x_TD[None]
 
 
@@ -110,36 +111,41 @@ class _FeedForward:
         return self.norm, *(tensor for p in (*self.gate_up, self.down) for tensor in p.tensors)
 
 
-def _blocks(layer: nn.Module) -> tuple[_Attention, _FeedForward] | None:
+def _blocks(layer: Any) -> tuple[_Attention, _FeedForward] | None:
     """The layer's two blocks as they stand now, or None if a projection is more than the blocks can compute."""
     own, mlp = layer.self_attn, layer.mlp
-    qkv = [projection(getattr(own, name)) for name in QKV]
-    gate_up = [projection(getattr(mlp, name)) for name in GATE_UP]
-    out, down = projection(own.o_proj), projection(mlp.down_proj)
+    modules = [
+        *(getattr(own, name) for name in QKV),
+        own.o_proj,
+        *(getattr(mlp, name) for name in GATE_UP),
+        mlp.down_proj,
+    ]
+    found = [p for p in map(projection, modules) if p is not None]
     silu = type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
-    if None in (*qkv, *gate_up, out, down) or not silu:
+    if len(found) < len(modules) or not silu:
         return None
+    q, k, v, out, gate, up, down = found
     norms = (own.q_norm, own.k_norm) if "q_norm" in own._modules else None
     first, second = layer.input_layernorm, layer.post_attention_layernorm
     return (
         _Attention(
             norm=first.weight,
             eps=first.variance_epsilon,
-            qkv=tuple(qkv),  # type: ignore[arg-type]
-            out=out,  # type: ignore[arg-type]
+            qkv=(q, k, v),
+            out=out,
             head_norms=(norms[0].weight, norms[1].weight) if norms else None,
             head_dim=own.head_dim,
             scale=own.scaling,
             window=_window(own),
         ),
-        _FeedForward(second.weight, second.variance_epsilon, tuple(gate_up), down),  # type: ignore[arg-type]
+        _FeedForward(second.weight, second.variance_epsilon, (gate, up), down),
     )
 
 
-def _window(own: nn.Module) -> int:
+def _window(own: Any) -> int:
     """Tokens a query sees, or 0 for all before it. Mistral reads it off its configuration, Qwen keeps one a layer."""
     if "sliding_window" in own.__dict__:
-        return own.sliding_window or 0  # type: ignore[return-value]
+        return own.sliding_window or 0
     return (own.config.sliding_window or 0) if type(own).__name__ == "MistralAttention" else 0
 
 
@@ -222,24 +228,24 @@ class _AttentionBlock(torch.autograd.Function):
         window = block.window if block.window < layout.longest else 0
         out_THE, kept = attention.attend(q_THE, k_TGE, v_TGE, layout, block.scale, window)
         y_TD, z_out_TR = projections.forward(out_THE.flatten(1), [block.out])
-        ctx.save_for_backward(x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *raw, *kept)
-        ctx.block, ctx.layout, ctx.window, ctx.spent = block, layout, window, False
+        ctx.save_for_backward(x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *raw)
+        ctx.block, ctx.layout, ctx.window, ctx.kept, ctx.spent = block, layout, window, kept, False
         return y_TD.add_(x_TD)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         _once(ctx)
         grad_TD = grads[0].contiguous()
-        x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *rest = ctx.saved_tensors
+        x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *raw = ctx.saved_tensors
         block: _Attention = ctx.block
-        raw, kept = (rest[:2], rest[2:]) if block.head_norms is not None else ([], rest)
+        kept, ctx.kept = ctx.kept, None  # freed as soon as they are used
         found_out = projections.backward(grad_TD, z_out_TR, [block.out], True)
         assert found_out.x_TI is not None
         projections.backward_weights(found_out, grad_TD, out_THE.flatten(1), [block.out])
         q_THE, k_TGE, v_TGE = _heads(qkv_TO, block)
         grad_out_THE = found_out.x_TI.view_as(out_THE)
         grad_heads = attention.attend_backward(
-            grad_out_THE, q_THE, k_TGE, v_TGE, kept, ctx.layout, block.scale, ctx.window
+            grad_out_THE, (q_THE, k_TGE, v_TGE), kept, ctx.layout, block.scale, ctx.window
         )
         grad_qkv_TO = torch.cat([g.flatten(1) for g in grad_heads], dim=1)
         kernels.rope_(_heads_to_turn(grad_qkv_TO, block), cos_TE, sin_TE, -1.0)
@@ -254,14 +260,15 @@ class _AttentionBlock(torch.autograd.Function):
 
 def _heads(qkv_TO: Tensor, block: _Attention) -> tuple[Tensor, Tensor, Tensor]:
     """Views of the queries, keys and values by head."""
-    parts = qkv_TO.split([p.outputs for p in block.qkv], dim=1)
-    q, k, v = (part.unflatten(1, (-1, block.head_dim)) for part in parts)
+    parts = torch.split(qkv_TO, [p.outputs for p in block.qkv], dim=1)
+    q, k, v = (torch.unflatten(part, 1, (-1, block.head_dim)) for part in parts)
     return q, k, v
 
 
 def _heads_to_turn(qkv_TO: Tensor, block: _Attention) -> Tensor:
     """Queries and keys together, by head: what the rotary embedding turns."""
-    return qkv_TO[:, : block.qkv[0].outputs + block.qkv[1].outputs].unflatten(1, (-1, block.head_dim))
+    turned = qkv_TO[:, : block.qkv[0].outputs + block.qkv[1].outputs]
+    return torch.unflatten(turned, 1, (-1, block.head_dim))
 
 
 def _head_norms_backward(grad_qkv_TO: Tensor, raw: list[Tensor], block: _Attention) -> list[Tensor | None]:

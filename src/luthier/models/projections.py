@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Projection:
         return 0 if self.down is None else self.down.shape[0]
 
 
-def projection(module: nn.Module) -> Projection | None:
+def projection(module: Any) -> Projection | None:
     """The projection that a module computes, or None if it is anything but a linear map with plain LoRA or without."""
     if type(module) is nn.Linear:
         return Projection(module.weight, module.bias)
@@ -65,7 +66,8 @@ def projection(module: nn.Module) -> Projection | None:
     )
     if not plain:
         return None
-    down, up = module.lora_A[name].weight, module.lora_B[name].weight
+    down: Any = module.lora_A[name].weight
+    up: Any = module.lora_B[name].weight
     return Projection(base.weight, base.bias, down, up, float(module.scaling[name]))
 
 

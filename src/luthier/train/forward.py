@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class Forward:
         return inputs
 
     def _trunk(self, batch: Batch) -> Tensor:
-        hidden = self.causal_lm.base_model(**self._inputs(batch)).last_hidden_state
+        hidden: Tensor = self.causal_lm.base_model(**self._inputs(batch)).last_hidden_state
         return hidden.view(-1, hidden.shape[-1])
 
     def _whole_head(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -119,14 +119,14 @@ class Forward:
         return ", ".join(parts)
 
 
-def causal_lm(module: nn.Module) -> nn.Module:
+def causal_lm(module: nn.Module) -> Any:
     """The transformers model inside a PEFT model, or the model itself."""
     from peft import PeftModel
 
     return module.get_base_model() if isinstance(module, PeftModel) else module
 
 
-def why_not_packed(model: nn.Module) -> str | None:
+def why_not_packed(model: Any) -> str | None:
     """Why rows cannot be packed for this model, or None if they can."""
     name = type(model).__name__
     if not model._supports_attention_backend:
@@ -149,7 +149,7 @@ def has_dropout(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
-def plain_head(model: nn.Module) -> Head | None:
+def plain_head(model: Any) -> Head | None:
     """The head as W, b, scale and soft cap, verified against the model's own logits; None if it is something else."""
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):

@@ -52,7 +52,8 @@ def log_probabilities(hidden_SD: Tensor, target_S: Tensor, head: Head) -> tuple[
     """(log pi(target), mean over the vocabulary of log pi), each S in fp32 and differentiable."""
     if head.plain:
         bias = head.bias_V if head.bias_V is not None else hidden_SD.new_empty(0)
-        return _FrozenHead.apply(hidden_SD, head.weight_VD, bias, target_S)  # type: ignore[no-untyped-call]
+        logp_S, mean_S = _FrozenHead.apply(hidden_SD, head.weight_VD, bias, target_S)  # type: ignore[no-untyped-call]
+        return logp_S, mean_S
     parts = [
         torch.utils.checkpoint.checkpoint(
             _chunk, hidden_SD[i : i + CHUNK], target_S[i : i + CHUNK], head, use_reentrant=False
@@ -104,9 +105,9 @@ def _statistics(
     hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, expected_CD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(log sum exp, mean log-probability) over the vocabulary; the expected row of the head goes to `expected_CD`."""
-    fp32 = {"dtype": torch.float32, "device": hidden_CD.device}
-    top_C, sum_C, total_C = torch.full(hidden_CD.shape[:1], -torch.inf, **fp32), *torch.zeros(2, len(hidden_CD), **fp32)
-    acc_CD = None if expected_CD is None else torch.zeros(hidden_CD.shape, **fp32)
+    top_C, sum_C, total_C = torch.zeros(3, len(hidden_CD), dtype=torch.float32, device=hidden_CD.device)
+    top_C.fill_(-torch.inf)
+    acc_CD = None if expected_CD is None else torch.zeros_like(hidden_CD, dtype=torch.float32)
     for j in range(0, len(weight_VD), BLOCK):
         block_VD = weight_VD[j : j + BLOCK]
         logits_CV = hidden_CD @ block_VD.T

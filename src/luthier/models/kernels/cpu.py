@@ -1,7 +1,7 @@
 """`cpu.c`, compiled once by the machine's C compiler and kept in the cache; None where there is no compiler.
 
 The library is loaded after torch, whose OpenMP runtime it then shares: one pool of threads, set by
-`torch.set_num_threads`.
+`torch.set_num_threads`. The functions below serve contiguous bf16 tensors (rows of `rope_` may be strided).
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from luthier.cache import root
 
@@ -78,3 +81,64 @@ def _compile(compiler: str, path: Path) -> None:
             [compiler, *FLAGS, str(SOURCE), "-o", str(built), "-lm"], check=True, capture_output=True, timeout=120
         )
         built.replace(path)
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(weight * x * rstd, rstd)."""
+    out_TD, rstd_T = torch.empty_like(x_TD), torch.empty(x_TD.shape[0], dtype=torch.float32)
+    _call("rms_norm", x_TD, weight_D, out_TD, rstd_T, *x_TD.shape, eps)
+    return out_TD, rstd_T
+
+
+def rms_norm_backward(add_TD: Tensor, grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor) -> Tensor:
+    """`add` plus the gradient of x."""
+    out_TD = torch.empty_like(x_TD)
+    _call("rms_norm_backward", add_TD, grad_TD, x_TD, weight_D, rstd_T, out_TD, *x_TD.shape)
+    return out_TD
+
+
+def rope_(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, sign: float) -> Tensor:
+    """Rotary embedding in place."""
+    _call("rope", x_THD, cos_TD, sin_TD, *x_THD.shape, x_THD.stride(0), sign)
+    return x_THD
+
+
+def swiglu(gate_up_TF: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    rows, size = gate_up_TF.shape[0], gate_up_TF.shape[1] // 2
+    out_TF = gate_up_TF.new_empty(rows, size)
+    _call("swiglu", gate_up_TF, out_TF, rows, size)
+    return out_TF
+
+
+def swiglu_backward_(gate_up_TF: Tensor, grad_TF: Tensor) -> tuple[Tensor, Tensor]:
+    """(gradient of gate and up, the output once more), both written over the arguments."""
+    _call("swiglu_backward", gate_up_TF, grad_TF, *grad_TF.shape)
+    return gate_up_TF, grad_TF
+
+
+def causal_softmax_(scores: Tensor, prefix_B: Tensor, length_B: Tensor, scale: float, window: int) -> Tensor:
+    """softmax(scale * scores) over the keys that a query sees, in place."""
+    blocks, queries, keys = scores.shape
+    nodes, longest = len(prefix_B), int(length_B.max())
+    _call("causal_softmax", scores, prefix_B, length_B, blocks, blocks // nodes, queries, longest, keys, window, scale)
+    return scores
+
+
+def causal_softmax_backward_(grad: Tensor, p: Tensor, scale: float) -> Tensor:
+    """Gradient of the scores, in place."""
+    keys = grad.shape[-1]
+    _call("causal_softmax_backward", grad, p, grad.numel() // keys, keys, scale)
+    return grad
+
+
+def online_softmax_(logits_CV: Tensor, top_C: Tensor, sum_C: Tensor, total_C: Tensor) -> tuple[Tensor, Tensor]:
+    """(e^(logits - top), rescale), all in place."""
+    rescale_C = torch.empty_like(top_C)
+    _call("online_softmax", logits_CV, top_C, sum_C, total_C, rescale_C, *logits_CV.shape)
+    return logits_CV, rescale_C
+
+
+def _call(name: str, *arguments: Tensor | int | float) -> None:
+    pointers = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
+    getattr(library(), name)(*pointers)
