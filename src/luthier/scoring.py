@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.recipe import Recipe, Task
+from luthier.recipe import Plugin, Recipe, Task
+from luthier.recipe.describe import default_of, plugin_fields
+from luthier.recipe.resolve import plain
 from luthier.run import Run
+from luthier.seams import SEAMS
 from luthier.types import Completion, Encoded, Engine, Sampling
 
 if TYPE_CHECKING:
@@ -74,5 +78,12 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        found.append(compare(task, examples, template, chosen, run=run, seed=recipe.seed))
+        named = replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers))
+        found.append(compare(named, examples, template, chosen, run=run, seed=recipe.seed))
     return found
+
+
+def _brief(scorer: Plugin) -> Plugin:
+    """The scorer with only the keys that differ from their defaults: a score is named by what is particular to it."""
+    defaults = {f.name: plain(default_of(f)) for f in plugin_fields(SEAMS["scorer"].get(scorer.name))}
+    return Plugin(name=scorer.name, args={k: v for k, v in scorer.args.items() if defaults[k] != v})

@@ -87,6 +87,8 @@ def _template(recipe: Recipe) -> Template:
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
     """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
+    from luthier import claim
+
     run = _opened(run)
     recipe = _recipe_of(run, overrides)
     if not recipe.evaluate:
@@ -94,6 +96,7 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
             "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
         )
     with run.locked():
+        claim.claim(run, recipe)  # its lock keeps the tasks that the scores are of
         comparisons = _evaluate(run, recipe, recipe.evaluate)
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)

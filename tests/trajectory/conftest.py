@@ -1,109 +1,18 @@
-"""A tiny chat model saved as a folder, rows to train it on, and a recipe: real runs through the command line in seconds."""
+"""Fixtures of tests through the command line; see tests/bench.py."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-
-CHATML = (
-    "{% for m in messages %}"
-    "{% if m['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{ raise_exception('unknown role ' + m['role']) }}{% endif %}"
-    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CONTEXT = 256
-
-
-def save_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
-    """Two Llama layers with random weights, and a tokenizer of bytes with a ChatML template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*specials, *letters])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(specials)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = CHATML
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        eos_token_id=2,
-        pad_token_id=0,
-        bos_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from bench import Bench, save_tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-def write_rows(path: Path, count: int = 12) -> Path:
-    rows = [{"prompt": f"count {n}", "completion": "ab" * (n % 4 + 1)} for n in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-class Bench:
-    """A folder with a recipe that trains a tiny model, and the command line to run in it."""
-
-    def __init__(self, folder: Path, model: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
-        write_rows(folder / "rows.jsonl")
-        self.content: dict[str, Any] = {
-            "model": {"name": str(model), "dtype": "fp32"},
-            "data": "rows.jsonl",
-            "adapt": {"lora": {"r": 4}},
-            "train": {"batch": 4, "max_tokens": 128, "threads": 1, "lr": 1e-2},
-            "output": "run",
-        }
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    def __call__(
-        self, verb: str, *overrides: str, prefix: tuple[str, ...] = (), **content: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """`luthier VERB recipe.yaml OVERRIDES`, the recipe's top-level keys changed by `content`."""
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump({**self.content, **content}))
-        return self.luthier(verb, "recipe.yaml", *overrides, prefix=prefix)
-
-    def luthier(
-        self, *arguments: str, prefix: tuple[str, ...] = (), **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "LUTHIER_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        environment.update(options.pop("env", {}))
-        command = [*prefix, sys.executable, "-m", "luthier", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=self.folder, env=environment, timeout=300, **options
-        )
 
 
 @pytest.fixture
