@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BATCH = 32
+BATCH = 64
 """Rows handed to an engine at once; also the step of the progress bar."""
 
 
