@@ -15,11 +15,6 @@ from luthier.run import write_atomically
 FILES = ("recipe.yaml", "train.jsonl", "heldout.jsonl")
 
 
-def recipe_path() -> Path:
-    """The demo's recipe as it ships, its data beside it."""
-    return Path(str(files(__package__).joinpath("recipe.yaml")))
-
-
 def prepare(folder: str | Path, output: str | Path | None = None) -> Path:
     """Copy the demo's recipe and data into `folder`, to be changed there, and return the recipe's path.
 
