@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -107,7 +108,7 @@ def _padded(examples: Sequence[Encoded], _share_prefix: bool) -> Batch:
     weights_N = [weights for example in examples for weights in example.weights]
     longest = max(len(ids) for ids in ids_N)
     ids_T = np.zeros((len(ids_N), longest), np.int64)
-    position_T = np.broadcast_to(np.arange(longest), ids_T.shape)
+    position_T = np.tile(np.arange(longest), (len(ids_N), 1))
     for n, ids in enumerate(ids_N):
         ids_T[n, : len(ids)] = ids
     place_N = [np.arange(n * longest, n * longest + len(ids)) for n, ids in enumerate(ids_N)]
@@ -135,7 +136,7 @@ def _batch(
         row.append(np.full(len(scored), n))
     return Batch(
         ids_T=torch.from_numpy(flat[0]),
-        position_T=torch.from_numpy(np.ascontiguousarray(flat[1])),
+        position_T=torch.from_numpy(flat[1]),
         hidden_S=torch.from_numpy(np.concatenate(hidden)),
         target_S=torch.from_numpy(np.concatenate(target).astype(np.int64)),
         weight_S=torch.from_numpy(np.concatenate(weight).astype(np.float32)),
@@ -152,7 +153,7 @@ def _batch(
 def _forest(ids_N: Sequence[NDArray[np.int32]], share: bool) -> tuple[list[Node], list[NDArray[np.int64]]]:
     """The nodes in layout order (parents before children), and for each row the places of its tokens."""
     order = sorted(range(len(ids_N)), key=lambda n: ids_N[n].tolist()) if share else list(range(len(ids_N)))
-    common = [_common(ids_N[a], ids_N[b]) if share else 0 for a, b in zip(order, order[1:], strict=False)]
+    common = [_common(ids_N[a], ids_N[b]) if share else 0 for a, b in pairwise(order)]
     nodes: list[Node] = []
     place_N: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(ids_N)
 

@@ -1,0 +1,91 @@
+"""The compiled and the Triton kernels against the reference."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from luthier.models.kernels import cpu, reference
+
+T, D, F, H, E = 5, 48, 40, 6, 8
+
+
+def cases(dtype: torch.dtype) -> dict[str, tuple]:
+    """Arguments for each kernel; every call gets fresh copies."""
+    torch.manual_seed(0)
+    x, g, add = (torch.randn(T, D).to(dtype) for _ in range(3))
+    weight = torch.randn(D).to(dtype)
+    rstd = reference.rms_norm(x, weight, 1e-5)[1]
+    angles = torch.randn(2, T, E).to(dtype)
+    running = (torch.randn(T), torch.rand(T), torch.randn(T))
+    return {
+        "rms_norm": (x, weight, 1e-5),
+        "rms_norm_backward": (add, g, x, weight, rstd),
+        "rope_": (torch.randn(T, H, E).to(dtype), angles[0], angles[1], -1.0),
+        "swiglu": (3 * torch.randn(T, 2 * F).to(dtype),),
+        "swiglu_backward_": (3 * torch.randn(T, 2 * F).to(dtype), torch.randn(T, F).to(dtype)),
+        "online_softmax_": (5 * torch.randn(T, 1000).to(dtype), *running),
+    }
+
+
+def outputs(backend, name: str, arguments: tuple) -> list[torch.Tensor]:
+    own = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+    found = getattr(backend, name)(*own)
+    changed = own[1:] if name == "online_softmax_" else []
+    return [*(found if isinstance(found, tuple) else (found,)), *changed]
+
+
+@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+@pytest.mark.parametrize("name", sorted(cases(torch.bfloat16)))
+def test_compiled_equals_reference_to_bf16_rounding(name: str) -> None:
+    arguments = cases(torch.bfloat16)[name]
+    for mine, theirs in zip(outputs(cpu, name, arguments), outputs(reference, name, arguments), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert torch.allclose(mine.float(), theirs.float(), rtol=0.02, atol=0.02), name
+
+
+@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+@pytest.mark.parametrize("window", [0, 3])
+def test_compiled_causal_softmax(window: int) -> None:
+    torch.manual_seed(0)
+    prefix, length = torch.tensor([4, 0], dtype=torch.int32), torch.tensor([3, 5], dtype=torch.int32)
+    scores = 4 * torch.randn(2 * 2, 3 * 5, 9).bfloat16()
+    mine = cpu.causal_softmax_(scores.clone(), prefix, length, 0.3, window)
+    theirs = reference.causal_softmax_(scores.clone(), prefix, length, 0.3, window)
+    assert torch.allclose(mine.float(), theirs.float(), atol=4e-3)
+    assert torch.equal(mine == 0, theirs == 0), "the same keys are seen"
+    grad = torch.randn(scores.shape).bfloat16()
+    back = [b.causal_softmax_backward_(grad.clone(), theirs, 0.3).float() for b in (cpu, reference)]
+    assert torch.allclose(back[0], back[1], atol=4e-3)
+
+
+@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+def test_a_nan_is_not_lost() -> None:
+    x = torch.randn(2, 8).bfloat16()
+    x[1, 3] = torch.nan
+    assert torch.isnan(cpu.rms_norm(x, torch.ones(8).bfloat16(), 1e-5)[0]).any(1).tolist() == [False, True]
+    state = (torch.full((2,), -torch.inf), torch.zeros(2), torch.zeros(2))
+    cpu.online_softmax_(x.clone(), *state)
+    assert torch.isnan(state[1]).tolist() == [False, True]
+
+
+def test_extreme_logits_stay_finite() -> None:
+    x = torch.tensor([[1e4, -1e4, 0.0, 9.9e3]]).bfloat16()
+    for backend in filter(None, (reference, cpu if cpu.library() else None)):
+        state = (torch.full((1,), -torch.inf), torch.zeros(1), torch.zeros(1))
+        terms, _ = backend.online_softmax_(x.clone(), *state)
+        assert terms.float().tolist() == [[1.0, 0.0, 0.0, pytest.approx(0.0, abs=1e-6)]]
+        assert (state[0] + state[1].log()).item() == pytest.approx(1e4, rel=4e-3)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton's interpreter (TRITON_INTERPRET=1)")
+@pytest.mark.parametrize("name", sorted(cases(torch.float32)))
+def test_triton_equals_reference(name: str) -> None:
+    pytest.importorskip("triton")
+    from luthier.models.kernels import cuda
+
+    arguments = cases(torch.float32)[name]
+    for mine, theirs in zip(outputs(cuda, name, arguments), outputs(reference, name, arguments), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
