@@ -23,6 +23,8 @@ class Contender:
     name: str
     tool: str
     settings: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables by which the tool is set."""
 
     def python(self) -> Path:
         """The interpreter of the tool's environment."""

@@ -6,6 +6,7 @@ a resolver would add GPU requirements (torchvision, triton, xformers, bitsandbyt
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -39,3 +40,11 @@ def python_of(peer: str) -> Path:
         (site / f"{module}.py").touch()
     ready.write_text(wanted, encoding="utf-8")
     return python
+
+
+def environment(tool: str) -> dict[str, str]:
+    """The caller's environment variables, without network, GPU or telemetry, and a cache of the tool's own."""
+    cache = PEERS / "cache" / tool
+    cache.mkdir(parents=True, exist_ok=True)
+    own = {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "LUTHIER_CACHE": str(cache)}
+    return {**os.environ, **own, "UNSLOTH_DISABLE_STATISTICS": "1", "DO_NOT_TRACK": "1"}

@@ -55,13 +55,13 @@ def _row(name: str, runs: list[dict[str, Any]], fastest: float | None, leanest: 
 
 def markdown(document: dict[str, Any]) -> str:
     """The table with what it was measured on; ratios above 1 are better than the best peer."""
-    results, machine = document["results"], document["hardware"]
+    results = document["results"]
     fastest, leanest = peers_best(results, "seconds"), peers_best(results, "peak_gib")
     rows = [_row(name, runs, fastest, leanest) for name, runs in results.items()]
     lines = [HEAD, ["---"] * len(HEAD), *rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
-        f"# {document['name']}, {document['date']}\n\n{table}\n\n"
+        f"{table}\n\n"
         "Medians of {repeat} run(s) each, in turn, one at a time. speed × and memory ×: the fastest (leanest) peer "
         "over this line, so above 1 is better than every peer. tokens/s: the {tokens:,} tokens of the rows "
         "as the chat template renders them ({scored:,} of them answers), over the seconds of the epoch; tokens fed "
@@ -73,9 +73,8 @@ def markdown(document: dict[str, Any]) -> str:
             held=document["held_out_rows"],
             base=document["base_loss"],
         )
-        + f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
-        + f"{machine['memory_gib']} GiB, {machine['system']}; bf16 matrix products at {machine['bf16_gflops']:,.0f} "
-        + f"Gflop/s before and {document['bf16_gflops_after']:,.0f} after.\n\n"
+        + f"Matrix products ran at {document['hardware']['bf16_gflops']:,.0f} Gflop/s before and "
+        + f"{document['bf16_gflops_after']:,.0f} after.\n\n"
         + "\n".join(f"- {name}: {_versions(runs[0])}" for name, runs in results.items())
         + "\n"
     )
