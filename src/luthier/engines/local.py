@@ -1,0 +1,217 @@
+"""The engine inside this process: batched decoding over a key-value cache, and the scoring of given tokens.
+
+Shape suffixes: B = rows, T = tokens of the longest row, S = scored positions of any row, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luthier.engines.choice import Choice
+from luthier.engines.decoding import Decoding
+from luthier.engines.text import Text
+from luthier.errors import LuthierError
+from luthier.types import Completion, Encoded, Sampling
+
+HEAD_ROWS = 128
+"""Positions whose log-softmax is taken at once, in fp32."""
+
+
+class LocalEngine:
+    """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
+
+    `stop_ids` end a sequence. `rows` sequences are decoded at a time, fewer when together with their room to grow they
+    would hold more than `tokens` tokens.
+    """
+
+    def __init__(
+        self, module: Any, tokenizer: Any, stop_ids: Collection[int], *, rows: int = 64, tokens: int = 32_768
+    ) -> None:
+        self._module, self._tokenizer, self._stop = module, tokenizer, frozenset(stop_ids)
+        self._rows, self._tokens = rows, tokens
+        self._device = next(module.parameters()).device
+        self._context: int | None = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """One completion for each prompt, in order. `progress` is told how many more have ended.
+
+        Raises LuthierError for an empty prompt and for one that fills the model's context.
+        """
+        done: dict[int, Completion] = {}
+        for numbers in self._batches(prompts, sampling):
+            for number, completion in self._decode([prompts[number] for number in numbers], numbers, sampling):
+                done[number] = completion
+                if progress is not None:
+                    progress(1)
+        return [done[number] for number in range(len(prompts))]
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece; pieces are never half a character."""
+        limit = self._room(prompt, 0, sampling)
+        choice, text = Choice(sampling, [prompt], [0]), Text(self._tokenizer, sampling.stop)
+        decoding = Decoding(self._module, [prompt], self._device)
+        token = -1
+        for count in range(limit):
+            with self._inference():  # per token: the caller may use the model between two pieces
+                logits_BV = decoding.start() if count == 0 else decoding.step([token])
+                token = choice(logits_BV)[0]
+            if token in self._stop:
+                break
+            piece = text.add(token)
+            if piece:
+                yield piece
+            if text.stopped:
+                return
+        rest = text.end()
+        if rest:
+            yield rest
+
+    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row, the log-probability of each scored token of its first response, in order."""
+        done: dict[int, NDArray[np.float32]] = {}
+        waiting = sorted(range(len(rows)), key=lambda number: len(rows[number].ids[0]))
+        with self._inference():
+            while waiting:
+                longest = len(rows[waiting[-1]].ids[0])
+                count = max(1, min(self._rows, 4096 // max(longest, 1)))
+                waiting, numbers = waiting[:-count], waiting[-count:]
+                done |= zip(numbers, self._score([rows[number] for number in numbers]), strict=True)
+        return [done[number] for number in range(len(rows))]
+
+    # decoding
+    def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[list[int]]:
+        """Numbers of the prompts that are decoded together: of like length, the longest first."""
+        for number, prompt in enumerate(prompts):
+            self._room(prompt, number, sampling)
+        waiting = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+        while waiting:
+            longest = len(prompts[waiting[0]]) + sampling.max_new_tokens
+            count = max(1, min(self._rows, self._tokens // longest))
+            yield waiting[:count]
+            waiting = waiting[count:]
+
+    def _room(self, prompt: Sequence[int], number: int, sampling: Sampling) -> int:
+        """How many tokens may follow the prompt."""
+        if not len(prompt):
+            raise LuthierError("an empty prompt has nothing to go on from", where=f"prompt {number + 1}")
+        if self._context is None:
+            return sampling.max_new_tokens
+        if len(prompt) >= self._context:
+            raise LuthierError(
+                f"the prompt has {len(prompt)} tokens, but the model's context ends at {self._context}",
+                where=f"prompt {number + 1}",
+                fix="shorten it",
+            )
+        return min(sampling.max_new_tokens, self._context - len(prompt))
+
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling
+    ) -> Iterator[tuple[int, Completion]]:
+        """Decode one batch; a row leaves it as soon as it ends."""
+        rows = [_Growing(number, self._room(p, number, sampling)) for p, number in zip(prompts, numbers, strict=True)]
+        for row in rows:
+            row.text = Text(self._tokenizer, sampling.stop) if sampling.stop else None
+        choice, decoding = Choice(sampling, prompts, numbers), Decoding(self._module, prompts, self._device)
+        tokens: list[int] = []
+        while rows:
+            with self._inference():
+                tokens = choice(decoding.step(tokens) if tokens else decoding.start())
+            for row, token in zip(rows, tokens, strict=True):
+                row.add(token, self._stop)
+            alive = [place for place, row in enumerate(rows) if row.finish is None]
+            for row in rows:
+                if row.finish is not None:
+                    yield row.number, self._completion(row)
+            if len(alive) < len(rows) and alive:
+                choice.keep(alive)
+                decoding.keep(alive)
+                tokens = [tokens[place] for place in alive]
+            rows = [rows[place] for place in alive]
+
+    def _completion(self, row: _Growing) -> Completion:
+        assert row.finish is not None
+        if row.text is not None:
+            text = "".join([*row.pieces, row.text.end()])
+        else:
+            text = self._tokenizer.decode(row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Completion(tuple(row.ids), text, row.finish)
+
+    # scoring
+    def _score(self, rows: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
+        longest = max(len(row.ids[0]) for row in rows)
+        ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask_BT = torch.zeros_like(ids_BT)
+        for number, row in enumerate(rows):
+            ids_BT[number, : len(row.ids[0])] = torch.from_numpy(row.ids[0].astype(np.int64))
+            mask_BT[number, : len(row.ids[0])] = 1
+        scored = [np.flatnonzero(row.weights[0]) for row in rows]
+        # The token at place t is predicted at t - 1; only places that some row asks for reach the output head.
+        place_S = np.unique(np.concatenate(scored)) - 1
+        if not len(place_S):
+            return (np.zeros(0, np.float32) for _ in rows)
+        logits_BSV: Tensor = self._module(
+            input_ids=ids_BT.to(self._device),
+            attention_mask=None if bool(mask_BT.all()) else mask_BT.to(self._device),
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(place_S).to(self._device),
+        ).logits
+        return (
+            _log_probabilities(logits_BSV[number, np.searchsorted(place_S, wanted - 1)], row.ids[0][wanted])
+            for number, (row, wanted) in enumerate(zip(rows, scored, strict=True))
+        )
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, no dropout; afterwards the module is in the mode it was in."""
+        training = self._module.training
+        if training:
+            self._module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            if training:
+                self._module.train()
+
+
+class _Growing:
+    """One row of a batch under way."""
+
+    def __init__(self, number: int, limit: int) -> None:
+        self.number, self._limit = number, limit
+        self.ids: list[int] = []
+        self.text: Text | None = None
+        self.pieces: list[str] = []
+        self.finish: Any = None
+
+    def add(self, token: int, stop: Collection[int]) -> None:
+        if token in stop:
+            self.finish = "stop"
+            return
+        self.ids.append(token)
+        if self.text is not None:
+            self.pieces.append(self.text.add(token))
+            if self.text.stopped:
+                self.finish = "stop"
+                return
+        if len(self.ids) >= self._limit:
+            self.finish = "length"
+
+
+def _log_probabilities(logits_SV: Tensor, target: NDArray[np.int32]) -> NDArray[np.float32]:
+    target_S = torch.from_numpy(target.astype(np.int64)).to(logits_SV.device)
+    split: Any = torch.split
+    pieces = [
+        chunk_CV.float().log_softmax(-1).gather(-1, target_C[:, None])[:, 0]
+        for chunk_CV, target_C in zip(split(logits_SV, HEAD_ROWS), split(target_S, HEAD_ROWS), strict=True)
+    ]
+    return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0, np.float32)

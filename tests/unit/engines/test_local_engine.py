@@ -1,0 +1,232 @@
+"""The local engine against transformers' own generation, and against itself in batches of other shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from luthier.engines import LocalEngine
+from luthier.engines.choice import Choice
+from luthier.engines.text import Text
+from luthier.errors import LuthierError
+from luthier.types import Encoded, Engine, Sampling
+
+STOP = 2
+VOCABULARY = 259
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte: ids 3 to 258; a character of several bytes is several tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2} | {letter: 3 + place for place, letter in enumerate(letters)}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def tiny(family: str) -> Any:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "eos_token_id": STOP,
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    if family == "gpt2":
+        config = GPT2Config(
+            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3,
+            eos_token_id=STOP, bos_token_id=1, pad_token_id=0,
+        )  # fmt: skip
+        return GPT2LMHeadModel(config).eval()
+    if family == "gemma3":  # a sliding window shorter than what is generated
+        types = ["sliding_attention", "full_attention"]
+        return Gemma3ForCausalLM(Gemma3TextConfig(**shape, head_dim=8, sliding_window=6, layer_types=types)).eval()
+    return LlamaForCausalLM(LlamaConfig(**shape)).eval()
+
+
+PROMPTS = [[1, *range(5, 5 + length)] for length in (3, 11, 7, 7, 1, 16, 2)]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "gemma3"])
+def module(request: pytest.FixtureRequest) -> Any:
+    return tiny(request.param)
+
+
+def reference(module: Any, prompt: list[int], count: int, **options: Any) -> list[int]:
+    out = module.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=count,
+        do_sample=False, **options,
+    )  # fmt: skip
+    new = out[0, len(prompt) :].tolist()
+    return new[: new.index(STOP)] if STOP in new else new
+
+
+def test_it_is_an_engine(module: Any) -> None:
+    assert isinstance(LocalEngine(module, byte_tokenizer(), {STOP}), Engine)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_greedy_in_batches_of_any_size_is_what_transformers_generates(module: Any, rows: int) -> None:
+    engine = LocalEngine(module, byte_tokenizer(), {STOP}, rows=rows)
+    made = engine.generate(PROMPTS, Sampling(max_new_tokens=20))
+    assert [list(c.ids) for c in made] == [reference(module, prompt, 20) for prompt in PROMPTS]
+    assert all(c.finish == ("length" if len(c.ids) == 20 else "stop") for c in made)
+
+
+def test_rows_that_end_leave_the_batch_and_the_others_go_on(module: Any) -> None:
+    free = LocalEngine(module, byte_tokenizer(), ()).generate(PROMPTS, Sampling(max_new_tokens=24))
+
+    def ends(token: int) -> set[int]:
+        return {c.ids.index(token) if token in c.ids else -1 for c in free}
+
+    common = {max((token for c in free for token in c.ids), key=lambda token: len(ends(token)))}
+    ended: list[int] = []
+    made = LocalEngine(module, byte_tokenizer(), common).generate(
+        PROMPTS, Sampling(max_new_tokens=24), progress=ended.append
+    )
+    for whole, cut in zip(free, made, strict=True):
+        first = next((place for place, token in enumerate(whole.ids) if token in common), None)
+        assert cut.ids == whole.ids[:first]
+        assert cut.finish == ("length" if first is None else "stop")
+    assert len({len(c.ids) for c in made}) > 1, "all rows ended together: the test shows nothing"
+    assert sum(ended) == len(PROMPTS)
+
+
+def test_repetition_penalty_is_transformers(module: Any) -> None:
+    engine = LocalEngine(module, byte_tokenizer(), {STOP})
+    made = engine.generate(PROMPTS, Sampling(max_new_tokens=16, repetition_penalty=1.7))
+    assert [list(c.ids) for c in made] == [reference(module, p, 16, repetition_penalty=1.7) for p in PROMPTS]
+    assert made != engine.generate(PROMPTS, Sampling(max_new_tokens=16))
+
+
+def test_sampling_repeats_with_its_seed_whatever_the_batch(module: Any) -> None:
+    warm = Sampling(max_new_tokens=12, temperature=1.5, seed=4)
+    alone, together = (LocalEngine(module, byte_tokenizer(), {STOP}, rows=rows) for rows in (1, 64))
+    made = together.generate(PROMPTS, warm)
+    assert made == together.generate(PROMPTS, warm) == alone.generate(PROMPTS, warm)
+    assert made != together.generate(PROMPTS, Sampling(max_new_tokens=12, temperature=1.5, seed=5))
+    twice = together.generate([PROMPTS[0], PROMPTS[0]], warm)
+    assert twice[0].ids != twice[1].ids, "two rows of one batch drew the same numbers"
+
+
+def test_streamed_text_is_the_generated_text(module: Any) -> None:
+    engine = LocalEngine(module, byte_tokenizer(), {STOP})
+    for sampling in (Sampling(max_new_tokens=30), Sampling(max_new_tokens=30, temperature=1.0, seed=3)):
+        for prompt in PROMPTS:
+            pieces = list(engine.stream(prompt, sampling))
+            assert "".join(pieces) == engine.generate([prompt], sampling)[0].text
+            assert all(pieces)
+
+
+def test_a_stop_string_ends_the_text_before_it(module: Any) -> None:
+    engine = LocalEngine(module, byte_tokenizer(), ())
+    whole = engine.generate(PROMPTS[:1], Sampling(max_new_tokens=20))[0]
+    place = next(i for i in range(4, 20) if "�" not in whole.text[i : i + 2])
+    stop = whole.text[place : place + 2]
+    sampling = Sampling(max_new_tokens=20, stop=(stop,))
+    cut = engine.generate(PROMPTS[:1], sampling)[0]
+    assert cut.finish == "stop"
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert "".join(engine.stream(PROMPTS[0], sampling)) == cut.text
+
+
+def test_scores_are_the_log_softmax_at_the_scored_places(module: Any) -> None:
+    rows = []
+    generator = np.random.default_rng(0)
+    for length in (4, 17, 9, 30):
+        weights = (generator.random(length) < 0.5).astype(np.float32)
+        weights[0], weights[-1] = 0, 1
+        ids = generator.integers(3, VOCABULARY, length).astype(np.int32)
+        rows.append(Encoded((ids,), (weights,)))
+    rows.append(Encoded((rows[0].ids[0],), (np.zeros(4, np.float32),)))
+    scored = LocalEngine(module, byte_tokenizer(), {STOP}).score(rows)
+    for row, found in zip(rows, scored, strict=True):
+        ids = torch.from_numpy(row.ids[0].astype(np.int64))
+        with torch.no_grad():
+            log = module(input_ids=ids[None]).logits[0].log_softmax(-1)
+        wanted = [log[t - 1, ids[t]].item() for t in range(1, len(ids)) if row.weights[0][t] > 0]
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_model_in_training_is_left_in_training() -> None:
+    module = tiny("llama").train()
+    LocalEngine(module, byte_tokenizer(), {STOP}).generate(PROMPTS, Sampling(max_new_tokens=2))
+    assert module.training
+
+
+def test_the_context_ends_generation_and_refuses_prompts_that_fill_it() -> None:
+    engine = LocalEngine(tiny("llama"), byte_tokenizer(), ())
+    made = engine.generate([[1] * 60, [1] * 10], Sampling(max_new_tokens=30))
+    assert [(len(c.ids), c.finish) for c in made] == [(4, "length"), (30, "length")]
+    with pytest.raises(LuthierError, match="context ends at 64"):
+        engine.generate([[1] * 64], Sampling())
+    with pytest.raises(LuthierError, match="empty prompt"):
+        engine.generate([[1], []], Sampling())
+
+
+# the parts
+def test_draws_follow_the_truncated_distribution() -> None:
+    probability = torch.tensor([0.5, 0.25, 0.15, 0.1])
+    logits = probability.log().repeat(4000, 1)
+    cases = {
+        (1.0, 1.0, 0): [0.5, 0.25, 0.15, 0.1],
+        (1.0, 1.0, 2): [2 / 3, 1 / 3, 0, 0],
+        (1.0, 0.7, 0): [2 / 3, 1 / 3, 0, 0],  # 0.5 + 0.25 reaches 0.7; the third token is out
+        (1.0, 0.76, 0): [5 / 9, 2.5 / 9, 1.5 / 9, 0],
+        (0.5, 1.0, 0): [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345],  # squares, normalised
+    }
+    for (temperature, top_p, top_k), expected in cases.items():
+        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=1)
+        drawn = torch.tensor(Choice(sampling, [[0]] * 4000, range(4000))(logits.clone()))
+        found = torch.bincount(drawn, minlength=4) / 4000
+        assert torch.allclose(found, torch.tensor(expected), atol=0.03), (temperature, top_p, top_k)
+
+
+def test_top_p_over_a_flat_vocabulary_sorts_all_of_it() -> None:
+    choice = Choice(Sampling(temperature=1.0, top_p=0.9, seed=0), [[0]] * 300, range(300))
+    drawn = choice(torch.zeros(300, 5000))
+    assert max(drawn) > 1024
+
+
+def test_pieces_are_whole_characters() -> None:
+    tokenizer = byte_tokenizer()
+    said = "né 東京 👩‍🚀!"
+    ids = tokenizer.encode(said, add_special_tokens=False)
+    text = Text(tokenizer)
+    pieces = [text.add(token) for token in ids]
+    assert "".join(pieces) + text.end() == said
+    assert all("�" not in piece for piece in pieces)
+    cut = Text(tokenizer)
+    shown = "".join(cut.add(token) for token in tokenizer.encode("a東", add_special_tokens=False)[:-1])
+    assert shown == "a"
+    assert cut.end() == "�"
+
+
+def test_what_may_become_a_stop_string_is_held_back() -> None:
+    tokenizer = byte_tokenizer()
+    text = Text(tokenizer, ("END",))
+    pieces = [text.add(token) for token in tokenizer.encode("An ENtry, END here", add_special_tokens=False)]
+    assert pieces[:6] == ["A", "n", " ", "", "", "ENt"]
+    assert "".join(pieces) + text.end() == "An ENtry, "
+    assert text.stopped
