@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +89,7 @@ def _find_files(tree: Node, folder: Path | None) -> dict[Key, str]:
         given = node.value
         if Path(given).is_absolute() or _exists(given) or "://" in given:
             continue
-        beside = os.path.relpath(folder / given)
+        beside = str(folder / given)
         if _exists(beside) and (is_source or "/" in given):
             node.value = beside
             notes[key] = f"{given} found beside the recipe"

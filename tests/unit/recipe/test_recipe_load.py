@@ -154,7 +154,8 @@ def test_data_lies_beside_the_caller_or_else_beside_the_recipe(tmp_path: Path, m
     (tmp_path / "recipes" / "d" / "x.csv").touch()
     loaded = load(file)
     paths = [source.path for source in loaded.recipe.data]
-    assert paths == ["../recipes/a.jsonl", "b.jsonl", "c.jsonl", "../recipes/d/*.csv"]
+    beside = file.parent
+    assert paths == [f"{beside}/a.jsonl", "b.jsonl", "c.jsonl", f"{beside}/d/*.csv"]
     assert set(loaded.notes) == {("data", 0, "path"), ("data", 3, "path")}
 
 
