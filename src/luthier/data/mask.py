@@ -1,4 +1,5 @@
-"""Text spans into token weights, exactly: a token never counts as the assistant's unless all of it is.
+"""Text spans into token weights, exactly: a token counts as the assistant's only if all of it is, and the prompt
+before it has the tokens that it has when it is served.
 
 Shape suffixes: T = tokens of a sequence.
 """
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Offsets = Sequence[tuple[int, int]]
+PROMPTS = 4096
+"""Ends of prompts whose tokens are remembered (most templates have one or two)."""
 
 
 @dataclass(slots=True)
@@ -30,12 +33,23 @@ class Tokens:
     ends: list[int]
 
 
+@dataclass(slots=True)
+class Place:
+    """Tokens [first, last) of a span, and the `context` tokens before it, which are the text `prompt`."""
+
+    first: int
+    last: int
+    context: int
+    prompt: str
+
+
 class Tokeniser:
     """Token ids and weights of layouts, in batches."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._added = frozenset(tokenizer.added_tokens_decoder)
+        self._prompts: dict[str, list[int]] = {"": []}
         self.bos = self._before()
 
     def _before(self) -> list[int]:
@@ -70,26 +84,25 @@ class Tokeniser:
             ids_N, offsets_N = encoded["input_ids"], encoded["offset_mapping"]
         else:
             ids_N, offsets_N = self._ids(texts), [None] * len(texts)
+        places_N = [self._places(*one) for one in zip(layouts, ids_N, offsets_N, strict=True)]
+        self._learn([place.prompt for places in places_N if places for place in places])
         results: list[Tokens | RowFault] = []
-        for layout, ids, offsets in zip(layouts, ids_N, offsets_N, strict=True):
+        for layout, ids, places in zip(layouts, ids_N, places_N, strict=True):
             try:
-                results.append(self._weigh(layout, ids, offsets))
+                results.append(self._weigh(layout, ids, places))
             except RowFault as fault:
                 results.append(fault)
         return results
 
-    def _weigh(self, layout: Layout, ids: list[int], offsets: Offsets | None) -> Tokens:
-        places: list[tuple[int, int]] = []
-        for span in layout.spans:
-            place = self._place(span.start, span.end, ids, offsets) if offsets is not None else None
-            if place is None:
-                ids, places = self._in_pieces(layout, ids)
-                break
-            places.append(place)
+    def _weigh(self, layout: Layout, ids: list[int], places: list[Place] | None) -> Tokens:
+        if places is None or any(self._prompts[p.prompt] != ids[p.first - p.context : p.first] for p in places):
+            ids, runs = self._in_pieces(layout, ids)
+        else:
+            runs = [(place.first, place.last) for place in places]
         weights = [layout.base] * len(ids)
-        for span, (first, last) in zip(layout.spans, places, strict=True):
+        for span, (first, last) in zip(layout.spans, runs, strict=True):
             weights[first:last] = [span.weight] * (last - first)
-        ends = [last for (_, last), span in zip(places, layout.spans, strict=True) if span.weight > 0]
+        ends = [last for (_, last), span in zip(runs, layout.spans, strict=True) if span.weight > 0]
         if layout.raw:
             ids, weights, ends = self._dress(ids, weights, ends)
         ids_T, weights_T = np.array(ids, np.int32), np.array(weights, np.float32)
@@ -112,19 +125,39 @@ class Tokeniser:
             ids, weights = [*ids, eos], [*weights, weight]
         return ids, weights, [*ends[:-1], len(ids)] if ends else []
 
-    def _place(self, start: int, end: int, ids: list[int], offsets: Offsets) -> tuple[int, int] | None:
-        """Tokens [first, last) that are exactly the characters [start, end); None when a token straddles an edge.
+    def _places(self, layout: Layout, ids: list[int], offsets: Offsets | None) -> list[Place] | None:
+        """The tokens of each span, exactly its characters; None when a token straddles an edge.
 
         An added token that swallowed white space beside it belongs where it begins.
         """
-        first = bisect_left(offsets, (start,))  # type: ignore[arg-type]
-        last = bisect_left(offsets, (end,), first)  # type: ignore[arg-type]
-        if first == last:
+        if offsets is None:
             return None
-        swallowed = first > 0 and ids[first - 1] in self._added
-        begins = offsets[first][0] == start and (first == 0 or offsets[first - 1][1] == start)
-        stops = offsets[last - 1][1] == end or ids[last - 1] in self._added
-        return (first, last) if (begins or swallowed) and stops else None
+        places = []
+        for span in layout.spans:
+            first = bisect_left(offsets, (span.start,))
+            last = bisect_left(offsets, (span.end,), first)
+            if first == last:
+                return None
+            swallowed = first > 0 and ids[first - 1] in self._added
+            begins = offsets[first][0] == span.start and (first == 0 or offsets[first - 1][1] == span.start)
+            stops = offsets[last - 1][1] == span.end or ids[last - 1] in self._added
+            if not ((begins or swallowed) and stops):
+                return None
+            start = first  # the prompt since the last added token: nothing before that bears on its tokens
+            while start > 0 and ids[start - 1] not in self._added:
+                start -= 1
+            start = max(start - 1, 0)
+            prompt = layout.text[offsets[start][0] if first else 0 : span.start]
+            places.append(Place(first, last, first - start, prompt))
+        return places
+
+    def _learn(self, prompts: list[str]) -> None:
+        """Tokenise ends of prompts by themselves: they must have the tokens that they have before an answer."""
+        if len(self._prompts) > PROMPTS:
+            self._prompts = {"": []}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompts]
+        if new:
+            self._prompts |= dict(zip(new, self._ids(new), strict=True))
 
     def _in_pieces(self, layout: Layout, whole: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise what stands before, in and after each span by itself, as serving does with the prompt.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -67,6 +67,12 @@ class Conversation:
     weights: tuple[float | None, ...]
     base: float
     where: str | None
+    asked: tuple[int, ...] = field(init=False)
+    """The turns whose place is wanted."""
+
+    def __post_init__(self) -> None:
+        wanted = tuple(k for k, weight in enumerate(self.weights) if weight is not None)
+        object.__setattr__(self, "asked", wanted)
 
 
 Job = tuple[list[Message], Tools, bool]
@@ -134,7 +140,7 @@ class Renderer:
         rendered = self.tokenizer.apply_chat_template(
             conversations, tools=[dict(tool) for tool in tools] or None, tokenize=False, add_generation_prompt=opened
         )
-        return list(rendered)  # type: ignore[arg-type]
+        return list(rendered)
 
     def _one(self, messages: list[Message], tools: Tools, opened: bool) -> str | LuthierError:
         try:
@@ -160,12 +166,14 @@ class Renderer:
         if role not in ROLES and not re.search(rf"(['\"]){re.escape(role)}\1", self.source):
             return False
         own: Message = {"role": role, "content": SENTINEL}
-        user, reply = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+        user: Message = {"role": "user", "content": "a"}
+        reply: Message = {"role": "assistant", "content": "b"}
         call = {"type": "function", "function": {"name": "f", "arguments": {}}}
-        calling = {"role": "assistant", "content": "", "tool_calls": [{"id": "a12345678", **call}]}
+        calling: Message = {"role": "assistant", "content": "", "tool_calls": [{"id": "a12345678", **call}]}
         result = {**own, "name": "f", "tool_call_id": "a12345678"}
         trials = [[own], [own, user], [user, own], [user, reply, own], [user, calling, result], [user, reply, result]]
-        texts = self.render([(trial, (), False) for trial in trials])
+        jobs: list[Job] = [(trial, (), False) for trial in trials]
+        texts = self.render(jobs)
         return any(isinstance(text, str) and SENTINEL in text for text in texts)
 
     def layouts(self, conversations: Sequence[Conversation]) -> list[list[Layout] | LuthierError]:
@@ -185,16 +193,16 @@ class Renderer:
         jobs: list[Job] = []
         for conversation in conversations:
             messages = [message(turn) for turn in conversation.turns]
-            for k in _asked(conversation):
+            for k in conversation.asked:
                 # the first turn has no prompt to be given; a sentinel in its place shows where it begins
                 opened = messages[:k] if k else [{**messages[0], "content": SENTINEL}]
                 jobs += [(opened, conversation.tools, k > 0), (messages[: k + 1], conversation.tools, False)]
-            if not _asked(conversation):
+            if not conversation.asked:
                 jobs.append((messages, conversation.tools, False))
         texts = iter(self.render(jobs))
         results: list[list[Layout] | LuthierError] = []
         for conversation in conversations:
-            mine = [next(texts) for _ in range(2 * len(_asked(conversation)) or 1)]
+            mine = [next(texts) for _ in range(2 * len(conversation.asked) or 1)]
             try:
                 results.append(self._join(conversation, mine))
             except LuthierError as error:
@@ -207,7 +215,7 @@ class Renderer:
             if isinstance(text, LuthierError):
                 raise RowFault(text.what, where=conversation.where)
             rendered.append(text)
-        asked = _asked(conversation)
+        asked = conversation.asked
         if not asked:
             return [Layout(rendered[0], [], conversation.base)]
         layouts: list[Layout] = []
@@ -267,21 +275,23 @@ class Renderer:
     def _marked(self, conversation: Conversation) -> Layout:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        asked = _asked(conversation)
+        asked = conversation.asked
         kept = conversation.turns[: asked[-1] + 1] if asked else conversation.turns
-        tools = [dict(tool) for tool in conversation.tools] or None
+        tools: Any = [dict(tool) for tool in conversation.tools] or None
+        special: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
         try:
-            rendered, found = render_jinja_template(
+            rendered: Any = render_jinja_template(
                 [[message(turn) for turn in kept]],
                 tools=tools,
                 chat_template=self.tokenizer.get_chat_template(tools=tools),
                 return_assistant_tokens_mask=True,
-                **self.tokenizer.special_tokens_map,
+                **special,
             )
         except REFUSALS as error:
             reason = f"the chat template refuses the conversation: {_first_line(error)}"
             raise RowFault(reason, where=conversation.where) from error
-        text, places = rendered[0], found[0]
+        text: str = rendered[0][0]
+        places: list[tuple[int, int]] = rendered[1][0]
         spoken = [k for k, turn in enumerate(kept) if turn.role == "assistant"]
         if len(places) != len(spoken):
             raise RowFault(
@@ -328,11 +338,6 @@ class Renderer:
                 where=conversation.where,
                 fix="use a model whose template has a place for it, or take it out of the rows",
             )
-
-
-def _asked(conversation: Conversation) -> list[int]:
-    """The turns whose place is wanted."""
-    return [k for k, weight in enumerate(conversation.weights) if weight is not None]
 
 
 def _holds(text: str, part: str) -> bool:

@@ -122,14 +122,14 @@ class Template:
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end generation: the tokenizer's and the model's end tokens, and the template's end of turn."""
         found: set[int] = set()
-        if self.tokenizer.eos_token_id is not None:
-            found.add(int(self.tokenizer.eos_token_id))
+        given = self.tokenizer.eos_token_id
+        found |= set(given if isinstance(given, list) else [] if given is None else [given])
         settings = Path(self.tokenizer.name_or_path or ".") / "generation_config.json"
         if self.tokenizer.name_or_path and settings.is_file():
             eos = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
             found |= {int(token) for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
         if self._renderer.end_token is not None:
-            found.add(int(self.tokenizer.convert_tokens_to_ids(self._renderer.end_token)))
+            found.add(self.tokenizer.added_tokens_encoder[self._renderer.end_token])
         return frozenset(found)
 
     @cached_property

@@ -23,8 +23,8 @@ class Messages(Shape):
 
 
 @dataclass(frozen=True)
-class ShareGPT(Shape):
-    """ShareGPT: from and value (human, gpt, system, function_call, observation); the tags may be renamed."""
+class Tagged(Shape):
+    """A shape whose messages may speak ShareGPT's dialect, or one with renamed tags."""
 
     role_tag: str = "from"
     content_tag: str = "value"
@@ -33,10 +33,6 @@ class ShareGPT(Shape):
     observation_tag: str = "observation"
     function_tag: str = "function_call"
     system_tag: str = "system"
-
-    needs: ClassVar = (("conversations",),)
-    optional: ClassVar = ("tools", "system", "images")
-    gives: ClassVar = "a conversation; every gpt and function_call turn trains"
 
     @property
     def tags(self) -> Tags:
@@ -50,6 +46,15 @@ class ShareGPT(Shape):
             self.function_tag,
             self.system_tag,
         )
+
+
+@dataclass(frozen=True)
+class ShareGPT(Tagged):
+    """ShareGPT: from and value (human, gpt, system, function_call, observation)."""
+
+    needs: ClassVar = (("conversations",),)
+    optional: ClassVar = ("tools", "system", "images")
+    gives: ClassVar = "a conversation; every gpt and function_call turn trains"
 
     def read(self, row: Row) -> Example:
         return conversation(row, turns(listed(row, "conversations"), self.tags))

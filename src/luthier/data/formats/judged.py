@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from luthier.data.formats.conversation import ShareGPT
+from luthier.data.formats.conversation import Tagged
 from luthier.data.formats.plain import alpaca_prompt, prompt_turns, reply_turn
 from luthier.data.formats.shape import BadRow, Row, Shape, column, filled, kind, listed, truth
 from luthier.data.formats.turns import Tags, conversation, tools, turn, turns, with_system
@@ -17,8 +17,9 @@ SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 """How the transcripts of HH-RLHF mark who speaks."""
 
 
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and isinstance(value[0], Mapping)
+def _messages(value: Any) -> list[Any] | None:
+    """The value, if it is a list of messages."""
+    return list(value) if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) else None
 
 
 def _transcript(text: str) -> tuple[Turn, ...] | None:
@@ -54,7 +55,7 @@ def _split_turns(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[
 
 
 @dataclass(frozen=True)
-class Preference(ShareGPT):
+class Preference(Tagged):
     """A better and a worse response. The prompt is a column, or what both begin with."""
 
     needs: ClassVar = (("chosen",), ("rejected",))
@@ -69,8 +70,9 @@ class Preference(ShareGPT):
 
     def _parts(self, row: Row) -> tuple[tuple[Turn, ...], Turn, Turn]:
         better, worse = row.get("chosen"), row.get("rejected")
-        if _is_conversation(better) and _is_conversation(worse) and len(better) + len(worse) > 2:
-            prompt, chosen, rejected = _split_turns(turns(better, self.tags), turns(worse, self.tags))
+        spoken = _messages(better), _messages(worse)
+        if spoken[0] and spoken[1] and len(spoken[0]) + len(spoken[1]) > 2:
+            prompt, chosen, rejected = _split_turns(turns(spoken[0], self.tags), turns(spoken[1], self.tags))
             return with_system(row, prompt), chosen, rejected
         given = self._prompt(row)
         if given is not None:
@@ -101,7 +103,7 @@ def _reply(value: Any, name: str, tags: Tags) -> Turn:
 
 
 @dataclass(frozen=True)
-class Unpaired(ShareGPT):
+class Unpaired(Tagged):
     """One response with a thumb up or down (label, or kto_tag)."""
 
     strict: bool = False

@@ -58,7 +58,8 @@ def kind(value: Any) -> str:
         return "true or false"
     if isinstance(value, int | float):
         return "a number"
-    return {str: "text", list: "a list", dict: "an object", tuple: "a list"}.get(type(value), type(value).__name__)
+    words: dict[type, str] = {str: "text", list: "a list", dict: "an object", tuple: "a list"}
+    return words.get(type(value), type(value).__name__)
 
 
 def column(row: Row, *names: str) -> str:
