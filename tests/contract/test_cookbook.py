@@ -1,0 +1,211 @@
+"""The library against the cookbook's single files, which share no line with it: same masks, losses and weights."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import Prepared, Store
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from luthier.models import load
+from luthier.objectives import OBJECTIVES
+from luthier.recipe import Model, Plugin, Recipe, Source, Train, resolve
+from luthier.run import Run
+from luthier.seams import SEAMS
+from luthier.train import fit
+from luthier.train.order import Order
+from luthier.types import Encoded
+
+COOKBOOK = Path(__file__).parents[2] / "cookbook"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+STEPS, BATCH, WARMUP = 6, 5, 2
+ROWS = [
+    [{"role": "user", "content": f"How much is {a} and {b}?"}, {"role": "assistant", "content": f"{a} + {b} = {a + b}"}]
+    for a, b in [(1, 2), (30, 4), (5, 66), (7, 8), (9, 10), (11, 120), (13, 14), (150, 160), (17, 1), (2, 2), (3, 3)]
+]
+ROWS[3] += [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes: add them and see.\n"}]
+ROWS[5] = [{"role": "system", "content": "Be brief."}, *ROWS[5]]
+
+
+def cookbook(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"cookbook_{name}", COOKBOOK / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder: two Llama layers in fp32, a byte tokenizer with ChatML."""
+    path = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    fast.chat_template = CHATML
+    fast.save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(COOKBOOK.glob("*.py")), ids=lambda path: path.stem)
+def test_a_cookbook_file_is_short_and_stands_alone(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    imported = {
+        (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    roots = {name.split(".")[0] for name in imported}
+    assert roots - set(sys.stdlib_module_names) == {"torch", "transformers"}
+
+
+def test_masks_are_the_assistants_words_and_its_end_token(folder: Path):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    for messages in ROWS:
+        ids, mask = cookbook("sft").encode(tokenizer, messages)
+        scored = tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on])
+        assert scored == "".join(m["content"] + "<|im_end|>" for m in messages if m["role"] == "assistant")
+
+
+def test_the_data_room_tokenises_and_masks_as_the_cookbook_does(folder: Path, tmp_path: Path, monkeypatch):
+    from luthier.data import prepare
+
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in ROWS))
+    recipe = resolve(Recipe(model=Model(name=str(folder)), data=(Source(path=str(data)),), output="x"), SEAMS).recipe
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    prepared = prepare(recipe, tokenizer)
+    assert len(prepared.train) == len(ROWS)
+    for index, messages in enumerate(ROWS):
+        encoded = prepared.train[index]
+        ids, mask = cookbook("sft").encode(tokenizer, messages)
+        kept = len(encoded.ids[0])  # what follows the last scored token trains nothing and is left out
+        assert encoded.ids[0].tolist() == ids[:kept]
+        assert encoded.weights[0].tolist() == mask[:kept]
+        assert not any(mask[kept:])
+
+
+def _store(encoded: list[tuple[list[int], list[int]]]) -> Store:
+    store = Store(len(encoded))
+    store.encoded = [
+        Encoded((np.array(ids, np.int32),), (np.array(mask, np.float32),), row=row)
+        for row, (ids, mask) in enumerate(encoded)
+    ]
+    store.lengths = np.array([len(ids) for ids, _ in encoded], np.int32)
+    store.scored = np.array([sum(mask) for _, mask in encoded], np.int32)
+    return store
+
+
+EPS = 1e-6
+"""Adam divides by the gradient: with a smaller eps the rounding of a gradient near zero grows to a whole step."""
+WAYS = {
+    "full": ([Plugin(name="full")], 1e-3),
+    "lora": ([Plugin(name="lora", args={"r": 4, "alpha": 8})], 5e-3),
+}
+PATHS: list[dict[str, Any]] = [
+    {"layout": "packed"},
+    {"layout": "packed", "micro_tokens": 100},
+    {"layout": "packed", "fused": False, "share_prefix": False},
+    {"layout": "padded", "micro_tokens": 200},
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: " ".join(f"{key}={value}" for key, value in path.items()))
+@pytest.mark.parametrize("way", WAYS)
+def test_sft_follows_the_cookbook(way: str, path: dict[str, Any], folder: Path, tmp_path: Path):
+    """Losses agree to 1e-6 of their size and weights to 1e-6, over six steps, in every layout and micro-batch."""
+    adapt, lr = WAYS[way]
+    oracle = cookbook("sft")
+    rows = [oracle.encode(PreTrainedTokenizerFast.from_pretrained(folder), messages) for messages in ROWS]
+    adamw = Plugin(name="adamw", args={"eps": EPS})
+    schedule = {"lr": lr, "steps": STEPS, "warmup": WARMUP}
+    train = Train(batch=BATCH, weight_decay=0.1, max_tokens=100, optimizer=adamw, **schedule, **path)
+    model = Model(name=str(folder), dtype="fp32")
+    recipe = Recipe(model=model, data=(Source(path="-"),), adapt=tuple(adapt), train=train, output="x", seed=4)
+    policy, run = load(model, recipe.adapt, seed=recipe.seed), Run(tmp_path)
+
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if way == "lora":
+        oracle.add_lora(theirs, r=4, alpha=8)
+        state = dict(theirs.named_parameters())
+        for name, weight in policy.trainable():
+            state[_plain(name)].data.copy_(weight.data)
+    order = Order(len(rows), BATCH, recipe.seed)
+    steps = [order.positions(step).tolist() for step in range(STEPS)]
+    expected = oracle.train(theirs, rows, steps, lr=lr, micro=2, warmup=WARMUP, decay=0.1, eps=EPS)
+
+    fit(policy, OBJECTIVES.build("sft", {}), Prepared(_store(rows)), recipe, run)
+    assert [event["loss"] for event in run.events("step")] == pytest.approx(expected, rel=1e-6)
+    assert expected[-1] < expected[0] - 0.05
+    state = dict(theirs.named_parameters())
+    for name, weight in policy.trainable():
+        torch.testing.assert_close(
+            weight.data, state[_plain(name)].data, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def _plain(name: str) -> str:
+    """PEFT's name of a weight as the cookbook names it."""
+    return name.removeprefix("base_model.model.").replace(".default.weight", "")
+
+
+def test_one_step_cut_otherwise_is_the_same_step(folder: Path):
+    """The cookbook's own promise: micro-batches of 1, 2 and 5 rows give the same loss and weights."""
+    oracle = cookbook("sft")
+    rows = [oracle.encode(PreTrainedTokenizerFast.from_pretrained(folder), messages) for messages in ROWS]
+    outcomes = []
+    for micro in (1, 2, 5):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        losses = oracle.train(model, rows, [[0, 3, 5, 8, 9]], lr=1e-3, micro=micro)
+        outcomes.append((losses, [parameter.detach().clone() for parameter in model.parameters()]))
+    for losses, weights in outcomes[1:]:
+        assert losses == pytest.approx(outcomes[0][0], abs=1e-6)
+        for ours, first in zip(weights, outcomes[0][1], strict=True):
+            torch.testing.assert_close(ours, first, atol=1e-5, rtol=0)
+
+
+def test_a_merged_lora_computes_the_same(folder: Path):
+    oracle = cookbook("sft")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    plain = set(dict(model.named_parameters()))
+    oracle.add_lora(model, r=4, alpha=8)
+    for _, _, layer in oracle.places(model, oracle.LoRALinear):
+        torch.nn.init.normal_(layer.lora_B)
+    ids = torch.arange(10)[None]
+    before = model(ids).logits
+    oracle.merge_lora(model)
+    assert set(dict(model.named_parameters())) == plain
+    torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=0)
