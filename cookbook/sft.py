@@ -94,7 +94,7 @@ def rate(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def train(model, rows, steps: list[list[int]], *, lr: float, micro: int = 4, warmup: int = 0, decay: float = 0.01):
+def train(model, rows, steps: list[list[int]], *, lr: float, micro=4, warmup=0, decay=0.01, eps=1e-8):
     """One optimiser step for each list of row numbers in `steps`. Returns the loss before each step, per scored token.
 
     `micro` rows go through the model at once; it changes memory and time, and nothing else.
@@ -102,7 +102,7 @@ def train(model, rows, steps: list[list[int]], *, lr: float, micro: int = 4, war
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed, plain = ([p for p in trainable if (p.ndim > 1) is wide] for wide in (True, False))  # not norms and biases
     groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr)
+    optimizer = torch.optim.AdamW(groups, lr, eps=eps)
     losses = []
     for step, chosen in enumerate(steps):
         scored = sum(sum(rows[index][1][1:]) for index in chosen)
