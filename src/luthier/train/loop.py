@@ -275,7 +275,7 @@ class Loop:
         fields = {key: value for key, value in asdict(result).items() if key not in ("steps", "resumed_from")}
         self.log.event("end", step=progress.step, **fields)
         run = self.log.run
-        summary = {**run.read_json(run.summary_path), "recipe": progress.recipe, **asdict(result)}
+        summary = {**run.read_json(run.summary_path), "recipe_digest": progress.recipe, **asdict(result)}
         run.write_json(run.summary_path, summary)
         return result
 

@@ -43,11 +43,11 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A warning that stays."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def step(self, event: Mapping[str, Any]) -> None:
         """Show a `step` event."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Train
-from luthier.train import allocator, memory, rng
+from luthier.train import activations, allocator, memory, rng
 from luthier.train.batches import Batch, micro_batches
 from luthier.train.forward import Forward
 from luthier.train.neftune import Noise
@@ -81,11 +81,11 @@ class Window:
         if self.noise:
             self.noise.remove()
         if self.checkpointing:
-            self._model.gradient_checkpointing_disable()
+            activations.keep(self._model)
 
     def turn_on_checkpointing(self) -> None:
-        """Keep one activation per layer and recompute the rest in the backward pass."""
-        self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        """Less memory for a third more compute, from the next micro-batch on."""
+        activations.remake(self._model)
         self.checkpointing = True
 
     # a step

@@ -1,0 +1,58 @@
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from luthier.train import allocator, memory
+from luthier.train.screen import Screen, clock
+
+EVENT = {"kind": "step", "loss": 1.23456, "tokens_per_s": 1234.5, "memory": 3 * 2**29}
+
+
+def shown(terminal: bool, steps: list[int], total: int = 10) -> str:
+    out = io.StringIO()
+    with Screen(total, Console(file=out, force_terminal=terminal, width=120)) as screen:
+        for step in steps:
+            screen.step({**EVENT, "step": step})
+        screen.say("a [word] stays")
+    return out.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    lines = shown(False, list(range(1, 11))).splitlines()
+    assert lines[0].startswith("step 1/10  loss 1.2346  1,234 tokens/s") and lines[0].endswith("1.5 GiB")
+    assert lines[1].startswith("step 10/10")  # the ones between came too soon after
+    assert lines[2] == "a [word] stays"
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_live_line_in_a_terminal() -> None:
+    text = shown(True, [1, 10])
+    assert "\x1b" in text and "10/10" in text and "loss 1.2346" in text and "1.5 GiB" in text
+
+
+def test_time_left_counts_the_steps_of_this_sitting_only() -> None:
+    screen = Screen(100, Console(file=io.StringIO()))
+    screen.continue_at(50)
+    assert "1:30 left" in screen.numbers({**EVENT, "step": 70}, screen.began + 60)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_memory_is_that_of_this_process() -> None:
+    import torch
+
+    before = memory.used(torch.device("cpu"))
+    held = torch.ones(64 << 20, dtype=torch.uint8)
+    time.sleep(0)
+    assert memory.used(torch.device("cpu")) - before > 48 << 20
+    assert memory.peak(torch.device("cpu")) >= held.nbytes
+
+
+def test_the_allocator_says_what_it_did() -> None:
+    line = allocator.keep_freed_memory()
+    assert line.startswith("allocator: ")
