@@ -1,0 +1,7 @@
+"""Serve a model: talk to it in the terminal. Light to import: torch comes on first use."""
+
+from __future__ import annotations
+
+from luthier.serve.chat import Chat, chat
+
+__all__ = ["Chat", "chat"]
