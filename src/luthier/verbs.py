@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Loaded, Plugin, Recipe, Task, json_schema, load, override, resolve
+from luthier.recipe import Loaded, Model, Plugin, Recipe, Task, json_schema, load, override, resolve
 from luthier.recipe import explain as explained
 from luthier.run import Run
 from luthier.screen import closing, console, say
@@ -121,6 +121,31 @@ def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: in
 
         console().print(shown(prepared.train, template, show))
     return prepared
+
+
+def chat(
+    model: Run | str | Path,
+    *,
+    system: str | None = None,
+    temperature: float = 0.0,
+    max_new_tokens: int = 512,
+    both: bool = False,
+) -> None:
+    """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
+    from luthier import serve
+    from luthier.data import Template
+    from luthier.models import load, open_run
+    from luthier.types import Sampling
+
+    run = model if isinstance(model, Run) else Run(Path(model))
+    if run.recipe_path.exists():
+        policy = open_run(run)
+        system = system if system is not None else _recipe_of(run).data[0].system
+    else:
+        policy = load(Model(name=str(model)), train=False)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    template = Template(policy.tokenizer)
+    serve.chat(policy, template, console(), system=system or None, sampling=sampling, both=both)
 
 
 def models() -> None:

@@ -192,3 +192,15 @@ def test_models_lists_what_is_known(bench: Bench, capfd: pytest.CaptureFixture[s
     out = capfd.readouterr().out
     assert "smollm2-135m-instruct" in out
     assert "Apache-2.0" in out
+
+
+def test_chat_answers_a_pipe(bench: Bench) -> None:
+    assert bench.here("train", data={"path": "rows.jsonl", "system": "Count."}) == 0
+    done = bench.luthier("chat", "run", "--max-new-tokens", "4", input="count 1\n/both\ncount 2\n/exit\n")
+    assert done.returncode == 0, done.stderr
+    assert "base" in done.stdout
+    assert "tuned" in done.stdout
+    plain = bench.luthier("chat", _base(bench), "--max-new-tokens", "4", "--both", input="hello\n")
+    assert plain.returncode == 1
+    assert "no adapter" in plain.stderr
+    assert bench.luthier("chat", "smollm2-135m-instuct", input="").returncode == 1
