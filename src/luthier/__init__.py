@@ -32,25 +32,34 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-class _Verb:
-    """`luthier.train` and `luthier.evaluate` are verbs, though rooms of these names lie beside them.
+class _Room(ModuleType):
+    """A room that is a verb too: `luthier.train(recipe)` is `luthier.verbs.train(recipe)`."""
 
-    Python sets a package's attribute to a submodule when that is first imported; a data descriptor stands above it.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module("luthier.verbs"), self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class _RoomVerb:
+    """Python sets a package's attribute to a submodule when it is first imported; here it becomes callable as well.
+
+    Both have the name, the room `train/` and the verb `luthier.train(…)`, and both must work in any order of imports.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, package: ModuleType | None, owner: type) -> Any:
-        return getattr(import_module("luthier.verbs"), self.name)
+        room = import_module(f"luthier.{self.name}")
+        room.__class__ = _Room
+        return room
 
     def __set__(self, package: ModuleType, room: ModuleType) -> None:
-        """The room stays in sys.modules, where `from luthier.train import …` finds it."""
+        """The room stays in sys.modules, where `__get__` finds it."""
 
 
 class _Package(ModuleType):
-    train = _Verb()
-    evaluate = _Verb()
+    train = _RoomVerb()
+    evaluate = _RoomVerb()
 
 
 sys.modules[__name__].__class__ = _Package

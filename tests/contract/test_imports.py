@@ -38,6 +38,21 @@ def test_importing_it_imports_nothing_heavy(module: str) -> None:
     assert not loaded_after(f"import {module}") & set(HEAVY)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import luthier\nverb = luthier.train",
+        "from luthier import train as verb",
+        "from luthier.train.loop import fit\nfrom luthier import train as verb",
+        "import luthier.train.order as room\nfrom luthier import train as verb\nassert room.Order",
+        "import luthier.verbs\nimport luthier.train\nverb = luthier.train\nassert verb.OPTIMIZERS",
+    ],
+)
+def test_train_is_a_verb_and_a_room_in_any_order(code: str) -> None:
+    code += "\ntry:\n    verb('no such.yaml')\nexcept __import__('luthier').LuthierError as error:\n    print(error)"
+    assert "luthier" in loaded_after(code)
+
+
 def test_help_needs_no_pydantic() -> None:
     code = "from luthier.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
     assert not loaded_after(code) & {*HEAVY, "pydantic", "yaml", "numpy"}
