@@ -37,6 +37,10 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in event.items() if key not in OF_THE_CLOCK} for event in Run(folder).events()]
 
 
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -99,7 +103,7 @@ def test_killed_and_resumed_is_never_killed(where: str, count: int, never_killed
     expected, events, folder = never_killed
     assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
     assert log(tmp_path) == events
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == sorted(os.listdir(folder / "checkpoints"))
+    assert checkpoints(tmp_path) == checkpoints(folder)
 
 
 class Interrupted(Exception):
