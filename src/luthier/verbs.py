@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from luthier.evaluate import Comparison
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home
+# torch compiles a CPU matrix product for each size it meets and keeps 1,024 of them, near a megabyte each
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:

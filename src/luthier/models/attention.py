@@ -26,8 +26,6 @@ from luthier.models.kernels import causal_softmax_, causal_softmax_backward_
 PACKED = "luthier_packed"
 LAYOUT = "packed_layout"
 """The keyword under which `PackedLayout` is handed to the model."""
-KEEP_PROBABILITIES = 512
-"""Attention probabilities of nodes with at most this many keys are kept for the backward pass, others made again."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class PackedLayout:
     def _bucket(self, group: Sequence[Node]) -> Bucket:
         paths = [torch.cat([torch.arange(a.start, a.end) for a in [*self.ancestors(node), node]]) for node in group]
         lengths = [node.end - node.start for node in group]
-        longest, widest = max(lengths), max(len(path) for path in paths)
+        longest, widest = (_rounded(max(sizes)) for sizes in (lengths, [len(path) for path in paths]))
         query_BL, key_BK = (
             torch.zeros(len(group), longest, dtype=torch.long),
             torch.zeros(len(group), widest, dtype=torch.long),
@@ -119,6 +117,11 @@ class PackedLayout:
         )
 
 
+def _rounded(size: int) -> int:
+    """Up to a multiple of 16: few sizes of matrix products, each compiled once."""
+    return size if size < 16 else -(-size // 16) * 16
+
+
 class PackedAttention(torch.autograd.Function):
     """softmax(scale q kT + mask) v over a packed layout, on CPU.
 
@@ -129,15 +132,13 @@ class PackedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int
     ) -> Tensor:
-        out, kept = attend(query, key, value, layout, scale, window)
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
-        return out
+        return attend(query, key, value, layout, scale, window)[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
-        found = attend_backward(grads[0], (query, key, value), kept, ctx.layout, ctx.scale, ctx.window)
+        found = attend_backward(grads[0], ctx.saved_tensors, [], ctx.layout, ctx.scale, ctx.window)
         return *found, None, None, None
 
 
@@ -146,8 +147,8 @@ def attend(
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention output, T H D, and what `attend_backward` wants kept.
 
-    On CPU that is each bucket's probabilities (empty where they are made again), on CUDA the differentiable output
-    and its inputs.
+    On CPU that is nothing: probabilities are made again, which costs little beside the projections and saves a
+    quarter of the activations' memory. On CUDA it is the differentiable output and its inputs.
     """
     if query.is_cuda:
         from luthier.models.attention_cuda import flex_attention
@@ -157,13 +158,11 @@ def attend(
             out = flex_attention(inputs[0], inputs[1], inputs[2], layout, scale, window)
         return out.detach(), [out, *inputs]
     out = query.new_empty(query.shape)
-    kept = []
     for bucket in layout.buckets:
         q, k, v = _gather(query, key, value, bucket)
         p = _probabilities(q, k, bucket, scale, window)
         _scatter(torch.bmm(p, v), out, bucket, key.shape[1])
-        kept.append(p if k.shape[1] <= KEEP_PROBABILITIES else p.new_empty(0))
-    return out, kept
+    return out, []
 
 
 def attend_backward(
@@ -183,10 +182,9 @@ def attend_backward(
     grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
     grad_value = torch.zeros_like(grad_key)
     heads = key.shape[1]
-    for bucket, p in zip(layout.buckets, kept, strict=True):
+    for bucket in layout.buckets:
         q, k, v = _gather(query, key, value, bucket)
-        if not p.numel():
-            p = _probabilities(q, k, bucket, scale, window)
+        p = _probabilities(q, k, bucket, scale, window)
         g = _fold(grad, bucket, heads)
         _scatter_add(torch.bmm(p.transpose(1, 2), g), grad_value, bucket)
         ds = causal_softmax_backward_(torch.bmm(g, v.transpose(1, 2)), p, scale)
@@ -197,7 +195,7 @@ def attend_backward(
 
 def _probabilities(q: Tensor, k: Tensor, bucket: Bucket, scale: float, window: int) -> Tensor:
     scores = torch.bmm(q, k.transpose(1, 2))
-    return causal_softmax_(scores, bucket.prefix_B, bucket.length_B, scale, window)
+    return causal_softmax_(scores, bucket.prefix_B, bucket.length_B, bucket.query_BL.shape[1], scale, window)
 
 
 def _fold(x_THD: Tensor, bucket: Bucket, heads: int) -> Tensor:

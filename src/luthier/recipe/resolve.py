@@ -22,8 +22,8 @@ from luthier.registry import Registry
 Seams = Mapping[str, Registry]
 """Kind of plug-in → its registry. The registries live in the upper rooms and are handed in."""
 
-LARGEST_MICRO = 4096
-"""Tokens of a forward pass beyond which a CPU gains nothing more."""
+LARGEST_MICRO = 2048
+"""Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
 
 FREE = ("output", "evaluate", "export", "train.log_every", "train.trackers", "train.keep")
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
@@ -62,7 +62,7 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
     if train.micro_tokens is None:
         tokens = max(train.max_tokens, min(LARGEST_MICRO, train.batch * train.max_tokens))
         train = replace(train, micro_tokens=tokens)
-        reasons["train", "micro_tokens"] = "from batch x max_tokens, up to 4,096, and never less than one row"
+        reasons["train", "micro_tokens"] = "from batch x max_tokens, up to 2,048, and never less than one row"
     return replace(recipe, model=model, train=train), reasons
 
 

@@ -177,7 +177,7 @@ class Train:
     dedup: Annotated[bool, Why("repeated rows may be meant as weights")] = False
     """Drop rows whose rendered tokens equal an earlier row's. They are always counted."""
     micro_tokens: Annotated[Int, Field(gt=0)] | None = None
-    """Token budget of one forward pass. Default: as many as the batch needs, up to 4,096 (halved on out-of-memory)."""
+    """Token budget of one forward pass. Default: as many as the batch needs, up to 2,048 (halved on out-of-memory)."""
     layout: Annotated[Literal["auto", "packed", "padded"], Why("padding is computed for nothing")] = "auto"
     """Rows laid end to end without padding, or padded rows. auto: packed where the architecture allows."""
     share_prefix: Annotated[bool, Why("same loss and gradients, fewer tokens")] = True

@@ -24,6 +24,9 @@ from luthier.types import Encoded
 Layout = Literal["packed", "padded"]
 MIN_SHARED = 8
 """Shorter common prefixes are not worth a node of their own."""
+ROUND, ROUND_FROM = 32, 256
+"""Packed micro-batches of at least 256 tokens are filled up to a multiple of 32 with a node that nobody scores: CPU
+matrix products are compiled, and their code kept, for each size they meet."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class Batch:
     nodes: tuple[Node, ...]
     whole_tokens: int
     """Tokens of all rows, shared ones counted once per row."""
+    filler: int = 0
+    """Tokens of the last node if it only rounds the size up."""
 
     @property
     def tokens(self) -> int:
-        """Tokens computed, without padding."""
-        return sum(node.end - node.start for node in self.nodes)
+        """Tokens computed, without padding and filler."""
+        return sum(node.end - node.start for node in self.nodes) - self.filler
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -95,12 +100,16 @@ def _packed(examples: Sequence[Encoded], share_prefix: bool) -> Batch:
     ids_N = [ids for example in examples for ids in example.ids]
     weights_N = [weights for example in examples for weights in example.weights]
     nodes, place_N = _forest(ids_N, share_prefix)
+    filler = -nodes[-1].end % ROUND if nodes[-1].end >= ROUND_FROM else 0
+    if filler:
+        nodes.append(Node(nodes[-1].end, nodes[-1].end + filler, None))
     total = nodes[-1].end
-    ids_T, position_T = np.empty(total, np.int64), np.empty(total, np.int64)
+    ids_T, position_T = np.zeros(total, np.int64), np.arange(-total, 0) + filler
     for ids, place in zip(ids_N, place_N, strict=True):
         ids_T[place] = ids
         position_T[place] = np.arange(len(ids))
-    return _batch(examples, ids_N, weights_N, place_N, (ids_T, position_T), "packed", (1, total), nodes)
+    laid = _batch(examples, ids_N, weights_N, place_N, (ids_T, position_T), "packed", (1, total), nodes)
+    return replace(laid, filler=filler)
 
 
 def _padded(examples: Sequence[Encoded], _share_prefix: bool) -> Batch:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.kernels import online_softmax_
+from luthier.train.batches import ROUND, ROUND_FROM
 
 CHUNK, BLOCK = 1024, 8192
 """Scored tokens and vocabulary entries at a time: the logits in flight stay in the cache (16 MB in bf16)."""
@@ -52,8 +53,12 @@ def log_probabilities(hidden_SD: Tensor, target_S: Tensor, head: Head) -> tuple[
     """(log pi(target), mean over the vocabulary of log pi), each S in fp32 and differentiable."""
     if head.plain:
         bias = head.bias_V if head.bias_V is not None else hidden_SD.new_empty(0)
+        scored = len(target_S)
+        filler = -scored % ROUND if scored >= ROUND_FROM else 0
+        hidden_SD = torch.nn.functional.pad(hidden_SD, (0, 0, 0, filler))
+        target_S = torch.nn.functional.pad(target_S, (0, filler))
         logp_S, mean_S = _FrozenHead.apply(hidden_SD, head.weight_VD, bias, target_S)  # type: ignore[no-untyped-call]
-        return logp_S, mean_S
+        return logp_S[:scored], mean_S[:scored]
     parts = [
         torch.utils.checkpoint.checkpoint(
             _chunk, hidden_SD[i : i + CHUNK], target_S[i : i + CHUNK], head, use_reentrant=False

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Train
+from luthier.recipe.resolve import LARGEST_MICRO
 from luthier.train import activations, allocator, memory, rng
 from luthier.train.batches import Batch, micro_batches
 from luthier.train.forward import Forward
@@ -27,8 +28,6 @@ from luthier.train.shard import Shard
 from luthier.train.update import Update
 from luthier.types import Encoded, Needs, TokenStore
 
-DEFAULT_TOKENS = 4096
-"""Micro-batch budget where the recipe leaves it open."""
 EVALUATED_AT_ONCE = 256
 """Examples of the validation rows laid out together: enough to fill micro-batches well."""
 
@@ -65,7 +64,7 @@ class Window:
         self.forward, self.objective, self.update, self.device = forward, objective, update, device
         self._model = cast(Any, forward.causal_lm)
         self.shard = Shard()
-        self.budget = train.micro_tokens or DEFAULT_TOKENS
+        self.budget = train.micro_tokens or LARGEST_MICRO
         self.may_checkpoint = train.checkpointing == "auto"
         self.checkpointing = False
         if train.checkpointing is True:

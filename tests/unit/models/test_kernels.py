@@ -52,8 +52,8 @@ def test_compiled_causal_softmax(window: int) -> None:
     torch.manual_seed(0)
     prefix, length = torch.tensor([4, 0], dtype=torch.int32), torch.tensor([3, 5], dtype=torch.int32)
     scores = 4 * torch.randn(2 * 2, 3 * 5, 9).bfloat16()
-    mine = cpu.causal_softmax_(scores.clone(), prefix, length, 0.3, window)
-    theirs = reference.causal_softmax_(scores.clone(), prefix, length, 0.3, window)
+    mine = cpu.causal_softmax_(scores.clone(), prefix, length, 5, 0.3, window)
+    theirs = reference.causal_softmax_(scores.clone(), prefix, length, 5, 0.3, window)
     assert torch.allclose(mine.float(), theirs.float(), atol=4e-3)
     assert torch.equal(mine == 0, theirs == 0), "the same keys are seen"
     grad = torch.randn(scores.shape).bfloat16()

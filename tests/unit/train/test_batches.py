@@ -83,4 +83,4 @@ def test_buckets_hold_every_query_once() -> None:
     (batch,) = micro_batches(rows, 100_000)
     layout = PackedLayout(batch.nodes, batch.position_T)
     queries = np.concatenate([bucket.token_real.numpy() for bucket in layout.buckets])
-    assert sorted(queries.tolist()) == list(range(batch.tokens))
+    assert sorted(queries.tolist()) == list(range(batch.tokens + batch.filler))

@@ -80,10 +80,12 @@ def swiglu_backward_(gate_up_TF: Tensor, grad_TF: Tensor) -> tuple[Tensor, Tenso
     return _backend(gate_up_TF, grad_TF).swiglu_backward_(gate_up_TF, grad_TF)
 
 
-def causal_softmax_(scores: Tensor, prefix_B: Tensor, length_B: Tensor, scale: float, window: int) -> Tensor:
-    """softmax(scale * scores) over the keys that a query sees; the others get 0. (B Hk), (G L), K."""
+def causal_softmax_(
+    scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, scale: float, window: int
+) -> Tensor:
+    """softmax(scale * scores) over the keys that a query sees; the others get 0. (B Hk), (G L), K; L = `longest`."""
     backend = cpu if scores.dtype == torch.bfloat16 and not scores.is_cuda and cpu.library() else reference
-    return backend.causal_softmax_(scores, prefix_B, length_B, scale, window)
+    return backend.causal_softmax_(scores, prefix_B, length_B, longest, scale, window)
 
 
 def causal_softmax_backward_(grad: Tensor, p: Tensor, scale: float) -> Tensor:

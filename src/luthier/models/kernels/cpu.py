@@ -117,10 +117,12 @@ def swiglu_backward_(gate_up_TF: Tensor, grad_TF: Tensor) -> tuple[Tensor, Tenso
     return gate_up_TF, grad_TF
 
 
-def causal_softmax_(scores: Tensor, prefix_B: Tensor, length_B: Tensor, scale: float, window: int) -> Tensor:
+def causal_softmax_(
+    scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, scale: float, window: int
+) -> Tensor:
     """softmax(scale * scores) over the keys that a query sees, in place."""
     blocks, queries, keys = scores.shape
-    nodes, longest = len(prefix_B), int(length_B.max())
+    nodes = len(prefix_B)
     _call("causal_softmax", scores, prefix_B, length_B, blocks, blocks // nodes, queries, longest, keys, window, scale)
     return scores
 

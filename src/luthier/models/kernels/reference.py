@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 
-def visible(scores: Tensor, prefix_B: Tensor, length_B: Tensor, window: int) -> Tensor:
+def visible(scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, window: int) -> Tensor:
     """Which keys each query sees: B, 1, L, K. Padding queries see what the last real one sees."""
     count = prefix_B.shape[0]
-    longest = int(length_B.max())
     device = scores.device
     query = torch.minimum(torch.arange(longest)[None], length_B[:, None].long() - 1) + prefix_B[:, None]
     key = torch.arange(scores.shape[-1])
@@ -23,10 +22,12 @@ def visible(scores: Tensor, prefix_B: Tensor, length_B: Tensor, window: int) -> 
     return seen.view(count, 1, longest, -1).to(device)
 
 
-def causal_softmax_(scores: Tensor, prefix_B: Tensor, length_B: Tensor, scale: float, window: int) -> Tensor:
+def causal_softmax_(
+    scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, scale: float, window: int
+) -> Tensor:
     """softmax(scale * scores) over the keys that a query sees. (B Hk), (G L), K; may overwrite `scores`."""
     count = prefix_B.shape[0]
-    seen = visible(scores, prefix_B, length_B, window)
+    seen = visible(scores, prefix_B, length_B, longest, window)
     s = scores.view(count, -1, seen.shape[2], scores.shape[-1])
     p = torch.softmax(s.float().mul_(scale).masked_fill_(~seen, float("-inf")), dim=-1)
     return p.to(scores.dtype).view_as(scores)
