@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.recipe.schema import Train
 from luthier.recipe.resolve import LARGEST_MICRO
+from luthier.recipe.schema import Train
 from luthier.train import activations, allocator, memory, rng
 from luthier.train.batches import Batch, micro_batches
 from luthier.train.forward import Forward

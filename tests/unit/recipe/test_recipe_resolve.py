@@ -68,7 +68,7 @@ def test_learning_rate_follows_what_trains(adapt: str, rate: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "longest", "micro"), [(16, 1024, 4096), (2, 1024, 2048), (1, 8192, 8192), (4, 512, 2048)]
+    ("batch", "longest", "micro"), [(16, 1024, 2048), (2, 1024, 2048), (1, 8192, 8192), (4, 512, 2048)]
 )
 def test_micro_tokens(batch: int, longest: int, micro: int) -> None:
     loaded = loads(WHOLE, [f"train.batch={batch}", f"train.max_tokens={longest}"])
