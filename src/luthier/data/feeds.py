@@ -58,8 +58,9 @@ class Feed:
         yield from itertools.islice(read, self.entry.limit)
 
     def _part(self, part: Part, ledger: Ledger) -> Iterator[Example]:
-        shape, name, known = self.shape, "", {}
-        number = 0
+        shape, name = self.shape, type(self.shape).__name__.lower()
+        known: set[frozenset[str]] = set()
+        count = 0
         for number, row in part.rows():
             source = Source(part.name, number)
             if not isinstance(row, Mapping):
@@ -69,15 +70,18 @@ class Feed:
             row = self._columns(row, source)
             if shape is None:
                 name, shape = self._recognise(row, source)
+            if count == 0:
+                ledger.recognised(self.name, name)
+            count += 1
             if self.shape is None and (columns := frozenset(row)) not in known:
                 self._check_same(row, source, name, shape)
-                known[columns] = True
+                known.add(columns)
             ledger.read(self.name)
             try:
                 yield self._mend(shape.read(row), source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault))
-        if number == 0:
+        if count == 0:
             raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
 
     def _columns(self, row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
@@ -153,12 +157,6 @@ def as_text(example: Example) -> Example:
 
 def feed(entry: Entry) -> Feed:
     """Find what one `data:` entry names. Raises LuthierError when it is not there."""
-    given = [key for key in ("path", "hub", "llamafactory") if getattr(entry, key)]
-    if len(given) != 1:
-        raise LuthierError(
-            f"a data source needs exactly one of path, hub and llamafactory; it has {', '.join(given) or 'none'}",
-            where="data",
-        )
     if entry.hub:
         from luthier.data.hub import hub_feed
 

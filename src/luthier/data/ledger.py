@@ -28,6 +28,8 @@ class Tally:
     read: int = 0
     kept: int = 0
     dropped: int = 0
+    shape: str = ""
+    """The row shape; several where its files differ."""
     used: int = 0
     """Rows of the training mix that come from here (more than kept when a weight repeats them)."""
 
@@ -91,6 +93,12 @@ class Ledger:
     def read(self, name: str) -> None:
         """One more row of this source."""
         self.sources.setdefault(name, Tally()).read += 1
+
+    def recognised(self, name: str, shape: str) -> None:
+        """A file of this source has rows of this shape."""
+        tally = self.sources.setdefault(name, Tally())
+        if shape not in tally.shape.split(", "):
+            tally.shape = f"{tally.shape}, {shape}" if tally.shape else shape
 
     def keep(self, name: str) -> None:
         """One more row of this source is of use."""
@@ -174,10 +182,11 @@ class Ledger:
 
         table = Table(title=title, title_justify="left", show_header=True, header_style="bold")
         table.add_column("source")
+        table.add_column("shape")
         for heading in ("read", "kept", "dropped", "used"):
             table.add_column(heading, justify="right")
         for name, tally in self.sources.items():
-            table.add_row(name, *(f"{n:,}" for n in (tally.read, tally.kept, tally.dropped, tally.used)))
+            table.add_row(name, tally.shape, *(f"{n:,}" for n in (tally.read, tally.kept, tally.dropped, tally.used)))
         parts: list[RenderableType] = [table, *self._notes()]
         if self.validation:
             parts.append(self.validation.table("Validation data"))

@@ -44,10 +44,8 @@ def llamafactory_feed(entry: Entry) -> Feed:
         known = json.loads(listing.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise LuthierError(f"broken JSON: {error.msg}", where=f"{listing}:{error.lineno}") from None
-    if entry.name is None:
-        raise LuthierError("which entry? `name:` is not set", where=str(listing), fix=f"known: {', '.join(known)}")
     if entry.name not in known:
-        raise LuthierError(f"no entry {entry.name!r}", where=str(listing), fix=suggest(entry.name, list(known)))
+        raise LuthierError(f"no entry {entry.name!r}", where=str(listing), fix=suggest(str(entry.name), list(known)))
     info, where = known[entry.name], f"{listing}, entry {entry.name!r}"
     for key in info:
         if key not in KEYS:

@@ -139,7 +139,7 @@ def _read_table(path: Path, delimiter: str) -> Iterator[NumberedRow]:
                 )
             yield number, row
     except csv.Error as error:
-        raise LuthierError(f"broken table: {error}", where=f"{path}:{max(reader.line_num, 1)}") from None
+        raise LuthierError(f"broken table: {error}", where=f"{path}:{before + 1}") from None
 
 
 def read_csv(path: Path) -> Iterator[NumberedRow]:

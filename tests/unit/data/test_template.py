@@ -84,6 +84,48 @@ def test_every_answer_of_a_conversation_trains(name: str) -> None:
     assert trained(tokenizer, encoded) == [before + A1 + end, before + A2 + end]
 
 
+PIECES = (
+    "a",
+    "It",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "é",
+    "🙂",
+    "中",
+    ".",
+    "2",
+    "<",
+    "|",
+    "user",
+    "assistant\n",
+    "</s",
+    "'",
+)
+
+
+@pytest.mark.parametrize("gpt2", [False, True])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_whatever_is_said_trains_exactly(name: str, gpt2: bool) -> None:
+    """Random texts of awkward pieces, in batches: the mask never takes a letter too many or too few."""
+    source, special, end, before = TEMPLATES[name]
+    tokenizer = ct.tokenizer(source, gpt2, **special)
+    template, random = Template(tokenizer), np.random.default_rng(0)
+    said = ["".join(random.choice(PIECES, random.integers(1, 9))) for _ in range(300)]
+    asked = ["".join(random.choice(PIECES, random.integers(1, 9))) for _ in said]
+    examples = [chat(question, answer) for question, answer in zip(asked, said, strict=True)]
+    for example, answer, coded in zip(examples, said, template.encode_batch(examples), strict=True):
+        assert not isinstance(coded, LuthierError)
+        answer = answer.strip() if name in ("llama3", "gemma3") else answer
+        answer = answer.lstrip("\n") if name == "qwen3" else answer
+        encoded = coded.encoded()
+        assert trained(tokenizer, encoded) == [before + answer + end]
+        prompt = template.prompt_ids(example.prompt)
+        assert encoded.ids[0][: len(prompt)].tolist() == prompt
+
+
 def test_qwen3_trains_each_turn_as_it_is_served() -> None:
     """Earlier turns lose their thinking, so each turn is a sequence of its own in the context it was said in."""
     tokenizer = ct.tokenizer(ct.QWEN3)

@@ -30,6 +30,10 @@ BUILTIN = ("stepwise", "preference", "unpaired", "messages", "sharegpt", "alpaca
 """Most particular first: a row is read by the first shape that matches. Third-party shapes come after these."""
 
 
+LIKELY = ("prompt_completion", "messages", "preference", "text", "alpaca", "sharegpt", "unpaired", "stepwise", "task")
+"""What unknown columns are likelier to mean, other things equal."""
+
+
 @cache
 def _shapes() -> tuple[tuple[str, Format], ...]:
     others = [name for name in FORMATS.names() if name not in BUILTIN]
@@ -49,18 +53,18 @@ def recognise(columns: Iterable[str]) -> tuple[str, Format] | None:
 def unknown_columns(columns: Iterable[str], where: str, wanted: str | None = None) -> LuthierError:
     """The error for columns that no shape (or not the shape `wanted`) has: names the nearest shape and the mapping."""
     found = [name for name in columns if name]
-    best: tuple[int, float, str, dict[str, str], tuple[str, ...]] | None = None
-    for name, shape in _builtin():
+    best: tuple[tuple[float, int, int], str, dict[str, str], tuple[str, ...]] | None = None
+    for name, shape in sorted(_builtin(), key=lambda item: LIKELY.index(item[0])):
         if wanted not in (None, name):
             continue
         for required in shape.variants():
             mapping = _nearest(required, found)
             known = sum(1 for column in required if column in found)
-            score = (len(mapping) + known) / len(required)
-            if best is None or (score, known + len(mapping)) > (best[1], best[0]):
-                best = (known + len(mapping), score, name, mapping, required)
+            rank = ((len(mapping) + known) / len(required), known, len(mapping))
+            if best is None or rank > best[0]:
+                best = (rank, name, mapping, required)
     assert best is not None
-    _, score, name, mapping, required = best
+    (score, _, _), name, mapping, required = best
     columns_text = ", ".join(found) or "none"
     what = f"the columns are {columns_text}; " + (
         f"the format {wanted!r} wants {', '.join(required)}" if wanted else "no known row shape has these"
@@ -68,8 +72,16 @@ def unknown_columns(columns: Iterable[str], where: str, wanted: str | None = Non
     example = ", ".join(f"{ours}: {theirs}" for ours, theirs in mapping.items())
     missing = [column for column in required if column not in found and column not in mapping]
     filled = ", ".join(part for part in (example, *(f"{column}: YOUR_COLUMN" for column in missing)) if part)
+    if score == 0 and not wanted:
+        shapes = ", ".join(f"{name} ({', '.join(shape.variants()[0])})" for name, shape in _builtin())
+        return LuthierError(
+            what,
+            where=where,
+            fix=f"say which column is what, as in `columns: {{prompt: YOUR_COLUMN, completion: YOUR_COLUMN}}`; "
+            f"the shapes are {shapes}. A table needs a header line",
+        )
     nearest = f"the nearest shape is {name!r} ({', '.join(required)}): set `columns: {{{filled}}}` on this source"
-    return LuthierError(what, where=where, fix=nearest if score > 0 or wanted else f"{nearest}, or rename the columns")
+    return LuthierError(what, where=where, fix=nearest)
 
 
 def _nearest(required: tuple[str, ...], found: list[str]) -> dict[str, str]:
@@ -80,6 +92,7 @@ def _nearest(required: tuple[str, ...], found: list[str]) -> dict[str, str]:
             continue
         free = {name.lower(): name for name in found if name not in required and name not in mapping.values()}
         near = [name for name in NEAR.get(column, ()) if name in free]
+        near = near or [name for name in free if column in name]
         near = near or difflib.get_close_matches(column, list(free), n=1, cutoff=0.7)
         if near:
             mapping[column] = free[near[0]]

@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 NEAR: dict[str, tuple[str, ...]] = {
     "prompt": ("question", "query", "input", "instruction", "user", "human", "source", "q", "request", "problem"),
     "completion": ("answer", "response", "output", "reply", "target", "assistant", "bot", "a", "solution", "label"),
+    "answer": ("response", "reply", "solution", "target", "output"),
     "instruction": ("prompt", "question", "query", "task", "command"),
     "output": ("response", "completion", "answer", "reply", "target"),
     "messages": ("conversation", "dialog", "dialogue", "chat", "turns", "conversations"),

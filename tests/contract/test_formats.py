@@ -1,0 +1,213 @@
+"""Every row shape: recognised by its columns, read, checked, and left out with a reason where a row is broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.data import FORMATS, Ledger, formats_table, read
+from luthier.data.formats import recognise
+from luthier.data.formats.shape import BadRow
+from luthier.types import Example, Format
+
+USER, REPLY = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+GOOD: dict[str, list[dict[str, Any]]] = {
+    "alpaca": [
+        {"instruction": "Add", "output": "4"},
+        {"instruction": "Add", "input": "2+2", "output": "4", "history": [["Hi", "Hello"]], "system": "Sum"},
+        {"instruction": "Add", "input": None, "response": "4"},
+    ],
+    "messages": [{"messages": [USER, REPLY]}, {"messages": [USER, REPLY], "tools": [{"name": "f"}]}],
+    "sharegpt": [{"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}],
+    "prompt_completion": [
+        {"prompt": "2+2?", "completion": "4"},
+        {"prompt": "2+2?", "response": "4"},
+        {"question": "2+2?", "answer": "4"},
+        {"prompt": [USER], "completion": [REPLY]},
+        {"prompt": "2+2?", "completion": "4", "answer": "four"},
+    ],
+    "text": [{"text": "Once upon a time"}],
+    "preference": [
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+        {"prompt": [USER], "chosen": [REPLY], "rejected": [{"role": "assistant", "content": "5"}]},
+        {"chosen": [USER, REPLY], "rejected": [USER, {"role": "assistant", "content": "5"}]},
+        {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
+        {"chosen": "2+2 is 4", "rejected": "2+2 is 5"},
+        {"instruction": "Add", "input": "2+2", "chosen": "4", "rejected": "5"},
+        {
+            "conversations": [{"from": "human", "value": "2+2?"}],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": {"from": "gpt", "value": "5"},
+        },
+    ],
+    "unpaired": [
+        {"prompt": "2+2?", "completion": "4", "label": True},
+        {"prompt": "2+2?", "completion": "4", "label": 1},
+        {"prompt": "2+2?", "completion": "4", "label": "true"},
+        {"messages": [USER, REPLY], "label": True},
+        {"instruction": "Add", "output": "4", "kto_tag": True},
+    ],
+    "stepwise": [{"prompt": "2+2?", "completions": ["two", "4"], "labels": [True, False]}],
+    "task": [{"prompt": "2+2?"}, {"prompt": "2+2?", "answer": "4"}, {"prompt": [USER], "answer": "4"}],
+}
+BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "alpaca": [
+        ({"instruction": "Add", "output": None}, "'output' is null, not text"),
+        ({"instruction": "Add", "output": 4}, "'output' is a number, not text"),
+        ({"instruction": "Add", "output": " "}, "'output' is empty"),
+        ({"instruction": "", "input": "", "output": "4"}, "'instruction' and 'input' are empty"),
+        ({"instruction": "Add", "output": "4", "history": ["Hi"]}, "'history' is not a list of"),
+        ({"instruction": "Add", "output": "4", "history": 4}, "'history' is a number, not a list"),
+    ],
+    "messages": [
+        ({"messages": None}, "'messages' is null, not a list"),
+        ({"messages": []}, "'messages' is an empty list"),
+        ({"messages": "hello"}, "'messages' is text, but not JSON"),
+        ({"messages": ["hello"]}, "a message is text, not an object"),
+        ({"messages": [{"content": "x"}]}, "a message has no 'role'"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, "'content' is null, not text"),
+        ({"messages": [USER, {**REPLY, "weight": "much"}]}, "'weight' is not a number"),
+        ({"messages": [USER, {**REPLY, "tool_calls": [{}]}]}, "a tool call has no 'name'"),
+        ({"messages": [USER, REPLY], "tools": "{"}, "'tools' is text, but not JSON"),
+    ],
+    "sharegpt": [
+        ({"conversations": [{"from": "human", "value": 4}]}, "'value' is a number, not text"),
+        ({"conversations": [{"value": "x"}]}, "a message has no 'from'"),
+        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "'function_call' is text, but not JSON"),
+    ],
+    "prompt_completion": [
+        ({"prompt": None, "completion": "4"}, "'prompt' is null"),
+        ({"prompt": "2+2?", "completion": ""}, "'completion' is empty"),
+        ({"question": "2+2?", "answer": 4}, "'answer' is a number, not text"),
+        ({"prompt": "2+2?", "completion": [USER]}, "not the assistant's"),
+    ],
+    "text": [({"text": None}, "'text' is null"), ({"text": "\n"}, "'text' is empty")],
+    "preference": [
+        ({"prompt": "2+2?", "chosen": "4", "rejected": "4"}, "are the same"),
+        ({"prompt": "2+2?", "chosen": "4", "rejected": None}, "'rejected' is null"),
+        ({"chosen": "4", "rejected": "5"}, "do not begin alike"),
+        ({"chosen": [USER, REPLY], "rejected": [{**USER, "content": "3+3?"}, REPLY]}, "do not share a prompt"),
+    ],
+    "unpaired": [
+        ({"prompt": "2+2?", "completion": "4", "label": "good"}, "'label' is text, not true or false"),
+        ({"prompt": "2+2?", "completion": "4", "label": None}, "'label' is null, not true or false"),
+        ({"messages": [USER], "label": True}, "does not end with the assistant"),
+    ],
+    "stepwise": [
+        ({"prompt": "2+2?", "completions": ["two"], "labels": [True, False]}, "differ in length"),
+        ({"prompt": "2+2?", "completions": "two", "labels": [True]}, "'completions' is text, but not JSON"),
+        ({"prompt": "2+2?", "completions": [2], "labels": [True]}, "'completions' is not a list of texts"),
+    ],
+    "task": [({"prompt": ""}, "'prompt' is empty"), ({"prompt": 4}, "'prompt' is a number")],
+}
+
+
+def rows(cases: dict[str, list[Any]]) -> list[Any]:
+    return [pytest.param(name, case, id=f"{name}-{i}") for name, many in cases.items() for i, case in enumerate(many)]
+
+
+@pytest.mark.parametrize("name", FORMATS.names())
+def test_a_format_keeps_its_contract(name: str) -> None:
+    shape = FORMATS.build(name)
+    assert isinstance(shape, Format)
+    assert not shape.matches(frozenset({"colour", "size"}))
+    assert type(shape).__doc__
+    assert name in GOOD and name in BAD and f"`{name}`" in formats_table()
+
+
+@pytest.mark.parametrize(("name", "row"), rows(GOOD))
+def test_a_good_row_is_recognised_and_read(name: str, row: dict[str, Any]) -> None:
+    found = recognise(row)
+    assert found is not None and found[0] == name
+    example = found[1].read(row)
+    assert isinstance(example, Example)
+    assert len(example.responses) == {"preference": 2, "task": 0}.get(name, 1)
+    if name != "text":
+        assert example.prompt[-1].role == "user" and example.prompt[-1].text in ("2+2?", "2+2 is", "Add", "Add\n2+2")
+        assert all(response.turns[-1].role == "assistant" for response in example.responses)
+        assert name in ("task", "stepwise") or example.responses[0].turns[-1].text == "4"
+
+
+@pytest.mark.parametrize(("name", "case"), rows(BAD))
+def test_a_bad_row_is_dropped_with_its_reason_and_line(
+    name: str, case: tuple[dict[str, Any], str], tmp_path: Path
+) -> None:
+    row, reason = case
+    with pytest.raises(BadRow, match=reason):
+        FORMATS.build(name).read(row)
+    path = tmp_path / "rows.jsonl"
+    good = next(one for one in GOOD[name] if recognise(one) == recognise(row))
+    path.write_text(json.dumps(good) + "\n\n" + json.dumps(row) + "\n" + json.dumps(good) + "\n")
+    ledger = Ledger()
+    examples = list(read([str(path)], ledger))
+    assert [example.source.row for example in examples if example.source] == [1, 4]
+    (dropped,) = ledger.reasons.values()
+    assert dropped.count == 1 and dropped.rows == [f"{path}:3"]
+
+
+def test_shapes_in_particular() -> None:
+    def example(row: dict[str, Any]) -> Example:
+        found = recognise(row)
+        assert found is not None
+        return found[1].read(row)
+
+    alpaca = example(GOOD["alpaca"][1])
+    assert [(turn.role, turn.text) for turn in alpaca.prompt] == [
+        ("system", "Sum"),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+        ("user", "Add\n2+2"),
+    ]
+    for row in GOOD["preference"]:
+        pair = example(row)
+        assert [response.score for response in pair.responses] == [1.0, 0.0]
+        assert [response.turns[0].text for response in pair.responses] == ["4", "5"]
+    assert example({"prompt": "2+2?", "completion": "4", "label": 0}).responses[0].score == 0.0
+    assert example(GOOD["stepwise"][0]).responses[0].step_scores == (1.0, 0.0)
+    assert example(GOOD["task"][1]).answer == "4" == example(GOOD["task"][1]).answer
+    assert example(GOOD["prompt_completion"][4]).answer == "four"
+    unfinished = example({"messages": [USER, REPLY, USER]})
+    assert not unfinished.responses and len(unfinished.prompt) == 3
+
+
+def test_tools_in_their_dialects() -> None:
+    wanted = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    openai = FORMATS.build("messages").read(
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "reasoning_content": "hm",
+                    "tool_calls": [
+                        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+                    ],
+                },
+                {"role": "tool", "content": "4", "tool_call_id": "c1", "name": "add"},
+                {"role": "assistant", "content": [{"type": "text", "text": "It is "}, {"type": "text", "text": "4"}]},
+            ]
+        }
+    )
+    _, calling, result = openai.prompt
+    assert calling.calls == ({**wanted, "id": "c1"},) and calling.extra == {"reasoning_content": "hm"}
+    assert result.extra == {"tool_call_id": "c1", "name": "add"}
+    assert openai.responses[0].turns[0].text == "It is 4"
+    sharegpt = FORMATS.build("sharegpt").read(
+        {
+            "conversations": [
+                {"from": "human", "value": "2+2?"},
+                {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 2}}'},
+                {"from": "observation", "value": "4"},
+                {"from": "gpt", "value": "4"},
+            ],
+            "tools": '[{"name": "add"}]',
+            "system": "Sum",
+        }
+    )
+    assert [turn.role for turn in sharegpt.prompt] == ["system", "user", "assistant", "tool"]
+    assert sharegpt.prompt[2].calls == (wanted,)
+    assert sharegpt.tools == ({"type": "function", "function": {"name": "add"}},)
