@@ -130,7 +130,9 @@ def explain(loaded: Loaded, seams: Seams | None = None) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("key", "value", "from", "why", box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("key", "value", "from", "why"):
+        table.add_column(heading, overflow="fold")  # a key or a path that is cut says nothing
     styles = {"file": "green", "override": "green", "python": "green", "derived": "yellow", "default": "dim"}
     for line in lines(loaded, seams):
         origin = "command line" if line.origin.kind == "override" else str(line.origin)
