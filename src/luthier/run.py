@@ -24,7 +24,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -133,5 +133,7 @@ class Run:
         """An existing run. Raises LuthierError when the folder holds none."""
         run = cls(Path(folder))
         if not run.recipe_path.exists():
-            raise LuthierError("not a run folder (no recipe.lock.yaml)", where=str(folder), fix="give the `output:` of a training run")
+            raise LuthierError(
+                "not a run folder (no recipe.lock.yaml)", where=str(folder), fix="give the `output:` of a training run"
+            )
         return run
