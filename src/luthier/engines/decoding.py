@@ -1,17 +1,25 @@
 """One batch of sequences that grow token by token over a shared key-value cache.
 
-Shape suffixes: B = rows, L = tokens of the longest prompt, V = vocabulary, H = key heads, K = cached tokens,
+The cache of a batch is laid out as [common prefix | room | rest of the prompt | new tokens]: what all prompts begin
+with is read once, and prompts of unlike length end together, so that the last place is every row's. Room is masked.
+
+Shape suffixes: B = rows, L = tokens of the longest rest, V = vocabulary, H = key heads, K = cached tokens,
 D = head dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+SHORTEST_PREFIX = 4
+"""A shorter common prefix is not worth a forward pass of its own."""
+PADDING = 1.1
+"""Prompts are read together while padding adds at most a tenth to their tokens."""
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -48,52 +56,138 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         super().reorder_cache(beam_idx)
         self._room = None
 
+    def begin(self, prefix: RoomyLayer, rows: int) -> None:
+        """Stand at the end of a prefix that `rows` rows have in common."""
+        keys, values = prefix.stored()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
+
+    def gather(self, parts: Sequence[tuple[RoomyLayer, Sequence[int]]], prefix: int, length: int) -> None:
+        """Take the rows of other caches, each at its places in this one; room (zeros) comes after the prefix."""
+        like, _ = parts[0][0].stored()
+        self.lazy_initialization(like, like)
+        rows = sum(len(places) for _, places in parts)
+        shape = (rows, like.shape[1], length, like.shape[3])
+        self.keys, self.values = keys, values = like.new_zeros(shape), like.new_zeros(shape)
+        for part, places in parts:
+            for whole, piece in zip((keys, values), part.stored(), strict=True):
+                rest = piece.shape[-2] - prefix
+                whole[places, :, :prefix] = piece[:, :, :prefix]
+                whole[places, :, length - rest :] = piece[:, :, prefix:]
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, [B, H, K, D]."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
 
 class Decoding:
-    """A batch under way: `step` gives the next logits, `keep` drops the rows that have ended."""
+    """A batch under way: `start` and `step` give the next logits, `keep` drops the rows that have ended."""
 
     def __init__(self, module: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
         self._module, self._device = module, device
-        self._cache: Any = DynamicCache(config=module.config)
-        roomy: Any = RoomyLayer
-        self._cache.layers = [roomy() if type(layer) is DynamicLayer else layer for layer in self._cache.layers]
-        longest = max(len(prompt) for prompt in prompts)
+        self._prompts = [list(prompt) for prompt in prompts]
         self._length_B = torch.tensor([len(prompt) for prompt in prompts])
-        # Prompts end together, so that the last position is every row's; the room before a short one is masked.
-        self._ids_BL = torch.zeros(len(prompts), longest, dtype=torch.long)
-        self._mask_BL = torch.zeros_like(self._ids_BL)
-        for row, prompt in enumerate(prompts):
-            self._ids_BL[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-            self._mask_BL[row, longest - len(prompt) :] = 1
+        self._cache: Any = self._empty()
+        self._mask_BK = torch.zeros(0, 0, dtype=torch.long)
 
     def start(self) -> Tensor:
         """Read the prompts. Returns the logits of the first new token, [B, V]."""
-        position_BL = (self._mask_BL.cumsum(-1) - 1).clamp(min=0)
-        return self._forward(self._ids_BL, position_BL)
+        if len(self._prompts) == 1 or not all(type(layer) is RoomyLayer for layer in self._cache.layers):
+            # A sliding window counts places, not tokens: room between prefix and rest would shorten it.
+            logits_BV, self._mask_BK = self._read(self._cache, self._prompts, 0)
+            return logits_BV
+        prefix = _common(self._prompts)
+        begun = self._empty()
+        if prefix:
+            self._forward(begun, torch.tensor([self._prompts[0][:prefix]]), torch.arange(prefix)[None], None)
+        parts = []
+        for places in self._alike(prefix):
+            cache = self._empty()
+            if prefix:
+                for layer, shared in zip(cache.layers, begun.layers, strict=True):
+                    layer.begin(shared, len(places))
+            parts.append((places, cache, *self._read(cache, [self._prompts[place] for place in places], prefix)))
+        return self._join(parts, prefix)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append one token to each row. Returns the logits of the next one, [B, V]."""
         position_B1 = self._length_B[:, None]
         self._length_B = self._length_B + 1
-        self._mask_BL = torch.cat([self._mask_BL, self._mask_BL.new_ones(len(tokens), 1)], -1)
-        return self._forward(torch.tensor(tokens)[:, None], position_B1)
+        self._mask_BK = torch.cat([self._mask_BK, self._mask_BK.new_ones(len(tokens), 1)], -1)
+        return self._forward(self._cache, torch.tensor(tokens)[:, None], position_B1, self._mask_BK)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
-        place = torch.tensor(rows, device=self._device)
-        self._cache.reorder_cache(place)
-        self._length_B, self._mask_BL = self._length_B[rows], self._mask_BL[rows]
+        self._cache.reorder_cache(torch.tensor(rows, device=self._device))
+        self._length_B, self._mask_BK = self._length_B[rows], self._mask_BK[rows]
 
-    def _forward(self, ids: Tensor, position: Tensor) -> Tensor:
+    def _empty(self) -> Any:
+        cache: Any = DynamicCache(config=self._module.config)
+        roomy: Any = RoomyLayer
+        cache.layers = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        return cache
+
+    def _alike(self, prefix: int) -> Iterator[list[int]]:
+        """Places of the prompts whose rests are read together: of like length, the longest first."""
+        waiting = sorted(range(len(self._prompts)), key=lambda place: -len(self._prompts[place]))
+        while waiting:
+            longest, real, count = len(self._prompts[waiting[0]]) - prefix, 0, 0
+            for place in waiting:
+                real += len(self._prompts[place]) - prefix
+                if longest * (count + 1) > PADDING * real:
+                    break
+                count += 1
+            yield waiting[:count]
+            waiting = waiting[count:]
+
+    def _read(self, cache: Any, prompts: Sequence[list[int]], prefix: int) -> tuple[Tensor, Tensor]:
+        """Read what follows the prefix. Returns the last logits, [B, V], and the mask of the cache, [B, K]."""
+        longest = max(len(prompt) for prompt in prompts) - prefix
+        ids_BL = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask_BK = torch.ones(len(prompts), prefix + longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            room = longest - (len(prompt) - prefix)
+            ids_BL[row, room:] = torch.tensor(prompt[prefix:])
+            mask_BK[row, prefix : prefix + room] = 0
+        position_BL = (mask_BK.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
+        return self._forward(cache, ids_BL, position_BL, mask_BK), mask_BK
+
+    def _join(self, parts: Sequence[tuple[list[int], Any, Tensor, Tensor]], prefix: int) -> Tensor:
+        """One batch of all that was read, in the order of the prompts."""
+        length = max(mask_BK.shape[-1] for _, _, _, mask_BK in parts)
+        for number, layer in enumerate(self._cache.layers):
+            layer.gather([(cache.layers[number], places) for places, cache, _, _ in parts], prefix, length)
+            for _, cache, _, _ in parts:
+                cache.layers[number] = None  # copied: its memory goes back at once
+        self._mask_BK = torch.zeros(len(self._prompts), length, dtype=torch.long)
+        logits_BV = parts[0][2].new_empty(len(self._prompts), parts[0][2].shape[-1])
+        for places, _, part_BV, mask_BK in parts:
+            self._mask_BK[places, :prefix] = 1
+            self._mask_BK[places, length - mask_BK.shape[-1] + prefix :] = mask_BK[:, prefix:]
+            logits_BV[places] = part_BV
+        return logits_BV
+
+    def _forward(self, cache: Any, ids: Tensor, position: Tensor, mask_BK: Tensor | None) -> Tensor:
         # Without padding there is nothing to mask, and attention takes its faster way.
-        padded = not bool(self._mask_BL.all())
+        padded = mask_BK is not None and not bool(mask_BK.all())
         out = self._module(
             input_ids=ids.to(self._device),
-            attention_mask=self._mask_BL.to(self._device) if padded else None,
-            position_ids=position.to(self._device),
-            past_key_values=self._cache,
+            attention_mask=mask_BK.to(self._device) if padded and mask_BK is not None else None,
+            position_ids=position.expand(len(ids), -1).to(self._device),
+            past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            # The last place as an index, not as a slice: of a slice, whose rows lie apart, torch multiplies each row
+            # with its own copy of the output head.
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=self._device),
         )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+
+def _common(prompts: Sequence[list[int]]) -> int:
+    """Length of the prefix that all prompts have in common, at least one token short of the shortest."""
+    least, most = min(prompts), max(prompts)  # what these two share in order of tokens, all others share
+    limit = min(len(prompt) for prompt in prompts) - 1
+    length = next((place for place in range(limit) if least[place] != most[place]), limit)
+    return length if length >= SHORTEST_PREFIX else 0

@@ -94,6 +94,26 @@ def test_greedy_in_batches_of_any_size_is_what_transformers_generates(module: An
     assert all(c.finish == ("length" if len(c.ids) == 20 else "stop") for c in made)
 
 
+SHARED = [9, 8, 7, 6, 5, 4, 3]
+BEGINNINGS = [[*SHARED, *range(20, 20 + length)] for length in (1, 9, 2, 2, 8, 1, 5)]
+
+
+def test_a_common_prefix_is_read_once_and_changes_nothing(module: Any) -> None:
+    read: list[int] = []
+    watch = module.register_forward_pre_hook(
+        lambda _, args, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    made = LocalEngine(module, byte_tokenizer(), {STOP}).generate(BEGINNINGS, Sampling(max_new_tokens=1))
+    watch.remove()
+    if module.config.model_type in ("llama", "gpt2"):  # Gemma's sliding window takes prompts whole
+        assert sum(read) < sum(len(prompt) for prompt in BEGINNINGS)
+        assert 7 + 28 <= sum(read) <= 7 + 28 * 1.1
+    made = LocalEngine(module, byte_tokenizer(), {STOP}).generate(BEGINNINGS, Sampling(max_new_tokens=20))
+    assert [list(c.ids) for c in made] == [reference(module, prompt, 20) for prompt in BEGINNINGS]
+    same = LocalEngine(module, byte_tokenizer(), {STOP}).generate([BEGINNINGS[1]] * 3, Sampling(max_new_tokens=20))
+    assert same == [made[1]] * 3
+
+
 def test_rows_that_end_leave_the_batch_and_the_others_go_on(module: Any) -> None:
     free = LocalEngine(module, byte_tokenizer(), ()).generate(PROMPTS, Sampling(max_new_tokens=24))
 
