@@ -7,6 +7,7 @@ customers, and how many of each thing are not.
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,12 +21,13 @@ def prepare(folder: str | Path, output: str | Path | None = None) -> Path:
 
     `output` replaces the recipe's own run folder. Files of an earlier demo in `folder` are written anew.
     """
-    folder = Path(folder)
-    for name in FILES:
-        text = files(__package__).joinpath(name).read_text(encoding="utf-8")
-        if name == "recipe.yaml" and output is not None:
-            text = "".join(
-                f"output: {output}\n" if line.startswith("output:") else line for line in text.splitlines(keepends=True)
-            )
+    folder = Path(folder).resolve()
+    texts = {name: files(__package__).joinpath(name).read_text(encoding="utf-8") for name in FILES}
+    recipe = texts["recipe.yaml"]
+    for name in FILES[1:]:  # a file of that name in the current directory must not take its place
+        recipe = recipe.replace(f"path: {name} ", f"path: {folder / name} ")
+    if output is not None:
+        recipe = re.sub(r"^output: .*$", lambda _: f"output: {output}", recipe, flags=re.MULTILINE)
+    for name, text in {**texts, "recipe.yaml": recipe}.items():
         write_atomically(folder / name, text)
     return folder / "recipe.yaml"

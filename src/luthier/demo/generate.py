@@ -20,7 +20,7 @@ from luthier.demo.wording import HELDOUT, MENU, NUMBERS, PLAIN_LINE, SIZES, TRAI
 from luthier.run import write_atomically
 
 SEED = 20
-TRAIN_ROWS = 640
+TRAIN_ROWS = 960
 HELDOUT_ROWS = 80
 RESERVED = 2
 """Quantities of each item that only held-out rows use."""
@@ -42,12 +42,9 @@ class Line:
         return self.item.one if self.quantity == 1 else self.item.many
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.item.name,
-            "size": self.size,
-            "quantity": self.quantity,
-            "extras": list(self.extras),
-        }
+        """In the order people say it; what was not said is left out."""
+        said = {"quantity": self.quantity, "size": self.size, "name": self.item.name, "extras": list(self.extras)}
+        return {key: value for key, value in said.items() if value}
 
 
 @dataclass
@@ -92,18 +89,20 @@ class Customer:
     def row(self) -> Row:
         """One order in words and as JSON."""
         row = Row("", {})
-        lines = [self._line(item) for item in self.rng.sample(MENU, self.rng.choices((1, 2, 3), (40, 42, 18))[0])]
+        lines = [self._line(item) for item in self.rng.sample(MENU, self.rng.choices((1, 2, 3), (50, 38, 12))[0])]
         said = [self._say(line, row) for line in lines]
         row.phrases = said
         listed = said[0] if len(said) == 1 else ", ".join(said[:-1]) + self.rng.choice((" and ", ", plus ")) + said[-1]
         sentences = [self._pick(self.wording.frames, row).format(order=listed)]
-        if self.rng.random() < 0.35:
+        if self.rng.random() < 0.25:
             lines, correction = self._correct(lines, row)
             sentences.append(correction)
         to_go, customer, rest = self._around(row)
         sentences += rest
         row.text = self._spoken(sentences)
-        row.order = {"items": [line.as_json() for line in lines], "to_go": to_go, "customer": customer}
+        row.order = {"items": [line.as_json() for line in lines]}
+        row.order |= {"to_go": True} if to_go else {}
+        row.order |= {"customer": customer} if customer else {}
         row.pairs |= {(line.item.name, line.quantity) for line in lines}
         return row
 
@@ -135,8 +134,7 @@ class Customer:
         return self.rng.choice(NUMBERS[quantity])
 
     def _size(self, size: str) -> str:
-        usual, other = SIZES[size]
-        return usual if self.rng.random() < 0.8 else other
+        return self.rng.choice(SIZES[size])
 
     def _correct(self, lines: list[Line], row: Row) -> tuple[list[Line], str]:
         """Change one line of the order, and the sentence that says so."""

@@ -63,10 +63,10 @@ NUMBERS = {
     3: ("three", "3"),
     4: ("four", "4"),
     5: ("five", "5"),
-    6: ("six", "6", "half a dozen"),
+    6: ("six", "6"),
     12: ("twelve", "12", "a dozen"),
 }
-SIZES = {"small": ("small", "little"), "medium": ("medium", "regular"), "large": ("large", "big")}
+SIZES = {"small": ("small",), "medium": ("medium",), "large": ("large", "big")}
 
 _HOT = ("oat milk", "soy milk", "almond milk", "vanilla syrup", "caramel syrup", "cinnamon", "whipped cream")
 _TEA = ("lemon", "honey", "mint", "oat milk", "ginger")
@@ -150,10 +150,9 @@ TRAIN = Wording(
         "{order}. Got that?",
     ),
     lines=(
-        "{quantity} {item}, {size}, {extras}",
         "{quantity} more {size} {item} {extras}",
-        "the {size} {item} {extras}, {quantity} of them",
-        "{quantity} {size} {item}, {extras} please",
+        "{quantity} nice {size} {item} {extras}",
+        "just {quantity} {size} {item} {extras}",
     ),
     quantity_corrections=(
         "No wait, make that {quantity} {item}.",
@@ -190,13 +189,15 @@ TRAIN = Wording(
         "To go, please.",
         "That's to go.",
         "It's takeaway.",
-        "I'll take it with me.",
+        "All to go.",
         "Can you pack it to go?",
         "All to take away.",
-        "We'll take it to the park.",
         "I want it to go.",
         "Takeaway cups, please.",
-        "I have to run, so wrap it up.",
+        "We'd like to take it away.",
+        "I have to run, so to go.",
+        "It's a takeaway order.",
+        "It has to be to go.",
     ),
     for_here=(
         "For here.",
@@ -204,9 +205,8 @@ TRAIN = Wording(
         "We're sitting by the window.",
         "It's to have here.",
         "I'll drink it here.",
-        "No need to pack it.",
         "We're staying inside.",
-        "Not to go, we have a table.",
+        "We have a table.",
     ),
     customer=(
         "The name is {customer}.",
@@ -252,7 +252,7 @@ HELDOUT = Wording(
     ),
     lines=(
         "{quantity} of the {size} {item} {extras}",
-        "{quantity} orders of {size} {item} {extras}",
+        "maybe {quantity} {size} {item} {extras}",
     ),
     quantity_corrections=(
         "Oh hang on, it should be {quantity} {item}.",
@@ -281,7 +281,7 @@ HELDOUT = Wording(
         "Could that be a takeaway?",
         "We're taking this away.",
         "Everything to go, if you would.",
-        "I'll take that back to the office.",
+        "This one is to go.",
     ),
     for_here=(
         "We'll have it here.",
