@@ -181,7 +181,7 @@ class Ledger:
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", show_header=True, header_style="bold")
-        table.add_column("source")
+        table.add_column("source", overflow="fold")
         table.add_column("shape")
         for heading in ("read", "kept", "dropped", "used"):
             table.add_column(heading, justify="right")
