@@ -24,13 +24,18 @@ Watch = Callable[[Mapping[str, Any]], None]
 
 
 def train(folder: Path, watch: Watch | None = None, **settings: Any) -> tuple[FitResult, dict[str, torch.Tensor]]:
-    """Eight steps with everything that draws random numbers: dropout, and order; with evaluations and a best one."""
+    """Eight steps with all that draws random numbers: order, dropout, noise; with evaluations and a best one.
+
+    The weights are those the run ends with (of the best evaluation) and those of its last step.
+    """
     options = {"epochs": 2, "save_every": 3, "neftune": 5.0, "micro_tokens": 64, **settings}
     recipe = tiny.recipe(folder, validate=Validate(share=0.1, every=2), **options)
     policy = tiny.Policy(tiny.lora(dropout=0.1))
     prepared = tiny.Prepared(tiny.Store(30), tiny.Store(6, seed=1))
     result = fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), watch=watch)
-    return result, policy.snapshot()
+    last = checkpoint.latest(Run(folder))
+    assert last is not None and last.step == result.steps == 8
+    return result, {**policy.snapshot(), **{f"last.{name}": weight for name, weight in last.weights().items()}}
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -126,6 +131,7 @@ def test_every_optimiser_resumes_exactly(optimizer: str, tmp_path: Path) -> None
     result, weights = train(tmp_path / "cut", optimizer=optimizer)
     assert result.resumed_from in (3, 4)
     assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
+    assert log(tmp_path / "cut") == log(tmp_path / "whole")
 
 
 def test_steps_without_an_event_are_not_forgotten(tmp_path: Path) -> None:
