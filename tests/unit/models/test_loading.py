@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import tiny_llama, write_gguf
+from tiny_gguf import full_disk, tiny_llama, write_gguf
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
-from luthier.models import Policy, fetch, load, open_run, save
+from luthier.models import Policy, fetch, load, merge, open_run, save
 from luthier.models.digest import weights_digest
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
@@ -36,9 +34,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
 
 
-def opened(folder: Path, *adapt: tuple[str, dict[str, Any]], dtype: str = "fp32") -> Policy:
+def opened(folder: Path, *adapt: tuple[str, dict[str, Any]]) -> Policy:
     plugins = [Plugin(name=name, args=args) for name, args in adapt]
-    return load(Model.__pydantic_validator__.validate_python({"name": str(folder), "dtype": dtype}), plugins)  # type: ignore[attr-defined]
+    return load(Model(name=str(folder), dtype="fp32"), plugins, device="cpu")
 
 
 def trainable(policy: Policy) -> set[str]:
@@ -191,25 +189,21 @@ def test_a_folder_without_a_language_model_is_refused(folder: Path, tmp_path: Pa
         load(Model(name=str(tmp_path / "model")))
 
 
-FULL_DISK = """
-import resource
-import sys
-from pathlib import Path
-from luthier.errors import LuthierError
-from luthier.models import load, merge
-from luthier.recipe.schema import Model
-policy = load(Model(name=sys.argv[1]), train=False)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    merge(policy, Path(sys.argv[2]))
-except LuthierError as error:
-    print(error)
-"""
-
-
 def test_no_space_left_is_one_clear_error_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     assert (folder / "model.safetensors").stat().st_size > 20_000
-    target = tmp_path / "out" / "merged"
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, folder, target], capture_output=True, text=True)
-    assert "no space left on the disk while writing the merged model" in done.stdout, done.stderr
-    assert list(target.parent.iterdir()) == []
+    policy, run = opened(folder, ("lora", {"r": 16})), Run(tmp_path / "run")
+    with full_disk(), pytest.raises(LuthierError, match="no space left on the disk while writing the merged model"):
+        merge(policy, tmp_path / "out" / "merged")
+    assert list((tmp_path / "out").iterdir()) == []
+    with full_disk(), pytest.raises(LuthierError, match="no space left on the disk while writing the adapter"):
+        save(policy, run)
+    assert list(run.folder.iterdir()) == []
+
+
+def test_a_failed_save_keeps_what_was_there(folder: Path, tmp_path: Path) -> None:
+    run = trained(folder, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.adapter.iterdir()}
+    with full_disk(), pytest.raises(LuthierError, match="no space left"):
+        save(opened(folder, ("lora", {"r": 16})), run)
+    assert {path.name: path.read_bytes() for path in run.adapter.iterdir()} == before
+    assert [path.name for path in run.folder.iterdir()] == ["adapter"]
