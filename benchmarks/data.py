@@ -29,7 +29,7 @@ def once(recipe: Path, cache: Path) -> dict[str, Any]:
     taken = measured(command, log, env, recipe.parent)
     if taken.status != 0:
         raise RuntimeError(log.read_text(encoding="utf-8", errors="replace")[-3000:])
-    return {"seconds": taken.seconds, "peak_gib": taken.peak_bytes / 2**30, "load_before": taken.load_before}
+    return {"seconds": taken.seconds, "peak_gib": taken.peak_bytes / 2**30, "busy_before": taken.busy_before}
 
 
 def main() -> None:

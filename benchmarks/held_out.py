@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 Row = tuple[list[int], int]
 """Token ids, and how many of them are the prompt."""
@@ -46,6 +47,7 @@ def loss(model: torch.nn.Module, rows: list[Row]) -> float:
 
 
 def main(workload: str, *adapters: str) -> None:
+    disable_progress_bar()
     work = json.loads(Path(workload).read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(work["model"])
     held_out, train = rendered(work["held_out"], tokenizer), rendered(work["train"], tokenizer)

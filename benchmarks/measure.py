@@ -21,8 +21,8 @@ class Measured:
     seconds: float
     peak_bytes: int
     status: int
-    load_before: float
-    """Load average of the last minute when it started: above ~0.5 something else was running."""
+    busy_before: float
+    """How busy the processor was in the second before it started, in per cent: above a few, something else ran."""
 
 
 def _tree_rss(root: psutil.Process) -> int:
@@ -37,7 +37,8 @@ def _tree_rss(root: psutil.Process) -> int:
 
 def measured(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path, nice: int = 0) -> Measured:
     """Run `command` with stdout and stderr in `log`. Memory: the kernel's own peak, or the tree's sum if larger."""
-    load, started, peak = os.getloadavg()[0], time.time(), 0
+    busy = psutil.cpu_percent(interval=1.0)
+    started, peak = time.time(), 0
     with log.open("wb") as out:
         child = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=dict(env), cwd=cwd, preexec_fn=lambda: os.nice(nice)
@@ -59,4 +60,4 @@ def measured(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Pat
         seconds = time.time() - started
         done.set()
         watcher.join()
-    return Measured(started, seconds, max(peak, usage.ru_maxrss * 1024), child.returncode, load)
+    return Measured(started, seconds, max(peak, usage.ru_maxrss * 1024), child.returncode, busy)

@@ -46,7 +46,7 @@ def run(contender: Contender, work: Workload, nice: int) -> dict[str, Any]:
         "to_first_step": said["first_step_at"] - taken.started,
         "peak_gib": taken.peak_bytes / 2**30,
         "whole_seconds": taken.seconds,
-        "load_before": taken.load_before,
+        "busy_before": taken.busy_before,
         "adapter": str(contender.adapter(folder)),
     }
 

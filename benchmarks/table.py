@@ -65,13 +65,15 @@ def markdown(document: dict[str, Any]) -> str:
         "Medians of {repeat} run(s) each, in turn, one at a time. speed × and memory ×: the fastest (leanest) peer "
         "over this line, so above 1 is better than every peer. tokens/s: the {tokens:,} tokens of the rows "
         "as the chat template renders them ({scored:,} of them answers), over the seconds of the epoch; tokens fed "
-        "is what the tool really computed, padding included. Held-out loss: one fp32 script for all, on {held} rows; "
-        "the untuned model has {base:.4f}.\n\n".format(
+        "is with the padding the tool computes (Luthier has none, and computes prefixes that rows share but once). "
+        "Held-out loss: one fp32 script for all, on {held} rows; "
+        "the untuned model has {base:.4f}. Just before a run the processor was at most {busy:.0f} % busy.\n\n".format(
             repeat=document["repeat"],
             tokens=document["train"]["tokens"],
             scored=document["train"]["scored"],
             held=document["held_out_rows"],
             base=document["base_loss"],
+            busy=max(run["busy_before"] for runs in results.values() for run in runs),
         )
         + f"Matrix products ran at {document['hardware']['bf16_gflops']:,.0f} Gflop/s before and "
         + f"{document['bf16_gflops_after']:,.0f} after.\n\n"

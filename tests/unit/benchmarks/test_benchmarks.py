@@ -71,6 +71,7 @@ def run(seconds: float, peak: float) -> dict[str, object]:
         "fed": 120,
         "scored": 60,
         "settings": "{}",
+        "busy_before": 1.0,
         "versions": {"torch": "2"},
     }
 
