@@ -5,6 +5,7 @@ A tracker's spec is a frozen dataclass with its recipe keys and `open(run, confi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,7 +58,18 @@ def metrics(event: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+REPORTS_OFF = {
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""What the services report about themselves is off unless the environment says otherwise: only the numbers go out."""
+
+
 def _import(module: str, extra: str) -> Any:
+    for name, value in REPORTS_OFF.items():
+        os.environ.setdefault(name, value)
     try:
         return import_module(module)
     except ImportError as error:

@@ -38,7 +38,7 @@ def reference(module: nn.Module, store: tiny.Store, order: Order, steps: int, lr
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": 0.1},
         {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr, eps=1e-4)
+    optimizer = torch.optim.AdamW(groups, lr, eps=1e-3)
     losses = []
     for step in range(steps):
         rows = [store[int(i)] for i in order.positions(step)]
@@ -64,7 +64,7 @@ def reference(module: nn.Module, store: tiny.Store, order: Order, steps: int, lr
 
 @pytest.mark.parametrize("make", [tiny.lora, tiny.model])
 def test_the_loop_is_the_plain_training_it_claims_to_be(make: Any, tmp_path: Path) -> None:
-    keys = {"eps": 1e-4}
+    keys = {"eps": 1e-3}  # AdamW divides by the gradient: with a tiny eps the sign of a rounding error counts
     optimizer = Plugin(name="adamw", args=keys)
     _, policy, run = train(
         tmp_path, tiny.Policy(make()), epochs=2, warmup=0, schedule="constant", optimizer=optimizer, micro_tokens=40
