@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.kernels import causal_softmax_, causal_softmax_backward_
+from luthier.models import kernels
 
 PACKED = "luthier_packed"
 LAYOUT = "packed_layout"
@@ -39,17 +39,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Nodes of similar length: `query_BL` and `key_BK` hold token places (padding repeats a place that is masked)."""
+    """Nodes of similar length: the places of their queries and of the keys they see, -1 where one is shorter."""
 
     query_BL: Tensor
     key_BK: Tensor
     prefix_B: Tensor
     """Ancestor tokens of each node, int32: query i of node b sees the first prefix_B[b] + i + 1 keys."""
     length_B: Tensor
-    real: Tensor
-    """Places of query_BL, flattened, that are no padding."""
-    token_real: Tensor
-    """The tokens at those places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +91,18 @@ class PackedLayout:
         paths = [torch.cat([torch.arange(a.start, a.end) for a in [*self.ancestors(node), node]]) for node in group]
         lengths = [node.end - node.start for node in group]
         longest, widest = (_rounded(max(sizes)) for sizes in (lengths, [len(path) for path in paths]))
-        query_BL, key_BK = (
-            torch.zeros(len(group), longest, dtype=torch.long),
-            torch.zeros(len(group), widest, dtype=torch.long),
-        )
+        query_BL = torch.full((len(group), longest), -1)
+        key_BK = torch.full((len(group), widest), -1)
         for b, (node, path) in enumerate(zip(group, paths, strict=True)):
             query_BL[b, : lengths[b]] = torch.arange(node.start, node.end)
-            query_BL[b, lengths[b] :] = node.end - 1
             key_BK[b, : len(path)] = path
-            key_BK[b, len(path) :] = path[-1]
         length_B = torch.tensor(lengths)
-        real = (torch.arange(longest) < length_B[:, None]).flatten().nonzero().squeeze(1)
         device = self.position_T.device
         return Bucket(
             query_BL=query_BL.to(device),
             key_BK=key_BK.to(device),
             prefix_B=(torch.tensor([len(path) for path in paths]) - length_B).to(torch.int32),
             length_B=length_B.to(torch.int32),
-            real=real.to(device),
-            token_real=query_BL.flatten()[real].to(device),
         )
 
 
@@ -161,7 +150,7 @@ def attend(
     for bucket in layout.buckets:
         q, k, v = _gather(query, key, value, bucket)
         p = _probabilities(q, k, bucket, scale, window)
-        _scatter(torch.bmm(p, v), out, bucket, key.shape[1])
+        kernels.unfold_(out, torch.bmm(p, v), bucket.query_BL, key.shape[1])
     return out, []
 
 
@@ -178,61 +167,31 @@ def attend_backward(
     if query.is_cuda:
         q, k, v = torch.autograd.grad(kept[0], kept[1:], grad)
         return q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
-    grad_query = torch.empty_like(query)
+    grad_query = query.new_empty(query.shape)
     grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
     grad_value = torch.zeros_like(grad_key)
     heads = key.shape[1]
     for bucket in layout.buckets:
         q, k, v = _gather(query, key, value, bucket)
         p = _probabilities(q, k, bucket, scale, window)
-        g = _fold(grad, bucket, heads)
-        _scatter_add(torch.bmm(p.transpose(1, 2), g), grad_value, bucket)
-        ds = causal_softmax_backward_(torch.bmm(g, v.transpose(1, 2)), p, scale)
-        _scatter(torch.bmm(ds, k), grad_query, bucket, heads)
-        _scatter_add(torch.bmm(ds.transpose(1, 2), q), grad_key, bucket)
+        g = kernels.fold(grad, bucket.query_BL, heads)
+        kernels.unfold_add_(grad_value, torch.bmm(p.transpose(1, 2), g), bucket.key_BK)
+        ds = kernels.causal_softmax_backward_(torch.bmm(g, v.transpose(1, 2)), p, scale)
+        kernels.unfold_(grad_query, torch.bmm(ds, k), bucket.query_BL, heads)
+        kernels.unfold_add_(grad_key, torch.bmm(ds.transpose(1, 2), q), bucket.key_BK)
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
 
 def _probabilities(q: Tensor, k: Tensor, bucket: Bucket, scale: float, window: int) -> Tensor:
+    longest = bucket.query_BL.shape[1]
     scores = torch.bmm(q, k.transpose(1, 2))
-    return causal_softmax_(scores, bucket.prefix_B, bucket.length_B, bucket.query_BL.shape[1], scale, window)
-
-
-def _fold(x_THD: Tensor, bucket: Bucket, heads: int) -> Tensor:
-    """Query-like tensors of a bucket with the queries of one key head together: (B Hk), (G L), D; padding is zero."""
-    count, longest = bucket.query_BL.shape
-    x = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
-    x.index_copy_(0, bucket.real, x_THD.index_select(0, bucket.token_real))
-    return x.view(count, longest, heads, -1, x.shape[-1]).permute(0, 2, 3, 1, 4).reshape(count * heads, -1, x.shape[-1])
+    return kernels.causal_softmax_(scores, bucket.prefix_B, bucket.length_B, longest, scale, window)
 
 
 def _gather(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
-    heads, dim = key.shape[1], key.shape[2]
-    count, widest = bucket.key_BK.shape
-
-    def rows(x: Tensor) -> Tensor:
-        picked = x.index_select(0, bucket.key_BK.view(-1)).view(count, widest, heads, dim)
-        return picked.transpose(1, 2).reshape(count * heads, widest, dim)
-
-    return _fold(query, bucket, heads), rows(key), rows(value)
-
-
-def _scatter(x: Tensor, out_THD: Tensor, bucket: Bucket, heads: int) -> None:
-    """Undo `_fold` into the tokens' places."""
-    count, longest = bucket.query_BL.shape
-    flat = (
-        x.view(count, heads, -1, longest, x.shape[-1])
-        .permute(0, 3, 1, 2, 4)
-        .reshape(count * longest, *out_THD.shape[1:])
-    )
-    out_THD.index_copy_(0, bucket.token_real, flat.index_select(0, bucket.real))
-
-
-def _scatter_add(x: Tensor, out_TGD: Tensor, bucket: Bucket) -> None:
-    """Add key-like gradients at their tokens. Masked keys have gradient zero, so padding adds nothing."""
-    count, widest = bucket.key_BK.shape
-    flat = x.view(count, -1, widest, x.shape[-1]).transpose(1, 2).reshape(count * widest, *out_TGD.shape[1:])
-    out_TGD.index_add_(0, bucket.key_BK.view(-1), flat.to(out_TGD.dtype))
+    heads = key.shape[1]
+    q = kernels.fold(query, bucket.query_BL, heads)
+    return q, kernels.fold(key, bucket.key_BK, heads), kernels.fold(value, bucket.key_BK, heads)
 
 
 def packed_attention(

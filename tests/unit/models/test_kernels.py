@@ -62,6 +62,28 @@ def test_compiled_causal_softmax(window: int) -> None:
 
 
 @pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+@pytest.mark.parametrize("size", [8, 64])
+def test_compiled_fold_and_unfold(size: int) -> None:
+    torch.manual_seed(0)
+    place = torch.tensor([[0, 1, 2, -1], [3, 4, -1, -1]])
+    x = torch.randn(5, 7 * size).bfloat16()[:, size:].unflatten(1, (6, size))  # rows that are not contiguous
+    folded = [b.fold(x, place, 2) for b in (cpu, reference)]
+    assert folded[0].shape == (4, 12, size)
+    assert torch.equal(folded[0], folded[1])
+    back = torch.zeros(2, 5, 6, size).bfloat16()
+    for out, backend in zip(back, (cpu, reference), strict=True):
+        backend.unfold_(out, folded[0], place, 2)
+        assert torch.equal(out, x)
+    shared = torch.tensor([[0, 1, 2], [0, 1, 4]])
+    keys = torch.randn(4, 3, size).bfloat16()
+    sums = torch.zeros(2, 5, 2, size)
+    cpu.unfold_add_(sums[0], keys, shared)
+    reference.unfold_add_(sums[1], keys, shared)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0][1, 0], keys[0, 1].float() + keys[2, 1].float())
+
+
+@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
 def test_a_nan_is_not_lost() -> None:
     x = torch.randn(2, 8).bfloat16()
     x[1, 3] = torch.nan

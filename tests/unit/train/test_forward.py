@@ -58,15 +58,16 @@ def test_a_frozen_base_costs_no_gradients_below_the_lowest_trained_layer() -> No
     assert all(p.grad is None for n, p in model.named_parameters() if "layers.1." not in n)
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["own layers", "fused"])
 @pytest.mark.parametrize("family", FUSED)
-def test_bf16_fused_is_within_the_noise_of_bf16(family: str) -> None:
+def test_bf16_packed_is_within_the_noise_of_bf16(family: str, fused: bool) -> None:
     examples = rows()
     exact = loss_and_gradients(tiny(family, lora=True), examples, layout="padded")
     plain = loss_and_gradients(tiny(family, lora=True, dtype=torch.bfloat16), examples, layout="padded")
-    fused = loss_and_gradients(tiny(family, lora=True, dtype=torch.bfloat16), examples)
+    packed = loss_and_gradients(tiny(family, lora=True, dtype=torch.bfloat16), examples, fused=fused)
     noise = (plain[1] - exact[1]).norm()
-    assert (fused[1] - exact[1]).norm() < 1.5 * noise
-    assert fused[0] == pytest.approx(exact[0], rel=2e-3)
+    assert (packed[1] - exact[1]).norm() < 1.5 * noise
+    assert packed[0] == pytest.approx(exact[0], rel=2e-3)
 
 
 def test_another_adapter_than_plain_lora_falls_back_to_the_models_own_layers() -> None:

@@ -23,12 +23,15 @@ __all__ = [
     "causal_softmax_",
     "causal_softmax_backward_",
     "describe",
+    "fold",
     "online_softmax_",
     "rms_norm",
     "rms_norm_backward",
     "rope_",
     "swiglu",
     "swiglu_backward_",
+    "unfold_",
+    "unfold_add_",
 ]
 
 
@@ -44,6 +47,11 @@ def _backend(*tensors: Tensor) -> ModuleType:
     if all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in tensors) and cpu.library():
         return cpu
     return reference
+
+
+def _on_cpu(*tensors: Tensor) -> ModuleType:
+    """The backend of attention's kernels, which CUDA does not need: FlexAttention has its own."""
+    return reference if any(x.is_cuda for x in tensors) else _backend(*tensors)
 
 
 @cache
@@ -80,18 +88,31 @@ def swiglu_backward_(gate_up_TF: Tensor, grad_TF: Tensor) -> tuple[Tensor, Tenso
     return _backend(gate_up_TF, grad_TF).swiglu_backward_(gate_up_TF, grad_TF)
 
 
+def fold(x_THD: Tensor, place_BL: Tensor, heads: int) -> Tensor:
+    """Tokens to nodes, the G queries of a key head together: (B `heads`), (G L), D; place -1 gives zero."""
+    return _on_cpu(x_THD).fold(x_THD, place_BL, heads)
+
+
+def unfold_(out_THD: Tensor, x: Tensor, place_BL: Tensor, heads: int) -> None:
+    """Undo `fold`, for places that occur once."""
+    _on_cpu(out_THD, x).unfold_(out_THD, x, place_BL, heads)
+
+
+def unfold_add_(sum_TGD: Tensor, x: Tensor, place_BL: Tensor) -> None:
+    """Undo `fold` of key-like tensors into fp32, adding up where nodes share places."""
+    _on_cpu(x).unfold_add_(sum_TGD, x, place_BL)
+
+
 def causal_softmax_(
     scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, scale: float, window: int
 ) -> Tensor:
     """softmax(scale * scores) over the keys that a query sees; the others get 0. (B Hk), (G L), K; L = `longest`."""
-    backend = cpu if scores.dtype == torch.bfloat16 and not scores.is_cuda and cpu.library() else reference
-    return backend.causal_softmax_(scores, prefix_B, length_B, longest, scale, window)
+    return _on_cpu(scores).causal_softmax_(scores, prefix_B, length_B, longest, scale, window)
 
 
 def causal_softmax_backward_(grad: Tensor, p: Tensor, scale: float) -> Tensor:
     """Gradient of the scores: scale * p * (grad - sum_k grad p)."""
-    backend = cpu if grad.dtype == torch.bfloat16 and not grad.is_cuda and cpu.library() else reference
-    return backend.causal_softmax_backward_(grad, p, scale)
+    return _on_cpu(grad, p).causal_softmax_backward_(grad, p, scale)
 
 
 def online_softmax_(logits_CV: Tensor, top_C: Tensor, sum_C: Tensor, total_C: Tensor) -> tuple[Tensor, Tensor]:

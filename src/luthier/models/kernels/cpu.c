@@ -171,6 +171,50 @@ void causal_softmax_backward(bf16 *g, const bf16 *p, i64 rows, i64 keys, float s
     }
 }
 
+/* Tokens to nodes: out (nodes, heads, group, longest, d) from rows of x (heads x group x d, `stride` apart); place -1 is
+ * padding and becomes zero. */
+void fold(const bf16 *x, const i64 *place, bf16 *out, i64 nodes, i64 longest, i64 heads, i64 group, i64 d, i64 stride) {
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 b = 0; b < nodes; b++)
+        for (i64 h = 0; h < heads * group; h++) {
+            bf16 *o = out + (b * heads * group + h) * longest * d;
+            for (i64 l = 0; l < longest; l++) {
+                i64 t = place[b * longest + l];
+                if (t < 0) memset(o + l * d, 0, d * sizeof(bf16));
+                else memcpy(o + l * d, x + t * stride + h * d, d * sizeof(bf16));
+            }
+        }
+}
+
+/* The way back, for places that occur once. */
+void unfold(const bf16 *x, const i64 *place, bf16 *out, i64 nodes, i64 longest, i64 heads, i64 group, i64 d, i64 stride) {
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 b = 0; b < nodes; b++)
+        for (i64 h = 0; h < heads * group; h++) {
+            const bf16 *o = x + (b * heads * group + h) * longest * d;
+            for (i64 l = 0; l < longest; l++) {
+                i64 t = place[b * longest + l];
+                if (t >= 0) memcpy(out + t * stride + h * d, o + l * d, d * sizeof(bf16));
+            }
+        }
+}
+
+/* The way back, added up in fp32 where nodes share places; heads are spread over the threads, nodes are not. */
+void unfold_add(const bf16 *x, const i64 *place, float *sum, i64 nodes, i64 longest, i64 heads, i64 d) {
+    i64 parts = d % 32 ? 1 : d / 32, n = d / parts;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 h = 0; h < heads; h++)
+        for (i64 p = 0; p < parts; p++)
+            for (i64 b = 0; b < nodes; b++)
+                for (i64 l = 0; l < longest; l++) {
+                    i64 t = place[b * longest + l];
+                    if (t < 0) continue;
+                    const bf16 *RESTRICT from = x + ((b * heads + h) * longest + l) * d + p * n;
+                    float *RESTRICT to = sum + (t * heads + h) * d + p * n;
+                    for (i64 i = 0; i < n; i++) to[i] += load(from[i]);
+                }
+}
+
 /* One block of the vocabulary of a running softmax. Row by row: `top` and `sum` (of e^(x - top)) and `total` (of x) take
  * in the block's logits x, which become e^(x - top); `rescale` is what earlier blocks' terms must be multiplied by. */
 void online_softmax(bf16 *logits, float *top, float *sum, float *total, float *rescale, i64 rows, i64 n) {

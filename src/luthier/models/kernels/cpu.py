@@ -36,6 +36,9 @@ SIGNATURES = {
     "swiglu_backward": [POINTER] * 2 + [SIZE] * 2,
     "causal_softmax": [POINTER] * 3 + [SIZE] * 6 + [REAL],
     "causal_softmax_backward": [POINTER] * 2 + [SIZE] * 2 + [REAL],
+    "fold": [POINTER] * 3 + [SIZE] * 6,
+    "unfold": [POINTER] * 3 + [SIZE] * 6,
+    "unfold_add": [POINTER] * 3 + [SIZE] * 4,
     "online_softmax": [POINTER] * 5 + [SIZE] * 2,
 }
 
@@ -132,6 +135,28 @@ def causal_softmax_backward_(grad: Tensor, p: Tensor, scale: float) -> Tensor:
     keys = grad.shape[-1]
     _call("causal_softmax_backward", grad, p, grad.numel() // keys, keys, scale)
     return grad
+
+
+def fold(x_THD: Tensor, place_BL: Tensor, heads: int) -> Tensor:
+    """Tokens to nodes."""
+    (nodes, longest), (_, all_heads, size) = place_BL.shape, x_THD.shape
+    group = all_heads // heads
+    if x_THD.stride()[1:] != (size, 1):
+        x_THD = x_THD.contiguous()
+    out = x_THD.new_empty(nodes * heads, group * longest, size)
+    _call("fold", x_THD, place_BL, out, nodes, longest, heads, group, size, x_THD.stride(0))
+    return out
+
+
+def unfold_(out_THD: Tensor, x: Tensor, place_BL: Tensor, heads: int) -> None:
+    """Nodes to tokens."""
+    (nodes, longest), (_, all_heads, size) = place_BL.shape, out_THD.shape
+    _call("unfold", x, place_BL, out_THD, nodes, longest, heads, all_heads // heads, size, out_THD.stride(0))
+
+
+def unfold_add_(sum_TGD: Tensor, x: Tensor, place_BL: Tensor) -> None:
+    """Nodes to tokens, added up."""
+    _call("unfold_add", x, place_BL, sum_TGD, *place_BL.shape, *sum_TGD.shape[1:])
 
 
 def online_softmax_(logits_CV: Tensor, top_C: Tensor, sum_C: Tensor, total_C: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,30 @@ def visible(scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, wi
     return seen.view(count, 1, longest, -1).to(device)
 
 
+def fold(x_THD: Tensor, place_BL: Tensor, heads: int) -> Tensor:
+    """Tokens to nodes, with the queries of one key head together: (B Hk), (G L), D; place -1 gives zero."""
+    count, longest = place_BL.shape
+    x = x_THD.index_select(0, place_BL.flatten().clamp(min=0)) * (place_BL.view(-1, 1, 1) >= 0)
+    x = x.view(count, longest, heads, -1, x.shape[-1]).permute(0, 2, 3, 1, 4)
+    return x.reshape(count * heads, -1, x.shape[-1])
+
+
+def unfold_(out_THD: Tensor, x: Tensor, place_BL: Tensor, heads: int) -> None:
+    """Undo `fold`, for places that occur once."""
+    count, longest = place_BL.shape
+    by_token = x.view(count, heads, -1, longest, x.shape[-1]).permute(0, 3, 1, 2, 4)
+    real = place_BL.flatten() >= 0
+    out_THD[place_BL.flatten()[real]] = by_token.reshape(count * longest, *out_THD.shape[1:])[real]
+
+
+def unfold_add_(sum_TGD: Tensor, x: Tensor, place_BL: Tensor) -> None:
+    """Undo `fold` of key-like tensors, adding up where nodes share places."""
+    count, longest = place_BL.shape
+    flat = x.view(count, -1, longest, x.shape[-1]).transpose(1, 2).reshape(count * longest, *sum_TGD.shape[1:])
+    real = place_BL.flatten() >= 0
+    sum_TGD.index_add_(0, place_BL.flatten()[real], flat[real].to(sum_TGD.dtype))
+
+
 def causal_softmax_(
     scores: Tensor, prefix_B: Tensor, length_B: Tensor, longest: int, scale: float, window: int
 ) -> Tensor:
