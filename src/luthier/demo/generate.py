@@ -3,7 +3,7 @@
     python -m luthier.demo.generate FOLDER
 
 The same seed gives the same bytes on every machine. The split is clean by construction: the two files share no
-sentence, no customer and no pair of item and quantity ("three lattes" is either trained on or held out).
+sentence and no pair of item and quantity ("three lattes" is either trained on or held out).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Line:
     item: Item
     quantity: int
     size: str | None = None
-    extras: tuple[str, ...] = ()
+    extra: str | None = None
 
     @property
     def noun(self) -> str:
@@ -43,7 +43,7 @@ class Line:
 
     def as_json(self) -> dict[str, Any]:
         """In the order people say it; what was not said is left out."""
-        said = {"quantity": self.quantity, "size": self.size, "name": self.item.name, "extras": list(self.extras)}
+        said = {"quantity": self.quantity, "size": self.size, "name": self.item.name, "extra": self.extra}
         return {key: value for key, value in said.items() if value}
 
 
@@ -58,7 +58,7 @@ class Row:
     phrases: list[str] = field(default_factory=list)
     """The order lines as they stand in the text."""
     pairs: set[tuple[str, int]] = field(default_factory=set)
-    """Every pair of item and quantity that the text mentions, corrected ones included."""
+    """Every pair of item and quantity that the text mentions."""
 
     @property
     def answer(self) -> str:
@@ -89,20 +89,14 @@ class Customer:
     def row(self) -> Row:
         """One order in words and as JSON."""
         row = Row("", {})
-        lines = [self._line(item) for item in self.rng.sample(MENU, self.rng.choices((1, 2, 3), (50, 38, 12))[0])]
-        said = [self._say(line, row) for line in lines]
-        row.phrases = said
-        listed = said[0] if len(said) == 1 else ", ".join(said[:-1]) + self.rng.choice((" and ", ", plus ")) + said[-1]
+        lines = [self._line(item) for item in self.rng.sample(MENU, self.rng.choice((1, 2)))]
+        row.phrases = [self._say(line, row) for line in lines]
+        listed = self.rng.choice((" and ", ", plus ")).join(row.phrases)
         sentences = [self._pick(self.wording.frames, row).format(order=listed)]
-        if self.rng.random() < 0.25:
-            lines, correction = self._correct(lines, row)
-            sentences.append(correction)
-        to_go, customer, rest = self._around(row)
-        sentences += rest
-        row.text = self._spoken(sentences)
+        to_go, rest = self._around(row)
+        row.text = self._spoken(sentences + rest)
         row.order = {"items": [line.as_json() for line in lines]}
         row.order |= {"to_go": True} if to_go else {}
-        row.order |= {"customer": customer} if customer else {}
         row.pairs |= {(line.item.name, line.quantity) for line in lines}
         return row
 
@@ -112,21 +106,20 @@ class Customer:
         return sentence
 
     def _line(self, item: Item) -> Line:
-        quantities = self.pairs[item.name]
-        quantity = self.rng.choices(quantities, [1 / number for number in quantities])[0]
+        quantity = self.rng.choice(self.pairs[item.name])
         size = self.rng.choice((None, *SIZES)) if item.sized else None
-        count = self.rng.choices((0, 1, 2), (60, 30, 10))[0]
-        return Line(item, quantity, size, tuple(self.rng.sample(item.extras, count)))
+        extra = self.rng.choice(item.extras) if self.rng.random() < 0.4 else None
+        return Line(item, quantity, size, extra)
 
     def _say(self, line: Line, row: Row) -> str:
         form = PLAIN_LINE
-        if line.quantity > 1 and self.rng.random() < 0.3:
+        if line.quantity > 1 and self.rng.random() < 0.2:
             form = self._pick(self.wording.lines, row)
         filled = form.format(
             quantity=self._number(line.quantity),
             size=self._size(line.size) if line.size else "",
             item=line.noun,
-            extras="with " + " and ".join(line.extras) if line.extras else "",
+            extras=f"with {line.extra}" if line.extra else "",
         )
         return _tidy(filled)
 
@@ -136,58 +129,18 @@ class Customer:
     def _size(self, size: str) -> str:
         return self.rng.choice(SIZES[size])
 
-    def _correct(self, lines: list[Line], row: Row) -> tuple[list[Line], str]:
-        """Change one line of the order, and the sentence that says so."""
-        index = self.rng.randrange(len(lines))
-        line = lines[index]
-        kinds = [
-            "quantity",
-            "addition",
-            *(["removal"] if len(lines) > 1 else []),
-            *(["size"] if line.item.sized else []),
-        ]
-        kind = self.rng.choice(kinds)
-        if kind == "removal":
-            row.pairs.add((line.item.name, line.quantity))
-            sentence = self._pick(self.wording.removals, row).format(item=line.noun)
-            return lines[:index] + lines[index + 1 :], sentence
-        if kind == "quantity":
-            row.pairs.add((line.item.name, line.quantity))
-            changed = replace(
-                line, quantity=self.rng.choice([n for n in self.pairs[line.item.name] if n != line.quantity])
-            )
-            before = "one" if line.quantity == 1 else NUMBERS[line.quantity][0]
-            sentence = self._pick(self.wording.quantity_corrections, row).format(
-                quantity=self._number(changed.quantity), item=changed.noun, before=before
-            )
-        elif kind == "size":
-            changed = replace(line, size=self.rng.choice([size for size in SIZES if size != line.size]))
-            assert changed.size is not None
-            sentence = self._pick(self.wording.size_corrections, row).format(
-                item=line.noun, size=self._size(changed.size)
-            )
-        else:
-            extra = self.rng.choice([extra for extra in line.item.extras if extra not in line.extras])
-            changed = replace(line, extras=(*line.extras, extra))
-            sentence = self._pick(self.wording.additions, row).format(item=line.noun, extra=extra)
-        return [*lines[:index], changed, *lines[index + 1 :]], sentence
-
-    def _around(self, row: Row) -> tuple[bool, str | None, list[str]]:
-        """To go or not, the customer's name, and the sentences around the order."""
+    def _around(self, row: Row) -> tuple[bool, list[str]]:
+        """Whether it is to go, and the sentences around the order."""
         sentences: list[str] = []
-        customer = None
-        place = self.rng.choices(("to_go", "for_here", "unsaid"), (40, 20, 40))[0]
+        place = self.rng.choice(("to_go", "for_here", "unsaid"))
         if place == "to_go":
             sentences.append(self._pick(self.wording.to_go, row))
         elif place == "for_here":
             sentences.append(self._pick(self.wording.for_here, row))
         if self.rng.random() < 0.4:
-            customer = self.rng.choice(self.wording.names)
-            sentences.append(self._pick(self.wording.customer, row).format(customer=customer))
-        if self.rng.random() < 0.3:
             sentences.append(self._pick(self.wording.asides, row))
         self.rng.shuffle(sentences)
-        return place == "to_go", customer, sentences
+        return place == "to_go", sentences
 
     def _spoken(self, sentences: list[str]) -> str:
         """Capitals and full stops, or the way people type into a telephone."""

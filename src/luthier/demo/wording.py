@@ -1,7 +1,7 @@
 """The words of the demo task: a café's menu and two stocks of sentences, one to train on and one held out.
 
 The menu, the numbers and the plain noun phrase ("two large lattes with oat milk") are common to both stocks:
-they are the grammar of the task. Everything around them, and every customer's name, stands in one stock only.
+they are the grammar of the task. Everything around them stands in one stock only.
 """
 
 from __future__ import annotations
@@ -26,14 +26,8 @@ class Wording:
 
     frames: tuple[str, ...]
     lines: tuple[str, ...]
-    quantity_corrections: tuple[str, ...]
-    size_corrections: tuple[str, ...]
-    removals: tuple[str, ...]
-    additions: tuple[str, ...]
     to_go: tuple[str, ...]
     for_here: tuple[str, ...]
-    customer: tuple[str, ...]
-    names: tuple[str, ...]
     asides: tuple[str, ...]
 
     def sentences(self) -> frozenset[str]:
@@ -42,13 +36,8 @@ class Wording:
             (
                 *self.frames,
                 *self.lines,
-                *self.quantity_corrections,
-                *self.size_corrections,
-                *self.removals,
-                *self.additions,
                 *self.to_go,
                 *self.for_here,
-                *self.customer,
                 *self.asides,
             )
         )
@@ -108,12 +97,6 @@ MENU = (
     Item("banana bread", "slice of banana bread", "slices of banana bread", _BREAD, sized=False),
 )
 
-_TRAIN_NAMES = (
-    "Ada Ben Carla Dmitri Elena Farid Grace Hugo Ines Jonas Keiko Liam Maya Nadia Omar Paula Quentin Rosa Samir "
-    "Tara Umberto Vera Wendy Xavier Yusuf Zoe Anton Bianca Chen Dora Emil Fatima Gustav Hanna Igor Julia"
-)
-_HELDOUT_NAMES = "Amara Boris Clara David Esther Felix Gita Henrik Isla Jakub Leila Marco Nora Oscar Petra Ravi"
-
 TRAIN = Wording(
     frames=(
         "Hi, can I get {order}?",
@@ -154,37 +137,6 @@ TRAIN = Wording(
         "{quantity} nice {size} {item} {extras}",
         "just {quantity} {size} {item} {extras}",
     ),
-    quantity_corrections=(
-        "No wait, make that {quantity} {item}.",
-        "Actually, {quantity} {item} instead.",
-        "Sorry, I meant {quantity} {item}.",
-        "Hmm, let's say {quantity} {item}.",
-        "Oh, not {before}, {quantity} {item}.",
-        "Wait, {quantity} {item}, please.",
-        "I miscounted, {quantity} {item}.",
-    ),
-    size_corrections=(
-        "Actually, make the {item} {size}.",
-        "Oh, and {size} for the {item}, please.",
-        "Wait, the {item} should be {size}.",
-        "Sorry, I want the {item} {size}.",
-        "No, {size} {item}.",
-    ),
-    removals=(
-        "Forget the {item}.",
-        "Actually, no {item} for me.",
-        "Leave out the {item}, please.",
-        "Cancel the {item}.",
-        "Wait, without the {item}.",
-        "Sorry, I don't want the {item} any more.",
-    ),
-    additions=(
-        "Oh, and put {extra} in the {item}.",
-        "Could the {item} come with {extra}?",
-        "Add {extra} to the {item}, please.",
-        "And {extra} for the {item}.",
-        "The {item} with {extra}, please.",
-    ),
     to_go=(
         "To go, please.",
         "That's to go.",
@@ -198,6 +150,14 @@ TRAIN = Wording(
         "I have to run, so to go.",
         "It's a takeaway order.",
         "It has to be to go.",
+        "This will be to go.",
+        "I'm taking it away with me.",
+        "Is takeaway possible?",
+        "We take it away.",
+        "A takeaway, please.",
+        "To take away.",
+        "I'd like that to go.",
+        "For takeaway.",
     ),
     for_here=(
         "For here.",
@@ -207,18 +167,12 @@ TRAIN = Wording(
         "I'll drink it here.",
         "We're staying inside.",
         "We have a table.",
+        "We'd like to stay.",
+        "I'll have a seat over there.",
+        "To eat in, please.",
+        "I stay here with it.",
+        "I'm sitting down.",
     ),
-    customer=(
-        "The name is {customer}.",
-        "It's for {customer}.",
-        "Put it under {customer}.",
-        "My name's {customer}.",
-        "Name on the cup: {customer}.",
-        "{customer} will pick it up.",
-        "This is {customer} speaking.",
-        "Under the name {customer}, please.",
-    ),
-    names=tuple(_TRAIN_NAMES.split()),
     asides=(
         "Thanks!",
         "Thank you so much.",
@@ -230,6 +184,12 @@ TRAIN = Wording(
         "Is the wifi working?",
         "Can I pay by card?",
         "Have a nice day.",
+        "What a day!",
+        "What does it cost?",
+        "You are busy today.",
+        "No rush.",
+        "Perfect.",
+        "We love this place.",
     ),
 )
 
@@ -254,28 +214,6 @@ HELDOUT = Wording(
         "{quantity} of the {size} {item} {extras}",
         "maybe {quantity} {size} {item} {extras}",
     ),
-    quantity_corrections=(
-        "Oh hang on, it should be {quantity} {item}.",
-        "Correction: {quantity} {item}, not {before}.",
-        "Hold on, we are more people: {quantity} {item}.",
-        "On second thoughts, {quantity} {item}.",
-    ),
-    size_corrections=(
-        "Could you do the {item} {size} instead?",
-        "My mistake, {size} {item}.",
-        "Change that to {size} {item}.",
-    ),
-    removals=(
-        "Drop the {item}, would you.",
-        "On reflection we don't need the {item}.",
-        "Take the {item} off again.",
-        "Oh, skip the {item}.",
-    ),
-    additions=(
-        "I forgot: {extra} for the {item}.",
-        "One more thing, {extra} with the {item} too.",
-        "Put {extra} with the {item} as well.",
-    ),
     to_go=(
         "Make it to go.",
         "Could that be a takeaway?",
@@ -289,14 +227,6 @@ HELDOUT = Wording(
         "We're staying.",
         "I'll sit down with it here.",
     ),
-    customer=(
-        "Just write {customer} on it.",
-        "Call me {customer}.",
-        "That's for {customer}, by the way.",
-        "You can shout {customer} when it's ready.",
-        "Order for {customer}.",
-    ),
-    names=tuple(_HELDOUT_NAMES.split()),
     asides=(
         "Much obliged.",
         "That'd be everything.",

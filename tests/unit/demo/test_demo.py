@@ -3,12 +3,11 @@
 import json
 import random
 import re
-from dataclasses import replace
 
 import pytest
 
 from luthier.demo import prepare
-from luthier.demo.generate import HELDOUT_ROWS, TRAIN_ROWS, Customer, Line, Row, generate, split_pairs
+from luthier.demo.generate import HELDOUT_ROWS, TRAIN_ROWS, Row, generate, split_pairs
 from luthier.demo.wording import HELDOUT, MENU, NUMBERS, SIZES, TRAIN
 from luthier.recipe import load
 
@@ -41,7 +40,6 @@ def test_another_seed_gives_other_rows(rows):
 # the split
 def test_no_sentence_stands_in_both_stocks():
     assert not TRAIN.sentences() & HELDOUT.sentences()
-    assert not set(TRAIN.names) & set(HELDOUT.names)
 
 
 def test_no_held_out_sentence_or_number_of_an_item_is_trained_on(rows):
@@ -75,19 +73,18 @@ def test_answers_can_be_read_off_the_texts(shipped, side):
     forms = {item.name: {item.one, item.many} for item in MENU}
     for row in shipped[side]:
         text, answer = row["messages"][0]["content"].lower(), json.loads(row["messages"][1]["content"])
-        assert list(answer) == [key for key in ("items", "to_go", "customer") if key in answer]
+        assert list(answer) == [key for key in ("items", "to_go") if key in answer]
         assert answer["items"]
-        assert answer.get("customer", "").lower() in text
         assert answer.get("to_go", True) is True
         if "to_go" in answer:
-            assert re.search(r"to go|away|with me|back to the office", text), row
+            assert re.search(r"to go|take ?away|tak(ing|e) (it|this) away|tak(ing|e) away", text), row
         for item in answer["items"]:
-            assert list(item) == [key for key in ("quantity", "size", "name", "extras") if key in item]
+            assert list(item) == [key for key in ("quantity", "size", "name", "extra") if key in item]
             assert any(form in text for form in forms[item["name"]]), row
             assert any(re.search(rf"\b{re.escape(word)}\b", text) for word in _words(item["quantity"])), row
             assert "size" not in item or any(re.search(rf"\b{word}\b", text) for word in SIZES[item["size"]]), row
-            assert item.get("extras", ["-"]) and all(extra in text for extra in item.get("extras", [])), row
-        if not any("size" in item for item in answer["items"]) and len(answer["items"]) > 2:
+            assert item.get("extra", "") in text, row
+        if not any("size" in item for item in answer["items"]):
             assert not re.search(r"\b(small|medium|large|big)\b", text), row
 
 
@@ -103,28 +100,6 @@ def test_every_row_is_an_open_and_shut_case(shipped, side):
     assert len(set(texts)) == len(texts)
     for text in texts:
         assert not re.search(r"[{}]|  | [,.?!]|,,|\bof of\b|\ba [aeiou]", text), text
-
-
-def test_a_correction_changes_the_order_and_nothing_else():
-    """With one stock of corrections at a time, the order has the new value, and the text says both."""
-    latte, pairs = Line(MENU[0], 2, "large", ("oat milk",)), {item.name: (2, 3) for item in MENU}
-    bagel = Line(next(item for item in MENU if item.name == "bagel"), 1)
-    seen = set()
-    for seed in range(200):
-        row = Row("", {})
-        lines, sentence = Customer(random.Random(seed), TRAIN, pairs)._correct([latte, bagel], row)
-        (template,) = row.sentences
-        if template in TRAIN.removals:
-            assert lines in ([latte], [bagel]) and len(lines) == 1
-        elif template in TRAIN.quantity_corrections and lines[0] != latte:
-            assert lines == [replace(latte, quantity=3), bagel]
-            assert "three lattes" in sentence or "3 lattes" in sentence
-        elif template in TRAIN.size_corrections:
-            assert lines[0].size in ("small", "medium") and lines == [replace(latte, size=lines[0].size), bagel]
-        elif template in TRAIN.additions and lines[0] != latte:
-            assert lines[0].extras[0] == "oat milk" and lines[0].extras[1] in sentence
-        seen.add(template)
-    assert len(seen) > 15
 
 
 def test_the_split_reserves_numbers_for_each_item():
@@ -152,7 +127,6 @@ def test_the_example_in_the_instruction_is_no_row_of_the_data(tmp_path, rows):
     """The instruction shows the shape with an item that is not on the menu, so it gives no answer away."""
     system = load(prepare(tmp_path)).recipe.data[0].system
     assert system is not None
-    example = json.loads(system[system.index("{") : system.rindex('"Ann"}') + len('"Ann"}')])
+    example = json.loads(system[system.index("{") : system.rindex("true}") + len("true}")])
     assert example["items"][0]["name"] not in {item.name for item in MENU}
-    assert example["customer"] not in {*TRAIN.names, *HELDOUT.names}
     assert all(row.order != example for side in rows for row in side)
