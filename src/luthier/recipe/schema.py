@@ -201,7 +201,7 @@ class Train:
     neftune: Annotated[Float, Field(ge=0), Why("helps chat style on small data, hurts exact answers")] = 0.0
     """NEFTune noise alpha on the embeddings; 0 turns it off."""
     checkpointing: Annotated[bool | Literal["auto"], Why("a third more compute only where memory demands it")] = "auto"
-    """Gradient checkpointing: less memory, a third more compute. auto: only when a first micro-batch does not fit."""
+    """Gradient checkpointing: less memory, a third more compute. auto: only when a single row does not fit."""
     masters: Annotated[bool | Literal["auto"], Why("bf16 swallows updates smaller than 1/256 of a weight")] = "auto"
     """fp32 master copies of bf16 weights that train. auto: yes."""
     save_every: Annotated[Float, Field(gt=0), Why("a killed run loses a quarter of its time at most")] = 0.25
