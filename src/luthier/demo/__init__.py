@@ -1,8 +1,8 @@
 """The demo: a small task of our own, with its data, its recipe and the script that made them.
 
-A café's customer orders in plain words, and the model writes the JSON that the till can take. An order counts as
-right when all of it is right. Names of drinks and food are known from training; the sentences around them, the
-customers, and how many of each thing are not.
+Someone orders in plain words at a café, and the model writes the JSON that the till can take. An order counts as
+right when all of it is right. Names of drinks and food are known from training; the sentences around them and how
+many of each thing are not.
 """
 
 from __future__ import annotations
