@@ -93,10 +93,10 @@ class Customer:
         row.phrases = [self._say(line, row) for line in lines]
         listed = self.rng.choice((" and ", ", plus ")).join(row.phrases)
         sentences = [self._pick(self.wording.frames, row).format(order=listed)]
-        to_go, rest = self._around(row)
-        row.text = self._spoken(sentences + rest)
+        if self.rng.random() < 0.4:
+            sentences.insert(self.rng.choice((0, 1)), self._pick(self.wording.asides, row))
+        row.text = self._spoken(sentences)
         row.order = {"items": [line.as_json() for line in lines]}
-        row.order |= {"to_go": True} if to_go else {}
         row.pairs |= {(line.item.name, line.quantity) for line in lines}
         return row
 
@@ -128,19 +128,6 @@ class Customer:
 
     def _size(self, size: str) -> str:
         return self.rng.choice(SIZES[size])
-
-    def _around(self, row: Row) -> tuple[bool, list[str]]:
-        """Whether it is to go, and the sentences around the order."""
-        sentences: list[str] = []
-        place = self.rng.choice(("to_go", "for_here", "unsaid"))
-        if place == "to_go":
-            sentences.append(self._pick(self.wording.to_go, row))
-        elif place == "for_here":
-            sentences.append(self._pick(self.wording.for_here, row))
-        if self.rng.random() < 0.4:
-            sentences.append(self._pick(self.wording.asides, row))
-        self.rng.shuffle(sentences)
-        return place == "to_go", sentences
 
     def _spoken(self, sentences: list[str]) -> str:
         """Capitals and full stops, or the way people type into a telephone."""

@@ -26,8 +26,6 @@ class Wording:
 
     frames: tuple[str, ...]
     lines: tuple[str, ...]
-    to_go: tuple[str, ...]
-    for_here: tuple[str, ...]
     asides: tuple[str, ...]
 
     def sentences(self) -> frozenset[str]:
@@ -36,8 +34,6 @@ class Wording:
             (
                 *self.frames,
                 *self.lines,
-                *self.to_go,
-                *self.for_here,
                 *self.asides,
             )
         )
@@ -137,42 +133,6 @@ TRAIN = Wording(
         "{quantity} nice {size} {item} {extras}",
         "just {quantity} {size} {item} {extras}",
     ),
-    to_go=(
-        "To go, please.",
-        "That's to go.",
-        "It's takeaway.",
-        "All to go.",
-        "Can you pack it to go?",
-        "All to take away.",
-        "I want it to go.",
-        "Takeaway cups, please.",
-        "We'd like to take it away.",
-        "I have to run, so to go.",
-        "It's a takeaway order.",
-        "It has to be to go.",
-        "This will be to go.",
-        "I'm taking it away with me.",
-        "Is takeaway possible?",
-        "We take it away.",
-        "A takeaway, please.",
-        "To take away.",
-        "I'd like that to go.",
-        "For takeaway.",
-    ),
-    for_here=(
-        "For here.",
-        "We'll eat in.",
-        "We're sitting by the window.",
-        "It's to have here.",
-        "I'll drink it here.",
-        "We're staying inside.",
-        "We have a table.",
-        "We'd like to stay.",
-        "I'll have a seat over there.",
-        "To eat in, please.",
-        "I stay here with it.",
-        "I'm sitting down.",
-    ),
     asides=(
         "Thanks!",
         "Thank you so much.",
@@ -213,19 +173,6 @@ HELDOUT = Wording(
     lines=(
         "{quantity} of the {size} {item} {extras}",
         "maybe {quantity} {size} {item} {extras}",
-    ),
-    to_go=(
-        "Make it to go.",
-        "Could that be a takeaway?",
-        "We're taking this away.",
-        "Everything to go, if you would.",
-        "This one is to go.",
-    ),
-    for_here=(
-        "We'll have it here.",
-        "Eating in today.",
-        "We're staying.",
-        "I'll sit down with it here.",
     ),
     asides=(
         "Much obliged.",
