@@ -87,10 +87,8 @@ class _FrozenHead(torch.autograd.Function):
         for i in range(0, len(target_S), CHUNK):
             chunk = slice(i, i + CHUNK)
             expected_CD = None if expected_SD is None else expected_SD[chunk]
-            lse_C, mean_S[chunk] = _statistics(hidden_SD[chunk], weight_VD, bias_V, expected_CD)
-            wanted_CD = weight_VD.index_select(0, target_S[chunk])
-            wanted_C = (hidden_SD[chunk].float() * wanted_CD).sum(-1)
-            logp_S[chunk] = (wanted_C + bias_V[target_S[chunk]] if bias_V.numel() else wanted_C) - lse_C
+            found = _statistics(hidden_SD[chunk], weight_VD, bias_V, target_S[chunk], expected_CD)
+            logp_S[chunk], mean_S[chunk] = found
         if expected_SD is not None:
             ctx.save_for_backward(expected_SD, weight_VD, target_S)
         return logp_S, mean_S
@@ -107,10 +105,10 @@ class _FrozenHead(torch.autograd.Function):
 
 
 def _statistics(
-    hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, expected_CD: Tensor | None
+    hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, target_C: Tensor, expected_CD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(log sum exp, mean log-probability) over the vocabulary; the expected row of the head goes to `expected_CD`."""
-    top_C, sum_C, total_C = torch.zeros(3, len(hidden_CD), dtype=torch.float32, device=hidden_CD.device)
+    """(log pi(target), mean over the vocabulary of log pi); the expected row of the head goes to `expected_CD`."""
+    top_C, sum_C, total_C, wanted_C = torch.zeros(4, len(hidden_CD), dtype=torch.float32, device=hidden_CD.device)
     top_C.fill_(-torch.inf)
     acc_CD = None if expected_CD is None else torch.zeros_like(hidden_CD, dtype=torch.float32)
     for j in range(0, len(weight_VD), BLOCK):
@@ -118,10 +116,14 @@ def _statistics(
         logits_CV = hidden_CD @ block_VD.T
         if bias_V.numel():
             logits_CV += bias_V[j : j + BLOCK]
+        # the very logit that the sum contains: one computed apart could come out larger than the sum
+        place_C = (target_C - j).clamp(0, len(block_VD) - 1)
+        inside_C = (target_C >= j) & (target_C < j + len(block_VD))
+        wanted_C = torch.where(inside_C, logits_CV.gather(1, place_C[:, None]).squeeze(1).float(), wanted_C)
         terms_CV, rescale_C = online_softmax_(logits_CV, top_C, sum_C, total_C)
         if acc_CD is not None:
             acc_CD.mul_(rescale_C[:, None]).add_(terms_CV @ block_VD)
     if acc_CD is not None and expected_CD is not None:
         expected_CD.copy_(acc_CD.div_(sum_C[:, None]))
     lse_C = top_C + sum_C.log()
-    return lse_C, total_C / len(weight_VD) - lse_C
+    return wanted_C - lse_C, total_C / len(weight_VD) - lse_C

@@ -44,6 +44,15 @@ def test_a_uniform_model_scores_minus_log_v() -> None:
     assert mean.tolist() == pytest.approx(logp.tolist(), rel=1e-6)
 
 
+def test_a_certain_token_in_bf16_is_never_more_than_certain() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(30, 64).bfloat16()
+    target = torch.arange(30)
+    logp, _ = log_probabilities(3 * weight[target], target, Head(weight))
+    assert logp.max() <= 0
+    assert logp.mean() > -1e-3
+
+
 def test_no_scored_token() -> None:
     hidden = torch.randn(0, 4, requires_grad=True)
     for head in (Head(torch.randn(10, 4)), Head(torch.randn(10, 4, requires_grad=True))):
