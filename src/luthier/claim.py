@@ -40,11 +40,11 @@ def claim(run: Run, recipe: Recipe) -> Claim:
     """
     recipe = located(recipe)
     old = _read(run)
+    trained = run.adapter.is_dir() or run.model.is_dir()
     if old is None:
         _must_be_empty(run)
-    else:
+    elif trained or any(run.checkpoints.glob("step-*")):  # a run that failed before its first checkpoint binds nobody
         _must_agree(run, differences(old, recipe))
-    trained = run.adapter.is_dir() or run.model.is_dir()
     scores = run.read_json(run.summary_path).get("scores", {})
     before = {task.name: task for task in old.evaluate} if old is not None else {}
     unscored = tuple(

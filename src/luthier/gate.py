@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROWS = 32
 """Sample rows: the first of the data."""
+EXPORTED = "luthier.json"
+"""What every folder of weights that Luthier writes holds: it says whose they are."""
 STAND_INS = (
     Example((Turn("user", "Hello! 你好 — 3.14 €"),), (Response((Turn("assistant", "Hi,\n  what is it?"),)),)),
     Example(
@@ -50,6 +52,20 @@ def gated(write: Callable[[Path], object], folder: Path, tokenizer: PreTrainedTo
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     return rows
+
+
+def place(folder: Path) -> Path:
+    """Where a folder that the user named may be written. Raises LuthierError where that would replace their files."""
+    folder = folder.expanduser().absolute() if not folder.name or folder.parts[0] == "~" else folder
+    if folder.exists() and not folder.is_dir():
+        raise LuthierError("there is a file of that name", where=str(folder), fix="name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EXPORTED).is_file():
+        raise LuthierError(
+            "the folder is not empty and holds no earlier export; it would be replaced",
+            where=str(folder),
+            fix=f"name a new folder, for instance {folder / 'model'}",
+        )
+    return folder
 
 
 def samples(recipe: Recipe) -> Sequence[Example]:

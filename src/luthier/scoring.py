@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from luthier.recipe.describe import default_of, plugin_fields
 from luthier.recipe.resolve import plain
 from luthier.run import Run
 from luthier.seams import SEAMS
-from luthier.types import Completion, Encoded, Engine, Sampling
+from luthier.types import Completion, Encoded, Engine, Example, Sampling
 
 if TYPE_CHECKING:
     from luthier.evaluate import Comparison
@@ -65,14 +65,17 @@ def open_engines(run: Run, recipe: Recipe, *, base: bool) -> tuple[Policy, Mappi
     return policy, {"base": engine(models.load(recipe.model, train=False)), "tuned": tuned}
 
 
-def score(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
-    """Score the run on the tasks, record samples and scores in its folder, and return the comparisons."""
-    from luthier.data import Template, read
+def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
+    """Score the run on the tasks, record samples and scores in its folder, and return the comparisons.
+
+    `say` is told of rows that cannot be read.
+    """
+    from luthier.data import Template
     from luthier.evaluate import compare
 
     if not tasks:
         return []
-    rows = [list(read(task.data)) for task in tasks]  # what cannot be read is known before a model is loaded
+    rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
     policy, engines = open_engines(run, recipe, base=any(task.base for task in tasks))
     template = Template(policy.tokenizer)
     found = []
@@ -81,6 +84,19 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
         named = replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers))
         found.append(compare(named, examples, template, chosen, run=run, seed=recipe.seed))
     return found
+
+
+def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
+    """The task's rows. Those that cannot be read are not scored, and it is said which and why."""
+    from luthier.data import read
+    from luthier.data.ledger import SHOWN, Ledger
+
+    ledger = Ledger()
+    examples = list(read(task.data, ledger))
+    for reason, lost in ledger.main_reasons():
+        named = ", ".join(lost.rows[:SHOWN]) + (" …" if lost.count > SHOWN else "")
+        say(f"{task.name}: {lost.count:,} of {ledger.rows_read:,} rows are not scored: {reason} ({named})")
+    return examples
 
 
 def _brief(scorer: Plugin) -> Plugin:

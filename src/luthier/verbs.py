@@ -36,7 +36,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     from luthier import claim
 
     resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
-    run = Run(Path(resolved.output))
+    run = Run(Path(resolved.output).expanduser())
     with run.locked():
         held = claim.claim(run, resolved)
         if not held.trained:
@@ -106,11 +106,17 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
 
 
 def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = None, keys: Sequence[str] = ()) -> Path:
-    """Write a run's model for others to load. Raises LuthierError, and leaves nothing, if it reads text otherwise."""
+    """Write a run's model for others to load. Raises LuthierError, and leaves nothing, if it reads text otherwise.
+
+    `folder` may be new, empty or an earlier export, which is replaced; anything else in it is refused.
+    """
+    from luthier import gate
+
     run = _opened(run)
+    folder = gate.place(folder) if folder is not None else run.folder / to
     recipe = _recipe_of(run, [f"export={to}", *(f"export.{to}.{key}" for key in keys)])
     with run.locked():
-        return _export(run, recipe, recipe.export[0], folder or run.folder / to)
+        return _export(run, recipe, recipe.export[0], folder)
 
 
 def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:
@@ -210,7 +216,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
 def _evaluate(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
     from luthier.scoring import score
 
-    comparisons = score(run, recipe, tasks)
+    comparisons = score(run, recipe, tasks, say)
     for comparison in comparisons:
         console().print(comparison.table())
         console().print(comparison.sample_table())

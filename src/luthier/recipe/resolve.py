@@ -236,17 +236,17 @@ def located(recipe: Recipe) -> Recipe:
         return tuple(
             replace(
                 source,
-                path=source.path and str(Path(source.path).resolve()),
-                llamafactory=source.llamafactory and str(Path(source.llamafactory).resolve()),
+                path=source.path and str(Path(source.path).expanduser().resolve()),
+                llamafactory=source.llamafactory and str(Path(source.llamafactory).expanduser().resolve()),
             )
             for source in items
         )
 
     name = recipe.model.name
-    on_disk = ("/" in name or name.endswith(".gguf")) and Path(name).exists()
+    on_disk = ("/" in name or name.endswith(".gguf")) and Path(name).expanduser().exists()
     return replace(
         recipe,
-        model=replace(recipe.model, name=str(Path(name).resolve())) if on_disk else recipe.model,
+        model=replace(recipe.model, name=str(Path(name).expanduser().resolve())) if on_disk else recipe.model,
         data=sources(recipe.data),
         validate=replace(recipe.validate, data=sources(recipe.validate.data)),
         evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),

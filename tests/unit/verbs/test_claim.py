@@ -64,12 +64,19 @@ def test_scores_without_weights_do_not_count(run: Run) -> None:
 
 def test_another_recipe_is_refused_with_the_keys_that_differ(run: Run) -> None:
     claim(run, recipe())
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
     lock = run.recipe_path.read_text()
     with pytest.raises(LuthierError) as caught:
         claim(run, recipe("train.lr=1e-3", "adapt.lora.r=4"))
     assert "train.lr (0.0002 there, 0.001 here)" in caught.value.what
     assert "adapt.0.lora.r (16 there, 4 here)" in caught.value.what
     assert run.recipe_path.read_text() == lock
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_changed(run: Run) -> None:
+    claim(run, recipe())
+    claim(run, recipe("train.max_tokens=2048"))
+    assert loads(run.recipe_path.read_text()).recipe.train.max_tokens == 2048
 
 
 def test_files_that_are_no_run_are_left_alone(run: Run) -> None:
