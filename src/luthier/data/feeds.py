@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,7 +79,9 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                yield self._mend(shape.read(row), source)
+                example = shape.read(row)
+                _whole_characters(example)
+                yield self._mend(example, source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault))
         if count == 0:
@@ -142,6 +145,20 @@ class Feed:
     def _with_media(self, turn: Turn) -> Turn:
         paths = (path if "://" in path else str((self.media or Path()) / path) for path in turn.media)
         return replace(turn, media=tuple(paths))
+
+
+def _whole_characters(example: Example) -> None:
+    """Raises BadRow for half a surrogate pair, as a text cut within an emoji has: it is no Unicode text."""
+    turns = [*example.prompt, *(turn for response in example.responses for turn in response.turns)]
+    words = [example.answer or "", *(turn.text for turn in turns)]
+    words += [json.dumps(turn.calls, ensure_ascii=False, default=str) for turn in turns if turn.calls]
+    words += [str(text) for turn in turns for text in turn.extra.values()]
+    words += [json.dumps(example.tools, ensure_ascii=False, default=str)] if example.tools else []
+    try:
+        for text in words:
+            text.encode()
+    except UnicodeEncodeError:
+        raise BadRow("a text holds half a character (a lone \\ud800 to \\udfff)") from None
 
 
 def as_text(example: Example) -> Example:

@@ -179,6 +179,7 @@ class Ledger:
         """The ledger for the screen."""
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=title, title_justify="left", show_header=True, header_style="bold")
         table.add_column("source", overflow="fold")
@@ -186,7 +187,9 @@ class Ledger:
         for heading in ("read", "kept", "dropped", "used"):
             table.add_column(heading, justify="right")
         for name, tally in self.sources.items():
-            table.add_row(name, tally.shape, *(f"{n:,}" for n in (tally.read, tally.kept, tally.dropped, tally.used)))
+            table.add_row(
+                Text(name), tally.shape, *(f"{n:,}" for n in (tally.read, tally.kept, tally.dropped, tally.used))
+            )
         parts: list[RenderableType] = [table, *self._notes()]
         if self.validation:
             parts.append(self.validation.table("Validation data"))

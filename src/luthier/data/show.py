@@ -22,6 +22,7 @@ def show(store: TokenStore, template: Template, n: int = 5) -> RenderableType:
     """The first `n` rows. Tokens that train are green, context is dim; weights other than 1 are named."""
     from rich.console import Group
     from rich.panel import Panel
+    from rich.text import Text
 
     panels = []
     for index in range(min(n, len(store))):
@@ -29,7 +30,7 @@ def show(store: TokenStore, template: Template, n: int = 5) -> RenderableType:
         scored = int(store.scored[index])
         title = f"{store.source(index)} · {int(store.lengths[index]):,} tokens, {scored:,} train"
         texts = [coloured(encoded, i, template) for i in range(len(encoded.ids))]
-        panels.append(Panel(Group(*texts), title=title, title_align="left"))
+        panels.append(Panel(Group(*texts), title=Text(title), title_align="left"))
     return Group(*panels)
 
 

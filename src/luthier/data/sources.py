@@ -118,6 +118,22 @@ def read_json(path: Path) -> Iterator[NumberedRow]:
     yield from enumerate(content, 1)
 
 
+def _check_header(path: Path, names: list[str], delimiter: str) -> None:
+    """Raises LuthierError for a header that another separator divides (spreadsheets write ; in many countries)."""
+    other = (
+        next((mark for mark in (";", "\t", ",", "|") if mark != delimiter and mark in names[0]), None)
+        if names
+        else None
+    )
+    if len(names) == 1 and other:
+        raise LuthierError(
+            f"the header is one column, {names[0]!r}: its separator seems to be {other!r}, not {delimiter!r}",
+            where=f"{path}:1",
+            fix=f"save the table with {delimiter!r} between the columns"
+            + (", or give the file the ending .tsv" if other == "\t" else ""),
+        )
+
+
 def _read_table(path: Path, delimiter: str) -> Iterator[NumberedRow]:
     csv.field_size_limit(sys.maxsize)
     before = 1
@@ -128,6 +144,7 @@ def _read_table(path: Path, delimiter: str) -> Iterator[NumberedRow]:
 
     reader = csv.DictReader(ended(), delimiter=delimiter, strict=True)
     try:
+        _check_header(path, list(reader.fieldnames or ()), delimiter)
         for row in reader:
             number, before = before + 1, reader.line_num
             if None in row or None in row.values():

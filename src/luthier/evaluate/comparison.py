@@ -92,10 +92,12 @@ class Comparison:
 
     def table(self) -> Table:
         """The scores side by side, for the terminal."""
+        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
         baseline, *others = self.systems
-        table = Table(title=f"{self.task}: {len(self.samples)} rows, 95 % intervals")
+        table = Table(title=escape(f"{self.task}: {len(self.samples)} rows, 95 % intervals"))
         table.add_column("scorer")
         for name in self.systems:
             table.add_column(name, justify="right")
@@ -105,10 +107,10 @@ class Comparison:
             arrow = "↑" if score.higher_is_better else "↓"
             cells = [_cell(score.systems[name]) for name in self.systems]
             cells += [_verdict(score, score.difference[name]) for name in others]
-            table.add_row(f"{score.scorer} {arrow}", *cells)
+            table.add_row(Text(f"{score.scorer} {arrow}"), *cells)
         notes = self.notes()
         if notes:
-            table.caption = "\n".join(notes)
+            table.caption = escape("\n".join(notes))
         return table
 
     def notes(self) -> list[str]:
@@ -127,10 +129,11 @@ class Comparison:
 
     def sample_table(self, count: int = 3) -> Table:
         """The first samples, the systems side by side, for the terminal."""
+        from rich.markup import escape
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.task}: the first {min(count, len(self.samples))} answers", show_lines=True)
+        table = Table(title=escape(f"{self.task}: the first {min(count, len(self.samples))} answers"), show_lines=True)
         for heading in ("prompt", "expected", *self.systems):
             table.add_column(heading, overflow="fold", ratio=1)
         for sample in self.samples[:count]:

@@ -123,7 +123,11 @@ def tools(row: Row) -> tuple[Mapping[str, Any], ...]:
     listed = parsed(value, "tools")
     if not isinstance(listed, list | tuple) or not all(isinstance(tool, Mapping) for tool in listed):
         raise BadRow("'tools' is not a list of objects")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in listed)
+    shaped = tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in listed)
+    for tool in shaped:
+        if not isinstance(tool["function"], Mapping) or not isinstance(tool["function"].get("name"), str):
+            raise BadRow("a tool has no 'name'")
+    return shaped
 
 
 def media(row: Row) -> tuple[str, ...]:
