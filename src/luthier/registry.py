@@ -66,13 +66,15 @@ class Registry:
 
         cls = self.get(name)
         known = [f.name for f in fields(cls) if f.init]
-        for key in args or {}:
+        args = {known[0] if key == "" and known else key: value for key, value in (args or {}).items()}
+        for key in args:
             if key not in known:
+                what = f"has no key {key!r}" if key else f"takes no value, but has {args[key]!r}"
                 raise LuthierError(
-                    f"{self.kind} {name!r} has no key {key!r}", fix=suggest(key, known) if known else "it takes no keys"
+                    f"{self.kind} {name!r} {what}", fix=suggest(key, known) if known else "it takes no keys"
                 )
         try:
-            return TypeAdapter(cls).validate_python(dict(args or {}))
+            return TypeAdapter(cls).validate_python(args)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])

@@ -70,12 +70,19 @@ class Needs:
     """What an objective asks of the house; the recipe check, the loop and the documentation read it."""
 
     responses: int = 1
+    """How many responses to a prompt it compares, at least."""
     reference: bool = False
+    """Log-probabilities of the same tokens under the model as it was (`Rows.ref_S`)."""
     rollouts: bool = False
     contrast: bool = False
-    head: bool = False
+    """The step's mean drift on mismatched pairs of prompt and response (`Rows.contrast`)."""
+    head: Literal["no", "row", "step"] = "no"
+    """A scalar head, read at the last token of each response or of each step (`Rows.value_K`)."""
+    labels: bool = False
+    """A score for each response, above 0.5 good, else bad (`Rows.score_N`)."""
     teacher: bool = False
-    unit: Literal["token", "row", "pair"] = "token"
+    unit: Literal["token", "row", "pair", "step"] = "token"
+    """What the loss is a mean over, the whole optimiser step long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,12 @@ class Encoded:
     shared: int = 0
     row: int = 0
     """Position of the example in the token store: names it in error messages and events."""
+    scores: tuple[float, ...] = ()
+    """What is known of each response's worth; NaN where nothing is, () where no response has a score."""
+    margin: float = 0.0
+    """By how much the better response is better, where the data say so (reward models)."""
+    steps: tuple[tuple[NDArray[np.int32], NDArray[np.float32]], ...] = ()
+    """For each response the places of its steps' last tokens and the steps' scores; () where there are none."""
 
     def __len__(self) -> int:
         """Tokens laid out whole, the shared ones counted once per response."""

@@ -152,7 +152,7 @@ def test_gradients_reach_all_that_trains_and_nothing_else_moves(folder: Path, ad
 
 def test_added_weights_are_fp32_on_a_bf16_base(folder: Path, adapt: list[Plugin]) -> None:
     policy = load(Model(name=str(folder)), adapt, device="cpu")
-    adds = any(adapter.adds_weights for adapter in adapters_of(adapt))
+    adds = any(adapter.kind != "base" for adapter in adapters_of(adapt))
     assert policy.dtype == torch.bfloat16
     assert {parameter.dtype for _, parameter in policy.trainable()} == {torch.float32 if adds else torch.bfloat16}
 
@@ -176,7 +176,7 @@ def test_switched_off_it_is_the_base(folder: Path, adapt: list[Plugin]) -> None:
     policy.module.eval()
     tuned, names = logits(policy.module), [name for name, _ in policy.trainable()]
     assert not torch.allclose(tuned, base, atol=1e-3)
-    if not any(adapter.adds_weights for adapter in adapters_of(adapt)):
+    if not any(adapter.kind != "base" for adapter in adapters_of(adapt)):
         with pytest.raises(LuthierError, match="no adapter to switch off"), policy.adapter_off():
             pass
         return

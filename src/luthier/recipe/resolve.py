@@ -69,7 +69,7 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
 def _rate(recipe: Recipe, adapters: Registry) -> tuple[str, float]:
     """The adapter that decides the learning rate (one that adds weights before one that does not), and its rate."""
     named = [(plugin.name, adapters.get(plugin.name)) for plugin in recipe.adapt] or [("full", adapters.get("full"))]
-    name, adapter = max(named, key=lambda pair: pair[1].adds_weights)
+    name, adapter = max(named, key=lambda pair: pair[1].kind != "base")
     return name, adapter.default_lr
 
 

@@ -41,14 +41,14 @@ Float = Annotated[float, BeforeValidator(_number)]
 
 
 def _plugin(value: Any) -> Any:
-    """A plug-in is written `name` or `{name: {key: value}}`."""
+    """A plug-in is written `name`, `{name: {key: value}}`, or `{name: value}` for its first key."""
     if isinstance(value, str):
         return {"name": value, "args": {}}
     if isinstance(value, dict) and not {"name", "args"} >= set(value):
         if len(value) != 1:
             raise ValueError(f"must name one plug-in, not {len(value)}: {', '.join(map(str, value))}")
         name, args = next(iter(value.items()))
-        return {"name": name, "args": {} if args is None else args}
+        return {"name": name, "args": {} if args is None else args if isinstance(args, dict) else {"": args}}
     return value
 
 

@@ -27,7 +27,7 @@ class Full:
     """Every weight."""
 
     default_lr: ClassVar[float] = 2e-5
-    adds_weights: ClassVar[bool] = False
+    kind: ClassVar[str] = "base"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Freeze:
     """Some weights."""
 
     default_lr: ClassVar[float] = 5e-5
-    adds_weights: ClassVar[bool] = False
+    kind: ClassVar[str] = "base"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Lora:
     """Low-rank."""
 
     default_lr: ClassVar[float] = 2e-4
-    adds_weights: ClassVar[bool] = True
+    kind: ClassVar[str] = "peft"
 
     r: Annotated[int, Field(gt=0)] = 16
     """Rank."""

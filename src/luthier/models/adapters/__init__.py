@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.errors import LuthierError
+from luthier.models.adapters.card import Card
 from luthier.recipe.schema import Plugin
 from luthier.registry import Registry
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import Tensor
+
+    from luthier.types import Encoded
 
 ADAPTERS = Registry(
     "adapter",
@@ -22,27 +26,84 @@ ADAPTERS = Registry(
 )
 
 
-@runtime_checkable
-class Adapter(Protocol):
-    """A frozen dataclass whose fields are its YAML keys; what it can do is declared, never guessed from its name.
+class Adapter:
+    """A frozen dataclass whose fields are its YAML keys; what it can do is declared here, never guessed from its name.
 
     What an earlier adapter of the list froze has `requires_grad` False; a later one leaves those weights alone.
     """
 
+    card: ClassVar[Card]
+    """What `luthier explain` prints of it."""
     default_lr: ClassVar[float]
     """Peak learning rate unless the recipe sets one."""
-    adds_weights: ClassVar[bool]
-    """Adds weights beside the base's, which stays as it was: saved in PEFT's format, and can be switched off."""
-    exact_start: ClassVar[bool]
+    kind: ClassVar[Literal["base", "peft", "own"]]
+    """What trains: the base's own weights, saved as a whole model; PEFT's layers, saved in PEFT's format; or weights of
+    ours beside (or on top of) the base's, saved by name. The last two can be switched off."""
+    exact_start: ClassVar[bool] = True
     """The untrained adapter leaves the model's outputs as they were, to the last bit."""
-    mergeable: ClassVar[bool]
+    rewrites_base: ClassVar[bool] = False
+    """Its first weights are taken out of the base's: switched off, the model is not the base."""
+    mergeable: ClassVar[bool] = True
     """What it learns can be added into the base's weights."""
-    alone: ClassVar[bool]
+    quantisable: ClassVar[bool] = False
+    """It trains on a base in nf4 or int8."""
+    packs: ClassVar[bool] = True
+    """Rows may lie end to end: it treats each token by itself, or knows where rows begin."""
+    shares_prefix: ClassVar[bool] = True
+    """Rows may share the tokens of a common prefix."""
+    checkpoints: ClassVar[bool] = True
+    """It works under gradient checkpointing."""
+    alone: ClassVar[bool] = False
     """Composes with no other adapter."""
+    sample_rows: ClassVar[int] = 0
+    """How many rows of the training data `attach` wants to see."""
 
-    def attach(self, module: PreTrainedModel) -> PreTrainedModel:
-        """Mark what trains (and add what is added). Raises LuthierError when nothing would train."""
-        ...
+    # before training
+    def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
+        """Mark what trains (and add what is added); return the module, or what is wrapped around it.
+
+        `sample`: the first `sample_rows` rows of the training data; () when the weights are loaded afterwards, and then
+        whatever is drawn or measured here is overwritten. Raises LuthierError when nothing would train.
+        """
+        raise NotImplementedError
+
+    # while training
+    def before_step(self, module: Any, step: int, total: int) -> bool:
+        """Called before each optimiser step (from 0), and on resuming; True if another set of weights trains now."""
+        return False
+
+    def penalty(self, module: Any) -> Tensor | None:
+        """A scalar added to each step's loss, with gradient."""
+        return None
+
+    def after_step(self, module: Any, step: int, total: int) -> None:
+        """Called after each optimiser step with the weights stepped, before the gradients are dropped."""
+
+    def lr_factors(self, module: Any) -> Mapping[str, float]:
+        """Factors on the learning rate by parameter name; 1 for those not named."""
+        return {}
+
+    # of kind "own" only
+    def tensors(self, module: Any) -> dict[str, Tensor]:
+        """What to save, by name: all that `restore` needs to make the trained model out of the base."""
+        return {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
+
+    def restore(self, module: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave, on a module to which this adapter has been attached. Raises KeyError."""
+        weights = dict(module.named_parameters())
+        for name, tensor in tensors.items():
+            weights[name].data.copy_(tensor)
+
+    @contextmanager
+    def off(self, module: Any) -> Iterator[None]:
+        """Inside the block the module computes what the base does."""
+        raise NotImplementedError
+        yield
+
+    def merge(self, module: Any) -> None:
+        """Fold what was learnt into the base's own weights and take away what was added, so that
+        `module.state_dict()` is the base's with other values. Only where `mergeable`."""
+        raise NotImplementedError
 
 
 def build(adapt: Sequence[Plugin]) -> list[Adapter]:
@@ -56,12 +117,15 @@ def build(adapt: Sequence[Plugin]) -> list[Adapter]:
             raise LuthierError(
                 f"`adapt: {name}` composes with no other adapter", fix=f"leave {name} out, or the others"
             )
-    adding = [name for name, adapter in adapters if adapter.adds_weights]
+    adding = [name for name, adapter in adapters if adapter.kind == "peft"]
     if len(adding) > 1:
         raise LuthierError(
             f"one run trains one adapter, not {len(adding)}: {', '.join(adding)}", fix="keep one of them"
         )
-    return [adapter for _, adapter in sorted(adapters, key=lambda named: named[1].adds_weights)]
+    return [adapter for _, adapter in sorted(adapters, key=lambda named: ORDER.index(named[1].kind))]
+
+
+ORDER = ("base", "own", "peft")
 
 
 def default_lr(adapt: Sequence[Plugin]) -> float:

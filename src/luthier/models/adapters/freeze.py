@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.errors import LuthierError
+from luthier.models.adapters import Adapter
 from luthier.recipe.schema import Float, Int
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from luthier.types import Encoded
+
 
 @dataclass(frozen=True)
-class Freeze:
+class Freeze(Adapter):
     """Freeze the bottom of the model, its embeddings, or all but its last blocks.
 
     `{bottom: 6}` freezes the embeddings and the six blocks nearest to them, `{bottom: 0.5}` half of the blocks;
@@ -32,12 +36,9 @@ class Freeze:
     """Freeze the embeddings. Default: when blocks above them are frozen."""
 
     default_lr: ClassVar[float] = 5e-5
-    adds_weights: ClassVar[bool] = False
-    exact_start: ClassVar[bool] = True
-    mergeable: ClassVar[bool] = True
-    alone: ClassVar[bool] = False
+    kind: ClassVar[Literal["base", "peft", "own"]] = "base"
 
-    def attach(self, module: PreTrainedModel) -> PreTrainedModel:
+    def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Freeze what the fields say. Raises LuthierError when they say nothing, or nothing would be left to train."""
         if not self.bottom and self.last is None and not self.embeddings:
             raise LuthierError("freeze says nothing to freeze", fix="set bottom, last or embeddings: true")

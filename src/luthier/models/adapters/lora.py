@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.errors import LuthierError
+from luthier.models.adapters import Adapter
 from luthier.recipe.schema import Float, Int, Why
 from luthier.registry import suggest
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+
+    from luthier.types import Encoded
 
 ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Adapter):
     """Train a low-rank update of the linear layers; the base's own weights stay as they are.
 
     The added weights are kept in fp32 whatever the base's type: their updates are too small for bf16.
@@ -36,12 +39,9 @@ class Lora:
     """all-linear (every linear layer but the output head), a list of layer names, or a regular expression."""
 
     default_lr: ClassVar[float] = 2e-4
-    adds_weights: ClassVar[bool] = True
-    exact_start: ClassVar[bool] = True
-    mergeable: ClassVar[bool] = True
-    alone: ClassVar[bool] = False
+    kind: ClassVar[Literal["base", "peft", "own"]] = "peft"
 
-    def attach(self, module: PreTrainedModel) -> PreTrainedModel:
+    def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Wrap the targets that are not frozen; only the added weights train."""
         from peft import LoraConfig, get_peft_model
 
