@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from luthier.errors import LuthierError
+from luthier.models import heads
 from luthier.models.adapters import build
 from luthier.models.digest import weights_digest
 from luthier.models.fetching import Fetched, fetch
@@ -28,12 +29,19 @@ DTYPES = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 
 def load(
-    model: Model, adapt: Sequence[Plugin] = (), *, device: str | None = None, train: bool = True, seed: int = 0
+    model: Model,
+    adapt: Sequence[Plugin] = (),
+    *,
+    device: str | None = None,
+    train: bool = True,
+    seed: int = 0,
+    head: bool | heads.HeadCard = False,
 ) -> Policy:
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
     Weights are bf16 unless `model.dtype` says otherwise, added ones fp32. `device`: default CUDA where there is one.
-    `seed` draws the added weights. Raises LuthierError as `fetch` does, and when the
+    `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar head at zero, which trains with
+    the rest. Raises LuthierError as `fetch` does, and when the
     architecture is no language model.
     """
     adapters = build(adapt) if train else []
@@ -48,6 +56,9 @@ def load(
         for config in policy.module.peft_config.values():
             config.base_model_name_or_path, config.revision = policy.reference, model.revision
     policy.module.train(train)
+    if head:
+        card = head if isinstance(head, heads.HeadCard) else None
+        policy.head = heads.attach(policy.module, policy.device, card).requires_grad_(train)
     return policy
 
 
@@ -71,6 +82,9 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
         )
     policy.module.requires_grad_(False)
     policy.module.eval()
+    policy.head = heads.read(run.model if run.model.is_dir() else run.adapter, policy.module, policy.device)
+    if policy.head is not None:
+        policy.head.requires_grad_(False)
     return policy
 
 

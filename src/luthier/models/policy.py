@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from luthier.errors import LuthierError
 from luthier.models.digest import weights_digest
+from luthier.models.heads import ScalarHead
 from luthier.recipe.schema import Model
 
 
@@ -34,6 +35,8 @@ class Policy:
     device: torch.device
     dtype: torch.dtype
     """Type of the base's weights; added ones are fp32."""
+    head: ScalarHead | None = None
+    """The scalar head of a reward model; it lies beside the module and is no part of it."""
 
     @property
     def base(self) -> str:
@@ -51,12 +54,15 @@ class Policy:
         return isinstance(self.module, PeftModel)
 
     def trainable(self) -> list[tuple[str, Parameter]]:
-        """Name and parameter of all that trains, each once, in the module's order."""
-        return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        """Name and parameter of all that trains, each once, in the module's order, and last a head ("head.weight")."""
+        named = list(self.module.named_parameters())
+        named += [] if self.head is None else [("head.weight", self.head.weight)]
+        return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
     def parameter_counts(self) -> tuple[int, int]:
         """How many numbers train, and how many there are (tied matrices once, added weights too)."""
         total = sum(parameter.numel() for parameter in self.module.parameters())
+        total += 0 if self.head is None else self.head.weight.numel()
         return sum(parameter.numel() for _, parameter in self.trainable()), total
 
     @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luthier import cache
+from luthier.models import heads
 from luthier.models.aliases import is_whole
 from luthier.models.digest import weights_digest
 from luthier.models.loading import ORIGIN, open_run
@@ -34,7 +35,8 @@ An adapter for [{base}], trained with Luthier. `peft.AutoPeftModelForCausalLM.fr
 def save(policy: Policy, run: Run) -> Path:
     """Write the adapter to `run.adapter` in PEFT's format, or the whole model to `run.model` if its own weights train.
 
-    Tokenizer and template lie beside it, and the identity of the base. The folder is whole or not there. Returns it.
+    Tokenizer and template lie beside it, the identity of the base, and the scalar head of a reward model. The folder is
+    whole or not there. Returns it.
     """
     if not policy.has_adapter:
         write_model(policy, run.model, _base_state(policy.module), policy.dtype, "the model")
@@ -97,6 +99,8 @@ def merged_folder(run_folder: Path) -> Path:
 
 
 def _write_origin(policy: Policy, folder: Path) -> None:
+    if policy.head is not None:
+        heads.write(policy.head, folder)
     origin = {
         "model": dataclasses.asdict(policy.model),
         "folder": str(policy.folder.resolve()),
