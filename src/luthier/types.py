@@ -190,6 +190,26 @@ class TokenStore(Protocol):
     scored: NDArray[np.int32]
     """Scored tokens of each example."""
 
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Content hash of each example (ids, weights, scores, steps), the same on every machine and in every run."""
+        ...
+
+    @property
+    def responses(self) -> NDArray[np.int32]:
+        """Sequences of each example."""
+        ...
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The score of each sequence, example after example; NaN where nothing is known."""
+        ...
+
+    @property
+    def steps(self) -> NDArray[np.int32]:
+        """Judged steps of each example, all its responses together."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Encoded: ...

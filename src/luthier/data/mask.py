@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +27,15 @@ PROMPTS = 4096
 
 @dataclass(slots=True)
 class Tokens:
-    """One tokenised sequence. `ends` are the places behind each scored span: where it may be cut."""
+    """One tokenised sequence. `ends` are the places behind each scored span: where it may be cut.
+
+    `steps` are the places of the tokens that hold the last character of each judged step.
+    """
 
     ids_T: NDArray[np.int32]
     weights_T: NDArray[np.float32]
     ends: list[int]
+    steps: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -64,7 +69,7 @@ class Tokeniser:
     def text_ids(self, text: str) -> list[int]:
         """Ids of a plain text that is to be continued: BOS once, no EOS."""
         ids = self._ids([text])[0]
-        return ids if ids[: len(self.bos)] == self.bos else self.bos + ids
+        return ids if self._begins(ids) else self.bos + ids
 
     def tokenise(self, layouts: Sequence[Layout]) -> list[Tokens | RowFault]:
         """Each layout as tokens, or why its mask cannot be exact."""
@@ -87,16 +92,21 @@ class Tokeniser:
         places_N = [self._places(*one) for one in zip(layouts, ids_N, offsets_N, strict=True)]
         self._learn([place.prompt for places in places_N if places for place in places])
         results: list[Tokens | RowFault] = []
-        for layout, ids, places in zip(layouts, ids_N, places_N, strict=True):
+        for layout, ids, offsets, places in zip(layouts, ids_N, offsets_N, places_N, strict=True):
             try:
-                results.append(self._weigh(layout, ids, places))
+                results.append(self._weigh(layout, ids, offsets, places))
             except RowFault as fault:
                 results.append(fault)
         return results
 
-    def _weigh(self, layout: Layout, ids: list[int], places: list[Place] | None) -> Tokens:
-        if places is None or any(self._prompts[p.prompt] != ids[p.first - p.context : p.first] for p in places):
-            ids, runs = self._in_pieces(layout, ids)
+    def _weigh(self, layout: Layout, ids: list[int], offsets: Offsets | None, places: list[Place] | None) -> Tokens:
+        steps = _step_places(layout, offsets)
+        if (
+            steps is None
+            or places is None
+            or any(self._prompts[p.prompt] != ids[p.first - p.context : p.first] for p in places)
+        ):
+            ids, runs, steps = self._in_pieces(layout, ids)
         else:
             runs = [(place.first, place.last) for place in places]
         weights = [layout.base] * len(ids)
@@ -104,10 +114,11 @@ class Tokeniser:
             weights[first:last] = [span.weight] * (last - first)
         ends = [last for (_, last), span in zip(runs, layout.spans, strict=True) if span.weight > 0]
         if layout.raw:
+            steps = [place + (0 if self._begins(ids) else len(self.bos)) for place in steps]
             ids, weights, ends = self._dress(ids, weights, ends)
         ids_T, weights_T = np.array(ids, np.int32), np.array(weights, np.float32)
         weights_T[:1] = 0  # nothing predicts the first token
-        return Tokens(ids_T, weights_T, ends)
+        return Tokens(ids_T, weights_T, ends, steps)
 
     def _dress(self, ids: list[int], weights: list[float], ends: list[int]) -> tuple[list[int], list[float], list[int]]:
         """BOS before a plain text and EOS after it, neither twice. EOS trains as the text's last token does."""
@@ -118,12 +129,16 @@ class Tokeniser:
                 fix="set eos_token in the model's tokenizer_config.json",
             )
         weight = weights[-1] if weights else 0.0
-        if ids[: len(self.bos)] != self.bos:
+        if not self._begins(ids):
             ids, weights = self.bos + ids, [0.0] * len(self.bos) + weights
             ends = [end + len(self.bos) for end in ends]
         if ids[-1] != eos:
             ids, weights = [*ids, eos], [*weights, weight]
         return ids, weights, [*ends[:-1], len(ids)] if ends else []
+
+    def _begins(self, ids: list[int]) -> bool:
+        """Is BOS there already (or does this tokenizer put none)?"""
+        return ids[: len(self.bos)] == self.bos
 
     def _places(self, layout: Layout, ids: list[int], offsets: Offsets | None) -> list[Place] | None:
         """The tokens of each span, exactly its characters; None when a token straddles an edge.
@@ -159,28 +174,44 @@ class Tokeniser:
         if new:
             self._prompts |= dict(zip(new, self._ids(new), strict=True))
 
-    def _in_pieces(self, layout: Layout, whole: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokenise what stands before, in and after each span by itself, as serving does with the prompt.
+    def _in_pieces(self, layout: Layout, whole: list[int]) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+        """Tokenise what stands before, in and after each span by itself, as serving does with the prompt, and each
+        judged step by itself: the ids, the tokens of each span and the last token of each step.
 
         Raises RowFault when this tokenizer gives a text other tokens in pieces (those of SentencePiece's kind do).
         """
-        pieces, cut = [], 0
-        for span in layout.spans:
-            pieces += [layout.text[cut : span.start], layout.text[span.start : span.end]]
-            cut = span.end
-        pieces.append(layout.text[cut:])
+        edges = {edge for span in layout.spans for edge in (span.start, span.end)}
+        cuts = sorted({0, len(layout.text), *edges, *layout.steps})
         ids: list[int] = []
-        edges = [0]
-        for piece in self._ids(pieces):
+        behind = {0: 0}
+        for cut, piece in zip(cuts[1:], self._ids([layout.text[a:b] for a, b in pairwise(cuts)]), strict=True):
             ids += piece
-            edges.append(len(ids))
+            behind[cut] = len(ids)
         if self._text(ids) != self._text(whole):
             raise RowFault(
                 "a token straddles the edge of what the assistant says",
                 fix="begin and end the assistant's texts without white space",
             )
-        return ids, [(edges[2 * i + 1], edges[2 * i + 2]) for i in range(len(layout.spans))]
+        return (
+            ids,
+            [(behind[span.start], behind[span.end]) for span in layout.spans],
+            [behind[end] - 1 for end in layout.steps],
+        )
 
     def _text(self, ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text if isinstance(text, str) else "".join(text)
+
+
+def _step_places(layout: Layout, offsets: Offsets | None) -> list[int] | None:
+    """The token that holds the last character of each step, perhaps with the separator behind it; None when such a
+    token holds something of the next step, too."""
+    if offsets is None:
+        return None if layout.steps else []
+    places = []
+    for end in layout.steps:
+        place = bisect_left(offsets, (end,)) - 1
+        if layout.text[end : offsets[place][1]].strip():
+            return None
+        places.append(place)
+    return places

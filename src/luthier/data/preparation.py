@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,7 @@ from luthier.types import Example, Source, TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 NO_ROOM = "no scored token is left within train.max_tokens"
@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     train = _stored([feed(entry) for entry in recipe.data], recipe, template)
     apart = _stored([feed(entry) for entry in recipe.validate.data], recipe, template) if recipe.validate.data else None
     ledger = train.ledger
-    out = held_out(train.store.arrays["hashes"], 0.0 if apart else recipe.validate.share)
+    out = held_out(train.store.arrays["groups"], 0.0 if apart else recipe.validate.share)
     weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
     order = mix(train.store.arrays["feeds"], np.flatnonzero(~out), weights, samples, recipe.seed)
     view = View(train.store, order, digest(train.store, order))
@@ -120,8 +120,8 @@ def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path) -> 
             for example, outcome in _encoded(one, ledger, template, rules.score):
                 assert example.source is not None
                 kept = _kept(one.name, example.source, outcome, ledger, fitting, seen)
-                for sequences in kept:
-                    writer.add(sequences, example.source, number)
+                for coded in kept:
+                    writer.add(coded, example.source, number)
     fitting.complain(ledger)
     return ledger
 
@@ -136,7 +136,7 @@ def _encoded(
 
 def _kept(
     name: str, source: Source, outcome: Coded | LuthierError, ledger: Ledger, fitting: Fitting, seen: set[int]
-) -> list[list[Tokens]]:
+) -> list[Coded]:
     """What of a row goes into the store: nothing, one example, or the parts of a long text. The ledger knows why."""
     if isinstance(outcome, RowFault):
         ledger.drop(name, source, outcome.what, outcome.fix)
@@ -147,7 +147,7 @@ def _kept(
         ledger.unscored += 1
         ledger.drop(name, source, "no token of it is scored")
         return []
-    found = content_hash(outcome.sequences)
+    found = content_hash(outcome)
     if found in seen:
         ledger.duplicates += 1
         if fitting.rules.dedup:
@@ -189,15 +189,16 @@ class Fitting:
     longest: int = 0
     first: Source | None = None
 
-    def fit(self, coded: Coded, ledger: Ledger, source: Source) -> list[list[Tokens]] | str:
+    def fit(self, coded: Coded, ledger: Ledger, source: Source) -> list[Coded] | str:
         """The row as it is, in parts, cut behind a turn, or the reason why it is dropped."""
         limit = self.rules.max_tokens
         length = max(len(tokens.ids_T) for tokens in coded.sequences)
         if length <= limit:
-            return [coded.sequences]
+            return [coded]
         if coded.text:
             ledger.split += 1
-            return [[part] for part in _split(coded.sequences[0], limit) if part.weights_T.any()]
+            parts = [part for part in _split(coded.sequences[0], limit) if part.weights_T.any()]
+            return [replace(coded, sequences=[part]) for part in parts]
         if self.rules.long_rows == "error":
             self.too_long, self.longest, self.first = self.too_long + 1, max(self.longest, length), self.first or source
             return f"longer than train.max_tokens={limit}"
@@ -209,7 +210,7 @@ class Fitting:
             ledger.unscored += 1
             return NO_ROOM
         ledger.truncated += 1
-        return [kept]
+        return [replace(coded, sequences=kept)]
 
     def complain(self, ledger: Ledger) -> None:
         """Raises LuthierError for rows that are too long, if the recipe calls that an error."""

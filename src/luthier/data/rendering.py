@@ -56,6 +56,8 @@ class Layout:
     base: float = 0.0
     raw: bool = False
     """No chat template: the tokenizer's BOS before it, EOS after it."""
+    steps: list[int] = field(default_factory=list)
+    """Places behind the last character of each judged step, all inside the last span."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.mask import Tokens
-from luthier.data.template import shared_prefix
+from luthier.data.template import Coded, shared_prefix
 from luthier.errors import LuthierError
 from luthier.types import Encoded, Source
 
@@ -26,15 +25,23 @@ ARRAYS = {
     "ids": "<i4",
     "weights": "<f4",
     "lengths": "<i4",  # of each sequence
+    "scores": "<f4",  # of each sequence, NaN where nothing is known
+    "steps": "<i4",  # of each sequence, how many
+    "places": "<i4",  # of each step, its last token's
+    "labels": "<f4",  # of each step
     "sequences": "<i4",  # of each example, how many
+    "margins": "<f4",
     "shared": "<i4",
     "scored": "<i4",
     "files": "<i4",  # of each example, its source's place in meta.json
     "rows": "<i8",
     "feeds": "<i4",
     "hashes": "<u8",
+    "groups": "<u8",  # what is held out together: judged responses to one prompt, else the example
 }
-"""File name -> element type. The first three lie per token and per sequence, the others per example."""
+"""File name -> element type. The first two lie per token, then per sequence, per step, and the rest per example."""
+JOINED = ("ids", "weights")
+"""Kept as arrays until they are written."""
 
 
 class Writer:
@@ -48,19 +55,25 @@ class Writer:
         self._paths: dict[str, int] = {}
         self.count = 0
 
-    def add(self, sequences: Sequence[Tokens], source: Source, feed: int) -> None:
+    def add(self, coded: Coded, source: Source, feed: int) -> None:
         """One more example."""
-        pending = self._pending
+        pending, sequences = self._pending, coded.sequences
         pending["ids"] += [tokens.ids_T for tokens in sequences]
         pending["weights"] += [tokens.weights_T for tokens in sequences]
         pending["lengths"] += [len(tokens.ids_T) for tokens in sequences]
+        pending["scores"] += coded.scores or [np.nan] * len(sequences)
+        pending["steps"] += [len(tokens.steps) for tokens in sequences]
+        pending["places"] += [place for tokens in sequences for place in tokens.steps]
+        pending["labels"] += [label for labels in coded.labels for label in labels]
         pending["sequences"].append(len(sequences))
+        pending["margins"].append(coded.margin)
         pending["shared"].append(shared_prefix(sequences))
         pending["scored"].append(sum(int(np.count_nonzero(tokens.weights_T)) for tokens in sequences))
         pending["files"].append(self._paths.setdefault(source.path, len(self._paths)))
         pending["rows"].append(source.row)
         pending["feeds"].append(feed)
-        pending["hashes"].append(content_hash(sequences))
+        pending["hashes"].append(content_hash(coded))
+        pending["groups"].append(group_hash(coded))
         self.count += 1
         if self.count % 2048 == 0:
             self.flush()
@@ -70,7 +83,7 @@ class Writer:
         for name, dtype in ARRAYS.items():
             values = self._pending[name]
             if values:
-                array = np.concatenate(values) if name in ("ids", "weights") else np.asarray(values)
+                array = np.concatenate(values) if name in JOINED else np.asarray(values)
                 self._files[name].write(array.astype(dtype, copy=False).tobytes())
             values.clear()
 
@@ -89,14 +102,29 @@ class Writer:
                 file.close()
 
 
-def content_hash(sequences: Sequence[Tokens]) -> int:
-    """64 bits of a hash of an example's tokens and weights: equal examples are duplicates."""
+def content_hash(coded: Coded) -> int:
+    """64 bits of a hash of an example's tokens, weights and judgements: equal examples are duplicates."""
     made = hashlib.blake2b(digest_size=8)
-    for tokens in sequences:
+    for tokens in coded.sequences:
         made.update(len(tokens.ids_T).to_bytes(4, "little"))
         made.update(tokens.ids_T.astype("<i4", copy=False).tobytes())
         made.update(tokens.weights_T.astype("<f4", copy=False).tobytes())
+        made.update(np.array(tokens.steps, "<i4").tobytes())
+    if coded.scores or coded.labels:
+        judged = [*coded.scores, coded.margin, *(label for labels in coded.labels for label in labels)]
+        made.update(np.array(judged, "<f8").tobytes())
     return int.from_bytes(made.digest(), "little")
+
+
+def group_hash(coded: Coded) -> int:
+    """The hash of what is held out together: all judged responses to one prompt, so that a judge is never tested on
+    prompts that it learnt; of an example without judgements its own content."""
+    if not coded.scores and not coded.labels:
+        return content_hash(coded)
+    first = coded.sequences[0]
+    scored = np.flatnonzero(first.weights_T)
+    prompt = first.ids_T[: scored[0] if len(scored) else None]
+    return int.from_bytes(hashlib.blake2b(prompt.astype("<i4").tobytes(), digest_size=8).digest(), "little")
 
 
 class Store:
@@ -114,6 +142,7 @@ class Store:
             ) from error
         self._token_edges = _edges(self.arrays["lengths"])
         self._sequence_edges = _edges(self.arrays["sequences"])
+        self._step_edges = _edges(self.arrays["steps"])
         self.lengths: NDArray[np.int32] = np.diff(self._token_edges[self._sequence_edges]).astype(np.int32)
         self.scored: NDArray[np.int32] = self.arrays["scored"]
 
@@ -126,8 +155,33 @@ class Store:
         edges = self._token_edges[first : last + 1]
         runs = [slice(int(a), int(b)) for a, b in pairwise(edges)]
         ids, weights = self.arrays["ids"], self.arrays["weights"]
-        shared = int(self.arrays["shared"][index])
-        return Encoded(tuple(ids[run] for run in runs), tuple(weights[run] for run in runs), shared, row)
+        return Encoded(
+            tuple(ids[run] for run in runs),
+            tuple(weights[run] for run in runs),
+            int(self.arrays["shared"][index]),
+            row,
+            self._scores(first, last),
+            float(self.arrays["margins"][index]),
+            self._steps(first, last),
+        )
+
+    def _scores(self, first: int, last: int) -> tuple[float, ...]:
+        scores = self.arrays["scores"][first:last]
+        return () if np.isnan(scores).all() else tuple(scores.tolist())
+
+    def _steps(self, first: int, last: int) -> tuple[tuple[NDArray[np.int32], NDArray[np.float32]], ...]:
+        edges = self._step_edges[first : last + 1]
+        if edges[0] == edges[-1]:
+            return ()
+        runs = [slice(int(a), int(b)) for a, b in pairwise(edges)]
+        return tuple((self.arrays["places"][run], self.arrays["labels"][run]) for run in runs)
+
+    def sequences(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of these examples' sequences in the arrays that lie per sequence."""
+        counts = self.arrays["sequences"][order].astype(np.int64)
+        within = np.arange(counts.sum()) - np.repeat(_edges(counts)[:-1], counts)
+        places: NDArray[np.int64] = np.repeat(self._sequence_edges[order], counts) + within
+        return places
 
     def source(self, index: int) -> Source:
         """Where example `index` came from."""
@@ -141,6 +195,32 @@ class View:
         self._store, self.order, self.digest = store, order, digest
         self.lengths: NDArray[np.int32] = store.lengths[order]
         self.scored: NDArray[np.int32] = store.scored[order]
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Content hash of each example."""
+        return np.asarray(self._store.arrays["hashes"])[self.order]
+
+    @property
+    def responses(self) -> NDArray[np.int32]:
+        """Sequences of each example."""
+        return np.asarray(self._store.arrays["sequences"])[self.order]
+
+    @cached_property
+    def _sequences(self) -> NDArray[np.int64]:
+        return self._store.sequences(self.order)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The score of each sequence, example after example; NaN where nothing is known."""
+        return np.asarray(self._store.arrays["scores"])[self._sequences]
+
+    @property
+    def steps(self) -> NDArray[np.int32]:
+        """Judged steps of each example, all its responses together."""
+        owners = np.repeat(np.arange(len(self)), self.responses)
+        counts = np.asarray(self._store.arrays["steps"])[self._sequences]
+        return np.bincount(owners, counts, minlength=len(self)).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.order)

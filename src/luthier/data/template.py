@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,12 +36,21 @@ class Coded:
     """Plain text: it may be split anywhere."""
     turns: bool
     """One conversation: it may be cut behind a turn."""
+    scores: tuple[float, ...] = ()
+    """The score of each sequence, NaN where nothing is known; () where no response has one."""
+    margin: float = 0.0
+    labels: tuple[tuple[float, ...], ...] = ()
+    """The scores of each sequence's steps, as many as its `Tokens.steps`; () where there are none."""
 
     def encoded(self, row: int = 0) -> Encoded:
         """What the loop takes."""
         ids = tuple(tokens.ids_T for tokens in self.sequences)
         weights = tuple(tokens.weights_T for tokens in self.sequences)
-        return Encoded(ids, weights, shared_prefix(self.sequences), row)
+        steps = tuple(
+            (np.array(tokens.steps, np.int32), np.array(labels, np.float32))
+            for tokens, labels in zip(self.sequences, self.labels, strict=bool(self.labels))
+        )
+        return Encoded(ids, weights, shared_prefix(self.sequences), row, self.scores, self.margin, steps)
 
 
 def shared_prefix(sequences: Sequence[Tokens]) -> int:
@@ -100,6 +110,12 @@ class Template:
                 results[n] = layouts
             else:
                 layouts_N[n] += layouts
+        for n, example in enumerate(examples):
+            try:
+                if results[n] is None:
+                    _mark_steps(example, layouts_N[n])
+            except LuthierError as error:
+                results[n] = error
         good = [n for n in range(len(examples)) if results[n] is None]
         tokens = iter(self._tokeniser.tokenise([layout for n in good for layout in layouts_N[n]]))
         for n in good:
@@ -166,8 +182,7 @@ class Template:
                 fix="give rows that end with what the assistant says",
             )
         self._require_template(where)
-        judged = len(example.responses) > 1 or example.responses[0].score is not None
-        judged = judged or example.responses[0].step_scores is not None
+        judged = is_judged(example)
         chats = []
         for response in example.responses:
             turns = (*example.prompt, *response.turns)
@@ -184,6 +199,34 @@ class Template:
                 weights = [weight or None for weight in weights]  # a turn that does not train need not be found
             chats.append(Conversation(turns, example.tools, tuple(weights), base, where))
         return chats
+
+
+def is_judged(example: Example) -> bool:
+    """Are the responses to be told apart (several, or with scores)? Then what stands in the prompt never trains."""
+    judged = any(response.score is not None or response.step_scores is not None for response in example.responses)
+    return judged or len(example.responses) > 1
+
+
+def _mark_steps(example: Example, layouts: Sequence[Layout]) -> None:
+    """Note in each layout where the judged steps of its response end. `meta["steps"]` holds their texts.
+
+    Raises RowFault where a step is not found in what the template rendered.
+    """
+    if not any(response.step_scores for response in example.responses):
+        return
+    where = str(example.source) if example.source else None
+    texts = [step.strip() for step in example.meta.get("steps", ())]
+    scores = example.responses[0].step_scores or ()
+    if len(example.responses) != 1 or len(layouts) != 1 or len(texts) != len(scores):
+        raise RowFault(f"{len(texts)} steps, but {len(scores)} step scores, of one response", where=where)
+    layout, whole = layouts[0], example.responses[0].turns[-1].text.strip()
+    at = layout.text.find(whole, layout.spans[-1].start if layout.spans else 0)
+    for step in texts:
+        at = layout.text.find(step, at) if at >= 0 else at
+        if at < 0 or not step:
+            raise RowFault("the chat template changes a step's text" if step else "a step is empty", where=where)
+        at += len(step)
+        layout.steps.append(at)
 
 
 def _check_turns(turns: Sequence[Turn], where: str | None) -> None:
@@ -209,7 +252,7 @@ def _text_layout(example: Example, response: Response, score: Score) -> Layout:
     span = Span(len(prompt), len(prompt) + len(text), 1.0 if weight is None else weight)
     if not text:
         raise RowFault("the text is empty", where=str(example.source) if example.source else None)
-    return Layout(prompt + text, [span], 1.0 if score == "all" and len(example.responses) == 1 else 0.0, raw=True)
+    return Layout(prompt + text, [span], 1.0 if score == "all" and not is_judged(example) else 0.0, raw=True)
 
 
 def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Coded | LuthierError:
@@ -218,5 +261,20 @@ def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Coded | L
         if isinstance(tokens, LuthierError):
             return RowFault(tokens.what, where=str(example.source) if example.source else None, fix=tokens.fix)
         sequences.append(tokens)
-    raw = _is_raw(example)
-    return Coded(sequences, text=raw and not example.prompt and len(sequences) == 1, turns=len(example.responses) == 1)
+    raw, judged = _is_raw(example), is_judged(example)
+    responses = example.responses if judged else ()
+    if judged and len(sequences) != len(responses):
+        return RowFault(
+            "the chat template rewrites earlier turns of a judged response, so it is not one sequence",
+            where=str(example.source) if example.source else None,
+            fix="judge one assistant turn a row: put the turns before it into the prompt",
+        )
+    scored = any(response.score is not None for response in responses)
+    return Coded(
+        sequences,
+        text=raw and not example.prompt and not judged and len(sequences) == 1,
+        turns=not judged,
+        scores=tuple(math.nan if r.score is None else float(r.score) for r in responses) if scored else (),
+        margin=float(example.meta.get("margin", 0.0)),
+        labels=tuple(r.step_scores or () for r in responses) if any(r.step_scores for r in responses) else (),
+    )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from luthier.data.formats.conversation import Tagged
 from luthier.data.formats.plain import alpaca_prompt, prompt_turns, reply_turn
-from luthier.data.formats.shape import BadRow, Row, Shape, column, filled, kind, listed, truth
+from luthier.data.formats.shape import BadRow, Row, Shape, column, filled, kind, listed, number, truth
 from luthier.data.formats.turns import Tags, conversation, tools, turn, turns, with_system
 from luthier.types import Example, Response, Turn
 
@@ -54,19 +54,40 @@ def _split_turns(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[
     return chosen[:-1], chosen[-1], rejected[-1]
 
 
+def _margin(row: Row) -> dict[str, float]:
+    """The `margin` column as the example's meta: by how much the better response is better."""
+    if row.get("margin") is None:
+        return {}
+    margin = number(row["margin"], "margin")
+    if margin < 0:
+        raise BadRow("'margin' is negative: then the rejected response is the better one")
+    return {"margin": margin}
+
+
 @dataclass(frozen=True)
 class Preference(Tagged):
     """A better and a worse response. The prompt is a column, or what both begin with."""
 
     needs: ClassVar = (("chosen",), ("rejected",))
-    optional: ClassVar = ("prompt", "instruction", "input", "question", "messages", "conversations", "system", "tools")
+    optional: ClassVar = (
+        "prompt",
+        "instruction",
+        "input",
+        "question",
+        "messages",
+        "conversations",
+        "system",
+        "tools",
+        "margin",
+    )
     gives: ClassVar = "a prompt and two responses, the better one first"
 
     def read(self, row: Row) -> Example:
         prompt, chosen, rejected = self._parts(row)
         if chosen == rejected:
             raise BadRow("'chosen' and 'rejected' are the same")
-        return Example(prompt, (Response((chosen,), 1.0), Response((rejected,), 0.0)), None, tools(row))
+        responses = (Response((chosen,), 1.0), Response((rejected,), 0.0))
+        return Example(prompt, responses, None, tools(row), meta=_margin(row))
 
     def _parts(self, row: Row) -> tuple[tuple[Turn, ...], Turn, Turn]:
         better, worse = row.get("chosen"), row.get("rejected")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar
@@ -109,6 +110,20 @@ def listed(row: Row, *names: str) -> list[Any]:
     if not value:
         raise BadRow(f"{name!r} is an empty list")
     return list(value)
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number, also as the text of a CSV cell. Raises BadRow."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise BadRow(f"{name!r} is text, not a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow(f"{name!r} is {kind(value)}, not a number")
+    if not math.isfinite(value):
+        raise BadRow(f"{name!r} is not finite")
+    return float(value)
 
 
 def truth(value: Any, name: str) -> bool:
