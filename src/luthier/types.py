@@ -145,7 +145,7 @@ class Engine(Protocol):
         ...
 
     def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
-        """For each row, the log-probability of each scored token of its first response, in order."""
+        """For each row, the log-probability of each scored token of its responses, one response after the other."""
         ...
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from luthier.engines.choice import Choice
 from luthier.engines.decoding import Decoding
+from luthier.engines.padding import alike, padded
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Sampling
@@ -76,16 +78,14 @@ class LocalEngine:
             yield rest
 
     def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
-        """For each row, the log-probability of each scored token of its first response, in order."""
+        """For each row, the log-probability of each scored token of its responses, one response after the other."""
+        sequences = [pair for row in rows for pair in zip(row.ids, row.weights, strict=True)]
         done: dict[int, NDArray[np.float32]] = {}
-        waiting = sorted(range(len(rows)), key=lambda number: len(rows[number].ids[0]))
         with self._inference():
-            while waiting:
-                longest = len(rows[waiting[-1]].ids[0])
-                count = max(1, min(self._rows, 4096 // max(longest, 1)))
-                waiting, numbers = waiting[:-count], waiting[-count:]
-                done |= zip(numbers, self._score([rows[number] for number in numbers]), strict=True)
-        return [done[number] for number in range(len(rows))]
+            for numbers in alike([len(ids) for ids, _ in sequences], rows=self._rows):
+                done |= zip(numbers, self._score([sequences[number] for number in numbers]), strict=True)
+        ends = accumulate((len(row.ids) for row in rows), initial=0)
+        return [np.concatenate([done[number] for number in range(*span)]) for span in pairwise(ends)]
 
     # decoding
     def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[list[int]]:
@@ -146,27 +146,24 @@ class LocalEngine:
         return Completion(tuple(row.ids), text, row.finish)
 
     # scoring
-    def _score(self, rows: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        longest = max(len(row.ids[0]) for row in rows)
-        ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask_BT = torch.zeros_like(ids_BT)
-        for number, row in enumerate(rows):
-            ids_BT[number, : len(row.ids[0])] = torch.from_numpy(row.ids[0].astype(np.int64))
-            mask_BT[number, : len(row.ids[0])] = 1
-        scored = [np.flatnonzero(row.weights[0]) for row in rows]
+    def _score(
+        self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]
+    ) -> Iterator[NDArray[np.float32]]:
+        ids_BT, mask_BT = padded([ids for ids, _ in sequences])
+        scored = [np.flatnonzero(weights) for _, weights in sequences]
         # The token at place t is predicted at t - 1; only places that some row asks for reach the output head.
         place_S = np.unique(np.concatenate(scored)) - 1
         if not len(place_S):
-            return (np.zeros(0, np.float32) for _ in rows)
+            return (np.zeros(0, np.float32) for _ in sequences)
         logits_BSV: Tensor = self._module(
             input_ids=ids_BT.to(self._device),
-            attention_mask=None if bool(mask_BT.all()) else mask_BT.to(self._device),
+            attention_mask=None if mask_BT is None else mask_BT.to(self._device),
             use_cache=False,
             logits_to_keep=torch.from_numpy(place_S).to(self._device),
         ).logits
         return (
-            _log_probabilities(logits_BSV[number, np.searchsorted(place_S, wanted - 1)], row.ids[0][wanted])
-            for number, (row, wanted) in enumerate(zip(rows, scored, strict=True))
+            _log_probabilities(logits_BSV[number, np.searchsorted(place_S, wanted - 1)], ids[wanted])
+            for number, ((ids, _), wanted) in enumerate(zip(sequences, scored, strict=True))
         )
 
     @contextmanager
