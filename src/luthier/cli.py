@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ def _hush() -> None:
         "TOKENIZERS_PARALLELISM": "true",
     }.items():
         os.environ.setdefault(name, value)
+    # it warns, as peft imports it, of a kernel for generation that it could not fetch from a hub; we do not use that one
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if not _debug.on and not sys.warnoptions:
         import warnings
 

@@ -19,6 +19,7 @@ KEYS = (("", Recipe), ("model", Model), ("data", Source), ("train", Train), ("va
 PLUGINS = {
     "objective": "`objective`",
     "adapter": "`adapt`",
+    "quantizer": "`quantize`",
     "optimizer": "`train.optimizer`",
     "schedule": "`train.schedule`",
     "scorer": "`evaluate.scorers`",

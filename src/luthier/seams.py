@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.data import FORMATS
-from luthier.models import ADAPTERS, EXPORTERS
+from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
 from luthier.objectives import OBJECTIVES
 from luthier.registry import Registry
 from luthier.scorers import SCORERS
@@ -12,6 +12,7 @@ from luthier.train import OPTIMIZERS, SCHEDULES, TRACKERS
 SEAMS: dict[str, Registry] = {
     "objective": OBJECTIVES,
     "adapter": ADAPTERS,
+    "quantizer": QUANTIZERS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "scorer": SCORERS,

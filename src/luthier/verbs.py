@@ -62,7 +62,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
     run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
     check.responses(prepared.train, objective.needs, recipe.objective.name)
-    policy = models.load(recipe.model, recipe.adapt, seed=recipe.seed)
+    policy = models.load(recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize)
     check.context(prepared.train, policy.module.config)
     fit(policy, objective, prepared, recipe, run)
     models.save(policy, run)

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from luthier.models.fetching import Fetched, fetch
     from luthier.models.loading import load, open_run
     from luthier.models.policy import Policy
+    from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
 
 __all__ = [
     "ADAPTERS",
     "EXPORTERS",
+    "QUANTIZERS",
     "Fetched",
     "Known",
     "Policy",
@@ -34,6 +36,7 @@ _HOMES = {
     "Fetched": "fetching",
     "Known": "aliases",
     "Policy": "policy",
+    "QUANTIZERS": "quantizers",
     "catalogue": "aliases",
     "fetch": "fetching",
     "load": "loading",

@@ -15,11 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from luthier.errors import LuthierError
 from luthier.models import heads
-from luthier.models.adapters import build
+from luthier.models.adapters import ADAPTERS, build
 from luthier.models.digest import weights_digest
 from luthier.models.fetching import Fetched, fetch
 from luthier.models.policy import Policy
+from luthier.models.quantizers import settings, settle
 from luthier.models.quiet import quiet
+from luthier.recipe.resolve import refuse_unquantisable
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 
@@ -36,17 +38,20 @@ def load(
     train: bool = True,
     seed: int = 0,
     head: bool | heads.HeadCard = False,
+    quantize: Plugin | None = None,
 ) -> Policy:
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
     Weights are bf16 unless `model.dtype` says otherwise, added ones fp32. `device`: default CUDA where there is one.
     `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar head at zero, which trains with
-    the rest. Raises LuthierError as `fetch` does, and when the
+    the rest. `quantize`: the base in few bits. Raises LuthierError as `fetch` does, and when the
     architecture is no language model.
     """
     adapters = build(adapt) if train else []
-    policy = _open(fetch(model), model, device)
-    policy.module.requires_grad_(train)
+    if quantize is not None and train:
+        refuse_unquantisable(adapt, quantize, ADAPTERS, "quantize")
+    policy = _open(fetch(model), model, device, quantize)
+    policy.module.requires_grad_(train and quantize is None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for adapter in adapters:
@@ -88,14 +93,20 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
     return policy
 
 
-def _open(fetched: Fetched, model: Model, device: str | None) -> Policy:
+def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin | None = None) -> Policy:
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = DTYPES[model.dtype]
+    # a quantised model is put on its device while it is read, piece by piece
+    few_bits = {} if quantize is None else {"quantization_config": settings(quantize, dtype), "device_map": {"": where}}
     tokenizer = load_tokenizer(fetched.folder, trust_remote_code=model.trust_remote_code)
     try:
         with quiet():
             module: Any = AutoModelForCausalLM.from_pretrained(
-                fetched.folder, dtype=dtype, trust_remote_code=model.trust_remote_code, local_files_only=True
+                fetched.folder,
+                dtype=dtype,
+                trust_remote_code=model.trust_remote_code,
+                local_files_only=True,
+                **few_bits,
             )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise LuthierError(
@@ -104,8 +115,13 @@ def _open(fetched: Fetched, model: Model, device: str | None) -> Policy:
             fix="give a language model that transformers knows"
             + ("" if model.trust_remote_code else " (or, if it brings its own code, set model.trust_remote_code)"),
         ) from error
-    module.to(where)
-    return Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
+    if quantize is None:
+        module.to(where)
+    else:
+        settle(module)
+    policy = Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
+    policy.quantize = quantize
+    return policy
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -133,7 +149,8 @@ def _open_adapter(folder: Path, merged: bool, device: str | None) -> Policy:
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
     model = Model(**origin["model"])
-    policy = _open(_fetch_base(model, origin), model, device)
+    quantize = Plugin(**origin["quantize"]) if origin.get("quantize") else None
+    policy = _open(_fetch_base(model, origin), model, device, quantize)
     found = weights_digest(policy.folder)
     if found != origin["digest"]:
         raise LuthierError(
@@ -143,7 +160,7 @@ def _open_adapter(folder: Path, merged: bool, device: str | None) -> Policy:
             fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
         )
     policy.module = _with_adapter(policy.module, folder)
-    if merged:
+    if merged and quantize is None:  # into codes of few bits nothing can be added but what is rounded to them
         policy.module = policy.module.merge_and_unload()
     return policy
 

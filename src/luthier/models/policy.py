@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from luthier.errors import LuthierError
 from luthier.models.digest import weights_digest
 from luthier.models.heads import ScalarHead
-from luthier.recipe.schema import Model
+from luthier.models.quantizers import numbers
+from luthier.recipe.schema import Model, Plugin
 
 
 @dataclass
@@ -37,11 +38,19 @@ class Policy:
     """Type of the base's weights; added ones are fp32."""
     head: ScalarHead | None = None
     """The scalar head of a reward model; it lies beside the module and is no part of it."""
+    quantize: Plugin | None = None
+    """How the base's matrices are held in few bits, if they are."""
 
     @property
     def base(self) -> str:
         """The base model's name."""
         return self.model.name
+
+    @property
+    def quantized(self) -> str | None:
+        """In what the base's matrices are held ("nf4", "int8"), None as they were: with the adapter off the module is
+        the base rounded to that, and so is the reference of preference training."""
+        return None if self.quantize is None else self.quantize.name
 
     @cached_property
     def digest(self) -> str:
@@ -61,7 +70,7 @@ class Policy:
 
     def parameter_counts(self) -> tuple[int, int]:
         """How many numbers train, and how many there are (tied matrices once, added weights too)."""
-        total = sum(parameter.numel() for parameter in self.module.parameters())
+        total = sum(numbers(parameter) for parameter in self.module.parameters())
         total += 0 if self.head is None else self.head.weight.numel()
         return sum(parameter.numel() for _, parameter in self.trainable()), total
 

@@ -105,6 +105,7 @@ def _write_origin(policy: Policy, folder: Path) -> None:
         "model": dataclasses.asdict(policy.model),
         "folder": str(policy.folder.resolve()),
         "digest": policy.digest,
+        "quantize": None if policy.quantize is None else dataclasses.asdict(policy.quantize),
     }
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     loaded = recipe if isinstance(recipe, Loaded) else Loaded(recipe)
     _check(loaded)
     recipe = _plugins(loaded, seams) if seams else loaded.recipe
+    if recipe.quantize is not None and seams and "adapter" in seams:
+        origin = loaded.nearest(("quantize",))
+        refuse_unquantisable(recipe.adapt, recipe.quantize, seams["adapter"], str(origin) if origin else "quantize")
     recipe, reasons = _derive(recipe, seams)
     return Resolved(recipe, reasons)
 
@@ -117,6 +120,19 @@ def _check(loaded: Loaded) -> None:
     for index, name in enumerate(tasks):
         if name in tasks[:index]:
             refuse(("evaluate", index), f"two tasks of `evaluate:` are called {name!r}", "give each its own `name:`")
+
+
+def refuse_unquantisable(adapt: Sequence[Plugin], quantize: Plugin, adapters: Registry, where: str) -> None:
+    """Raises LuthierError where what trains cannot train on a base in few bits."""
+    for name in [plugin.name for plugin in adapt] or ["full"]:
+        adapter = adapters.get(name)
+        if not adapter.quantisable:
+            why = "the base's own weights train" if adapter.kind == "base" else "it needs the base's weights"
+            raise LuthierError(
+                f"`{name}` cannot train on a base in {quantize.name}: {why}, and those are codes of few bits then",
+                where=where,
+                fix="leave `quantize:` out, or take `adapt: lora`",
+            )
 
 
 # plug-ins

@@ -263,6 +263,10 @@ class Recipe:
         Why("near full fine-tuning on small data, at a fraction of the memory, and the base stays whole"),
     ] = (Plugin(name="lora"),)
     """full, lora, freeze, or a list that composes."""
+    quantize: Annotated[PluginField | None, Seam("quantizer"), Why("rounding the base costs a little of its worth")] = (
+        None
+    )
+    """The base in few bits while an adapter trains: nf4 (QLoRA) or int8. Default: not at all."""
     train: Train = Field(default_factory=Train)
     """The loop."""
     validate: Validate = Field(default_factory=Validate)

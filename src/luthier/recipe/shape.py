@@ -82,13 +82,18 @@ def slots(cls: type) -> dict[str, Slot]:
         default = _unwrap(default)
         found[field.name] = Slot(
             name=field.name,
-            hint=plain[field.name],
+            hint=_given(plain[field.name]),
             required=default is dataclasses.MISSING,
             default=default,
             why=next((note.text for note in said if isinstance(note, Why)), None),
             seam=next((note.kind for note in said if isinstance(note, Seam)), None),
         )
     return found
+
+
+def _given(hint: Any) -> Any:
+    """A plug-in that may be left out is a plug-in where it is given."""
+    return Plugin if set(get_args(hint)) == {Plugin, type(None)} else hint
 
 
 def notes(hint: Any) -> Iterator[Any]:
@@ -171,7 +176,13 @@ def _mapping(node: Node, cls: type, key: Key) -> Node:
         names = " and ".join(repr(dotted((*key, name))) for name in missing)
         raise LuthierError(f"{names} {'is' if len(missing) == 1 else 'are'} missing", where=str(node.origin))
     return Node(
-        {name: normal(child, known[name].hint, (*key, name)) for name, child in node.value.items()}, node.origin
+        {
+            name: child
+            if child.value is None and known[name].hint is Plugin and known[name].default is None
+            else normal(child, known[name].hint, (*key, name))
+            for name, child in node.value.items()
+        },
+        node.origin,
     )
 
 

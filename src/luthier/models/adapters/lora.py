@@ -11,6 +11,7 @@ from pydantic import Field
 
 from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
+from luthier.models.quantizers import is_quantised
 from luthier.recipe.schema import Float, Int, Why
 from luthier.registry import suggest
 
@@ -40,6 +41,7 @@ class Lora(Adapter):
 
     default_lr: ClassVar[float] = 2e-4
     kind: ClassVar[Literal["base", "peft", "own"]] = "peft"
+    quantisable: ClassVar[bool] = True
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Wrap the targets that are not frozen; only the added weights train."""
@@ -47,7 +49,7 @@ class Lora(Adapter):
 
         linear = linear_layers(module)
         chosen = self._chosen(linear)
-        free = [name for name in chosen if linear[name].weight.requires_grad]
+        free = [name for name in chosen if linear[name].weight.requires_grad or is_quantised(linear[name].weight)]
         if not free:
             raise LuthierError(
                 "every layer that LoRA targets is frozen", fix="freeze fewer blocks or target other layers"
