@@ -27,10 +27,11 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _not_utf8(path: Path, line: int, offset: int, bad: int) -> LuthierError:
+    marked = offset == 0 and bad in (0xFE, 0xFF)  # the byte order mark of UTF-16
     return LuthierError(
-        f"not UTF-8 text: byte 0x{bad:02x} at offset {offset}",
+        f"not UTF-8 text: byte 0x{bad:02x} at offset {offset}" + (" (the file seems to be UTF-16)" if marked else ""),
         where=f"{path}:{line}",
-        fix="save the file as UTF-8, for example: iconv -f LATIN1 -t UTF-8 old > new",
+        fix=f"save the file as UTF-8, for example: iconv -f {'UTF-16' if marked else 'LATIN1'} -t UTF-8 old > new",
     )
 
 
@@ -76,12 +77,27 @@ def _broken_json(path: Path, line: int, error: json.JSONDecodeError) -> LuthierE
     )
 
 
+@contextmanager
+def _shallow(path: Path, line: int | None = None) -> Iterator[None]:
+    """Turns the fault of JSON that is nested more deeply than it can be read into a clear one."""
+    try:
+        yield
+    except RecursionError:
+        raise LuthierError(
+            "the JSON is nested too deeply to be read",
+            where=str(path) if line is None else f"{path}:{line}",
+            fix="rows are objects with texts and lists of messages: look for brackets that are never closed",
+        ) from None
+
+
 def read_jsonl(path: Path) -> Iterator[NumberedRow]:
     """One JSON value a line; empty lines are passed over."""
     for number, line in _lines(path):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                with _shallow(path, number):
+                    row = json.loads(line)
+                yield number, row
             except json.JSONDecodeError as error:
                 raise _broken_json(path, number, error) from None
 
@@ -92,7 +108,8 @@ def read_json(path: Path) -> Iterator[NumberedRow]:
     if not text.strip():
         return
     try:
-        content = json.loads(text)
+        with _shallow(path):
+            content = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             yield from read_jsonl(path)

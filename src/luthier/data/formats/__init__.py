@@ -17,6 +17,7 @@ FORMATS = Registry(
     {
         "stepwise": "luthier.data.formats.judged:Stepwise",
         "preference": "luthier.data.formats.judged:Preference",
+        "ranked": "luthier.data.formats.judged:Ranked",
         "unpaired": "luthier.data.formats.judged:Unpaired",
         "messages": "luthier.data.formats.conversation:Messages",
         "sharegpt": "luthier.data.formats.conversation:ShareGPT",
@@ -26,12 +27,38 @@ FORMATS = Registry(
         "task": "luthier.data.formats.plain:Task",
     },
 )
-BUILTIN = ("stepwise", "preference", "unpaired", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "task")
+BUILTIN = (
+    "stepwise",
+    "preference",
+    "ranked",
+    "unpaired",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
+    "task",
+)
 """Most particular first: a row is read by the first shape that matches. Third-party shapes come after these."""
 
 
-LIKELY = ("prompt_completion", "messages", "preference", "text", "alpaca", "sharegpt", "unpaired", "stepwise", "task")
+LIKELY = (
+    "prompt_completion",
+    "messages",
+    "preference",
+    "text",
+    "alpaca",
+    "sharegpt",
+    "unpaired",
+    "stepwise",
+    "ranked",
+    "task",
+)
 """What unknown columns are likelier to mean, other things equal."""
+
+
+PROMPT_ONLY = ("messages", "sharegpt", "task")
+"""Shapes whose columns may be no more than the prompt of a pair."""
 
 
 @cache
@@ -47,12 +74,22 @@ def _builtin() -> list[tuple[str, Shape]]:
 def recognise(columns: Iterable[str]) -> tuple[str, Format] | None:
     """The shape these columns have, or None."""
     found = frozenset(columns)
-    return next(((name, shape) for name, shape in _shapes() if shape.matches(found)), None)
+    shape = next(((name, shape) for name, shape in _shapes() if shape.matches(found)), None)
+    if shape and shape[0] in PROMPT_ONLY and len(found & {"chosen", "rejected"}) == 1:
+        return None  # half a pair: to read the rest as something else would lose what the row is for
+    return shape
 
 
 def unknown_columns(columns: Iterable[str], where: str, wanted: str | None = None) -> LuthierError:
     """The error for columns that no shape (or not the shape `wanted`) has: names the nearest shape and the mapping."""
     found = [name for name in columns if name]
+    half = [name for name in ("chosen", "rejected") if name not in found]
+    if wanted is None and len(half) == 1:
+        return LuthierError(
+            f"the columns are {', '.join(found)}; a pair of responses lacks {half[0]!r}",
+            where=where,
+            fix=f"add it, or say which column it is: set `columns: {{{half[0]}: YOUR_COLUMN}}` on this source",
+        )
     best: tuple[tuple[float, int, int], str, dict[str, str], tuple[str, ...]] | None = None
     for name, shape in sorted(_builtin(), key=lambda item: LIKELY.index(item[0])):
         if wanted not in (None, name):

@@ -1,57 +1,19 @@
-"""Judged responses: a better and a worse one, one with a label, one with a score for each step."""
+"""Judged responses: a better and a worse one, several with scores, one with a label, one with a score for each step."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from luthier.data.formats.conversation import Tagged
-from luthier.data.formats.plain import alpaca_prompt, prompt_turns, reply_turn
-from luthier.data.formats.shape import BadRow, Row, Shape, column, filled, kind, listed, number, truth
-from luthier.data.formats.turns import Tags, conversation, tools, turn, turns, with_system
+from luthier.data.formats.pairs import Split, asked_in_transcript, messages, not_empty, reply, split_texts, split_turns
+from luthier.data.formats.plain import alpaca_prompt, prompt_turns
+from luthier.data.formats.shape import BadRow, Row, Shape, column, kind, listed, number, truth
+from luthier.data.formats.turns import conversation, tools, turns, with_system
 from luthier.types import Example, Response, Turn
 
-SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-"""How the transcripts of HH-RLHF mark who speaks."""
-
-
-def _messages(value: Any) -> list[Any] | None:
-    """The value, if it is a list of messages."""
-    return list(value) if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) else None
-
-
-def _transcript(text: str) -> tuple[Turn, ...] | None:
-    """A "\\n\\nHuman: … \\n\\nAssistant: …" transcript as turns; None when the text is not one."""
-    parts = SPEAKER.split(text)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return tuple(Turn(roles[who], said.strip()) for who, said in zip(parts[1::2], parts[2::2], strict=True))
-
-
-def _split_texts(chosen: str, rejected: str) -> tuple[tuple[Turn, ...], Turn, Turn]:
-    """Prompt and the two responses out of two texts that begin alike."""
-    spoken = _transcript(chosen), _transcript(rejected)
-    if spoken[0] and spoken[1]:
-        return _split_turns(spoken[0], spoken[1])
-    pairs = enumerate(zip(chosen, rejected, strict=False))
-    common = chosen[: next((i for i, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
-    cut = max((i + 1 for i, letter in enumerate(common) if letter.isspace()), default=0)  # never inside a word
-    if not common[:cut].strip():
-        raise BadRow("there is no prompt: 'chosen' and 'rejected' do not begin alike")
-    prompt = Turn("user", common[:cut].rstrip())
-    return (prompt,), reply_turn(chosen[cut:], "chosen"), reply_turn(rejected[cut:], "rejected")
-
-
-def _split_turns(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], Turn, Turn]:
-    """Prompt and the two responses out of two conversations that differ in their last turn."""
-    if chosen[:-1] != rejected[:-1] or len(chosen) < 2:
-        raise BadRow("'chosen' and 'rejected' do not share a prompt: they differ before their last turn")
-    if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-        raise BadRow("'chosen' or 'rejected' does not end with the assistant")
-    return chosen[:-1], chosen[-1], rejected[-1]
+PROMPTS = ("prompt", "question", "instruction", "messages", "conversations")
+"""Columns that may hold the prompt of judged responses."""
 
 
 def _margin(row: Row) -> dict[str, float]:
@@ -65,7 +27,26 @@ def _margin(row: Row) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Preference(Tagged):
+class Judged(Tagged):
+    """A shape of judged responses, whose prompt may be text, a transcript, alpaca columns or messages."""
+
+    def prompt(self, row: Row) -> tuple[Turn, ...] | None:
+        """The prompt's turns, None when no column holds one. Raises BadRow."""
+        for name in ("messages", "conversations"):
+            if row.get(name) is not None:
+                return with_system(row, turns(listed(row, name), self.tags))
+        if row.get("instruction") is not None:
+            return alpaca_prompt(row)
+        name = column(row, "prompt", "question")
+        if name not in row:
+            return None
+        value = row[name]
+        asked = asked_in_transcript(value) if isinstance(value, str) else None
+        return with_system(row, asked) if asked else prompt_turns(row, name)
+
+
+@dataclass(frozen=True)
+class Preference(Judged):
     """A better and a worse response. The prompt is a column, or what both begin with."""
 
     needs: ClassVar = (("chosen",), ("rejected",))
@@ -84,47 +65,72 @@ class Preference(Tagged):
 
     def read(self, row: Row) -> Example:
         prompt, chosen, rejected = self._parts(row)
+        not_empty(chosen, "chosen")
+        not_empty(rejected, "rejected")
         if chosen == rejected:
             raise BadRow("'chosen' and 'rejected' are the same")
         responses = (Response((chosen,), 1.0), Response((rejected,), 0.0))
         return Example(prompt, responses, None, tools(row), meta=_margin(row))
 
-    def _parts(self, row: Row) -> tuple[tuple[Turn, ...], Turn, Turn]:
+    def _parts(self, row: Row) -> Split:
         better, worse = row.get("chosen"), row.get("rejected")
-        spoken = _messages(better), _messages(worse)
+        spoken = messages(better), messages(worse)
         if spoken[0] and spoken[1] and len(spoken[0]) + len(spoken[1]) > 2:
-            prompt, chosen, rejected = _split_turns(turns(spoken[0], self.tags), turns(spoken[1], self.tags))
+            prompt, chosen, rejected = split_turns(turns(spoken[0], self.tags), turns(spoken[1], self.tags))
             return with_system(row, prompt), chosen, rejected
-        given = self._prompt(row)
+        given = self.prompt(row)
         if given is not None:
-            return given, _reply(better, "chosen", self.tags), _reply(worse, "rejected", self.tags)
+            return given, reply(better, "chosen", self.tags), reply(worse, "rejected", self.tags)
         if not isinstance(better, str) or not isinstance(worse, str):
             wrong = ("chosen", better) if not isinstance(better, str) else ("rejected", worse)
             raise BadRow(f"{wrong[0]!r} is {kind(wrong[1])}, not text")
-        prompt, chosen, rejected = _split_texts(better, worse)
+        prompt, chosen, rejected = split_texts(better, worse)
         return with_system(row, prompt), chosen, rejected
-
-    def _prompt(self, row: Row) -> tuple[Turn, ...] | None:
-        for name in ("messages", "conversations"):
-            if row.get(name) is not None:
-                return with_system(row, turns(listed(row, name), self.tags))
-        if row.get("instruction") is not None:
-            return alpaca_prompt(row)
-        return prompt_turns(row, "prompt", "question") if "prompt" in row or "question" in row else None
-
-
-def _reply(value: Any, name: str, tags: Tags) -> Turn:
-    value = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
-    if not isinstance(value, Mapping):
-        return reply_turn(value, name)
-    spoken = turn(value, tags)
-    if spoken.role != "assistant":
-        raise BadRow(f"{name!r} is a message that is not the assistant's")
-    return spoken
 
 
 @dataclass(frozen=True)
-class Unpaired(Tagged):
+class Ranked(Judged):
+    """Several responses to a prompt, each with a score, or with its rank (1 is the best)."""
+
+    needs: ClassVar = (PROMPTS, ("responses",), ("scores", "ranks"))
+    optional: ClassVar = ("input", "system", "tools")
+    gives: ClassVar = "a prompt and n scored responses: every two of different scores are a pair, ties are none"
+
+    def variants(self) -> list[tuple[str, ...]]:
+        return [("prompt", "responses", "scores"), ("prompt", "responses", "ranks")]
+
+    def read(self, row: Row) -> Example:
+        given, prompt = listed(row, "responses"), self.prompt(row)
+        if prompt is None:
+            raise BadRow("there is no prompt")
+        said = [reply(value, "responses", self.tags) for value in given]
+        scores = self._scores(row)
+        if len(scores) != len(said):
+            name = column(row, "scores", "ranks")
+            raise BadRow(f"'responses' and {name!r} differ in length: {len(said)} responses, {len(scores)} {name}")
+        if len(said) < 2:
+            raise BadRow("'responses' holds only one response, and one cannot be ranked")
+        if len(set(scores)) == 1:
+            raise BadRow("all responses have the same score, so none is better than another")
+        worth: dict[str, float] = {}
+        for turn, score in zip(said, scores, strict=True):
+            if worth.setdefault(repr(turn), score) != score:
+                raise BadRow("two of the responses are the same, but have different scores")
+        responses = tuple(Response((turn,), score) for turn, score in zip(said, scores, strict=True))
+        return Example(prompt, responses, None, tools(row))
+
+    def _scores(self, row: Row) -> list[float]:
+        """The scores; ranks become scores from 1 (the best rank of the row) down to 0 (its last)."""
+        name = column(row, "scores", "ranks")
+        values = [number(value, name) for value in listed(row, name)]
+        if name == "scores":
+            return values
+        best, last = min(values), max(values)
+        return [(last - value) / (last - best) if last > best else 1.0 for value in values]
+
+
+@dataclass(frozen=True)
+class Unpaired(Judged):
     """One response with a thumb up or down (label, or kto_tag)."""
 
     strict: bool = False
@@ -157,9 +163,10 @@ class Unpaired(Tagged):
                 if not example.responses:
                     raise BadRow("the conversation does not end with the assistant")
                 return example
-        prompt = alpaca_prompt(row) if row.get("instruction") is not None else prompt_turns(row, "prompt", "question")
-        name = column(row, "completion", "response", "output")
-        return Example(prompt, (Response((_reply(row.get(name), name, self.tags),), score),), None, tools(row))
+        name, prompt = column(row, "completion", "response", "output"), self.prompt(row)
+        if prompt is None:
+            raise BadRow("there is no prompt")
+        return Example(prompt, (Response((reply(row.get(name), name, self.tags),), score),), None, tools(row))
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ class Stepwise(Shape):
     """A solution in steps, each with a label. `meta["steps"]` keeps them apart."""
 
     separator: str = "\n"
-    """Put between the steps."""
+    """Put between steps that have no white space of their own there."""
 
     needs: ClassVar = (("prompt",), ("completions",), ("labels",))
     optional: ClassVar = ("system",)
@@ -178,16 +185,23 @@ class Stepwise(Shape):
         if not all(isinstance(step, str) for step in steps):
             raise BadRow("'completions' is not a list of texts")
         if len(steps) != len(labels):
-            raise BadRow("'completions' and 'labels' differ in length")
+            raise BadRow(f"'completions' and 'labels' differ in length: {len(steps)} steps, {len(labels)} labels")
+        if not all(step.strip() for step in steps):
+            raise BadRow("a step in 'completions' is empty")
         scores = tuple(_step_score(label) for label in labels)
-        filled({"completions": self.separator.join(steps)}, "completions")
-        answer = Turn("assistant", self.separator.join(steps))
-        response = Response((answer,), step_scores=scores)
+        response = Response((Turn("assistant", self._joined(steps)),), step_scores=scores)
         return Example(prompt_turns(row, "prompt"), (response,), meta={"steps": tuple(steps)})
+
+    def _joined(self, steps: list[str]) -> str:
+        """The steps as one text. Steps that bring white space of their own are not given more."""
+        text = steps[0]
+        for step in steps[1:]:
+            text += step if text[-1].isspace() or step[0].isspace() else self.separator + step
+        return text
 
 
 def _step_score(label: Any) -> float:
     """A step's label: true, false, or a number (-1, 0 and 1 in PRM800K)."""
     if isinstance(label, int | float) and not isinstance(label, bool):
-        return float(label)
+        return number(label, "labels")
     return float(truth(label, "labels"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar
@@ -23,6 +24,9 @@ NEAR: dict[str, tuple[str, ...]] = {
     "chosen": ("preferred", "better", "winner", "accepted", "good"),
     "rejected": ("dispreferred", "worse", "loser", "bad"),
     "text": ("content", "document", "body", "article", "passage", "story", "sentence"),
+    "responses": ("completions", "candidates", "answers", "outputs", "generations"),
+    "scores": ("ratings", "rewards", "score", "rating"),
+    "ranks": ("ranking", "ranks", "rank", "order"),
     "label": ("tag", "thumb", "rating", "is_correct"),
 }
 """What people call a column, for the hint in the error of unknown columns."""
@@ -32,7 +36,7 @@ class BadRow(ValueError):
     """This row cannot be read. The message is the ledger's reason: short, and the same for all rows with the fault."""
 
 
-class Shape:
+class Shape(ABC):
     """A row shape. `needs`: for each required column the names it may have. `gives` says what becomes of a row."""
 
     needs: ClassVar[tuple[tuple[str, ...], ...]]
@@ -43,9 +47,9 @@ class Shape:
         """Are all required columns there?"""
         return all(any(name in columns for name in names) for names in self.needs)
 
+    @abstractmethod
     def read(self, row: Row) -> Example:
         """The row as an Example. Raises BadRow."""
-        raise NotImplementedError
 
     def variants(self) -> list[tuple[str, ...]]:
         """The sets of required columns, the usual one first."""
@@ -99,6 +103,8 @@ def parsed(value: Any, name: str) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise BadRow(f"{name!r} is text, but not JSON") from error
+    except RecursionError:
+        raise BadRow(f"{name!r} is JSON that is nested too deeply") from None
 
 
 def listed(row: Row, *names: str) -> list[Any]:
@@ -133,4 +139,4 @@ def truth(value: Any, name: str) -> bool:
         return words[value.strip().lower()]
     if isinstance(value, bool) or value in (0, 1):
         return bool(value)
-    raise BadRow(f"{name!r} is {kind(value)}, not true or false")
+    raise BadRow(f"{name!r} is {kind(value)}, not true or false (allowed: true, false, 1, 0, also as text)")

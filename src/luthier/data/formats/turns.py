@@ -28,9 +28,18 @@ class Tags:
     system: str = "system"
 
     def speaker(self, role: str) -> str:
-        """The role in the chat template's words."""
-        ours = {self.user: "user", self.assistant: "assistant", self.observation: "tool", self.system: "system"}
-        return ours.get(role, "assistant" if role == self.function else role)
+        """The role in the chat template's words. Raises BadRow for a known role that is written otherwise."""
+        ours = {
+            self.user: "user",
+            self.assistant: "assistant",
+            self.observation: "tool",
+            self.system: "system",
+            self.function: "assistant",
+        }
+        meant = role.strip().lower()
+        if role not in ours and meant != role and meant in (*ours, "user", "assistant", "tool", "developer"):
+            raise BadRow(f"a message's role is {role!r}: write {meant!r}")
+        return ours.get(role, role)
 
 
 OPENAI = Tags()
@@ -160,6 +169,9 @@ def conversation(row: Row, spoken: tuple[Turn, ...], score: float | None = None)
         first = next((i for i, one in enumerate(spoken) if one.role == "user"), 0)
         marked = Turn(spoken[first].role, spoken[first].text, spoken[first].weight, pictures, extra=spoken[first].extra)
         spoken = (*spoken[:first], marked, *spoken[first + 1 :])
+    for one in spoken:
+        if one.role == "assistant" and one.weight != 0 and not (one.text.strip() or one.calls or one.extra):
+            raise BadRow("an assistant message is empty")
     answer = row.get("answer") if isinstance(row.get("answer"), str) else None
     if spoken and spoken[-1].role == "assistant":
         return Example(spoken[:-1], (Response(spoken[-1:], score),), answer, tools(row))
