@@ -18,6 +18,9 @@ SCORERS = Registry(
         "bleu": "luthier.scorers.overlap:Bleu",
         "rouge": "luthier.scorers.overlap:Rouge",
         "perplexity": "luthier.scorers.perplexity:Perplexity",
+        "preference_accuracy": "luthier.scorers.preference:PreferenceAccuracy",
+        "reward_model": "luthier.scorers.reward_model:RewardModel",
+        "step_accuracy": "luthier.scorers.preference:StepAccuracy",
     },
 )
-"""exact_match, contains, json_match, f1, bleu, rouge, perplexity, and those of the entry points `luthier.scorer`."""
+"""The built-in scorers, and those of the entry points `luthier.scorer`."""

@@ -6,6 +6,7 @@ Shape suffixes: B = totals asked for at once (the corpus itself, or its bootstra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -29,6 +30,14 @@ class Metric(ABC):
     """The lowest and the highest value there can be."""
     needs_likelihood: ClassVar[bool] = False
     """True: it judges no generated text; its response is the reference, with the model's `logp` of each token."""
+    needs_rewards: ClassVar[bool] = False
+    """True: it judges no generated text but the rewards a model gives to the row's own responses (`of_rewards`)."""
+    needs_reference: ClassVar[bool] = True
+    """False: it can judge a response to a row without a known answer."""
+
+    def check(self) -> None:
+        """Raise, before anything is generated, what could only be raised later."""
+        return
 
     @abstractmethod
     def __call__(self, example: Example, response: Response) -> float | None:
@@ -38,6 +47,18 @@ class Metric(ABC):
         """What this row adds to the sums (K numbers); None where the score is None."""
         score = self(example, response)
         return None if score is None else (score, 1.0)
+
+    def statistics_many(self, pairs: Sequence[tuple[Example, Response]]) -> list[tuple[float, ...] | None]:
+        """`statistics` of many rows; a scorer that is faster on many at once has its own way."""
+        return [self.statistics(*pair) for pair in pairs]
+
+    def many(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
+        """The scores of many responses, each to its example."""
+        return [self(*pair) for pair in pairs]
+
+    def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
+        """`statistics` of a row whose responses (or steps) a model gave these rewards. Only where `needs_rewards`."""
+        raise NotImplementedError
 
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """The corpus value of each row of sums: (B, K) → (B,)."""

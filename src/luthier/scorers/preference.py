@@ -1,0 +1,77 @@
+"""Scorers of a model's own judgement: does it rank responses, or tell right steps from wrong ones, as people did?
+
+They need a model that gives rewards: explicit ones (a reward model's scalar head) or the implicit ones of a preference
+objective (for DPO beta times the drift from the reference, arXiv:2305.18290, eq. 5). A tie counts one half, so that a
+model that cannot tell has 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from luthier.scorers.metric import Metric
+from luthier.types import Example, Response
+
+
+class Judgement(Metric):
+    """A scorer of rewards, not of words: one response alone says nothing, so calling it gives None."""
+
+    needs_rewards: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        return None
+
+    @abstractmethod
+    def judges(self, example: Example) -> bool:
+        """Does the row have what is to be told apart?"""
+
+
+@dataclass(frozen=True)
+class PreferenceAccuracy(Judgement):
+    """The share of pairs that the model ranks as the data do, for rows with a better and a worse response.
+
+    Several responses with scores make a pair of every two whose scores differ.
+    """
+
+    def judges(self, example: Example) -> bool:
+        return bool(pairs(example))
+
+    def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
+        """Pairs ranked right, and pairs: K = 2. `rewards` has one for each response."""
+        ranked = [_right(rewards[better], rewards[worse]) for better, worse in pairs(example)]
+        return (math.fsum(ranked), float(len(ranked))) if ranked else None
+
+
+@dataclass(frozen=True)
+class StepAccuracy(Judgement):
+    """The share of steps that a process reward model calls right or wrong as the data do (right: p above one half)."""
+
+    def judges(self, example: Example) -> bool:
+        return any(response.step_scores for response in example.responses)
+
+    def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
+        """Steps told right, and steps: K = 2. `rewards` has the logit of each step's p."""
+        labels = [label for response in example.responses for label in response.step_scores or ()]
+        if not labels:
+            return None
+        told = [
+            _right(logit, 0.0) if label > 0.5 else _right(0.0, logit)
+            for logit, label in zip(rewards, labels, strict=True)
+        ]
+        return math.fsum(told), float(len(told))
+
+
+def pairs(example: Example) -> list[tuple[int, int]]:
+    """Places of the better and the worse response of every two whose scores differ."""
+    scores = [math.nan if response.score is None else response.score for response in example.responses]
+    places = range(len(scores))
+    return [(one, other) for one in places for other in places if scores[one] > scores[other]]
+
+
+def _right(better: float, worse: float) -> float:
+    return 0.5 if better == worse else float(better > worse)

@@ -1,0 +1,205 @@
+"""A trained reward model as a scorer: what its scalar head reads at the end of a response, or of each of its steps.
+
+Shape suffixes: K = readings of one response.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from luthier.errors import LuthierError
+from luthier.recipe.schema import Why
+from luthier.run import Run
+from luthier.scorers.metric import Metric
+from luthier.types import RAW, Encoded, Example, Response
+
+if TYPE_CHECKING:
+    from luthier.data import Template
+    from luthier.engines.reading import Reader
+    from luthier.models.heads import HeadCard
+
+Aggregation = Literal["product", "min", "last", "mean"]
+PAIRS_AT_ONCE = 512
+"""Responses tokenised together: enough to sort them well by length."""
+
+
+@dataclass(frozen=True)
+class RewardModel(Metric):
+    """A reward model or process reward model that Luthier trained. No known answer is needed.
+
+    A reward model (arXiv:2203.02155) gives its reward as it stands, any number; rewards compare answers to one prompt.
+    A process reward model (arXiv:2305.20050) gives p, the probability that a step is right, for each step, and the
+    steps' p become one number between 0 and 1.
+    """
+
+    run: str
+    """The run folder of the reward model."""
+    aggregation: Annotated[
+        Aggregation | None, Why("the probability that every step is right, as arXiv:2305.20050 scores solutions")
+    ] = None
+    """How the steps' probabilities become one score: product, min, last, mean. Process reward models only.
+    Default: product."""
+    batch: Annotated[int, Field(gt=0), Why("rows of like length fill a forward pass well")] = 64
+    """Most responses in one forward pass (they hold 4,096 tokens at most)."""
+    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    needs_reference: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run", str(Path(self.run).expanduser().resolve()))
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        return self.many([(example, response)])[0]
+
+    def many(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
+        """The reward of each response to its example, in order; None for one that is empty, or has no step.
+
+        Raises LuthierError as `check` does, and for a response that is longer than the model's context.
+        """
+        self.check()
+        opened = _opened(self.run, _stamp(self.run), self.batch)
+        scores: list[float | None] = []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            scores += self._scores(opened, pairs[start : start + PAIRS_AT_ONCE])
+        return scores
+
+    def check(self) -> None:
+        """Raise LuthierError where the run is no run, has not finished, or has no head that fits the keys."""
+        card = head_card(Run.open(self.run))
+        if self.aggregation is not None and card.kind == "row":
+            raise LuthierError(
+                f"`aggregation` is for process reward models, and {self.run} rewards whole responses",
+                where="reward_model",
+                fix="leave it out",
+            )
+
+    def statistics_many(self, pairs: Sequence[tuple[Example, Response]]) -> list[tuple[float, ...] | None]:
+        return [None if score is None else (score, 1.0) for score in self.many(pairs)]
+
+    def _scores(self, opened: _Opened, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
+        encoded = opened.encode(pairs)
+        known = [index for index, row in enumerate(encoded) if row is not None]
+        readings = opened.reader([row for row in encoded if row is not None])
+        scores: list[float | None] = [None] * len(pairs)
+        for index, value_K in zip(known, readings, strict=True):
+            steps = opened.card.kind == "step"
+            scores[index] = aggregate(value_K, self.aggregation or "product") if steps else float(value_K[0])
+        return scores
+
+
+def aggregate(logit_K: NDArray[np.float32], how: Aggregation) -> float:
+    """The steps' readings as one score: each is the logit of p, the probability that the step is right."""
+    # of the logarithms, so that neither a certain nor an impossible step overflows: log p = -log(1 + exp(-logit))
+    log_p_K = -np.logaddexp(0.0, -logit_K.astype(np.float64))
+    if how == "product":
+        return float(np.exp(log_p_K.sum()))
+    p_K = np.exp(log_p_K)
+    return float({"min": p_K.min(), "last": p_K[-1], "mean": p_K.mean()}[how])
+
+
+def head_card(run: Run) -> HeadCard:
+    """How the head of a run is read. Raises LuthierError when the run has not finished, or was trained without one."""
+    from luthier.models.heads import CARD, WEIGHTS, HeadCard
+
+    folder = run.model if run.model.is_dir() else run.adapter
+    if not folder.is_dir():
+        raise LuthierError(
+            "the reward model's run holds no trained model yet",
+            where=str(run.folder),
+            fix="let `luthier train` with its recipe end first",
+        )
+    if not (folder / WEIGHTS).is_file() or not (folder / CARD).is_file():
+        raise LuthierError(
+            f"{run.folder} was trained with objective {_objective(run)} and has no scalar head",
+            where="reward_model",
+            fix="train one with `objective: reward` (or process_reward), and name its run folder",
+        )
+    return HeadCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+
+
+def _objective(run: Run) -> str:
+    from luthier.recipe import loads
+
+    return loads(run.recipe_path.read_text(encoding="utf-8"), name=str(run.recipe_path)).recipe.objective.name
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A reward model in memory."""
+
+    template: Template
+    reader: Reader
+    card: HeadCard
+    context: int | None
+
+    def encode(self, pairs: Sequence[tuple[Example, Response]]) -> list[Encoded | None]:
+        """The tokens of prompt and response as training would have them; None where there is nothing to judge."""
+        from luthier.data.rendering import RowFault
+
+        rows = [self._row(example, response) for example, response in pairs]
+        coded = iter(self.template.encode_batch([row for row in rows if row is not None], "last"))
+        found: list[Encoded | None] = []
+        for row in rows:
+            one = None if row is None else next(coded)
+            if isinstance(one, LuthierError) and not isinstance(one, RowFault):
+                raise one
+            encoded = None if one is None or isinstance(one, LuthierError) else one.encoded()
+            if row is not None and encoded is not None:
+                self._check_length(row, encoded)
+            found.append(encoded)
+        return found
+
+    def _row(self, example: Example, response: Response) -> Example | None:
+        """The pair as a judged example: in the form, not with the values, that its training rows had."""
+        if not response.turns or not any(turn.text.strip() or turn.calls for turn in response.turns):
+            return None
+        raw = bool(example.prompt) and all(turn.role == RAW for turn in example.prompt)
+        turns = tuple(replace(turn, weight=None, role=RAW if raw else turn.role) for turn in response.turns)
+        if self.card.kind == "row":
+            return replace(example, responses=(Response(turns, score=0.0),))
+        steps = tuple(step for step in turns[-1].text.split(self.card.separator) if step.strip())
+        if not steps:
+            return None
+        judged = Response(turns, step_scores=(0.0,) * len(steps))
+        return replace(example, responses=(judged,), meta={**example.meta, "steps": steps})
+
+    def _check_length(self, row: Example, encoded: Encoded) -> None:
+        longest = max(len(ids) for ids in encoded.ids)
+        if self.context is not None and longest > self.context:
+            raise LuthierError(
+                f"prompt and response have {longest:,} tokens, the reward model's context is {self.context:,}",
+                where=str(row.source) if row.source else "reward_model",
+                fix="lower max_new_tokens, or take a reward model with a longer context",
+            )
+
+
+def _stamp(folder: str) -> tuple[int, ...]:
+    """Changes when the run's weights do."""
+    run = Run(Path(folder))
+    files = [path for where in (run.model, run.adapter) for path in sorted(where.glob("*.safetensors"))]
+    return tuple(path.stat().st_mtime_ns for path in files)
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str, stamp: tuple[int, ...], batch: int) -> _Opened:
+    """The reward model, loaded once however many tasks ask it."""
+    from luthier.data import Template
+    from luthier.engines.reading import Reader
+    from luthier.models import open_run
+
+    policy = open_run(Run.open(folder))
+    if policy.head is None:  # `check` has looked
+        raise LuthierError("the run has no scalar head", where=folder)
+    context = getattr(policy.module.config.get_text_config(), "max_position_embeddings", None)
+    return _Opened(
+        Template(policy.tokenizer), Reader(policy.module, policy.head, rows=batch), policy.head.card, context
+    )
