@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import Parameter
+from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from luthier import models
+from luthier.models.adapters import Adapter
+from luthier.models.adapters.lora import Lora
 from luthier.recipe import Model, Plugin, Recipe, Source, Train, Validate
 from luthier.types import Encoded
 from luthier.types import Source as Place
@@ -48,14 +52,15 @@ def lora(seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0
     return module
 
 
-@dataclass
-class Policy:
-    module: Any
-    tokenizer: Any = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+class Policy(models.Policy):
+    """A real policy around a module that lies in no folder."""
 
-    def trainable(self) -> list[tuple[str, Parameter]]:
-        return [(name, weight) for name, weight in self.module.named_parameters() if weight.requires_grad]
+    digest = "tiny"
+
+    def __init__(self, module: Any, tokenizer: Any = None, adapters: Sequence[Adapter] | None = None) -> None:
+        cpu, dtype = torch.device("cpu"), next(module.parameters()).dtype
+        super().__init__(module, tokenizer, Model(name="tiny"), Path("tiny"), "tiny", cpu, dtype)
+        self.adapters = list(adapters or ([Lora()] if isinstance(module, PeftModel) else []))
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         return {name: weight.detach().clone() for name, weight in self.trainable()}

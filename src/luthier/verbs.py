@@ -21,6 +21,8 @@ from luthier.seams import SEAMS
 if TYPE_CHECKING:
     from luthier.data import Prepared, Template
     from luthier.evaluate import Comparison
+    from luthier.models import Policy
+    from luthier.types import Needs
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home
 # torch compiles a CPU matrix product for each size it meets and keeps 1,024 of them, near a megabyte each
@@ -56,17 +58,39 @@ def _fit(recipe: Recipe, run: Run) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
     from luthier import check, models
     from luthier.evaluate import record_environment
+    from luthier.models.heads import HeadCard
     from luthier.train import fit
 
     prepared = _prepare(recipe, _template(recipe))
     run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
     check.responses(prepared.train, objective.needs, recipe.objective.name)
-    policy = models.load(recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize)
+    card = HeadCard(objective.needs.head, recipe.objective.name) if objective.needs.head != "no" else False
+    sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
+    policy = models.load(
+        recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
+    )
     check.context(prepared.train, policy.module.config)
-    fit(policy, objective, prepared, recipe, run)
+    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, objective.needs, policy))
     models.save(policy, run)
     record_environment(run)
+
+
+def _reference(recipe: Recipe, needs: Needs, policy: Policy) -> Policy | None:
+    """The second model that the objective compares with, if the recipe names one."""
+    from luthier import check, models
+
+    if recipe.reference.model is None:
+        return None
+    if not needs.reference:
+        raise LuthierError(
+            f"the objective {recipe.objective.name!r} has no reference, but `reference.model` names one",
+            where="reference.model",
+            fix="leave it out",
+        )
+    second = models.load(recipe.reference.model, train=False)
+    check.vocabulary(policy.tokenizer, second.tokenizer, recipe.reference.model.name)
+    return second
 
 
 def _prepare(recipe: Recipe, template: Template) -> Prepared:

@@ -5,7 +5,8 @@ Shape suffixes: S = scored tokens of the micro-batch, N = rows (responses), P = 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -38,6 +39,10 @@ class Rows:
     contrast: Tensor | None = None
     """Mean drift over the whole step's mismatched pairs (the prompt of one example, the response of the one before it
     in the step), a scalar without gradient."""
+    weight_N: Tensor | None = None
+    """How much each row counts beside others (BCO's density ratio)."""
+    state: Mapping[str, float] | None = None
+    """What the objective carries from step to step."""
     value_K: Tensor | None = None
     """The scalar head's readings, fp32: one a row, or one a step."""
     label_K: Tensor | None = None
@@ -66,6 +71,17 @@ class Rows:
     def drift(self) -> Tensor:
         """log pi(y|x) - log pi_ref(y|x) of each row: N."""
         return self.total(self.drift_S)
+
+    def best(self) -> Rows:
+        """The same rows with only those weighed that are worth imitating: the better one of some pair, or one that is
+        labelled good. Without scores, all of them."""
+        if self.score_N is None:
+            return self
+        best_N = self.score_N > 0.5
+        if self.better_P is not None and len(self.better_P):
+            best_N = torch.zeros_like(best_N)
+            best_N[self.better_P] = True
+        return replace(self, weight_S=self.weight_S * best_N[self.row_S])
 
     def better_worse(self, values_N: Tensor) -> tuple[Tensor, Tensor]:
         """The values of each pair's better and worse response: N -> P, P."""

@@ -11,12 +11,13 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
 from luthier.types import Needs
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Objective):
     """Maximum likelihood of the scored tokens: -w log pi(y_t | y_<t), one value a token.
 
     Label smoothing (arXiv:1512.00567, eq. 8) mixes the target with the uniform distribution:

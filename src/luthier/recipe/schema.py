@@ -219,6 +219,25 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Reference:
+    """`reference:` a model; or a mapping with these keys. Only for objectives that compare with a reference."""
+
+    model: (
+        Annotated[Model, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)] | None
+    ) = None
+    """Another model than the one training starts from: alias, hub id, folder or run. Default: the model itself."""
+    keep: Annotated[
+        bool | Literal["auto"], Why("over several epochs it saves a forward pass in each; a second model need not stay")
+    ] = "auto"
+    """Compute its log-probabilities once, before the first step, and keep them on disk for later epochs and runs.
+    auto: for more than one epoch, for a second model, and where the model's own weights train."""
+
+
+def _reference(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Task:
     """One entry of `evaluate:` rows with known answers, generated for and scored, base against tuned."""
 
@@ -267,6 +286,8 @@ class Recipe:
         None
     )
     """The base in few bits while an adapter trains: nf4 (QLoRA) or int8. Default: not at all."""
+    reference: Annotated[Reference, BeforeValidator(_reference)] = Field(default_factory=Reference)
+    """What preference objectives compare the model with."""
     train: Train = Field(default_factory=Train)
     """The loop."""
     validate: Validate = Field(default_factory=Validate)

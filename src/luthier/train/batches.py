@@ -3,15 +3,16 @@
 A packed micro-batch is a forest of token runs ("nodes"). A node's tokens see their own node causally and the whole
 of its ancestors, nothing else, so a row is the path from a root to a leaf. Rows without a common prefix are roots.
 
-Shape suffixes: T = tokens of the micro-batch, S = scored tokens, N = rows (one for each response).
+Shape suffixes: T = tokens of the micro-batch, S = scored tokens, N = rows (one for each response), P = pairs,
+K = ends of steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ MIN_SHARED = 8
 ROUND, ROUND_FROM = 32, 256
 """Packed micro-batches of at least 256 tokens are filled up to a multiple of 32 with a node that nobody scores: CPU
 matrix products are compiled, and their code kept, for each size they meet."""
+
+
+NOTHING = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Batch:
     """Tokens of all rows, shared ones counted once per row."""
     filler: int = 0
     """Tokens of the last node if it only rounds the size up."""
+    last_N: Tensor = NOTHING
+    """Where each row's last token lies."""
+    judged: Judged | None = None
+    """What is known of the rows' worth."""
 
     @property
     def tokens(self) -> int:
@@ -61,11 +69,41 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("ids_T", "position_T", "hidden_S", "target_S", "weight_S", "row_S")
-        }
-        return replace(self, **moved)
+        moved = _moved(self, device)
+        return replace(
+            self, **moved, judged=replace(self.judged, **_moved(self.judged, device)) if self.judged else None
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores of a micro-batch's rows and what follows from them."""
+
+    score_N: Tensor
+    """NaN where a row has none."""
+    group_N: Tensor
+    margin_N: Tensor
+    better_P: Tensor
+    worse_P: Tensor
+    """Rows of each pair: every two responses to one prompt whose scores differ."""
+    step_K: Tensor
+    """Where each step's last token lies."""
+    label_K: Tensor
+    step_row_K: Tensor
+
+    @property
+    def best_N(self) -> Tensor:
+        """Rows worth imitating: the better one of some pair, or one that is labelled good."""
+        best_N = self.score_N > 0.5
+        if len(self.better_P):
+            best_N = torch.zeros_like(best_N)
+            best_N[self.better_P] = True
+        return best_N
+
+
+def _moved(holder: Any, device: torch.device | str) -> dict[str, Tensor]:
+    tensors = {field.name: getattr(holder, field.name) for field in fields(holder)}
+    return {name: t.to(device, non_blocking=True) for name, t in tensors.items() if isinstance(t, Tensor)}
 
 
 def micro_batches(
@@ -156,6 +194,40 @@ def _batch(
         shape=shape,
         nodes=tuple(nodes),
         whole_tokens=sum(len(ids) for ids in ids_N),
+        last_N=torch.from_numpy(np.array([place[-1] for place in place_N])),
+        judged=_judged(examples, place_N) if any(example.scores or example.steps for example in examples) else None,
+    )
+
+
+def _judged(examples: Sequence[Encoded], place_N: Sequence[NDArray[np.int64]]) -> Judged:
+    scores: list[float] = []
+    groups: list[int] = []
+    margins: list[float] = []
+    pairs: list[tuple[int, int]] = []
+    ends: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.float32]] = []
+    step_rows: list[NDArray[np.int64]] = []
+    for group, example in enumerate(examples):
+        first, count = len(scores), len(example.ids)
+        own = example.scores or (np.nan,) * count
+        scores += own
+        groups += [group] * count
+        margins += [example.margin] * count
+        pairs += [(first + i, first + j) for i in range(count) for j in range(count) if own[i] > own[j]]
+        for n, (places, values) in enumerate(example.steps):
+            ends.append(place_N[first + n][places])
+            labels.append(values)
+            step_rows.append(np.full(len(places), first + n))
+    pairs_P2 = torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+    return Judged(
+        score_N=torch.tensor(scores, dtype=torch.float32),
+        group_N=torch.tensor(groups),
+        margin_N=torch.tensor(margins, dtype=torch.float32),
+        better_P=pairs_P2[:, 0].contiguous(),
+        worse_P=pairs_P2[:, 1].contiguous(),
+        step_K=torch.from_numpy(np.concatenate(ends)) if ends else NOTHING,
+        label_K=torch.from_numpy(np.concatenate(labels)) if labels else torch.empty(0),
+        step_row_K=torch.from_numpy(np.concatenate(step_rows)) if step_rows else NOTHING,
     )
 
 

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from luthier.models import attention
 from luthier.models.fused import fuse, unfuse
+from luthier.models.heads import ScalarHead
 from luthier.objectives.rows import Rows
 from luthier.train.batches import Batch, Layout
 from luthier.train.head import Head, log_probabilities
 
+Readings = Literal["no", "row", "step"]
 PACKABLE = {"full_attention", "sliding_attention"}
 """Layer types whose tokens reach each other through attention alone."""
 
@@ -38,8 +40,9 @@ class Forward:
         layout: Literal["auto", "packed", "padded"] = "auto",
         share_prefix: bool = True,
         fused: bool = True,
+        scalar_head: ScalarHead | None = None,
     ) -> None:
-        self.module = module
+        self.module, self.scalar_head = module, scalar_head
         self.causal_lm = causal_lm(module)
         obstacle = why_not_packed(self.causal_lm)
         if layout == "packed" and obstacle:
@@ -60,14 +63,56 @@ class Forward:
         self._head = plain_head(self.causal_lm)
         self.path = self._describe(obstacle if layout == "auto" else None, noise and share_prefix)
 
-    def rows(self, batch: Batch, *, mean_logp: bool = False) -> Rows:
-        """Log-probabilities of the batch's scored tokens, with gradients where gradients are enabled."""
-        if self._head is None:
+    def rows(self, batch: Batch, *, mean_logp: bool = False, readings: Readings = "no", logp: bool = True) -> Rows:
+        """Log-probabilities of the batch's scored tokens, with gradients where gradients are enabled.
+
+        `readings`: the scalar head is read at the end of each row or of each step; with `logp` False only there.
+        """
+        value_K = row_K = logp_S = mean_S = None
+        if readings == "no" and self._head is None:
             logp_S, mean_S = self._whole_head(batch)
         else:
-            hidden_SD = self._trunk(batch).index_select(0, batch.hidden_S)
-            logp_S, mean_S = log_probabilities(hidden_SD, batch.target_S, self._head)
-        return Rows(logp_S, batch.weight_S, batch.row_S, batch.num_rows, mean_S if mean_logp else None)
+            hidden_TD = self._trunk(batch)
+            if logp:
+                head = self._head or self._no_plain_head()
+                logp_S, mean_S = log_probabilities(hidden_TD.index_select(0, batch.hidden_S), batch.target_S, head)
+            if readings != "no":
+                value_K, row_K = self._readings(hidden_TD, batch, readings)
+        judged = batch.judged
+        return Rows(
+            logp_S if logp_S is not None else batch.weight_S.new_zeros(len(batch.weight_S)),
+            batch.weight_S,
+            batch.row_S,
+            batch.num_rows,
+            mean_S if mean_logp else None,
+            score_N=judged and judged.score_N,
+            group_N=judged and judged.group_N,
+            margin_N=judged and judged.margin_N,
+            better_P=judged and judged.better_P,
+            worse_P=judged and judged.worse_P,
+            value_K=value_K,
+            label_K=judged.label_K if judged and readings == "step" else None,
+            row_K=row_K,
+        )
+
+    def _readings(self, hidden_TD: Tensor, batch: Batch, kind: Readings) -> tuple[Tensor, Tensor]:
+        if self.scalar_head is None:
+            raise ValueError("this model has no scalar head")
+        if kind == "step":
+            assert batch.judged is not None
+            place_K, row_K = batch.judged.step_K, batch.judged.step_row_K
+        else:
+            place_K, row_K = batch.last_N, torch.arange(batch.num_rows, device=hidden_TD.device)
+        return self.scalar_head.read(hidden_TD.index_select(0, place_K)), row_K
+
+    def _no_plain_head(self) -> Head:
+        from luthier.errors import LuthierError
+
+        raise LuthierError(
+            "a scalar head and token losses together need an output head that is a plain linear map",
+            where="objective",
+            fix="train the reward model by itself",
+        )
 
     def close(self) -> None:
         """Give the model back as it was: its own attention and its own layers."""

@@ -7,7 +7,7 @@ that does not fall, is a warning.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ MEMORISING_BELOW = 0.2
 """Mean loss per scored token, in nats: the model gives each next token a probability of 82 % or more."""
 MEMORISING_STEPS = 10
 """Steps that the mean is taken over."""
+FALLING_STEPS = 10
+"""Steps in a row in which both rewards are below zero."""
 ROWS_NAMED = 8
 
 
@@ -31,9 +33,12 @@ class Guards:
     recent: list[float] = field(default_factory=list)
     memorising: bool = False
     stalled: bool = False
+    rewards: list[tuple[float, float]] = field(default_factory=list)
+    """Implicit rewards of the better and the worse responses at each step, where the objective has a reference."""
+    falling: bool = False
 
-    def observe(self, loss: float) -> list[tuple[str, str]]:
-        """Warnings that step's loss gives rise to: (which guard, what it says). Each is given once a run."""
+    def observe(self, loss: float, judged: Mapping[str, float]) -> list[tuple[str, str]]:
+        """Warnings that step's numbers give rise to: (which guard, what it says). Each is given once a run."""
         longest = max(self.stall_window, MEMORISING_STEPS)
         self.recent = [*self.recent, loss][-longest:]
         warnings = []
@@ -49,7 +54,26 @@ class Guards:
             if after >= before:
                 self.stalled = True
                 warnings.append(("stall", _stalled(self.stall_window, before, after)))
-        return warnings
+        return [*warnings, *self._both_fall(judged)]
+
+    def _both_fall(self, judged: Mapping[str, float]) -> list[tuple[str, str]]:
+        """Preference training lowers the better responses too when it pays: a warning when both have fallen.
+
+        Steps differ in their rows, so what counts is the drift from the reference: the implicit rewards.
+        """
+        if self.falling or not {"reward_better", "reward_worse", "kl"} <= set(judged):
+            return []
+        self.rewards = [*self.rewards, (judged["reward_better"], judged["reward_worse"])][-FALLING_STEPS:]
+        if len(self.rewards) < FALLING_STEPS or not all(better < 0 and worse < 0 for better, worse in self.rewards):
+            return []
+        self.falling = True
+        better, worse = self.rewards[-1]
+        text = (
+            f"the model gives better and worse responses both less probability than the reference did (rewards "
+            f"{better:.3f} and {worse:.3f} over {FALLING_STEPS} steps): lower train.lr or raise beta, or add a term of "
+            "likelihood (`sum` of the objective and sft)"
+        )
+        return [("falling", text)]
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -58,6 +82,7 @@ class Guards:
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state()` gave."""
         self.recent, self.memorising, self.stalled = list(state["recent"]), state["memorising"], state["stalled"]
+        self.rewards, self.falling = [tuple(pair) for pair in state.get("rewards", [])], state.get("falling", False)
 
 
 def _memorising(mean: float) -> str:

@@ -18,26 +18,36 @@ import torch
 from torch.nn import Parameter
 
 from luthier.errors import LuthierError
+from luthier.models.adapters import Adapter
+from luthier.models.adapters.attached import Attached
+from luthier.models.heads import ScalarHead
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
-from luthier.train import OPTIMIZERS, SCHEDULES, allocator, checkpoint, memory, rng
+from luthier.train import OPTIMIZERS, SCHEDULES, allocator, checkpoint, memory, reference, rng
 from luthier.train.forward import Forward
 from luthier.train.guards import Guards, finite, not_finite
+from luthier.train.judgement import judged_mean
 from luthier.train.log import Log, Watch
+from luthier.train.losses import Losses, Objective
 from luthier.train.order import Order
 from luthier.train.progress import FitResult, Progress
 from luthier.train.schedule import due_after, warmup_steps
 from luthier.train.screen import Screen
 from luthier.train.update import Update
-from luthier.train.window import Gradients, Objective, Window
+from luthier.train.window import Gradients, Window
 from luthier.types import TokenStore
 
+MEMORY = "memory: "
+"""Before the names of what adapters remember, in a checkpoint's weights."""
 
-class Policy(Protocol):
+
+class Policy(reference.Model, Protocol):
     """What the loop asks of a model; `luthier.models.Policy` is one."""
 
     module: Any
     device: torch.device
+    adapters: list[Adapter]
+    head: ScalarHead | None
 
     def trainable(self) -> list[tuple[str, Parameter]]: ...
 
@@ -52,13 +62,20 @@ class Prepared(Protocol):
 
 
 def fit(
-    policy: Policy, objective: Objective, prepared: Prepared, recipe: Recipe, run: Run, *, watch: Watch | None = None
+    policy: Policy,
+    objective: Objective,
+    prepared: Prepared,
+    recipe: Recipe,
+    run: Run,
+    *,
+    second: Policy | None = None,
+    watch: Watch | None = None,
 ) -> FitResult:
     """Train `policy` in place, continuing from the run's newest whole checkpoint if there is one.
 
     The run folder receives events.jsonl, checkpoints/ and the loop's part of summary.json; `watch` is called with
-    every event. Raises LuthierError for what the user can mend: not enough memory or disk, a loss that is not finite,
-    a checkpoint of another recipe.
+    every event; `second` is the frozen model of `reference.model`. Raises LuthierError for what the user can mend: not
+    enough memory or disk, a loss that is not finite, a checkpoint of another recipe.
     """
     train = recipe.train
     if train.threads:
@@ -67,10 +84,13 @@ def fit(
     policy.module.train()
     with ExitStack() as stack:
         log = Log(run, stack.enter_context(Screen(total)), watch)
-        forward = Forward(policy.module, layout=train.layout, share_prefix=train.share_prefix, fused=train.fused)
+        paths = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
+        forward = Forward(policy.module, scalar_head=policy.head, **paths)
         stack.enter_context(forward.opened())
         loop = Loop(policy, objective, prepared, recipe, forward, log)
         stack.callback(loop.close)
+        if objective.needs.reference:
+            loop.refer(stack.enter_context(Forward(second.module, **paths).opened()) if second else None, second)
         loop.begin()
         loop.run()
         result = loop.finish()
@@ -96,14 +116,31 @@ class Loop:
         self.total = self.order.total(self.train.epochs, self.train.steps)
         self.schedule = SCHEDULES.build(self.train.schedule.name, self.train.schedule.args)
         self.warmup = warmup_steps(self.train.warmup, self.total)
+        self.attached = Attached(policy.module, policy.adapters)
         self.update = self._update()
-        self.window = Window(forward, objective, self.update, self.train, self.device)
+        self.losses = Losses(forward, objective)
+        self.window = Window(forward, self.losses, self.update, self.train, self.device)
         self.window.on_out_of_memory = self._out_of_memory
         self.guards = Guards(self.train.stall_window, per_token=objective.needs.unit == "token")
         self.save_at = due_after(self.train.save_every, self.total)
         self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
         self.progress = Progress(digest(recipe), self.store.digest, self.window.budget, self.window.checkpointing)
         self.resumed_from: int | None = None
+
+    def refer(self, second: Forward | None, model: Policy | None) -> None:
+        """Decide where the reference's log-probabilities come from (before the first step changes any weight)."""
+        pair = (second, model) if second is not None and model is not None else None
+        choice = reference.choose(self.policy, self.window.forward, pair, repr(self.recipe.adapt))
+        passes = self.total * self.train.batch / len(self.store)
+        self.losses.reference = self.losses.live = choice.live
+        if not self.losses.contrasts and choice.kept(self.recipe.reference.keep, passes):
+            stores = [store for store in (self.store, self.validation) if store is not None]
+            say, lay_out = self.log.screen.say, self.window.lay_out
+            self.losses.reference = reference.keep(choice.live, stores, choice.identity, lay_out, say)
+            self.losses.live = None
+        elif isinstance(choice.live.off, reference.Start):
+            choice.live.off.remember()
+        self.log.screen.say(f"reference: {self.losses.reference.about}")
 
     # begin, or continue
     def begin(self) -> None:
@@ -140,9 +177,13 @@ class Loop:
         self.window.budget = before.micro_tokens
         if before.checkpointing and not self.window.checkpointing:
             self.window.turn_on_checkpointing()
-        self.update.load_weights(found.weights())
+        self._before_step(before.step - 1)
+        weights = found.weights()
+        self.attached.remember({name[len(MEMORY) :]: weights.pop(name) for name in list(weights) if MEMORY in name})
+        self.update.load_weights(weights)
         self.update.load_state(found.optimizers())
         self.guards.load_state(before.guards)
+        self.losses.state = before.objective or self.losses.state
         rng.restore(found.rng(), self.device)
         self.log.begin_at(state["events_bytes"])
         self.log.screen.continue_at(before.step)
@@ -164,30 +205,35 @@ class Loop:
     def _step(self) -> None:
         began, progress = time.perf_counter(), self.progress
         lr = self.lr(progress.step)
+        self._before_step(progress.step)
         gradients = self.window.gradients(self.store, self.order, progress.step, self.total)
+        penalty = self._penalty()
         norm = self.update.norm()
         # the one place in a step where the host waits for the device
-        loss, size = torch.stack([gradients.loss.float(), norm.float()]).tolist()
+        loss, size = torch.stack([gradients.loss.float() + penalty, norm.float()]).tolist()
         if not finite(loss, size):
             raise self._not_finite(gradients, loss, lr)
         self._apply(lr, size)
         progress.step += 1
         progress.tokens += gradients.tokens
+        progress.computed += gradients.computed
         progress.first_loss = loss if progress.first_loss is None else progress.first_loss
         progress.last_loss = loss
         took = time.perf_counter() - began
         progress.stepping += took
         progress.since.append(loss)
+        if gradients.judged:
+            progress.judged.append(gradients.judged)
         progress.since_tokens += gradients.tokens
         progress.since_seconds += took
         if progress.step % self.train.log_every == 0 or progress.step == self.total:
             self._log_step(lr, size)
-        for guard, text in self.guards.observe(loss):
+        for guard, text in self.guards.observe(loss, gradients.judged):
             self.log.warn(guard, progress.step, text)
 
     def _apply(self, lr: float, norm: float) -> None:
         try:
-            self.update.step(lr, norm, self.train.clip)
+            self.update.step(lr, norm, self.train.clip, self._after_step)
         except (RuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise
@@ -196,6 +242,27 @@ class Loop:
                 where="train.optimizer",
                 fix="use adafactor (or adamw_8bit, adamw_paged on CUDA), lora, or a smaller model",
             ) from error
+
+    # what the adapters do around a step
+    def _before_step(self, step: int) -> None:
+        """Let other weights train, at other rates, where an adapter says so."""
+        if self.attached.before_step(step, self.total) or (self.attached.changes and not self.update.resting):
+            trainable = self.policy.trainable()
+            names = {name for name, _ in trainable}
+            resting = [(name, weight) for name, weight in self.policy.module.named_parameters() if name not in names]
+            self.update.train(trainable, resting if self.attached.changes else ())
+        self.update.rate(self.attached.lr_factors())
+
+    def _penalty(self) -> torch.Tensor:
+        """The adapters' own loss, its gradient added to the step's."""
+        penalty = self.attached.penalty()
+        if penalty is None:
+            return torch.zeros((), device=self.device)
+        penalty.backward()  # type: ignore[no-untyped-call]
+        return penalty.detach().float()
+
+    def _after_step(self) -> None:
+        self.attached.after_step(self.progress.step, self.total)
 
     def _log_step(self, lr: float, norm: float) -> None:
         progress = self.progress
@@ -209,14 +276,15 @@ class Loop:
             tokens=progress.since_tokens,
             tokens_per_s=round(progress.since_tokens / progress.since_seconds, 1),
             memory=memory.used(self.device),
+            **judged_mean(progress.judged),
         )
-        progress.since, progress.since_tokens, progress.since_seconds = [], 0, 0.0
+        progress.since, progress.since_tokens, progress.since_seconds, progress.judged = [], 0, 0.0, []
 
     def _evaluate(self) -> bool:
         """Record the evaluation loss; True if it is the best so far and its weights should be kept."""
         progress, validate = self.progress, self.recipe.validate
         assert self.validation is not None
-        loss = self.window.evaluation_loss(self.validation)
+        loss, judged = self.window.evaluate(self.validation)
         if not finite(loss):
             raise LuthierError(
                 f"the evaluation loss after step {progress.step} is {loss}",
@@ -231,8 +299,11 @@ class Loop:
             progress.worse += 1
         progress.stopped = validate.patience is not None and progress.worse >= validate.patience
         epoch = round(self.order.epoch(progress.step - 1), 6)
-        self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best)
-        self.log.screen.say(f"evaluation after step {progress.step}: loss {loss:.4f}" + (" (best)" if best else ""))
+        self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best, **judged)
+        accuracy = f", accuracy {judged['accuracy']:.3f}" if "accuracy" in judged else ""
+        self.log.screen.say(
+            f"evaluation after step {progress.step}: loss {loss:.4f}{accuracy}" + (" (best)" if best else "")
+        )
         return best and validate.keep_best
 
     def _save(self) -> None:
@@ -240,10 +311,11 @@ class Loop:
         # first the event, then the checkpoint, which keeps the length of the log with the event in it
         self.log.event("checkpoint", step=progress.step)
         progress.micro_tokens, progress.checkpointing = self.window.budget, self.window.checkpointing
-        progress.guards = self.guards.state()
+        progress.guards, progress.objective = self.guards.state(), dict(self.losses.state)
         progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
+        weights = {**self.update.weights(), **{MEMORY + name: t for name, t in self.attached.memory().items()}}
         content = checkpoint.Content(
-            progress.step, self.update.weights(), self.update.state(), rng.capture(self.device), asdict(progress)
+            progress.step, weights, self.update.state(), rng.capture(self.device), asdict(progress)
         )
         checkpoint.save(self.log.run, content)
         best = progress.best_step if self.recipe.validate.keep_best else None
@@ -256,7 +328,8 @@ class Loop:
         evaluation = progress.evaluation_loss
         if self.recipe.validate.keep_best and progress.best_step not in (None, progress.step):
             best = checkpoint.at(self.log.run, progress.best_step or 0)
-            self.update.load_weights(best.weights())
+            weights = best.weights()
+            self.update.load_weights({name: tensor for name, tensor in weights.items() if MEMORY not in name})
             evaluation = progress.best_loss
             self.log.screen.say(f"the weights of the best evaluation (step {best.step}) are put back")
         result = FitResult(
@@ -264,6 +337,7 @@ class Loop:
             seconds=round(progress.seconds, 3),
             tokens=progress.tokens,
             tokens_per_s=round(progress.tokens / progress.stepping, 1),
+            shared=round(1 - progress.computed / progress.tokens, 4),
             peak_memory=max(progress.peak_memory, memory.peak(self.device)),
             first_loss=progress.first_loss,
             last_loss=progress.last_loss,
@@ -274,6 +348,8 @@ class Loop:
         )
         fields = {key: value for key, value in asdict(result).items() if key not in ("steps", "resumed_from")}
         self.log.event("end", step=progress.step, **fields)
+        if result.shared >= 0.001:
+            self.log.screen.say(f"shared {result.shared:.0%} of tokens: they were computed once for several rows")
         run = self.log.run
         summary = {**run.read_json(run.summary_path), "recipe_digest": progress.recipe, **asdict(result)}
         run.write_json(run.summary_path, summary)

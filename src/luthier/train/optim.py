@@ -30,6 +30,8 @@ class Weight:
     tensor: Tensor
     hidden: bool
     """A matrix inside the network: neither an embedding nor the output head."""
+    factor: float = 1.0
+    """On the learning rate."""
 
 
 class OptimizerSpec(Protocol):
@@ -41,11 +43,15 @@ class OptimizerSpec(Protocol):
 
 
 def groups(weights: Sequence[Weight], weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices with weight decay; norms, biases and other vectors without."""
-    matrices = [weight.tensor for weight in weights if weight.tensor.ndim >= 2]
-    vectors = [weight.tensor for weight in weights if weight.tensor.ndim < 2]
-    pairs = ((matrices, weight_decay), (vectors, 0.0))
-    return [{"params": tensors, "weight_decay": decay} for tensors, decay in pairs if tensors]
+    """Two parameter groups for each factor on the learning rate (`lr_factor`): matrices with weight decay; norms,
+    biases and other vectors without."""
+    found: list[dict[str, Any]] = []
+    for factor in dict.fromkeys(weight.factor for weight in weights):
+        matrices = [weight.tensor for weight in weights if weight.factor == factor and weight.tensor.ndim >= 2]
+        vectors = [weight.tensor for weight in weights if weight.factor == factor and weight.tensor.ndim < 2]
+        pairs = ((matrices, weight_decay), (vectors, 0.0))
+        found += [{"params": ts, "weight_decay": decay, "lr_factor": factor} for ts, decay in pairs if ts]
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ class FitResult:
     """Tokens trained on, padding not counted."""
     tokens_per_s: float
     """While stepping."""
+    shared: float
+    """Share of those tokens that rows had in common and that were computed once."""
     peak_memory: int
     """Bytes."""
     first_loss: float | None
@@ -38,6 +40,8 @@ class Progress:
     checkpointing: bool = False
     step: int = 0
     tokens: int = 0
+    computed: int = 0
+    """Tokens that went through the model."""
     seconds: float = 0.0
     stepping: float = 0.0
     peak_memory: int = 0
@@ -53,4 +57,8 @@ class Progress:
     """Losses of the steps since the last `step` event."""
     since_tokens: int = 0
     since_seconds: float = 0.0
+    judged: list[dict[str, float]] = field(default_factory=list)
+    """What those steps showed of the rows' worth."""
+    objective: dict[str, float] = field(default_factory=dict)
+    """What the objective carries from step to step."""
     guards: dict[str, Any] = field(default_factory=dict)

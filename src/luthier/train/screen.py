@@ -66,8 +66,10 @@ class Screen:
         """Loss, tokens a second, time left and memory in one line."""
         each = (now - self.began) / max(1, event["step"] - self.begun_at)
         left = clock(each * (self.total - event["step"]))
+        judged = f"accuracy {event['accuracy']:.2f}  " if "accuracy" in event else ""
+        judged += f"margin {event['margin']:.3f}  " if "margin" in event else ""
         return (
-            f"loss {event['loss']:.4f}  {event['tokens_per_s']:,.0f} tokens/s  "
+            f"loss {event['loss']:.4f}  {judged}{event['tokens_per_s']:,.0f} tokens/s  "
             f"{left} left  {event['memory'] / 2**30:.1f} GiB"
         )
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from itertools import zip_longest
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,24 +23,15 @@ from luthier.recipe.schema import Train
 from luthier.train import activations, allocator, memory, rng
 from luthier.train.batches import Batch, micro_batches
 from luthier.train.forward import Forward
+from luthier.train.judgement import Judgement
+from luthier.train.losses import Losses
 from luthier.train.neftune import Noise
 from luthier.train.order import Order
-from luthier.train.shard import Shard
 from luthier.train.update import Update
-from luthier.types import Encoded, Needs, TokenStore
+from luthier.types import Encoded, TokenStore
 
 EVALUATED_AT_ONCE = 256
 """Examples of the validation rows laid out together: enough to fill micro-batches well."""
-
-
-class Objective(Protocol):
-    """What the loop asks of an objective."""
-
-    @property
-    def needs(self) -> Needs: ...
-    @property
-    def needs_mean_logp(self) -> bool: ...
-    def loss(self, rows: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -53,17 +45,19 @@ class Gradients:
     batches: list[Batch]
     tokens: int
     """Tokens of all rows, without padding."""
+    computed: int
+    """Tokens that went through the model: those that rows share count once."""
+    judged: dict[str, float]
+    """What the step showed of the rows' worth; {} for objectives that do not judge."""
 
 
 class Window:
     """Computes the gradients of any step, and the evaluation loss, within a token budget that shrinks on demand."""
 
-    def __init__(
-        self, forward: Forward, objective: Objective, update: Update, train: Train, device: torch.device
-    ) -> None:
-        self.forward, self.objective, self.update, self.device = forward, objective, update, device
+    def __init__(self, forward: Forward, losses: Losses, update: Update, train: Train, device: torch.device) -> None:
+        self.forward, self.losses, self.update, self.device = forward, losses, update, device
         self._model = cast(Any, forward.causal_lm)
-        self.shard = Shard()
+        self.shard = losses.shard
         self.budget = train.micro_tokens or LARGEST_MICRO
         self.may_checkpoint = train.checkpointing == "auto"
         self.checkpointing = False
@@ -93,12 +87,14 @@ class Window:
         while True:
             batches = self._batches(store, order, step)
             before = rng.capture(self.device)
-            parts = self._or_none(self._backward, batches, store)
+            parts = self._or_none(self._backward, batches, store, self._positions(order, step))
             if parts is not None:
                 if step + 1 < total:  # laid out while the device is still busy with this step
                     self._ahead = (step + 1, self.budget, self._batches(store, order, step + 1))
                 tokens = sum(batch.whole_tokens for batch in batches)
-                return Gradients(torch.stack(parts).sum(), parts, batches, tokens)
+                computed = sum(batch.tokens for batch in batches)
+                judged = self.losses.end_step()
+                return Gradients(torch.stack(parts).sum(), parts, batches, tokens, computed, judged)
             rng.restore(before, self.device)
             self._shrink(self._now, store)
 
@@ -113,7 +109,7 @@ class Window:
         before = rng.capture(self.device)
         while True:
             heaviest = self._batches(store, order, self._heaviest_step(store, order, steps))[0]
-            done = self._or_none(self._backward, [heaviest], store)
+            done = self._or_none(self._backward, [heaviest], store, heaviest.rows)
             self.update.drop_gradients()
             rng.restore(before, self.device)
             if done is not None:
@@ -125,43 +121,58 @@ class Window:
         finite = torch.isfinite(torch.stack(gradients.parts)).tolist()
         bad = [row for batch, fine in zip(gradients.batches, finite, strict=True) if not fine for row in batch.rows]
         with self._evaluating():
-            alone = [row for row in bad if not torch.isfinite(self._loss(self._lay_out([store[row]], self.budget)[0]))]
+            alone = [row for row in bad if not self._sums(self._lay_out([store[row]], self.budget)[0]).isfinite().all()]
         return alone or bad or [row for batch in gradients.batches for row in batch.rows]
 
-    def _backward(self, batches: Sequence[Batch], store: TokenStore) -> list[Tensor]:
-        units = self.shard.total(sum(self._units(batch) for batch in batches))
-        if units == 0:
-            named = ", ".join(str(store.source(row)) for batch in batches for row in batch.rows[:4])
-            raise LuthierError("no token of these rows trains", where=named, fix="see their turns' weights")
+    def _backward(self, batches: Sequence[Batch], store: TokenStore, positions: Sequence[int]) -> list[Tensor]:
+        factors = self._factors(batches, store)
+        self.losses.judgement = Judgement()
+        self._begin(positions, store)
         parts = []
         for batch in batches:
-            loss = self._loss(batch) / units
+            loss = (self._sums(batch) * factors).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())
         return parts
 
-    def _loss(self, batch: Batch) -> Tensor:
-        """The summed, not yet normalised loss of a micro-batch."""
+    def _begin(self, positions: Sequence[int], store: TokenStore) -> None:
+        another = store[(positions[0] + len(store) // 2) % len(store)]
+        examples = [store[position] for position in positions] if self.losses.contrasts else []
+        self.losses.begin_step(store.digest, examples, self.lay_out, another)
+
+    def _sums(self, batch: Batch) -> Tensor:
+        """Each term's loss summed over a micro-batch, not yet normalised: M."""
         self._now = batch
         if self.noise:
             self.noise.lengths_of(batch)
-        rows = self.forward.rows(batch.to(self.device), mean_logp=self.objective.needs_mean_logp)
-        return self.objective.loss(rows).sum()
+        return self.losses.sums(batch.to(self.device))
 
-    def _units(self, batch: Batch) -> float:
-        unit: Literal["token", "row", "pair"] = self.objective.needs.unit
-        if unit == "token":
-            return float(batch.weight_S.double().sum())
-        return float(batch.num_rows if unit == "row" else len(batch.rows))
+    def _factors(self, batches: Sequence[Batch], store: TokenStore) -> Tensor:
+        """Each term's weight over its count of units in the whole window: M."""
+        counts = [self.shard.total(sum(each)) for each in zip(*map(self.losses.units, batches), strict=True)]
+        if not any(counts):
+            named = ", ".join(str(store.source(row)) for batch in batches for row in batch.rows[:4])
+            raise LuthierError("nothing of these rows trains", where=named, fix="see their turns' weights or scores")
+        factors = [w / count if count else 0.0 for w, count in zip(self.losses.weights, counts, strict=True)]
+        return torch.tensor(factors, dtype=torch.float32, device=self.device)
 
     def _batches(self, store: TokenStore, order: Order, step: int) -> list[Batch]:
         if self._ahead and self._ahead[:2] == (step, self.budget):
             return self._ahead[2]
+        return self._lay_out([store[position] for position in self._positions(order, step)], self.budget)
+
+    def _positions(self, order: Order, step: int) -> Sequence[int]:
         positions: list[int] = order.positions(step).tolist()
-        return self._lay_out([store[position] for position in self.shard.mine(positions)], self.budget)
+        return self.shard.mine(positions)
+
+    def lay_out(self, examples: Sequence[Encoded]) -> list[Batch]:
+        """Micro-batches within the budget."""
+        return self._lay_out(examples, self.budget)
 
     def _lay_out(self, examples: Sequence[Encoded], budget: int) -> list[Batch]:
         share = self.forward.share_prefix and self.noise is None  # rows that share a prefix would share its noise
+        if self.losses.objective.whole_step:
+            budget = sum(len(example) for example in examples)
         return micro_batches(examples, budget, share_prefix=share, layout=self.forward.layout)
 
     def _heaviest_step(self, store: TokenStore, order: Order, steps: int) -> int:
@@ -173,24 +184,29 @@ class Window:
         return int(np.argmax(weights))
 
     # the evaluation loss
-    def evaluation_loss(self, store: TokenStore) -> float:
-        """The objective's loss over all of `store`, normalised as in training, without dropout or noise."""
+    def evaluate(self, store: TokenStore) -> tuple[float, dict[str, float]]:
+        """The objective's loss over all of `store`, normalised as in training, without dropout or noise; and what it
+        showed of the rows' worth."""
         with self._evaluating():
             while True:
-                loss: float | None = self._or_none(self._evaluate, store)
-                if loss is not None:
-                    return loss
+                found: tuple[float, dict[str, float]] | None = self._or_none(self._evaluate, store)
+                if found is not None:
+                    return found
                 self._shrink(self._now, store)
 
-    def _evaluate(self, store: TokenStore) -> float:
-        total, units = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
+    def _evaluate(self, store: TokenStore) -> tuple[float, dict[str, float]]:
+        judgement = self.losses.judgement = Judgement()
+        weights = torch.tensor(self.losses.weights, dtype=torch.float64, device=self.device)
+        total_M, units_M = torch.zeros_like(weights), torch.zeros_like(weights)
         for begin in range(0, len(store), EVALUATED_AT_ONCE):
-            examples = [store[i] for i in range(begin, min(begin + EVALUATED_AT_ONCE, len(store)))]
-            for batch in self._lay_out(examples, self.budget):
-                total += self._loss(batch).double()
-                units += self._units(batch)
-        self.shard.add_up([total])
-        return total.item() / self.shard.total(units)
+            chosen = range(begin, min(begin + EVALUATED_AT_ONCE, len(store)))
+            half = (len(chosen) + 1) // 2  # neighbours in a file may share a prompt: pair with what lies far off
+            self._begin([i for both in zip_longest(chosen[:half], chosen[half:]) for i in both if i is not None], store)
+            for batch in self._lay_out([store[i] for i in chosen], self.budget):
+                total_M += self._sums(batch).double()
+                units_M += torch.tensor(self.losses.units(batch), dtype=torch.float64, device=self.device)
+        self.shard.add_up([total_M, units_M])
+        return float((weights * total_M / units_M.clamp(min=1e-9)).sum()), judgement.take()
 
     # out of memory
     def _or_none(self, work: Callable[..., Any], *args: Any) -> Any:

@@ -7,7 +7,7 @@ from luthier.train.guards import Guards, not_finite
 
 
 def seen(guards: Guards, losses: list[float]) -> list[tuple[int, str]]:
-    return [(step, name) for step, loss in enumerate(losses, 1) for name, _ in guards.observe(loss)]
+    return [(step, name) for step, loss in enumerate(losses, 1) for name, _ in guards.observe(loss, {})]
 
 
 def test_a_low_loss_warns_of_memorising_once() -> None:
@@ -22,7 +22,7 @@ def test_a_loss_that_is_not_per_token_may_be_low() -> None:
 def test_a_loss_that_does_not_fall_warns_once_and_says_what_to_check() -> None:
     guards = Guards(stall_window=20, per_token=True)
     assert seen(guards, [3.0] * 19) == []
-    (name, text), *others = guards.observe(3.0)
+    (name, text), *others = guards.observe(3.0, {})
     assert (name, others) == ("stall", [])
     assert "last 20 steps" in text and "train.lr" in text
     assert seen(guards, [3.0] * 50) == []

@@ -1,0 +1,165 @@
+"""From a micro-batch to the objective's losses: everything an objective declares in `needs` is brought to it here.
+
+An objective is a weighted sum of terms (most have one). Each term's values are summed by micro-batch and divided by the
+count of its own unit (scored token weight, row, pair or step) over the whole step, by the window.
+
+Shape suffixes: N = rows, S = scored tokens, M = terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from luthier.objectives.rows import Rows
+from luthier.train.batches import Batch
+from luthier.train.forward import Forward
+from luthier.train.judgement import Judgement
+from luthier.train.reference import LayOut, Live, Reference, mismatched
+from luthier.train.shard import Shard
+from luthier.types import Encoded, Needs
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective; `luthier.objectives.base.Objective` is the base class."""
+
+    @property
+    def needs(self) -> Needs: ...
+    @property
+    def needs_mean_logp(self) -> bool: ...
+    @property
+    def whole_step(self) -> bool: ...
+    def terms(self) -> Sequence[tuple[float, Any]]: ...
+    def loss(self, rows: Any) -> Tensor: ...
+    def rewards(self, rows: Any) -> Tensor | None: ...
+    def begin(self) -> dict[str, float]: ...
+    def updated(self, state: Mapping[str, float], rewards_N: Tensor, score_N: Tensor) -> dict[str, float]: ...
+
+
+class Losses:
+    """One objective on one forward. `state` is what the objective carries from step to step (BCO's shift)."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        objective: Objective,
+        reference: Reference | None = None,
+        live: Live | None = None,
+        weight_of: Callable[[int], float] | None = None,
+    ) -> None:
+        """`live` computes what cannot be kept ahead: the drift of mismatched pairs. `weight_of`: a row's weight."""
+        self.forward, self.objective, self.reference, self.live = forward, objective, reference, live
+        self.terms = [(weight, term) for weight, term in objective.terms()]
+        self.state = objective.begin()
+        self.judgement = Judgement()
+        self.shard = Shard()
+        self._weight_of = weight_of
+        self._contrast: Tensor | None = None
+        self._store = ""
+        self._rewards: list[Tensor] = []
+        self._scores: list[Tensor] = []
+
+    # a step
+    def begin_step(self, store: str, examples: Sequence[Encoded], lay_out: LayOut, another: Encoded) -> None:
+        """Forget the step before, and measure the drift of mismatched pairs where the objective contrasts with it.
+
+        `store`: the digest of the store the examples come from. `another` stands in for a step of one example,
+        which would be its own contrast.
+        """
+        self._store, self._rewards, self._scores = store, [], []
+        self._contrast = None
+        if self.contrasts:
+            paired = mismatched(examples) if len(examples) > 1 else mismatched([*examples, another])[:1]
+            self._contrast = self._drift(lay_out(paired))
+
+    def end_step(self) -> dict[str, float]:
+        """Bring the objective's state up to the step; what the step showed of the rows' worth, as numbers."""
+        if self._rewards:
+            self.state = self.objective.updated(self.state, torch.cat(self._rewards), torch.cat(self._scores))
+        return self.judgement.take()
+
+    def sums(self, batch: Batch) -> Tensor:
+        """Each term's values summed over a micro-batch already on the device: M, with gradient."""
+        rows = self._rows(batch)
+        sums = [term.loss(self._seen_by(term, rows)).sum() for _, term in self.terms]
+        self._judge(rows)
+        return torch.stack(sums)
+
+    def units(self, batch: Batch) -> list[float]:
+        """How many units of each term a micro-batch holds."""
+        return [self._units(term, batch) for _, term in self.terms]
+
+    @property
+    def contrasts(self) -> bool:
+        """Does the objective need the drift of mismatched pairs?"""
+        return self.objective.needs.contrast
+
+    @property
+    def weights(self) -> list[float]:
+        """Each term's weight in the sum."""
+        return [weight for weight, _ in self.terms]
+
+    # details
+    def _rows(self, batch: Batch) -> Rows:
+        needs = self.objective.needs
+        rows = self.forward.rows(
+            batch,
+            mean_logp=self.objective.needs_mean_logp,
+            readings=needs.head,
+            logp=any(term.needs.head == "no" for _, term in self.terms),
+        )
+        weight_N = None
+        if self._weight_of is not None and batch.judged is not None:
+            of_group = torch.tensor([self._weight_of(row) for row in batch.rows], device=rows.weight_S.device)
+            weight_N = of_group[batch.judged.group_N]
+        return replace(
+            rows,
+            ref_S=self.reference.logp(batch, self._store) if self.reference is not None else None,
+            contrast=self._contrast,
+            state=self.state or None,
+            weight_N=weight_N,
+        )
+
+    def _seen_by(self, term: Any, rows: Rows) -> Rows:
+        """A likelihood term beside one that compares responses learns from the better ones alone."""
+        return rows.best() if len(self.terms) > 1 and term.needs.unit == "token" else rows
+
+    def _units(self, term: Any, batch: Batch) -> float:
+        unit, judged = term.needs.unit, batch.judged
+        if unit == "token":
+            if len(self.terms) == 1 or judged is None:
+                return float(batch.weight_S.double().sum())
+            best_N = judged.best_N
+            return float(batch.weight_S[best_N[batch.row_S]].double().sum())
+        if unit == "row":
+            return float(batch.num_rows)
+        if judged is None:
+            return 0.0
+        return float(len(judged.better_P) if unit == "pair" else term.counted(judged.label_K))
+
+    def _drift(self, batches: Sequence[Batch]) -> Tensor:
+        assert self.live is not None
+        device, total, rows = next(self.forward.module.parameters()).device, 0.0, 0
+        for batch in batches:
+            batch = batch.to(device)
+            with torch.no_grad():
+                seen = self.forward.rows(batch)
+                total += float(seen.total(seen.logp_S - self.live.logp(batch)).double().sum())
+            rows += batch.num_rows
+        mean = self.shard.total(total) / self.shard.total(rows)
+        return torch.tensor(mean, dtype=torch.float32, device=device)
+
+    @torch.no_grad()
+    def _judge(self, rows: Rows) -> None:
+        if rows.score_N is None:
+            return
+        rewards_N = self.objective.rewards(rows)
+        if rewards_N is None:
+            return
+        self._rewards.append(rewards_N.detach().float())
+        self._scores.append(rows.score_N)
+        self.judgement.add(rows, rewards_N.detach().float())
