@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from luthier.data.judgements import Judgements
 from luthier.types import Source
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from luthier.data.store import View
 
 LISTED = 10_000
 """Dropped rows named for each reason in ledger.json; the counts are always exact."""
@@ -52,6 +54,11 @@ class Ledger:
     unscored: int = 0
     """Rows without a scored token (they are among the dropped)."""
     truncated: int = 0
+    """Conversations cut behind a turn."""
+    cut: int = 0
+    """Rows with a judged response that was cut at its end."""
+    steps_lost: int = 0
+    """Judged steps that were cut off."""
     split: int = 0
     """Plain texts longer than train.max_tokens, kept as several rows."""
     duplicates: int = 0
@@ -67,6 +74,8 @@ class Ledger:
     lengths: dict[str, int] = field(default_factory=dict)
     """Percentiles of the examples' lengths in tokens; p100 is the longest."""
     mean_length: float = 0.0
+    judged: Judgements | None = None
+    """Pairs, labels and lengths, where responses are judged."""
     validation: Ledger | None = None
     """The ledger of `validate.data`, where the recipe has it."""
 
@@ -112,8 +121,9 @@ class Ledger:
         if len(entry.rows) < LISTED:
             entry.rows.append(str(source))
 
-    def measure(self, lengths: NDArray[np.int32], scored: NDArray[np.int32]) -> None:
-        """Enter the tokens of the examples to train on."""
+    def measure(self, view: View) -> None:
+        """Enter the tokens of the examples to train on, and what their judgements hold."""
+        lengths, scored, self.judged = view.lengths, view.scored, view.judgements()
         self.examples, self.tokens, self.scored = len(lengths), int(lengths.sum()), int(scored.sum())
         if len(lengths):
             values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
@@ -134,6 +144,8 @@ class Ledger:
                 "lost_share": round(self.lost, 6),
                 "without_scored_token": self.unscored,
                 "truncated": self.truncated,
+                "cut": self.cut,
+                "steps_lost": self.steps_lost,
                 "split": self.split,
                 "duplicates": self.duplicates,
                 "deduplicated": self.deduplicated,
@@ -147,6 +159,7 @@ class Ledger:
                 reason: {"count": entry.count, "rows": entry.rows, "fix": entry.fix}
                 for reason, entry in self.main_reasons()
             },
+            "judged": self.judged.to_json() if self.judged else None,
             "validation": self.validation.to_json() if self.validation else None,
         }
 
@@ -163,6 +176,8 @@ class Ledger:
             },
             unscored=rows["without_scored_token"],
             truncated=rows["truncated"],
+            cut=rows["cut"],
+            steps_lost=rows["steps_lost"],
             split=rows["split"],
             duplicates=rows["duplicates"],
             deduplicated=rows["deduplicated"],
@@ -172,6 +187,7 @@ class Ledger:
             scored=content["tokens"]["scored"],
             lengths=length,
             mean_length=mean,
+            judged=Judgements.from_json(content["judged"]) if content["judged"] else None,
             validation=cls.from_json(content["validation"]) if content["validation"] else None,
         )
 
@@ -203,8 +219,11 @@ class Ledger:
             Text(f"{self.examples:,} examples, {self.tokens:,} tokens, {self.scored:,} of them train ({share:.0%})"),
             Text("length in tokens: " + "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())),
         ]
+        for line, warning in self.judged.lines() if self.judged else ():
+            lines.append(Text(line, "yellow" if warning else ""))
         counts = {
             "truncated to whole turns": self.truncated,
+            "with a response cut at its end": self.cut,
             "texts split": self.split,
             "without a scored token": self.unscored,
             "duplicates": self.duplicates,
@@ -212,6 +231,8 @@ class Ledger:
         }
         if any(counts.values()):
             lines.append(Text("rows " + ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count)))
+        if self.steps_lost:
+            lines.append(Text(f"judged steps cut off: {self.steps_lost:,}"))
         for reason, entry in self.main_reasons():
             more = " …" if entry.count > SHOWN else ""
             lines.append(Text(f"dropped {entry.count:,}: {reason} ({', '.join(entry.rows[:SHOWN])}{more})", "yellow"))

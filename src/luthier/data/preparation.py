@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from luthier import __version__, cache
 from luthier.data.feeds import Feed, feed
+from luthier.data.fitting import Fitting, Rules
 from luthier.data.ledger import Ledger
-from luthier.data.mask import Tokens
 from luthier.data.mixing import held_out, mix
 from luthier.data.rendering import RowFault
 from luthier.data.store import Store, View, Writer, content_hash, digest
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 LAYOUT = 2
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
-NO_ROOM = "no scored token is left within train.max_tokens"
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,15 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     used = np.bincount(train.store.arrays["feeds"][order], minlength=len(train.feeds))
     for one, count in zip(train.feeds, used, strict=True):
         ledger.sources[one.name].used += int(count)
-    ledger.measure(view.lengths, view.scored)
+    ledger.measure(view)
     _refuse(ledger, recipe.train.max_lost, len(view))
     validation = None
     if apart:
-        apart.ledger.measure(apart.store.lengths, apart.store.scored)
-        _refuse(apart.ledger, recipe.train.max_lost, len(apart.store))
-        ledger.validation = apart.ledger
         everything = np.arange(len(apart.store))
         validation = View(apart.store, everything, digest(apart.store, everything))
+        apart.ledger.measure(validation)
+        _refuse(apart.ledger, recipe.train.max_lost, len(apart.store))
+        ledger.validation = apart.ledger
     elif out.any():
         chosen = np.flatnonzero(out)
         validation = View(train.store, chosen, digest(train.store, chosen))
@@ -163,82 +162,4 @@ def _kept(
     return parts
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What of a recipe decides how a row becomes tokens."""
-
-    max_tokens: int
-    long_rows: Literal["error", "drop", "truncate"]
-    score: Score
-    dedup: bool
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Rules:
-        """The recipe's rules. Pre-training scores every token."""
-        train = recipe.train
-        score: Score = "all" if recipe.objective.name == "pretrain" else train.score
-        return cls(train.max_tokens, train.long_rows, score, train.dedup)
-
-
-@dataclass
-class Fitting:
-    """Fits rows to train.max_tokens and remembers those that do not fit."""
-
-    rules: Rules
-    too_long: int = 0
-    longest: int = 0
-    first: Source | None = None
-
-    def fit(self, coded: Coded, ledger: Ledger, source: Source) -> list[Coded] | str:
-        """The row as it is, in parts, cut behind a turn, or the reason why it is dropped."""
-        limit = self.rules.max_tokens
-        length = max(len(tokens.ids_T) for tokens in coded.sequences)
-        if length <= limit:
-            return [coded]
-        if coded.text:
-            ledger.split += 1
-            parts = [part for part in _split(coded.sequences[0], limit) if part.weights_T.any()]
-            return [replace(coded, sequences=[part]) for part in parts]
-        if self.rules.long_rows == "error":
-            self.too_long, self.longest, self.first = self.too_long + 1, max(self.longest, length), self.first or source
-            return f"longer than train.max_tokens={limit}"
-        if self.rules.long_rows == "drop":
-            return f"longer than train.max_tokens={limit} (train.long_rows: drop)"
-        cut = [_cut(tokens, limit) for tokens in coded.sequences]
-        kept = [tokens for tokens in cut if tokens is not None]
-        if not kept or (len(kept) < len(cut) and not coded.turns):
-            ledger.unscored += 1
-            return NO_ROOM
-        ledger.truncated += 1
-        return [replace(coded, sequences=kept)]
-
-    def complain(self, ledger: Ledger) -> None:
-        """Raises LuthierError for rows that are too long, if the recipe calls that an error."""
-        if self.too_long:
-            raise LuthierError(
-                f"{self.too_long:,} of {ledger.rows_read:,} rows are longer than "
-                f"train.max_tokens={self.rules.max_tokens} (the longest has {self.longest:,} tokens)",
-                where=str(self.first),
-                fix="raise train.max_tokens, or set train.long_rows to truncate (keeps whole turns) or drop",
-            )
-
-
-def _split(tokens: Tokens, limit: int) -> list[Tokens]:
-    """A plain text in parts of at most `limit` tokens, each token in exactly one."""
-    parts = []
-    for start in range(0, len(tokens.ids_T), limit):
-        weights_T = tokens.weights_T[start : start + limit].copy()
-        weights_T[:1] = 0  # nothing predicts a part's first token
-        parts.append(Tokens(tokens.ids_T[start : start + limit], weights_T, []))
-    return parts
-
-
-def _cut(tokens: Tokens, limit: int) -> Tokens | None:
-    """The sequence up to its last scored turn that ends within `limit`; None when none does."""
-    ends = [end for end in tokens.ends if end <= limit]
-    if not ends:
-        return None
-    return Tokens(tokens.ids_T[: ends[-1]], tokens.weights_T[: ends[-1]], ends)
-
-
-__all__: Sequence[str] = ["Fitting", "Prepared", "Rules", "prepare"]
+__all__ = ["Prepared", "prepare"]

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.judgements import Judgements
 from luthier.data.template import Coded, shared_prefix
 from luthier.errors import LuthierError
 from luthier.types import Encoded, Source
@@ -25,6 +26,7 @@ ARRAYS = {
     "ids": "<i4",
     "weights": "<f4",
     "lengths": "<i4",  # of each sequence
+    "trained": "<i4",  # of each sequence, its scored tokens
     "scores": "<f4",  # of each sequence, NaN where nothing is known
     "steps": "<i4",  # of each sequence, how many
     "places": "<i4",  # of each step, its last token's
@@ -58,9 +60,11 @@ class Writer:
     def add(self, coded: Coded, source: Source, feed: int) -> None:
         """One more example."""
         pending, sequences = self._pending, coded.sequences
+        trained = [int(np.count_nonzero(tokens.weights_T)) for tokens in sequences]
         pending["ids"] += [tokens.ids_T for tokens in sequences]
         pending["weights"] += [tokens.weights_T for tokens in sequences]
         pending["lengths"] += [len(tokens.ids_T) for tokens in sequences]
+        pending["trained"] += trained
         pending["scores"] += coded.scores or [np.nan] * len(sequences)
         pending["steps"] += [len(tokens.steps) for tokens in sequences]
         pending["places"] += [place for tokens in sequences for place in tokens.steps]
@@ -68,7 +72,7 @@ class Writer:
         pending["sequences"].append(len(sequences))
         pending["margins"].append(coded.margin)
         pending["shared"].append(shared_prefix(sequences))
-        pending["scored"].append(sum(int(np.count_nonzero(tokens.weights_T)) for tokens in sequences))
+        pending["scored"].append(sum(trained))
         pending["files"].append(self._paths.setdefault(source.path, len(self._paths)))
         pending["rows"].append(source.row)
         pending["feeds"].append(feed)
@@ -183,6 +187,13 @@ class Store:
         places: NDArray[np.int64] = np.repeat(self._sequence_edges[order], counts) + within
         return places
 
+    def step_scores(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The scores of all steps of these sequences."""
+        if not len(self.arrays["labels"]):
+            return np.empty(0, np.float32)
+        runs = [slice(*self._step_edges[i : i + 2]) for i in sequences]
+        return np.concatenate([self.arrays["labels"][run] for run in runs])
+
     def source(self, index: int) -> Source:
         """Where example `index` came from."""
         return Source(self._paths[int(self.arrays["files"][index])], int(self.arrays["rows"][index]))
@@ -221,6 +232,12 @@ class View:
         owners = np.repeat(np.arange(len(self)), self.responses)
         counts = np.asarray(self._store.arrays["steps"])[self._sequences]
         return np.bincount(owners, counts, minlength=len(self)).astype(np.int32)
+
+    def judgements(self) -> Judgements | None:
+        """What the judged responses hold; None when none is judged."""
+        steps = self._store.step_scores(self._sequences)
+        trained = np.asarray(self._store.arrays["trained"])[self._sequences]
+        return Judgements.of(self.responses, self.scores, trained, steps)
 
     def __len__(self) -> int:
         return len(self.order)
