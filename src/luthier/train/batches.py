@@ -69,10 +69,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = _moved(self, device)
-        return replace(
-            self, **moved, judged=replace(self.judged, **_moved(self.judged, device)) if self.judged else None
-        )
+        moved: Batch = _moved(self, device)
+        return replace(moved, judged=_moved(self.judged, device)) if self.judged else moved
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,11 @@ class Judged:
         return best_N
 
 
-def _moved(holder: Any, device: torch.device | str) -> dict[str, Tensor]:
-    tensors = {field.name: getattr(holder, field.name) for field in fields(holder)}
-    return {name: t.to(device, non_blocking=True) for name, t in tensors.items() if isinstance(t, Tensor)}
+def _moved(holder: Any, device: torch.device | str) -> Any:
+    """The same dataclass with its tensors on another device."""
+    values = {field.name: getattr(holder, field.name) for field in fields(holder)}
+    tensors = {name: t.to(device, non_blocking=True) for name, t in values.items() if isinstance(t, Tensor)}
+    return replace(holder, **tensors)
 
 
 def micro_batches(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -78,21 +79,26 @@ class Forward:
                 logp_S, mean_S = log_probabilities(hidden_TD.index_select(0, batch.hidden_S), batch.target_S, head)
             if readings != "no":
                 value_K, row_K = self._readings(hidden_TD, batch, readings)
-        judged = batch.judged
-        return Rows(
-            logp_S if logp_S is not None else batch.weight_S.new_zeros(len(batch.weight_S)),
+        rows = Rows(
+            logp_S if logp_S is not None else torch.zeros_like(batch.weight_S),
             batch.weight_S,
             batch.row_S,
             batch.num_rows,
             mean_S if mean_logp else None,
-            score_N=judged and judged.score_N,
-            group_N=judged and judged.group_N,
-            margin_N=judged and judged.margin_N,
-            better_P=judged and judged.better_P,
-            worse_P=judged and judged.worse_P,
             value_K=value_K,
-            label_K=judged.label_K if judged and readings == "step" else None,
             row_K=row_K,
+        )
+        if batch.judged is None:
+            return rows
+        judged = batch.judged
+        return replace(
+            rows,
+            score_N=judged.score_N,
+            group_N=judged.group_N,
+            margin_N=judged.margin_N,
+            better_P=judged.better_P,
+            worse_P=judged.worse_P,
+            label_K=judged.label_K if readings == "step" else None,
         )
 
     def _readings(self, hidden_TD: Tensor, batch: Batch, kind: Readings) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ def fit(
     policy.module.train()
     with ExitStack() as stack:
         log = Log(run, stack.enter_context(Screen(total)), watch)
-        paths = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
+        paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
         forward = Forward(policy.module, scalar_head=policy.head, **paths)
         stack.enter_context(forward.opened())
         loop = Loop(policy, objective, prepared, recipe, forward, log)
@@ -132,15 +132,17 @@ class Loop:
         pair = (second, model) if second is not None and model is not None else None
         choice = reference.choose(self.policy, self.window.forward, pair, repr(self.recipe.adapt))
         passes = self.total * self.train.batch / len(self.store)
-        self.losses.reference = self.losses.live = choice.live
+        chosen: reference.Reference = choice.live
+        self.losses.live = choice.live
         if not self.losses.contrasts and choice.kept(self.recipe.reference.keep, passes):
             stores = [store for store in (self.store, self.validation) if store is not None]
             say, lay_out = self.log.screen.say, self.window.lay_out
-            self.losses.reference = reference.keep(choice.live, stores, choice.identity, lay_out, say)
+            chosen = reference.keep(choice.live, stores, choice.identity, lay_out, say)
             self.losses.live = None
         elif isinstance(choice.live.off, reference.Start):
             choice.live.off.remember()
-        self.log.screen.say(f"reference: {self.losses.reference.about}")
+        self.losses.reference = chosen
+        self.log.screen.say(f"reference: {chosen.about}")
 
     # begin, or continue
     def begin(self) -> None:

@@ -39,8 +39,10 @@ AT_ONCE = 256
 class Reference(Protocol):
     """Gives `Rows.ref_S` of a micro-batch."""
 
-    about: str
-    """What it is, for the screen and the log."""
+    @property
+    def about(self) -> str:
+        """What it is, for the screen and the log."""
+        ...
 
     def logp(self, batch: Batch, store: str) -> Tensor:
         """S, fp32, without gradient. `store`: the digest of the token store that the batch's rows are places of."""
