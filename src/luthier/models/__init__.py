@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from luthier.models.aliases import Known, catalogue
     from luthier.models.export import EXPORTERS
     from luthier.models.fetching import Fetched, fetch
-    from luthier.models.loading import load, open_run
+    from luthier.models.loading import load, open_run, sample_rows
     from luthier.models.policy import Policy
     from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "merge",
     "open_run",
+    "sample_rows",
     "save",
 ]
 
@@ -42,6 +43,7 @@ _HOMES = {
     "load": "loading",
     "merge": "saving",
     "open_run": "loading",
+    "sample_rows": "loading",
     "save": "saving",
 }
 

@@ -24,6 +24,8 @@ from luthier.models import attention, kernels, projections
 from luthier.models.projections import Projection, projection
 
 LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+"""What a layer is made of; anything beside it has been added."""
 QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
@@ -31,7 +33,7 @@ def fuse(model: nn.Module) -> int:
     """Replace every decoder layer that has a fused equal; returns how many."""
     count = 0
     for name, layer in list(model.named_modules()):
-        if type(layer).__name__ in LAYERS and _blocks(layer) is not None:
+        if type(layer).__name__ in LAYERS and _untouched(layer) and _blocks(layer) is not None:
             model.set_submodule(name, FusedLayer(layer))
             count += 1
     return count
@@ -109,6 +111,26 @@ class _FeedForward:
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         return self.norm, *(tensor for p in (*self.gate_up, self.down) for tensor in p.tensors)
+
+
+def _untouched(layer: nn.Module) -> bool:
+    """Is the layer transformers' own, with plain LoRA at most: no hooks on it, nothing put in, no forward replaced?"""
+    return (
+        all(
+            type(part).__module__.startswith(("transformers.", "torch.", "peft."))
+            and "forward" not in part.__dict__
+            and not any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
+            and not (part._backward_hooks or part._backward_pre_hooks)
+            and not (isinstance(part, nn.Linear) and part._modules)
+            for part in layer.modules()
+        )
+        and set(layer._modules) <= PARTS
+    )
+
+
+def _changes(hook: Any) -> bool:
+    """May a hook change what a layer computes? transformers' own only look on."""
+    return not str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def _blocks(layer: Any) -> tuple[_Attention, _FeedForward] | None:

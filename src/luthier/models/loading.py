@@ -6,27 +6,33 @@ import json
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from luthier.errors import LuthierError
 from luthier.models import heads
-from luthier.models.adapters import ADAPTERS, build
+from luthier.models.adapters import ADAPTERS, Adapter, build, named
+from luthier.models.adapters.attached import attach
 from luthier.models.digest import weights_digest
 from luthier.models.fetching import Fetched, fetch
 from luthier.models.policy import Policy
 from luthier.models.quantizers import settings, settle
 from luthier.models.quiet import quiet
-from luthier.recipe.resolve import refuse_unquantisable
+from luthier.recipe.resolve import plain, refuse_unquantisable
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
+from luthier.types import Encoded
 
 ORIGIN = "luthier.json"
-"""Beside every adapter and whole model of a run: which base it belongs to."""
+"""Beside every adapter and whole model of a run: which base it belongs to, and which adapters it carries."""
+OWN = "luthier.safetensors"
+"""Beside it: the weights of the adapters that PEFT does not know."""
 DTYPES = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,32 +45,50 @@ def load(
     seed: int = 0,
     head: bool | heads.HeadCard = False,
     quantize: Plugin | None = None,
+    sample: Sequence[Encoded] = (),
 ) -> Policy:
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
     Weights are bf16 unless `model.dtype` says otherwise, added ones fp32. `device`: default CUDA where there is one.
     `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar head at zero, which trains with
-    the rest. `quantize`: the base in few bits. Raises LuthierError as `fetch` does, and when the
-    architecture is no language model.
+    the rest. `quantize`: the base in few bits. `sample`: rows of the training data, for adapters that measure them
+    first. Raises LuthierError as `fetch` does, and when the architecture is no language model.
     """
-    adapters = build(adapt) if train else []
     if quantize is not None and train:
         refuse_unquantisable(adapt, quantize, ADAPTERS, "quantize")
     policy = _open(fetch(model), model, device, quantize)
     policy.module.requires_grad_(train and quantize is None)
+    _remember(policy, named(adapt) if train else [])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for adapter in adapters:
-            policy.module = adapter.attach(policy.module)
+        policy.module = attach(policy.module, policy.adapters, sample)
     if policy.has_adapter:
         policy.module.to(policy.device)
+    if isinstance(policy.module, PeftModel):
         for config in policy.module.peft_config.values():
             config.base_model_name_or_path, config.revision = policy.reference, model.revision
+        if policy.rewrites_base:
+            state = get_peft_model_state_dict(policy.module, save_embedding_layers=False)
+            policy.started = {name: tensor.detach().clone() for name, tensor in state.items()}
     policy.module.train(train)
     if head:
         card = head if isinstance(head, heads.HeadCard) else None
         policy.head = heads.attach(policy.module, policy.device, card).requires_grad_(train)
     return policy
+
+
+def sample_rows(adapt: Sequence[Plugin]) -> int:
+    """How many rows of the training data the adapters want to see before they begin."""
+    return max((adapter.sample_rows for adapter in build(adapt)), default=0)
+
+
+def _remember(policy: Policy, adapters: Sequence[tuple[str, Adapter]]) -> None:
+    policy.adapters = [adapter for _, adapter in adapters]
+    policy.adapt = [Plugin(name=name, args=_keys(adapter)) for name, adapter in adapters]
+
+
+def _keys(adapter: Any) -> dict[str, Any]:
+    return {f.name: plain(getattr(adapter, f.name)) for f in fields(adapter) if f.init}
 
 
 def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Policy:
@@ -78,7 +102,7 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
         model = Model(**origin["model"]) if origin else Model(name=str(run.model))
         policy = _open(Fetched(run.model.resolve(), model.name, "run", "", str(run.model.resolve())), model, device)
     elif run.adapter.is_dir():
-        policy = _open_adapter(run.adapter, merged, device)
+        policy = open_adapter(run.adapter, merged=merged, device=device)
     else:
         raise LuthierError(
             "the run holds no trained model yet",
@@ -144,11 +168,14 @@ def _origin(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _open_adapter(folder: Path, merged: bool, device: str | None) -> Policy:
+def open_adapter(
+    folder: Path, *, merged: bool = False, device: str | None = None, model: Model | None = None
+) -> Policy:
+    """The base that an adapter's folder names (or `model`, as which it is to be opened) with the adapter on it."""
     origin = _origin(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
-    model = Model(**origin["model"])
+    model = model or Model(**origin["model"])
     quantize = Plugin(**origin["quantize"]) if origin.get("quantize") else None
     policy = _open(_fetch_base(model, origin), model, device, quantize)
     found = weights_digest(policy.folder)
@@ -159,9 +186,16 @@ def _open_adapter(folder: Path, merged: bool, device: str | None) -> Policy:
             where=str(folder),
             fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
         )
-    policy.module = _with_adapter(policy.module, folder)
+    _remember(policy, named([Plugin(**plugin) for plugin in origin.get("adapt", [{"name": "lora", "args": {}}])]))
+    policy.module = attach(policy.module, [adapter for adapter in policy.adapters if adapter.kind != "peft"])
+    if (folder / "adapter_config.json").is_file():
+        policy.module = _with_adapter(policy.module, folder)
+    if policy.attached.own:
+        policy.module.to(policy.device)
+        _restore(policy, folder)
     if merged and quantize is None:  # into codes of few bits nothing can be added but what is rounded to them
-        policy.module = policy.module.merge_and_unload()
+        policy.module = policy.attached.merge()
+        policy.adapters, policy.adapt = [], []
     return policy
 
 
@@ -177,6 +211,18 @@ def _fetch_base(model: Model, origin: dict[str, Any]) -> Fetched:
     if weights_digest(fetched.folder) != origin["digest"] and before.is_dir() and before != fetched.folder:
         return fetch(Model(name=str(before)))
     return fetched
+
+
+def _restore(policy: Policy, folder: Path) -> None:
+    """Put the weights of our own adapters back."""
+    try:
+        policy.attached.restore(load_file(folder / OWN))
+    except (KeyError, RuntimeError, OSError) as error:
+        raise LuthierError(
+            f"the adapter does not fit the base model: {str(error).strip().splitlines()[-1].strip()}",
+            where=str(folder / OWN),
+            fix="open it with the base it was trained on",
+        ) from error
 
 
 @contextmanager

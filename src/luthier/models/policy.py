@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedTokenizerBase
 
 from luthier.errors import LuthierError
+from luthier.models.adapters import Adapter
+from luthier.models.adapters.attached import Attached, bare
 from luthier.models.digest import weights_digest
 from luthier.models.heads import ScalarHead
 from luthier.models.quantizers import numbers
@@ -40,6 +42,12 @@ class Policy:
     """The scalar head of a reward model; it lies beside the module and is no part of it."""
     quantize: Plugin | None = None
     """How the base's matrices are held in few bits, if they are."""
+    adapters: list[Adapter] = field(default_factory=list)
+    """What is attached, in order."""
+    adapt: list[Plugin] = field(default_factory=list)
+    """The same, as a recipe names them."""
+    started: dict[str, Tensor] = field(default_factory=dict)
+    """PEFT's weights before training, where they were taken out of the base's."""
 
     @property
     def base(self) -> str:
@@ -60,7 +68,22 @@ class Policy:
     @property
     def has_adapter(self) -> bool:
         """Does the module carry added weights that can be switched off?"""
-        return isinstance(self.module, PeftModel)
+        return any(adapter.kind != "base" for adapter in self.adapters)
+
+    @property
+    def rewrites_base(self) -> bool:
+        """Were the base's own weights changed when the adapter was attached? Then switching off is not the base."""
+        return any(adapter.rewrites_base for adapter in self.adapters)
+
+    @property
+    def attached(self) -> Attached:
+        """The module with its adapters."""
+        return Attached(self.module, self.adapters)
+
+    @property
+    def bare(self) -> Any:
+        """The transformers model inside `module`, with whatever is attached to its layers."""
+        return bare(self.module)
 
     def trainable(self) -> list[tuple[str, Parameter]]:
         """Name and parameter of all that trains, each once, in the module's order, and last a head ("head.weight")."""
@@ -76,14 +99,23 @@ class Policy:
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Inside the block the module is the base. Raises LuthierError when the base's own weights were trained."""
+        """Inside the block the module is the base.
+
+        Raises LuthierError when the base's own weights were trained, or rewritten as the adapter was attached.
+        """
         if not self.has_adapter:
             raise LuthierError(
                 "this model has no adapter to switch off: its own weights were trained",
                 fix="load the base model instead",
             )
+        if self.rewrites_base:
+            name = next(p.name for p, adapter in zip(self.adapt, self.adapters, strict=True) if adapter.rewrites_base)
+            raise LuthierError(
+                f"`{name}` took its first weights out of the base's: switched off, it is not the base",
+                fix="load the base model instead",
+            )
         trainable = [parameter for _, parameter in self.trainable()]
-        with self.module.disable_adapter():
+        with self.attached.off():
             yield
         # PEFT marks the adapter's weights as trainable on the way out, also those of a model that was only opened.
         for parameter in self.module.parameters():

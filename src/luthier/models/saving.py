@@ -6,19 +6,23 @@ import copy
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luthier import cache
+from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.aliases import is_whole
 from luthier.models.digest import weights_digest
-from luthier.models.loading import ORIGIN, open_run
+from luthier.models.loading import ORIGIN, OWN, open_adapter, open_run
 from luthier.models.policy import Policy
 from luthier.models.quiet import quiet
 from luthier.run import Run
@@ -33,22 +37,31 @@ An adapter for [{base}], trained with Luthier. `peft.AutoPeftModelForCausalLM.fr
 
 
 def save(policy: Policy, run: Run) -> Path:
-    """Write the adapter to `run.adapter` in PEFT's format, or the whole model to `run.model` if its own weights train.
+    """Write the adapter to `run.adapter`, or the whole model to `run.model` if its own weights train.
 
-    Tokenizer and template lie beside it, the identity of the base, and the scalar head of a reward model. The folder is
-    whole or not there. Returns it.
+    What PEFT knows is in PEFT's format, what it does not in a file of ours beside it. Tokenizer and template are there,
+    the identity of the base, and the scalar head of a reward model. The folder is whole or not there. Returns it.
     """
     if not policy.has_adapter:
         write_model(policy, run.model, _base_state(policy.module), policy.dtype, "the model")
         return run.model
     size = 4 * policy.parameter_counts()[0]
     with cache.whole_folder(run.adapter, "the adapter", size=size) as folder:
+        write_adapter(policy, folder)
+    return run.adapter
+
+
+def write_adapter(policy: Policy, folder: Path) -> None:
+    """Write the adapter into a folder that is there."""
+    if isinstance(policy.module, PeftModel):
         policy.module.save_pretrained(folder, save_embedding_layers=False)
-        policy.tokenizer.save_pretrained(folder)
         card = CARD.format(reference=policy.reference, base=policy.base)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        _write_origin(policy, folder)
-    return run.adapter
+    if policy.attached.own:
+        tensors = policy.attached.tensors()
+        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / OWN)
+    policy.tokenizer.save_pretrained(folder)
+    _write_origin(policy, folder)
 
 
 def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
@@ -57,14 +70,24 @@ def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> lis
     The sum is taken in fp32 and stored as `dtype` (default: the base's type, in which small updates are rounded).
     The policy itself is left as it is. Returns the files.
     """
-    state = _merged_state(policy.module) if policy.has_adapter else _base_state(policy.module)
+    unmergeable = [p.name for p, adapter in zip(policy.adapt, policy.adapters, strict=True) if not adapter.mergeable]
+    if unmergeable:
+        raise LuthierError(
+            f"`{unmergeable[0]}` cannot be merged into the base's weights: what it learns is no change of them",
+            where="export",
+            fix="serve the run with its adapter (`luthier chat`), or train with `adapt: lora` to merge",
+        )
+    if policy.attached.own:
+        state = _merged_from_disk(policy)
+    else:
+        state = _merged_state(policy.module) if policy.has_adapter else _base_state(policy.module)
     write_model(policy, folder, state, dtype or policy.dtype, "the merged model")
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def write_model(policy: Policy, folder: Path, state: dict[str, Tensor], dtype: torch.dtype, purpose: str) -> None:
     """Write configuration, weights, tokenizer, template and generation settings as one folder, whole or not at all."""
-    base = policy.module.get_base_model() if policy.has_adapter else policy.module
+    base = policy.bare
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     build: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
@@ -112,6 +135,15 @@ def _write_origin(policy: Policy, folder: Path) -> None:
 
 def _base_state(module: Any) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+
+def _merged_from_disk(policy: Policy) -> dict[str, Tensor]:
+    """As `_merged_state`, on a copy of the model opened from what would be saved: ours hang on the layers by hooks,
+    which cannot be copied in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_adapter(policy, Path(folder))
+        wide = dataclasses.replace(policy.model, dtype="fp32")
+        return _base_state(open_adapter(Path(folder), merged=True, device="cpu", model=wide).module)
 
 
 def _merged_state(module: Any) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from luthier.errors import LuthierError
+from luthier.recipe import abilities
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded
 from luthier.recipe.schema import Plugin, Recipe, Source
@@ -48,8 +49,11 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     if recipe.quantize is not None and seams and "adapter" in seams:
         origin = loaded.nearest(("quantize",))
         refuse_unquantisable(recipe.adapt, recipe.quantize, seams["adapter"], str(origin) if origin else "quantize")
+    adapters = abilities.built(recipe, seams["adapter"]) if seams and "adapter" in seams else []
+    abilities.check(loaded, recipe, adapters)
     recipe, reasons = _derive(recipe, seams)
-    return Resolved(recipe, reasons)
+    train, more = abilities.settle(recipe.train, adapters)
+    return Resolved(replace(recipe, train=train), {**reasons, **more})
 
 
 def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]]:

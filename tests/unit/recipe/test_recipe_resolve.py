@@ -12,6 +12,7 @@ from pydantic import Field
 from rich.console import Console
 
 from luthier.errors import LuthierError
+from luthier.models.adapters import Adapter
 from luthier.recipe import Plugin, differences, digest, explain, json_schema, loads, lock, override, resolve
 from luthier.recipe.describe import docs, entries, lines
 from luthier.recipe.resolve import plugin_keys
@@ -23,7 +24,7 @@ WHOLE = "model: m\ndata: d.jsonl\noutput: o\n"
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(Adapter):
     """Every weight."""
 
     default_lr: ClassVar[float] = 2e-5
@@ -31,7 +32,7 @@ class Full:
 
 
 @dataclass(frozen=True)
-class Freeze:
+class Freeze(Adapter):
     """Some weights."""
 
     default_lr: ClassVar[float] = 5e-5
@@ -39,7 +40,7 @@ class Freeze:
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Adapter):
     """Low-rank."""
 
     default_lr: ClassVar[float] = 2e-4

@@ -83,6 +83,13 @@ class Adapter:
         """Factors on the learning rate by parameter name; 1 for those not named."""
         return {}
 
+    def memory(self, module: Any) -> dict[str, Tensor]:
+        """What it remembers from step to step besides the weights that train (which checkpoints hold anyway)."""
+        return {}
+
+    def remember(self, module: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `memory` gave, on resuming, after `before_step`."""
+
     # of kind "own" only
     def tensors(self, module: Any) -> dict[str, Tensor]:
         """What to save, by name: all that `restore` needs to make the trained model out of the base."""
@@ -111,6 +118,11 @@ def build(adapt: Sequence[Plugin]) -> list[Adapter]:
 
     Raises LuthierError for unknown names and keys and for adapters that do not go together.
     """
+    return [adapter for _, adapter in named(adapt)]
+
+
+def named(adapt: Sequence[Plugin]) -> list[tuple[str, Adapter]]:
+    """As `build`, each with its name."""
     adapters: list[tuple[str, Adapter]] = [(plugin.name, ADAPTERS.build(plugin.name, plugin.args)) for plugin in adapt]
     for name, adapter in adapters:
         if adapter.alone and len(adapters) > 1:
@@ -122,7 +134,7 @@ def build(adapt: Sequence[Plugin]) -> list[Adapter]:
         raise LuthierError(
             f"one run trains one adapter, not {len(adding)}: {', '.join(adding)}", fix="keep one of them"
         )
-    return [adapter for _, adapter in sorted(adapters, key=lambda named: ORDER.index(named[1].kind))]
+    return sorted(adapters, key=lambda pair: ORDER.index(pair[1].kind))
 
 
 ORDER = ("base", "own", "peft")
