@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from luthier.errors import missing_extra
+from luthier.errors import LuthierError, missing_extra
 from luthier.recipe.schema import Plugin
 from luthier.registry import Registry
 
@@ -53,15 +53,24 @@ def need_bitsandbytes(name: str) -> None:
 
 
 def settle(module: Any) -> None:
-    """Let quantised layers compute the same in training and in evaluation, on every CPU.
+    """Make a model that was just read in few bits fit for training, or raise LuthierError where it cannot be.
 
     On CPUs with AVX512-BF16 bitsandbytes repacks a 4-bit layer's weights the first time it is called for evaluation,
     and rounds their scales to bf16 for good: later losses would be another model's, and a training step after an
-    evaluation would find no gradient. Its switch for that is a field of each layer.
+    evaluation would find no gradient. Its switch for that is a field of each layer. And its CPU kernels take the scales
+    of other blocks where a block of 64 weights reaches over the end of a row (0.50.2).
     """
-    for layer in module.modules():
-        if type(layer).__name__ == "Linear4bit":
-            layer.support_avx512bf16_for_cpu = False
+    for name, layer in module.named_modules():
+        if type(layer).__name__ != "Linear4bit":
+            continue
+        layer.support_avx512bf16_for_cpu = False
+        if layer.weight.device.type == "cpu" and layer.in_features % layer.weight.blocksize:
+            raise LuthierError(
+                f"on CPU nf4 needs rows of whole blocks of {layer.weight.blocksize} weights, "
+                f"{name} has rows of {layer.in_features}",
+                where="quantize",
+                fix="take `quantize: int8`, or train on CUDA",
+            )
 
 
 def is_quantised(weight: Any) -> bool:
@@ -75,20 +84,40 @@ def numbers(weight: Any) -> int:
     return int(state.shape.numel()) if state is not None else int(weight.numel())
 
 
-def dequantised(layer: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """The weight (out, in) that a quantised linear layer multiplies with.
-
-    `dtype`: default the type the weights had before, which is what the layer computes with.
-    """
-    import torch
+def dequantised(layer: Any) -> Tensor:
+    """The matrix (out, in) that a quantised linear layer multiplies with: of nf4 in the type that the weights had
+    before, of int8 in fp32."""
     from bitsandbytes import functional
 
     weight = layer.weight
     if type(weight).__name__ == "Params4bit":
         found: Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
-    else:
-        state = layer.state
-        codes, scale = (weight.CB, weight.SCB) if state.CB is None else (state.CB, state.SCB)
-        found = functional.int8_vectorwise_dequant(codes if codes is not None else weight.data, scale)
-        found = found.to(torch.get_default_dtype() if dtype is None else dtype)
-    return found if dtype is None else found.to(dtype)
+        return found
+    state = layer.state  # the first call moves codes and scales there
+    codes, scale = (weight.data, weight.SCB) if state.CB is None else (state.CB, state.SCB)
+    rows: Tensor = functional.int8_vectorwise_dequant(codes, scale)
+    return rows
+
+
+def dequantise_(module: Any, dtype: torch.dtype) -> None:
+    """Give a transformers model ordinary matrices again, in place: those it computed with, and all of it in `dtype`."""
+    import torch
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for name, layer in list(module.named_modules()):
+        if not is_quantised(getattr(layer, "weight", None)):
+            continue
+        matrix = dequantised(layer).to(dtype)
+        turned = issubclass(layer.source_cls, Conv1D)  # GPT-2 keeps its matrices as (in, out)
+        with torch.device("meta"):
+            plain: Any = (
+                Conv1D(layer.out_features, layer.in_features)
+                if turned
+                else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            )
+        plain.weight = nn.Parameter(matrix.T.contiguous() if turned else matrix, requires_grad=False)
+        plain.bias = layer.bias
+        module.set_submodule(name, plain)
+    module.hf_quantizer.remove_quantization_config(module)
+    module.to(dtype)
