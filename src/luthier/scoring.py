@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.recipe import Plugin, Recipe, Task
+from luthier.recipe import Model, Plugin, Recipe, Task
 from luthier.recipe.describe import default_of, plugin_fields
 from luthier.recipe.resolve import plain
 from luthier.run import Run
+from luthier.scorers.metric import Metric
 from luthier.seams import SEAMS
 from luthier.types import Completion, Encoded, Engine, Example, Sampling
 
 if TYPE_CHECKING:
     from luthier.evaluate import Comparison
+    from luthier.evaluate.asking import Judge
     from luthier.models import Policy
 
 
@@ -60,7 +62,7 @@ def open_engines(run: Run, recipe: Recipe, *, base: bool) -> tuple[Policy, Mappi
     tuned = engine(policy)
     if not base:
         return policy, {"tuned": tuned}
-    if policy.has_adapter:
+    if policy.has_adapter and not policy.rewrites_base:
         return policy, {"base": AdapterOff(tuned, policy), "tuned": tuned}
     return policy, {"base": engine(models.load(recipe.model, train=False)), "tuned": tuned}
 
@@ -76,14 +78,50 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
     if not tasks:
         return []
     rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
-    policy, engines = open_engines(run, recipe, base=any(task.base for task in tasks))
+    rewards = any(needs_rewards(task) for task in tasks)
+    policy, engines = open_engines(run, recipe, base=any(task.base for task in tasks) or rewards)
+    judges = _judges(policy, recipe, engines) if rewards else {}
     template = Template(policy.tokenizer)
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        named = replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers))
-        found.append(compare(named, examples, template, chosen, run=run, seed=recipe.seed))
+        by = None if task.by is None else _brief(task.by)
+        named = replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
+        found.append(compare(named, examples, template, chosen, judges=judges, run=run, seed=recipe.seed))
     return found
+
+
+def needs_rewards(task: Task) -> bool:
+    """Does a scorer of the task judge the model's own rewards?"""
+    scorers = [SEAMS["scorer"].get(plugin.name) for plugin in task.scorers]
+    return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
+
+
+def _judges(policy: Policy, recipe: Recipe, engines: Mapping[str, Engine]) -> Mapping[str, Judge]:
+    """The rewards of the run's model and of its base: what a scalar head reads, or what the objective takes from
+    likelihoods."""
+    from luthier.engines.reading import Reader
+    from luthier.evaluate.rewards import ImplicitRewards, Remembered, Untrained
+
+    name = recipe.objective.name
+    objective = SEAMS["objective"].build(name, recipe.objective.args)
+    if policy.head is not None:
+        return {"base": Untrained(policy.head.card.kind), "tuned": Reader(policy.module, policy.head)}
+    base = Remembered(engines["base"])
+    reference = base if recipe.reference.model is None else Remembered(_second(recipe.reference.model))
+    return {
+        "base": ImplicitRewards(name, objective, base, reference),
+        "tuned": ImplicitRewards(name, objective, engines["tuned"], reference),
+    }
+
+
+def _second(model: Model) -> Engine:
+    """A model of its own to compare with."""
+    from luthier import models
+    from luthier.engines import LocalEngine
+
+    policy = models.load(model, train=False)
+    return LocalEngine(policy.module, policy.tokenizer, ())
 
 
 def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import Tensor
 
 from luthier.engines.padding import alike, padded
 from luthier.errors import LuthierError
+from luthier.models.adapters.attached import bare
 from luthier.models.heads import ScalarHead
 from luthier.types import Encoded
 
@@ -70,8 +70,7 @@ class Reader:
         values: list[NDArray[np.float32]],
     ) -> None:
         ids_BT, mask_BT = padded(sequences)
-        model = self._module.get_base_model() if isinstance(self._module, PeftModel) else self._module
-        hidden_BTD: Tensor = model.base_model(
+        hidden_BTD: Tensor = bare(self._module).base_model(
             input_ids=ids_BT.to(self._device),
             attention_mask=None if mask_BT is None else mask_BT.to(self._device),
             use_cache=False,

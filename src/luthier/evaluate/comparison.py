@@ -116,7 +116,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """What a reader of the scores must know: rows without a judgement, answers cut off."""
         notes = [
-            f"{score.scorer}: {score.unscored} of {score.rows + score.unscored} rows have no reference it can judge by"
+            f"{score.scorer}: {score.unscored} of {score.rows + score.unscored} rows could not be judged by it"
             for score in self.scores
             if score.unscored
         ]

@@ -27,7 +27,9 @@ class Curves:
         return self.steps["loss"]
 
 
-FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
+JUDGED = ("reward_better", "reward_worse", "accuracy", "logp_better", "logp_worse", "kl")
+"""Of those, what preference training and reward models show."""
+FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", *JUDGED)
 """The fields of a `step` event that make a curve."""
 
 

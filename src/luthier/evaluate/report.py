@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.evaluate.charts import Line, interval_chart, line_chart, write_loss_plot
 from luthier.evaluate.comparison import improved, number
-from luthier.evaluate.curves import read_curves, smoothed
+from luthier.evaluate.curves import Points, read_curves, smoothed
 from luthier.run import Run, write_atomically
 
 SAMPLES_OF_EACH_KIND = 10
@@ -136,18 +136,32 @@ def _charts(run: Run) -> list[dict[str, Any]]:
         Line("smoothed", smoothed(curves.loss), "main"),
         Line("evaluation", curves.evaluation, "evaluation"),
     ]
+    better_worse = {"Rewards": "reward", "Log-probability of responses": "logp"}
+    judged = {
+        title: [
+            Line("better", smoothed(curves.steps[f"{field}_better"])),
+            Line("worse", smoothed(curves.steps[f"{field}_worse"]), "other"),
+        ]
+        for title, field in better_worse.items()
+    }
+    judged["Accuracy"] = [Line("accuracy", curves.steps["accuracy"], "raw"), *_smooth(curves.steps["accuracy"])]
     titles = {
+        "kl": "KL to the reference, nats a token",
         "lr": "Learning rate",
         "grad_norm": "Gradient norm",
         "tokens_per_s": "Tokens per second",
     }
-    charts = {"Loss": loss, **{title: [Line(field, curves.steps[field])] for field, title in titles.items()}}
+    charts = {"Loss": loss, **judged, **{title: [Line(field, curves.steps[field])] for field, title in titles.items()}}
     charts["Memory, GiB"] = [Line("memory", tuple((step, size / 2**30) for step, size in curves.steps["memory"]))]
     return [
         {"title": title, "lines": [line for line in lines if line.points], "svg": svg}
         for title, lines in charts.items()
         if (svg := line_chart(lines, title))
     ]
+
+
+def _smooth(points: Points) -> list[Line]:
+    return [Line("smoothed", smoothed(points))] if points else []
 
 
 def clock(seconds: float) -> str:

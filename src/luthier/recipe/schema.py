@@ -248,15 +248,30 @@ class Task:
     scorers: Annotated[tuple[PluginField, ...], Seam("scorer"), Why("it cannot flatter")] = (
         Plugin(name="exact_match"),
     )
-    """exact_match, json_match, contains, f1, bleu, rouge, perplexity; the first one is the headline."""
+    """exact_match, json_match, contains, f1, bleu, rouge, perplexity, reward_model, preference_accuracy,
+    step_accuracy; the first one is the headline."""
     limit: Annotated[Int, Field(gt=0)] | None = None
     """Score only the first so many rows."""
     max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256
     """Longest answer, in tokens."""
     temperature: Annotated[Float, Field(ge=0), Why("greedy: the same answer every time")] = 0.0
     """0 is greedy; above it answers are sampled with the recipe's seed."""
+    best_of: Annotated[Int, Field(gt=0), Why("one answer is what a user gets")] = 1
+    """Draw so many answers to each prompt; the one that `by` likes best stands for the model. Needs a temperature."""
+    by: Annotated[PluginField, Seam("scorer")] | None = None
+    """The scorer that picks among them: {reward_model: runs/rm}, or any other."""
     base: Annotated[bool, Why("a score means little without the one before")] = True
     """Score the untuned model too."""
+
+    @model_validator(mode="after")
+    def _picks_among_different(self) -> Task:
+        if self.best_of > 1 and self.by is None:
+            raise ValueError(f"best_of: {self.best_of} needs `by`: the scorer that picks, {{reward_model: runs/rm}}")
+        if self.best_of > 1 and self.temperature == 0:
+            raise ValueError(
+                f"best_of: {self.best_of} needs a temperature above 0: greedily drawn answers are all the same"
+            )
+        return self
 
 
 def _adapt(value: Any) -> Any:

@@ -156,6 +156,8 @@ def _plugin(node: Node, key: Key) -> Node:
             return Node({name: Node({}, args.origin)}, node.origin)
         if isinstance(args.value, dict):
             return node
+        if isinstance(args.value, str | bool | int | float):  # the value of the plug-in's first key
+            return Node({name: Node({"": args}, args.origin)}, node.origin)
         what = f"the keys of {dotted((*key, name))} must be a mapping, got {args.plain()!r}"
         raise LuthierError(what, where=str(args.origin), fix=f"write {{{name}: {{key: value}}}}")
     what = f"{dotted(key)} must name one plug-in"

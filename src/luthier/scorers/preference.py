@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from luthier.errors import LuthierError
 from luthier.scorers.metric import Metric
 from luthier.types import Example, Response
 
@@ -22,6 +23,8 @@ class Judgement(Metric):
 
     needs_rewards: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
+    lacking: ClassVar[str]
+    """What rows lack that it cannot judge."""
 
     def __call__(self, example: Example, response: Response) -> float | None:
         return None
@@ -38,6 +41,8 @@ class PreferenceAccuracy(Judgement):
     Several responses with scores make a pair of every two whose scores differ.
     """
 
+    lacking: ClassVar[str] = "they have no two responses with different scores"
+
     def judges(self, example: Example) -> bool:
         return bool(pairs(example))
 
@@ -51,6 +56,8 @@ class PreferenceAccuracy(Judgement):
 class StepAccuracy(Judgement):
     """The share of steps that a process reward model calls right or wrong as the data do (right: p above one half)."""
 
+    lacking: ClassVar[str] = "they have no steps with labels"
+
     def judges(self, example: Example) -> bool:
         return any(response.step_scores for response in example.responses)
 
@@ -59,6 +66,12 @@ class StepAccuracy(Judgement):
         labels = [label for response in example.responses for label in response.step_scores or ()]
         if not labels:
             return None
+        if len(labels) != len(rewards):
+            raise LuthierError(
+                f"the row has {len(labels)} judged steps, the model gave {len(rewards)} rewards",
+                where=str(example.source) if example.source else "step_accuracy",
+                fix="score steps with a process reward model (`objective: process_reward`)",
+            )
         told = [
             _right(logit, 0.0) if label > 0.5 else _right(0.0, logit)
             for logit, label in zip(rewards, labels, strict=True)

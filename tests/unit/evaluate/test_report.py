@@ -116,7 +116,7 @@ def test_a_whole_report(tmp_path):
     ):
         assert expected in seen.text, expected
     assert "better 1" in seen.text and "same 2" in seen.text and "worse 0" in seen.text
-    assert "2 of 3 answers were cut off" in seen.text and "1 of 4 rows have no reference" in seen.text
+    assert "2 of 3 answers were cut off" in seen.text and "1 of 4 rows could not be judged" in seen.text
     assert "1 checkpoint was written" in seen.text
     assert seen.tags.count("svg") >= 4
     assert "No " not in seen.text  # nothing is missing

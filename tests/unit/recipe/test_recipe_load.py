@@ -66,7 +66,7 @@ def test_words_that_yaml_1_1_turns_into_other_things_stay_text(text: str, value:
         ("model: m\ndata: d", "'output' is missing", 1, None),
         ("seed: 1", "'model' and 'data' and 'output' are missing", 1, None),
         (WHOLE + "adapt: [{lora: {}, full: {}}]", "adapt.0 must name one plug-in, not 2 (lora, full)", 4, None),
-        (WHOLE + "adapt: {lora: 3}", "the keys of adapt.0.lora must be a mapping, got 3", 4, None),
+        (WHOLE + "adapt: {lora: [3]}", "the keys of adapt.0.lora must be a mapping, got [3]", 4, None),
         ("model: m\noutput: o\ndata:\n- a\n- {hub: a, path: b}", "data.1 needs exactly one of", 5, None),
         (WHOLE + "train: 3", "train must be a mapping of keys to values, got 3", 4, None),
         (WHOLE + "train: {lr: [1", "not valid YAML", 4, None),

@@ -1,0 +1,210 @@
+"""The rows of a task put to one system: what it answers, how likely it finds what is known, what it rewards."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.scorers.metric import Metric
+from luthier.types import RAW, Completion, Encoded, Engine, Example, Response, Sampling, Turn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from luthier.data.template import Template
+    from luthier.recipe.schema import Task
+
+T = TypeVar("T")
+
+BATCH = 64
+"""Rows handed to an engine at once; also the step of the progress bar."""
+
+
+class Judge(Protocol):
+    """A model's rewards: for each row one a response, or one a step for a process reward model."""
+
+    def __call__(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True)
+class System:
+    """One side of a comparison: an engine, and its model's rewards where it gives any."""
+
+    name: str
+    engine: Engine
+    judge: Judge | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one system made of the rows, row by row."""
+
+    candidates: list[list[Completion]] | None
+    """The answers drawn for each row; None where no scorer judges words."""
+    worth: list[list[float | None]] | None
+    """What the picking scorer says of each candidate; None unless it picks."""
+    likelihoods: list[Response]
+    """The reference with the log-probability of each of its tokens."""
+    rewards: list[tuple[float, ...]] | None
+    seconds: float
+    system: str
+
+    @cached_property
+    def picks(self) -> list[int]:
+        """Which candidate of each row stands for the system: the picking scorer's best (the earliest of equals)."""
+        if self.worth is None:
+            return [0] * len(self.candidates or ())
+        return [best(worth) for worth in self.worth]
+
+    @cached_property
+    def completions(self) -> list[Completion] | None:
+        """The picked answer of each row."""
+        if self.candidates is None:
+            return None
+        return [drawn[pick] for drawn, pick in zip(self.candidates, self.picks, strict=True)]
+
+    def response(self, completion: Completion) -> Response:
+        """An answer as a response."""
+        return Response((Turn("assistant", completion.text),), by=self.system)
+
+
+def best(values: Sequence[float | None]) -> int:
+    """The place of the largest value, the earliest of equals; None counts below every number."""
+    return max(range(len(values)), key=lambda place: (_or_least(values[place]), -place))
+
+
+def _or_least(value: float | None) -> float:
+    return -math.inf if value is None or math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The rows of a task as every system is asked them. `by` picks among the candidates."""
+
+    task: Task
+    rows: tuple[Example, ...]
+    template: Template
+    seed: int
+    by: Metric | None
+
+    def put_to(self, system: System, metrics: Mapping[str, Metric], progress: Progress) -> Outcome:
+        """Ask what the metrics need."""
+        start = time.perf_counter()
+        every = metrics.values()
+        candidates, worth, rewards, likelihoods = None, None, None, [Response(())] * len(self.rows)
+        if any(judges_words(metric) for metric in every):
+            candidates = self._candidates(system, progress)
+        if any(metric.needs_likelihood for metric in every):
+            likelihoods = self._likelihoods(system, progress)
+        if any(metric.needs_rewards for metric in every):
+            rewards = self._rewards(system, progress)
+        outcome = Outcome(candidates, worth, likelihoods, rewards, 0.0, system.name)
+        if candidates is not None and self.by is not None:
+            pairs = [(row, outcome.response(one)) for row, drawn in self._zipped(candidates) for one in drawn]
+            flat = iter(self.by.many(pairs))
+            worth = [[next(flat) for _ in drawn] for drawn in candidates]
+        return replace(outcome, worth=worth, seconds=time.perf_counter() - start)
+
+    def _zipped(self, candidates: list[list[Completion]]) -> list[tuple[Example, list[Completion]]]:
+        return list(zip(self.rows, candidates, strict=True))
+
+    def _candidates(self, system: System, progress: Progress) -> list[list[Completion]]:
+        prompts = [self.template.prompt_ids(row.prompt, row.tools) for row in self.rows]
+        sampling = Sampling(max_new_tokens=self.task.max_new_tokens, temperature=self.task.temperature)
+        count = self.task.best_of
+
+        def generate(chosen: Sequence[int]) -> list[list[Completion]]:
+            # another seed for each batch, or equal places of different batches would draw equal random numbers
+            drawn = replace(sampling, seed=self.seed + chosen[0])
+            # whole rounds one after the other, so that the first answers are those that one draw would have given
+            asked = [prompts[index] for _ in range(count) for index in chosen]
+            flat = system.engine.generate(asked, drawn)
+            return [flat[place :: len(chosen)] for place in range(len(chosen))]
+
+        return _batched(generate, [len(prompt) for prompt in prompts], progress, f"{system.name}: answers")
+
+    def _likelihoods(self, system: System, progress: Progress) -> list[Response]:
+        """The reference of each row with the log-probability of each of its tokens; no `logp` where there is none."""
+        references = [_reference_response(row) for row in self.rows]
+        known = [index for index, response in enumerate(references) if response.turns]
+        encoded = [
+            self.template.encode(replace(self.rows[index], responses=(references[index],)), score="last")
+            for index in known
+        ]
+
+        def likelihood(chosen: Sequence[int]) -> list[NDArray[np.float32]]:
+            return system.engine.score([encoded[index] for index in chosen])
+
+        logps = _batched(likelihood, [len(row) for row in encoded], progress, f"{system.name}: likelihoods")
+        for index, logp in zip(known, logps, strict=True):
+            references[index] = replace(references[index], logp=tuple(logp.tolist()), by=system.name)
+        return references
+
+    @cached_property
+    def _own_responses(self) -> tuple[list[int], list[Encoded]]:
+        """The rows that have responses, and those as tokens: the same objects for every system."""
+        known = [index for index, row in enumerate(self.rows) if row.responses]
+        return known, [self.template.encode(_bare(self.rows[index]), score="last") for index in known]
+
+    def _rewards(self, system: System, progress: Progress) -> list[tuple[float, ...]]:
+        """The system's rewards of each row's own responses (or steps); () for a row without responses."""
+        judge = system.judge
+        assert judge is not None, "looked at before"
+        known, encoded = self._own_responses
+
+        def reward(chosen: Sequence[int]) -> list[NDArray[np.float32]]:
+            return judge([encoded[index] for index in chosen])
+
+        found = _batched(reward, [len(row) for row in encoded], progress, f"{system.name}: rewards")
+        rewards: list[tuple[float, ...]] = [()] * len(self.rows)
+        for index, values in zip(known, found, strict=True):
+            rewards[index] = tuple(values.tolist())
+        return rewards
+
+
+def judges_words(metric: Metric) -> bool:
+    """Does the metric judge what a system says?"""
+    return not metric.needs_likelihood and not metric.needs_rewards
+
+
+def _bare(row: Example) -> Example:
+    """Without the weights of turns: they say what trains, not what is judged."""
+    responses = tuple(
+        replace(response, turns=tuple(replace(turn, weight=None) for turn in response.turns))
+        for response in row.responses
+    )
+    return replace(row, responses=responses)
+
+
+def _reference_response(row: Example) -> Response:
+    """The first response, or the answer as one; without turns when the row has neither.
+
+    Turn weights are taken off: they say what trains, not what is judged.
+    """
+    if row.responses:
+        return _bare(row).responses[0]
+    if row.answer is None:
+        return Response(())
+    role = RAW if all(turn.role == RAW for turn in row.prompt) else "assistant"
+    return Response((Turn(role, row.answer),))
+
+
+def _batched(
+    ask: Callable[[Sequence[int]], Sequence[T]], lengths: Sequence[int], progress: Progress, title: str
+) -> list[T]:
+    """Ask for the rows in batches of like length, the longest first (what does not fit in memory shows at once)."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    bar = progress.add_task(title, total=len(order))
+    answers: dict[int, T] = {}
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        answers.update(zip(chosen, ask(chosen), strict=True))
+        progress.advance(bar, len(chosen))
+    return [answers[index] for index in range(len(lengths))]
