@@ -11,6 +11,7 @@ import pytest
 from luthier.data import FORMATS, Ledger, formats_table, read
 from luthier.data.formats import recognise
 from luthier.data.formats.shape import BadRow
+from luthier.errors import LuthierError
 from luthier.types import Example, Format
 
 USER, REPLY = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
@@ -42,6 +43,14 @@ GOOD: dict[str, list[dict[str, Any]]] = {
             "chosen": {"from": "gpt", "value": "4"},
             "rejected": {"from": "gpt", "value": "5"},
         },
+        {"prompt": "\n\nHuman: 2+2?\n\nAssistant:", "chosen": "4", "rejected": "5"},
+        {"prompt": "2+2?", "chosen": [USER, REPLY], "rejected": [USER, {"role": "assistant", "content": "5"}]},
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5", "margin": 2},
+    ],
+    "ranked": [
+        {"prompt": "2+2?", "responses": ["4", "5", "22"], "scores": [0.9, 0.1, 0.1]},
+        {"prompt": [USER], "responses": [REPLY, [{"role": "assistant", "content": "5"}]], "ranks": [1, 2]},
+        {"messages": [USER], "responses": ["4", "5"], "scores": "[1, 0]"},
     ],
     "unpaired": [
         {"prompt": "2+2?", "completion": "4", "label": True},
@@ -72,10 +81,13 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"messages": [USER, {**REPLY, "weight": "much"}]}, "'weight' is not a number"),
         ({"messages": [USER, {**REPLY, "tool_calls": [{}]}]}, "a tool call has no 'name'"),
         ({"messages": [USER, REPLY], "tools": "{"}, "'tools' is text, but not JSON"),
+        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "an assistant message is empty"),
+        ({"messages": [USER, {"role": "Assistant", "content": "4"}]}, "role is 'Assistant': write 'assistant'"),
     ],
     "sharegpt": [
         ({"conversations": [{"from": "human", "value": 4}]}, "'value' is a number, not text"),
         ({"conversations": [{"value": "x"}]}, "a message has no 'from'"),
+        ({"conversations": [{"from": "Human", "value": "x"}]}, "role is 'Human': write 'human'"),
         ({"conversations": [{"from": "function_call", "value": "f()"}]}, "'function_call' is text, but not JSON"),
     ],
     "prompt_completion": [
@@ -90,14 +102,38 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompt": "2+2?", "chosen": "4", "rejected": None}, "'rejected' is null"),
         ({"chosen": "4", "rejected": "5"}, "do not begin alike"),
         ({"chosen": [USER, REPLY], "rejected": [{**USER, "content": "3+3?"}, REPLY]}, "do not share a prompt"),
+        ({"prompt": "2+2?", "chosen": None, "rejected": "5"}, "'chosen' is null"),
+        ({"prompt": "2+2?", "chosen": "", "rejected": "5"}, "'chosen' is empty"),
+        ({"prompt": "2+2?", "chosen": REPLY, "rejected": {**REPLY, "content": "\n"}}, "'rejected' is empty"),
+        ({"chosen": "\n\nHuman: 2?\n\nAssistant: ", "rejected": "\n\nHuman: 2?\n\nAssistant: 2"}, "'chosen' is empty"),
+        (
+            {"chosen": "\n\nHuman: 2?\n\nAssistant: 2", "rejected": "\n\nHuman: 3?\n\nAssistant: 2"},
+            "not share a prompt",
+        ),
+        ({"prompt": "2+2?", "chosen": "4", "rejected": "5", "margin": -1}, "'margin' is negative"),
+        ({"prompt": "2+2?", "chosen": "4", "rejected": "5", "margin": "much"}, "'margin' is text, not a number"),
+    ],
+    "ranked": [
+        ({"prompt": "2+2?", "responses": ["4", "5"], "scores": [1, 1]}, "all responses have the same score"),
+        ({"prompt": "2+2?", "responses": ["4", "5"], "ranks": [1, 1]}, "all responses have the same score"),
+        ({"prompt": "2+2?", "responses": ["4", "5"], "scores": [1]}, "differ in length: 2 responses, 1 scores"),
+        ({"prompt": "2+2?", "responses": ["4"], "scores": [1]}, "only one response"),
+        ({"prompt": "2+2?", "responses": ["4", "4"], "scores": [1, 0]}, "the same, but have different scores"),
+        ({"prompt": "2+2?", "responses": ["4", " "], "scores": [1, 0]}, "'responses' is empty"),
+        ({"prompt": "2+2?", "responses": ["4", "5"], "scores": [1, None]}, "'scores' is null, not a number"),
+        ({"prompt": None, "responses": ["4", "5"], "scores": [1, 0]}, "'prompt' is null"),
     ],
     "unpaired": [
         ({"prompt": "2+2?", "completion": "4", "label": "good"}, "'label' is text, not true or false"),
         ({"prompt": "2+2?", "completion": "4", "label": None}, "'label' is null, not true or false"),
         ({"messages": [USER], "label": True}, "does not end with the assistant"),
+        ({"prompt": "2+2?", "completion": "4", "label": "good"}, r"allowed: true, false, 1, 0"),
+        ({"prompt": "2+2?", "completion": "", "label": True}, "'completion' is empty"),
     ],
     "stepwise": [
-        ({"prompt": "2+2?", "completions": ["two"], "labels": [True, False]}, "differ in length"),
+        ({"prompt": "2+2?", "completions": ["two"], "labels": [True, False]}, "differ in length: 1 steps, 2 labels"),
+        ({"prompt": "2+2?", "completions": ["two", " "], "labels": [True, False]}, "a step in 'completions' is empty"),
+        ({"prompt": "2+2?", "completions": ["two"], "labels": ["good"]}, "'labels' is text, not true or false"),
         ({"prompt": "2+2?", "completions": "two", "labels": [True]}, "'completions' is text, but not JSON"),
         ({"prompt": "2+2?", "completions": [2], "labels": [True]}, "'completions' is not a list of texts"),
     ],
@@ -124,7 +160,7 @@ def test_a_good_row_is_recognised_and_read(name: str, row: dict[str, Any]) -> No
     assert found is not None and found[0] == name
     example = found[1].read(row)
     assert isinstance(example, Example)
-    assert len(example.responses) == {"preference": 2, "task": 0}.get(name, 1)
+    assert len(example.responses) == {"ranked": len(row.get("responses", ())), "preference": 2, "task": 0}.get(name, 1)
     if name != "text":
         assert example.prompt[-1].role == "user" and example.prompt[-1].text in ("2+2?", "2+2 is", "Add", "Add\n2+2")
         assert all(response.turns[-1].role == "assistant" for response in example.responses)
@@ -166,11 +202,41 @@ def test_shapes_in_particular() -> None:
         assert [response.score for response in pair.responses] == [1.0, 0.0]
         assert [response.turns[0].text for response in pair.responses] == ["4", "5"]
     assert example({"prompt": "2+2?", "completion": "4", "label": 0}).responses[0].score == 0.0
+    assert example(GOOD["preference"][-1]).meta == {"margin": 2.0}
+    asked = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant:"
+    turns = example({"prompt": asked, "chosen": "4", "rejected": "5"}).prompt
+    assert [(turn.role, turn.text) for turn in turns] == [("user", "Hi"), ("assistant", "Hello"), ("user", "2+2?")]
     assert example(GOOD["stepwise"][0]).responses[0].step_scores == (1.0, 0.0)
     assert example(GOOD["task"][1]).answer == "4" == example(GOOD["task"][1]).answer
     assert example(GOOD["prompt_completion"][4]).answer == "four"
     unfinished = example({"messages": [USER, REPLY, USER]})
     assert not unfinished.responses and len(unfinished.prompt) == 3
+
+
+def test_ranked_responses_keep_their_scores_and_ranks_become_scores() -> None:
+    read_ranked = FORMATS.build("ranked").read
+    scored = read_ranked(GOOD["ranked"][0])
+    assert [response.score for response in scored.responses] == [0.9, 0.1, 0.1]
+    ranked = read_ranked({"prompt": "2+2?", "responses": ["a", "b", "c", "d"], "ranks": [2, 1, 3, 3]})
+    assert [response.score for response in ranked.responses] == [0.5, 1.0, 0.0, 0.0]
+    assert [response.turns[0].text for response in ranked.responses] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("row", [{"prompt": "2+2?", "rejected": "5"}, {"messages": [USER], "rejected": REPLY}])
+def test_half_a_pair_is_named(row: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(LuthierError, match=r"(?s)the columns are .*, rejected; .*lacks 'chosen'.*chosen: YOUR_COLUMN"):
+        list(read([str(path)]))
+
+
+def test_steps_are_joined_by_a_newline_unless_they_bring_their_own() -> None:
+    def text(steps: list[str]) -> str:
+        row = {"prompt": "2+2?", "completions": steps, "labels": [1] * len(steps)}
+        return FORMATS.build("stepwise").read(row).responses[0].turns[0].text
+
+    assert text(["two", "4"]) == "two\n4"
+    assert text(["two\n\n", "4", "\n\nend"]) == "two\n\n4\n\nend"
 
 
 def test_tools_in_their_dialects() -> None:
