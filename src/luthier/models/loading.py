@@ -22,7 +22,7 @@ from luthier.models.adapters.attached import attach
 from luthier.models.digest import weights_digest
 from luthier.models.fetching import Fetched, fetch
 from luthier.models.policy import Policy
-from luthier.models.quantizers import settings, settle
+from luthier.models.quantizers import dequantise_, settings, settle
 from luthier.models.quiet import quiet
 from luthier.recipe.resolve import plain, refuse_unquantisable
 from luthier.recipe.schema import Model, Plugin
@@ -175,9 +175,10 @@ def open_adapter(
     origin = _origin(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
-    model = model or Model(**origin["model"])
+    model, trained = model or Model(**origin["model"]), Model(**origin["model"])
     quantize = Plugin(**origin["quantize"]) if origin.get("quantize") else None
-    policy = _open(_fetch_base(model, origin), model, device, quantize)
+    # other bits come out of weights in another type
+    policy = _open(_fetch_base(model, origin), model if quantize is None else trained, device, quantize)
     found = weights_digest(policy.folder)
     if found != origin["digest"]:
         raise LuthierError(
@@ -186,6 +187,9 @@ def open_adapter(
             where=str(folder),
             fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
         )
+    if merged and quantize is not None:  # to codes of few bits nothing can be added
+        policy.dtype, policy.quantize = DTYPES[model.dtype], None
+        dequantise_(policy.module, policy.dtype)
     _remember(policy, named([Plugin(**plugin) for plugin in origin.get("adapt", [{"name": "lora", "args": {}}])]))
     policy.module = attach(policy.module, [adapter for adapter in policy.adapters if adapter.kind != "peft"])
     if (folder / "adapter_config.json").is_file():
@@ -193,7 +197,7 @@ def open_adapter(
     if policy.attached.own:
         policy.module.to(policy.device)
         _restore(policy, folder)
-    if merged and quantize is None:  # into codes of few bits nothing can be added but what is rounded to them
+    if merged:
         policy.module = policy.attached.merge()
         policy.adapters, policy.adapt = [], []
     return policy

@@ -77,11 +77,11 @@ def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> lis
             where="export",
             fix="serve the run with its adapter (`luthier chat`), or train with `adapt: lora` to merge",
         )
-    if policy.attached.own:
-        state = _merged_from_disk(policy)
-    else:
-        state = _merged_state(policy.module) if policy.has_adapter else _base_state(policy.module)
-    write_model(policy, folder, state, dtype or policy.dtype, "the merged model")
+    dtype = dtype or policy.dtype
+    if policy.attached.own or policy.quantize is not None:
+        policy = _merged_from_disk(policy)
+    state = _merged_state(policy.module) if policy.has_adapter else _base_state(policy.module)
+    write_model(policy, folder, state, dtype, "the merged model")
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
@@ -137,13 +137,14 @@ def _base_state(module: Any) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in module.state_dict().items()}
 
 
-def _merged_from_disk(policy: Policy) -> dict[str, Tensor]:
-    """As `_merged_state`, on a copy of the model opened from what would be saved: ours hang on the layers by hooks,
-    which cannot be copied in memory."""
+def _merged_from_disk(policy: Policy) -> Policy:
+    """A merged copy in fp32, opened from what would be saved: ours hang on the layers by hooks, which cannot be copied
+    in memory, and to weights in few bits nothing can be added."""
     with tempfile.TemporaryDirectory() as folder:
         write_adapter(policy, Path(folder))
         wide = dataclasses.replace(policy.model, dtype="fp32")
-        return _base_state(open_adapter(Path(folder), merged=True, device="cpu", model=wide).module)
+        merged = open_adapter(Path(folder), merged=True, device="cpu", model=wide)
+    return dataclasses.replace(merged, model=policy.model, head=policy.head)
 
 
 def _merged_state(module: Any) -> dict[str, Tensor]:

@@ -192,7 +192,7 @@ def test_a_copy_in_full_precision_is_what_the_quantised_model_computed_with(tmp_
 
 
 def test_rows_that_bitsandbytes_reads_wrongly_on_cpu_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LuthierError, match="rows of whole blocks of 64 weights, .*q_proj has rows of 32"):
+    with pytest.raises(LuthierError, match=r"rows of whole blocks of 64 weights, .*q_proj has rows of 32"):
         opened(saved(tmp_path, tiny.model()))
     opened(tmp_path, "int8")
 
