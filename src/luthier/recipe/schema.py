@@ -165,7 +165,7 @@ class Train:
     long_rows: Annotated[
         Literal["error", "drop", "truncate"], Why("losing or cutting rows should be your decision")
     ] = "error"
-    """What to do with a longer one. truncate keeps whole turns."""
+    """What to do with a longer one. truncate keeps whole turns, and cuts a judged response at its end."""
     score: Annotated[Literal["assistant", "last", "all"], Why("the model should learn to answer, not to ask")] = (
         "assistant"
     )
