@@ -1,13 +1,17 @@
-"""What holds for every registered scorer, whatever it measures."""
+"""What holds for every registered scorer, whatever it measures; what it declares decides which checks apply."""
 
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
+from bench import save_tiny_model
+from reward_runs import policy, write_run
 
 from luthier.scorers import SCORERS
 from luthier.scorers.metric import Metric
+from luthier.scorers.preference import Judgement
 from luthier.types import Example, Response, Scorer, Turn
 
 ANSWERS = {
@@ -29,21 +33,90 @@ def perfect(scorer: Metric, answer: str) -> Response:
     return Response((Turn("assistant", answer),), logp=logp)
 
 
+def names(**abilities: bool) -> list[str]:
+    """The scorers that declare these abilities."""
+    classes = {name: SCORERS.get(name) for name in SCORERS.names()}
+    return [
+        name for name, cls in classes.items() if all(getattr(cls, key) == value for key, value in abilities.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What scorers cannot do without: the run of a reward model."""
+    folder = tmp_path_factory.mktemp("required")
+    model = save_tiny_model(folder / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        write_run(folder / "rm", policy(model), model)
+    return {"run": str(folder / "rm")}
+
+
+def build(name: str, required: dict[str, Any]) -> Metric:
+    wanted = [field.name for field in fields(SCORERS.get(name)) if field.default is MISSING]
+    return SCORERS.build(name, {key: required[key] for key in wanted})
+
+
 @pytest.fixture(params=SCORERS.names())
-def scorer(request: pytest.FixtureRequest) -> Metric:
-    return SCORERS.build(request.param)
+def every(request: pytest.FixtureRequest, required: dict[str, Any]) -> Metric:
+    return build(request.param, required)
+
+
+@pytest.fixture(params=names(needs_reference=True))
+def scorer(request: pytest.FixtureRequest, required: dict[str, Any]) -> Metric:
+    """One that compares with a known answer."""
+    return build(request.param, required)
+
+
+@pytest.fixture(params=names(needs_rewards=True))
+def judgement(request: pytest.FixtureRequest, required: dict[str, Any]) -> Judgement:
+    """One that judges a model's rewards."""
+    return build(request.param, required)
 
 
 def best(scorer: Metric) -> float:
     return scorer.range[1] if scorer.higher_is_better else scorer.range[0]
 
 
-def test_is_a_frozen_dataclass_of_documented_kind(scorer):
-    assert isinstance(scorer, Scorer) and isinstance(scorer, Metric) and is_dataclass(scorer)
-    assert type(scorer).__doc__ and not type(scorer).__doc__.startswith(f"{type(scorer).__name__}(")
-    assert hash(scorer) == hash(type(scorer)())  # frozen, and every key has a default
-    assert scorer.range[0] < scorer.range[1]
-    assert all(field.name not in ("range", "higher_is_better", "needs_likelihood") for field in fields(scorer))
+def test_is_a_frozen_dataclass_of_documented_kind(every):
+    assert isinstance(every, Scorer) and isinstance(every, Metric) and is_dataclass(every)
+    assert type(every).__doc__ and not type(every).__doc__.startswith(f"{type(every).__name__}(")
+    assert hash(every) == hash(replace(every)) and every == replace(every)
+    assert every.range[0] < every.range[1]
+    abilities = {"range", "higher_is_better", "needs_likelihood", "needs_rewards", "needs_reference"}
+    assert abilities.isdisjoint(field.name for field in fields(every))
+    every.check()
+
+
+def test_many_at_once_are_as_many_one_by_one(every):
+    rows = [example(answer) for answer in ("a tea", None, "two teas", '{"a": 1}')]
+    said = ["a tea", "anything", "two teas and much more, so that lengths differ", ""]
+    logp = (-1.0, -2.0) if every.needs_likelihood else None
+    pairs = [(row, Response((Turn("assistant", text),), logp=logp)) for row, text in zip(rows, said, strict=True)]
+    assert every.many(pairs) == [pytest.approx(every(*pair), abs=1e-5) for pair in pairs]
+    together, alone = every.statistics_many(pairs), [every.statistics(*pair) for pair in pairs]
+    assert together == [each if each is None else pytest.approx(each, abs=1e-5) for each in alone]
+    assert every.many([]) == [] and every.statistics_many([]) == []
+    assert every.many([(rows[0], Response(()))])[0] in (None, every(rows[0], Response(())))
+
+
+def judged(scorer: Judgement) -> Example:
+    """A row that it judges: what is better stands first."""
+    good, bad = Response((Turn("assistant", "a"),), score=1.0), Response((Turn("assistant", "b"),), score=0.0)
+    steps = Response((Turn("assistant", "a\nb"),), step_scores=(1.0, 0.0))
+    return next(row for row in (Example((), (good, bad)), Example((), (steps,))) if scorer.judges(row))
+
+
+def test_rewards_are_judged_by_their_order_and_a_tie_is_half(judgement):
+    row = judged(judgement)
+
+    def value(*rewards: float) -> float:
+        return float(judgement.pooled(np.array([judgement.of_rewards(row, rewards)]))[0])
+
+    assert value(1.0, -1.0) == 1.0 and value(-1.0, 1.0) == 0.0 and value(0.0, 0.0) == 0.5
+    assert value(1e-9, -1e-9) == value(1e9, -1e9) == 1.0
+    assert judgement(row, row.responses[0]) is None, "one response alone says nothing"
+    assert not judgement.judges(example("an answer")) and judgement.of_rewards(example("an answer"), ()) is None
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
