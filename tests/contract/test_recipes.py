@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.data import Ledger, read
 from luthier.recipe import load, loads, lock, resolve
 from luthier.seams import SEAMS
 
@@ -16,6 +17,7 @@ def test_there_is_a_recipe_for_each_way():
     names = {path.stem for path in RECIPES}
     assert names >= {"lora", "full", "freeze", "freeze_lora", "pretrain", "alpaca", "sharegpt", "messages", "gsm8k"}
     assert names >= {"llamafactory", "mix", "streaming", "completion", "early_stopping"}
+    assert names >= {"dpo", "simpo", "kto", "reward", "process_reward"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -38,6 +40,16 @@ def test_recipe_says_what_it_is_for(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     assert len(lines) < 50
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo", "kto", "reward", "process_reward"])
+def test_judged_rows_are_all_read(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    recipe = load(ROOT / "recipes" / f"{name}.yaml").recipe
+    ledger = Ledger()
+    examples = list(read(recipe.data, ledger))
+    assert len(examples) >= 4 and ledger.rows_dropped == 0
+    assert all(example.responses for example in examples)
 
 
 def test_held_out_rows_of_the_recipes_do_not_train():
