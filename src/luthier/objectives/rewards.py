@@ -1,0 +1,116 @@
+"""Reward models: objectives on the readings of a scalar head.
+
+Shape suffixes: N = rows (responses), P = pairs, K = readings of the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from luthier.objectives.base import Objective
+from luthier.objectives.rows import Rows
+from luthier.recipe.schema import Float, Why
+from luthier.types import Needs
+
+REWARD_LR = 1e-4
+"""With added weights: the new head has everything to learn, and no reference to stay near."""
+
+
+@dataclass(frozen=True)
+class RewardModel(Objective):
+    """What reward models have in common: the reading is the reward."""
+
+    default_lr: ClassVar[float | None] = REWARD_LR
+
+    def rewards(self, rows: Rows) -> Tensor | None:
+        """The head's reading at the end of each response, N."""
+        value_K, row_K = _readings(rows)
+        return value_K.new_zeros(rows.num_rows).index_add(0, row_K, value_K)
+
+
+def _readings(rows: Rows) -> tuple[Tensor, Tensor]:
+    if rows.value_K is None or rows.row_K is None:
+        raise ValueError("these rows hold no readings of a scalar head")
+    return rows.value_K, rows.row_K
+
+
+@dataclass(frozen=True)
+class Reward(RewardModel):
+    """The Bradley-Terry reward model (arXiv:2204.05862): -log sigma(r_better - r_worse - margin)
+    + centring * (r_better + r_worse)^2.
+
+    log 2 where the two are equal. The margin says by how much the better response is better, where the data do
+    (arXiv:2307.09288); centring holds the rewards' mean at zero, which comparisons leave open (arXiv:2312.09244).
+    """
+
+    margin: Annotated[bool, Why("who gives margins means them")] = True
+    """Use the margins of the data, where there are some."""
+    centring: Annotated[Float, Field(ge=0), Why("only differences are compared; 0.01 centres them")] = 0.0
+    """Weight of the squared sum of a pair's rewards."""
+    needs: ClassVar[Needs] = Needs(responses=2, head="row", unit="pair")
+
+    def loss(self, rows: Rows) -> Tensor:
+        """Unreduced loss of each pair, P."""
+        rewards_N = self.rewards(rows)
+        assert rewards_N is not None
+        better_P, worse_P = rows.better_worse(rewards_N)
+        difference_P = better_P - worse_P
+        if self.margin and rows.margin_N is not None:
+            difference_P = difference_P - rows.better_worse(rows.margin_N)[0]
+        loss_P = -logsigmoid(difference_P)
+        return loss_P + self.centring * (better_P + worse_P) ** 2 if self.centring else loss_P
+
+
+@dataclass(frozen=True)
+class OutcomeReward(RewardModel):
+    """The outcome reward model (arXiv:2110.14168): is this response right? From labels, not from comparisons.
+
+    -log sigma(r) for a response labelled good (score above 0.5), -log sigma(-r) for one labelled bad; sigma(r) is the
+    probability that it is right.
+    """
+
+    needs: ClassVar[Needs] = Needs(head="row", labels=True, unit="row")
+
+    def loss(self, rows: Rows) -> Tensor:
+        """Unreduced loss of each response, N."""
+        rewards_N = self.rewards(rows)
+        if rewards_N is None or rows.score_N is None:
+            raise ValueError("these rows have no labels")
+        return -logsigmoid(torch.where(rows.score_N > 0.5, rewards_N, -rewards_N))
+
+
+@dataclass(frozen=True)
+class ProcessReward(RewardModel):
+    """The process reward model (arXiv:2305.20050): is this step right? The head is read at the end of each step.
+
+    -log sigma(v) for a step with a label above 0, -log sigma(-v) for one below 0; sigma(v) is the probability that the
+    step is right.
+    """
+
+    neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as in the paper")] = "positive"
+    """What a step labelled 0 counts as: neither right nor wrong in data of -1, 0 and 1. Data that write 0 for a wrong
+    step need `negative`."""
+    needs: ClassVar[Needs] = Needs(head="step", unit="step")
+
+    def loss(self, rows: Rows) -> Tensor:
+        """Unreduced loss of each step, K; 0 for those that are ignored."""
+        value_K, _ = _readings(rows)
+        if rows.label_K is None:
+            raise ValueError("these rows have no judged steps")
+        right_K = rows.label_K >= 0 if self.neutral == "positive" else rows.label_K > 0
+        loss_K = -logsigmoid(torch.where(right_K, value_K, -value_K))
+        return torch.where(rows.label_K == 0, 0.0, loss_K) if self.neutral == "ignore" else loss_K
+
+    def rewards(self, rows: Rows) -> Tensor | None:
+        """None: steps are judged, not responses."""
+        return None
+
+    def counted(self, label_K: Tensor) -> int:
+        """How many of these steps are not ignored."""
+        return int((label_K != 0).sum()) if self.neutral == "ignore" else len(label_K)

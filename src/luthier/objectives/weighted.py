@@ -1,0 +1,143 @@
+"""Several objectives at once: their weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.objectives import OBJECTIVES
+from luthier.objectives.base import Objective
+from luthier.objectives.rows import Rows
+from luthier.types import Needs
+
+WEIGHT = "weight"
+EXAMPLE = "of: {dpo: {beta: 0.1}, sft: {weight: 0.2}}"
+
+
+@dataclass(frozen=True)
+class Sum(Objective):
+    """The weighted sum of several objectives, each of them a mean over its own unit, the whole step long.
+
+        objective: {sum: {of: {dpo: {beta: 0.1}, sft: {weight: 0.2}}}}
+
+    A likelihood term (sft) beside one that compares or judges responses learns from the better ones alone, once each,
+    normalised by their tokens. What a step shows of the responses' rewards is as the term sees them that carries a
+    state, else the first one that judges responses.
+    """
+
+    of: Mapping[str, Any]
+    """The objectives by name, each with its keys and its `weight` (1 unless given); `sft: 0.2` is short for the weight
+    alone."""
+    needs: ClassVar[Needs] = Needs()
+
+    def __post_init__(self) -> None:
+        """Build the terms, and take from them what the loop asks of an objective."""
+        weights, built, written = [], [], {}
+        for name, given in _written(self.of).items():
+            keys = dict(given)
+            weight = _weight(name, keys.pop(WEIGHT, 1.0))
+            term = OBJECTIVES.build(name, keys)
+            if isinstance(term, Sum):
+                raise LuthierError("a sum cannot be a term of a sum", where="objective.sum.of", fix="write its terms")
+            weights.append(weight)
+            built.append(term)
+            written[name] = {WEIGHT: weight, **{f.name: getattr(term, f.name) for f in fields(term)}}
+        rates = [term.default_lr for term in built if term.default_lr is not None]
+        for attribute, value in {
+            "of": written,
+            "needs": _union([term.needs for term in built]),
+            "whole_step": any(term.whole_step for term in built),
+            "default_lr": min(rates, default=None),
+            "_terms": tuple(zip(weights, built, strict=True)),
+        }.items():
+            object.__setattr__(self, attribute, value)
+
+    _terms: ClassVar[tuple[tuple[float, Objective], ...]] = ()
+
+    def terms(self) -> tuple[tuple[float, Objective], ...]:
+        """Each term with its weight."""
+        return self._terms
+
+    @property
+    def needs_mean_logp(self) -> bool:
+        """Whether any term needs the mean log-probability over the vocabulary."""
+        return any(term.needs_mean_logp for _, term in self._terms)
+
+    def loss(self, rows: Rows) -> Tensor:
+        """Not defined: terms may count in different units, so that the loop takes each by itself (`terms`)."""
+        raise TypeError("a sum has no values of its own: take the losses of its terms()")
+
+    def rewards(self, rows: Rows) -> Tensor | None:
+        """The rewards of the term with a state, else of the first one that judges responses."""
+        for _, term in sorted(self._terms, key=lambda pair: not pair[1].begin()):
+            rewards_N = term.rewards(rows)
+            if rewards_N is not None:
+                return rewards_N
+        return None
+
+    def begin(self) -> dict[str, float]:
+        """The states of the terms."""
+        return {key: value for _, term in self._terms for key, value in term.begin().items()}
+
+    def updated(self, state: Mapping[str, float], rewards_N: Tensor, score_N: Tensor) -> dict[str, float]:
+        """The states of the terms after a step."""
+        new = dict(state)
+        for _, term in self._terms:
+            if term.begin():
+                new |= term.updated(new, rewards_N, score_N)
+        return new
+
+
+def _written(of: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Each term's keys, the short forms written out."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, given in of.items():
+        if given is None:
+            given = {}
+        elif isinstance(given, int | float):
+            given = {WEIGHT: given}
+        if not isinstance(given, Mapping):
+            raise LuthierError(
+                f"the term {name!r} of the sum must be a mapping of its keys, or its weight, got {given!r}",
+                where="objective.sum.of",
+                fix=f"write it as in `{EXAMPLE}`",
+            )
+        found[name] = given
+    if not found:
+        raise LuthierError("the sum has no terms", where="objective.sum.of", fix=f"write `{EXAMPLE}`")
+    return found
+
+
+def _weight(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise LuthierError(
+            f"the weight of {name!r} in the sum must be a number above 0, got {weight!r}",
+            where=f"objective.sum.of.{name}.weight",
+            fix="leave the term out to do without it",
+        )
+    return float(weight)
+
+
+def _union(all_needs: list[Needs]) -> Needs:
+    heads: set[Literal["no", "row", "step"]] = {needs.head for needs in all_needs if needs.head != "no"}
+    if len(heads) > 1:
+        raise LuthierError(
+            "one scalar head cannot be read at the end of responses and of their steps",
+            where="objective.sum.of",
+            fix="train two reward models",
+        )
+    units = [needs.unit for needs in all_needs]
+    return Needs(
+        responses=max(needs.responses for needs in all_needs),
+        reference=any(needs.reference for needs in all_needs),
+        rollouts=any(needs.rollouts for needs in all_needs),
+        contrast=any(needs.contrast for needs in all_needs),
+        head=heads.pop() if heads else "no",
+        labels=any(needs.labels for needs in all_needs),
+        teacher=any(needs.teacher for needs in all_needs),
+        unit=next((unit for unit in units if unit != "token"), "token"),
+    )
