@@ -10,6 +10,7 @@ D = head dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,25 @@ SHORTEST_PREFIX = 4
 """A shorter common prefix is not worth a forward pass of its own."""
 PADDING = 1.1
 """Prompts are read together while padding adds at most a tenth to their tokens."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of a part go in the whole: row `rows[i]` at `places[i]`, that of a repeated prompt at several."""
+
+    rows: list[int]
+    places: list[int]
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], where: Sequence[Sequence[int]]) -> Places:
+        """The part that holds the distinct prompts `numbers`, each of which stands at the places `where[number]`."""
+        pairs = [(row, place) for row, number in enumerate(numbers) for place in where[number]]
+        return cls([row for row, _ in pairs], [place for _, place in pairs])
+
+    @property
+    def each_once(self) -> bool:
+        """Does every row stand at one place?"""
+        return self.rows == list(range(len(self.rows)))
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -62,18 +82,19 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
 
-    def gather(self, parts: Sequence[tuple[RoomyLayer, Sequence[int]]], prefix: int, length: int) -> None:
+    def gather(self, parts: Sequence[tuple[RoomyLayer, Places]], prefix: int, length: int) -> None:
         """Take the rows of other caches, each at its places in this one; room (zeros) comes after the prefix."""
         like, _ = parts[0][0].stored()
         self.lazy_initialization(like, like)
-        rows = sum(len(places) for _, places in parts)
+        rows = sum(len(taken.places) for _, taken in parts)
         shape = (rows, like.shape[1], length, like.shape[3])
         self.keys, self.values = keys, values = like.new_zeros(shape), like.new_zeros(shape)
-        for part, places in parts:
+        for part, taken in parts:
             for whole, piece in zip((keys, values), part.stored(), strict=True):
                 rest = piece.shape[-2] - prefix
-                whole[places, :, :prefix] = piece[:, :, :prefix]
-                whole[places, :, length - rest :] = piece[:, :, prefix:]
+                piece = piece if taken.each_once else piece[taken.rows]
+                whole[taken.places, :, :prefix] = piece[:, :, :prefix]
+                whole[taken.places, :, length - rest :] = piece[:, :, prefix:]
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """All keys and values so far, [B, H, K, D]."""
@@ -102,12 +123,14 @@ class Decoding:
         if prefix:
             self._forward(begun, torch.tensor([self._prompts[0][:prefix]]), torch.arange(prefix)[None], None)
         parts = []
-        for places in self._alike(prefix):
+        distinct, where = _distinct(self._prompts)
+        for numbers in self._alike(distinct, prefix):
             cache = self._empty()
             if prefix:
                 for layer, shared in zip(cache.layers, begun.layers, strict=True):
-                    layer.begin(shared, len(places))
-            parts.append((places, cache, *self._read(cache, [self._prompts[place] for place in places], prefix)))
+                    layer.begin(shared, len(numbers))
+            taken = Places.of(numbers, where)
+            parts.append((taken, cache, *self._read(cache, [distinct[number] for number in numbers], prefix)))
         return self._join(parts, prefix)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -128,13 +151,13 @@ class Decoding:
         cache.layers = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         return cache
 
-    def _alike(self, prefix: int) -> Iterator[list[int]]:
-        """Places of the prompts whose rests are read together: of like length, the longest first."""
-        waiting = sorted(range(len(self._prompts)), key=lambda place: -len(self._prompts[place]))
+    def _alike(self, prompts: Sequence[list[int]], prefix: int) -> Iterator[list[int]]:
+        """Numbers of the prompts whose rests are read together: of like length, the longest first."""
+        waiting = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
         while waiting:
-            longest, real, count = len(self._prompts[waiting[0]]) - prefix, 0, 0
-            for place in waiting:
-                real += len(self._prompts[place]) - prefix
+            longest, real, count = len(prompts[waiting[0]]) - prefix, 0, 0
+            for number in waiting:
+                real += len(prompts[number]) - prefix
                 if longest * (count + 1) > PADDING * real:
                     break
                 count += 1
@@ -153,19 +176,19 @@ class Decoding:
         position_BL = (mask_BK.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
         return self._forward(cache, ids_BL, position_BL, mask_BK), mask_BK
 
-    def _join(self, parts: Sequence[tuple[list[int], Any, Tensor, Tensor]], prefix: int) -> Tensor:
+    def _join(self, parts: Sequence[tuple[Places, Any, Tensor, Tensor]], prefix: int) -> Tensor:
         """One batch of all that was read, in the order of the prompts."""
         length = max(mask_BK.shape[-1] for _, _, _, mask_BK in parts)
         for number, layer in enumerate(self._cache.layers):
-            layer.gather([(cache.layers[number], places) for places, cache, _, _ in parts], prefix, length)
+            layer.gather([(cache.layers[number], taken) for taken, cache, _, _ in parts], prefix, length)
             for _, cache, _, _ in parts:
                 cache.layers[number] = None  # copied: its memory goes back at once
         self._mask_BK = torch.zeros(len(self._prompts), length, dtype=torch.long)
         logits_BV = parts[0][2].new_empty(len(self._prompts), parts[0][2].shape[-1])
-        for places, _, part_BV, mask_BK in parts:
-            self._mask_BK[places, :prefix] = 1
-            self._mask_BK[places, length - mask_BK.shape[-1] + prefix :] = mask_BK[:, prefix:]
-            logits_BV[places] = part_BV
+        for taken, _, part_BV, mask_BK in parts:
+            self._mask_BK[taken.places, :prefix] = 1
+            self._mask_BK[taken.places, length - mask_BK.shape[-1] + prefix :] = mask_BK[taken.rows, prefix:]
+            logits_BV[taken.places] = part_BV[taken.rows]
         return logits_BV
 
     def _forward(self, cache: Any, ids: Tensor, position: Tensor, mask_BK: Tensor | None) -> Tensor:
@@ -183,6 +206,14 @@ class Decoding:
         )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+
+def _distinct(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Each prompt once, and the places where it stands: a prompt with several answers to draw is read once."""
+    where: dict[tuple[int, ...], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        where.setdefault(tuple(prompt), []).append(place)
+    return [list(prompt) for prompt in where], list(where.values())
 
 
 def _common(prompts: Sequence[list[int]]) -> int:
