@@ -70,11 +70,15 @@ class Reader:
         values: list[NDArray[np.float32]],
     ) -> None:
         ids_BT, mask_BT = padded(sequences)
-        hidden_BTD: Tensor = bare(self._module).base_model(
-            input_ids=ids_BT.to(self._device),
-            attention_mask=None if mask_BT is None else mask_BT.to(self._device),
-            use_cache=False,
-        ).last_hidden_state
+        hidden_BTD: Tensor = (
+            bare(self._module)
+            .base_model(
+                input_ids=ids_BT.to(self._device),
+                attention_mask=None if mask_BT is None else mask_BT.to(self._device),
+                use_cache=False,
+            )
+            .last_hidden_state
+        )
         for row, (place_K, number) in enumerate(zip(places, numbers, strict=True)):
             hidden_KD = hidden_BTD[row, torch.from_numpy(place_K.astype(np.int64)).to(self._device)]
             values[number] = self._head.read(hidden_KD).cpu().numpy()
