@@ -206,7 +206,7 @@ def test_shapes_in_particular() -> None:
     asked = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant:"
     turns = example({"prompt": asked, "chosen": "4", "rejected": "5"}).prompt
     assert [(turn.role, turn.text) for turn in turns] == [("user", "Hi"), ("assistant", "Hello"), ("user", "2+2?")]
-    assert example(GOOD["stepwise"][0]).responses[0].step_scores == (1.0, 0.0)
+    assert example(GOOD["stepwise"][0]).responses[0].step_scores == (1.0, -1.0)
     assert example(GOOD["task"][1]).answer == "4" == example(GOOD["task"][1]).answer
     assert example(GOOD["prompt_completion"][4]).answer == "four"
     unfinished = example({"messages": [USER, REPLY, USER]})

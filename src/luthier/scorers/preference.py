@@ -11,9 +11,10 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from luthier.errors import LuthierError
+from luthier.recipe.schema import Why
 from luthier.scorers.metric import Metric
 from luthier.types import Example, Response
 
@@ -54,7 +55,13 @@ class PreferenceAccuracy(Judgement):
 
 @dataclass(frozen=True)
 class StepAccuracy(Judgement):
-    """The share of steps that a process reward model calls right or wrong as the data do (right: p above one half)."""
+    """The share of steps that a process reward model calls right or wrong as the data do (right: p above one half).
+
+    A step with a label above 0 is right, one below 0 wrong, as in `objective: process_reward`.
+    """
+
+    neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as in `objective: process_reward`")] = "positive"
+    """What a step labelled 0 counts as. Data that write 0 for a wrong step need `negative`."""
 
     lacking: ClassVar[str] = "they have no steps with labels"
 
@@ -73,10 +80,11 @@ class StepAccuracy(Judgement):
                 fix="score steps with a process reward model (`objective: process_reward`)",
             )
         told = [
-            _right(logit, 0.0) if label > 0.5 else _right(0.0, logit)
+            _right(logit, 0.0) if label > 0 or (label == 0 and self.neutral == "positive") else _right(0.0, logit)
             for logit, label in zip(rewards, labels, strict=True)
+            if label != 0 or self.neutral != "ignore"
         ]
-        return math.fsum(told), float(len(told))
+        return (math.fsum(told), float(len(told))) if told else None
 
 
 def pairs(example: Example) -> list[tuple[int, int]]:

@@ -82,7 +82,7 @@ def test_steps_survive_the_store(tmp_path: Path) -> None:
     places, labels = given[0].steps[0]
     assert labels.tolist() == [0.5, 1.0, -1.0] and places.dtype == np.int32
     assert [text.strip() for text in said(ct.tokenizer(), given[0])] == STEPS["completions"]
-    assert given[1].steps[0][1].tolist() == [1.0, 1.0, 0.0]
+    assert given[1].steps[0][1].tolist() == [1.0, 1.0, -1.0]
     assert given.steps.tolist() == [3, 3] and given[0].scores == ()
 
 

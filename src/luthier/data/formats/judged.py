@@ -201,7 +201,7 @@ class Stepwise(Shape):
 
 
 def _step_score(label: Any) -> float:
-    """A step's label: true, false, or a number (-1, 0 and 1 in PRM800K)."""
+    """A step's label: true is 1 and false -1; a number stays (-1, 0 and 1 in PRM800K, where 0 is neither)."""
     if isinstance(label, int | float) and not isinstance(label, bool):
         return number(label, "labels")
-    return float(truth(label, "labels"))
+    return 1.0 if truth(label, "labels") else -1.0
