@@ -4,16 +4,17 @@ A micro-batch is a forest of token runs (`Node`); a token sees its own run causa
 Registered with transformers' attention and mask interfaces under `PACKED`; the layout travels as a keyword argument
 of the model's forward, so nothing is patched.
 
-On CPU the nodes are put into buckets of similar length and each bucket is three batched matrix products (torch's own
-CPU attention is about three times slower in bf16 at these lengths). On CUDA it is FlexAttention with a block mask.
+On CPU the nodes are cut into pieces, these are put into buckets of similar length, and each bucket is three batched
+matrix products (torch's own CPU attention is about three times slower in bf16 at these lengths). On CUDA it is
+FlexAttention with a block mask.
 
-Shape suffixes: T = tokens, B = nodes of a bucket, L = queries of a node (padded), K = keys of a node (padded),
+Shape suffixes: T = tokens, B = pieces of a bucket, L = queries of a piece (padded), K = keys of a piece (padded),
 H = heads, G = queries per key head, D = head dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from luthier.models import kernels
 
 PACKED = "luthier_packed"
+PIECE = 128
+"""Queries of a long run that are taken together: later keys than theirs are not computed, which halves the work."""
 LAYOUT = "packed_layout"
 """The keyword under which `PackedLayout` is handed to the model."""
 
@@ -39,12 +42,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Nodes of similar length: the places of their queries and of the keys they see, -1 where one is shorter."""
+    """Pieces of similar length: the places of their queries and of the keys they see, -1 where one is shorter."""
 
     query_BL: Tensor
     key_BK: Tensor
     prefix_B: Tensor
-    """Ancestor tokens of each node, int32: query i of node b sees the first prefix_B[b] + i + 1 keys."""
+    """Keys before each piece, int32: query i of piece b sees the first prefix_B[b] + i + 1 keys."""
     length_B: Tensor
 
 
@@ -72,24 +75,30 @@ class PackedLayout:
 
     @cached_property
     def buckets(self) -> list[Bucket]:
-        """The nodes in groups of similar length."""
-        keys = {id(n): sum(a.end - a.start for a in self.ancestors(n)) + n.end - n.start for n in self.nodes}
-        order = sorted(self.nodes, key=lambda n: (keys[id(n)], n.end - n.start))
-        groups: list[list[Node]] = []
-        for node in order:
-            group = [*groups[-1], node] if groups else [node]
-            padded = max(n.end - n.start for n in group) * keys[id(node)] * len(group)
+        """The nodes' pieces in groups of similar length."""
+        groups: list[list[_Piece]] = []
+        for piece in sorted(self._pieces(), key=lambda p: (p.keys, p.end - p.start)):
+            group = [*groups[-1], piece] if groups else [piece]
+            padded = max(p.end - p.start for p in group) * piece.keys * len(group)
             # 48 x 48 scores: about what one more group costs in launches
-            spent = sum((n.end - n.start) * keys[id(n)] for n in group)
+            spent = sum((p.end - p.start) * p.keys for p in group)
             if groups and padded <= 1.3 * spent + 48 * 48:
-                groups[-1].append(node)
+                groups[-1].append(piece)
             else:
-                groups.append([node])
+                groups.append([piece])
         return [self._bucket(group) for group in groups]
 
-    def _bucket(self, group: Sequence[Node]) -> Bucket:
-        paths = [torch.cat([torch.arange(a.start, a.end) for a in [*self.ancestors(node), node]]) for node in group]
-        lengths = [node.end - node.start for node in group]
+    def _pieces(self) -> Iterator[_Piece]:
+        for node in self.nodes:
+            above = self.ancestors(node)
+            prefix = sum(a.end - a.start for a in above)
+            for start in range(node.start, node.end, PIECE):
+                end = min(start + PIECE, node.end)
+                yield _Piece(start, end, prefix + end - node.start, (*above, Node(node.start, end, None)))
+
+    def _bucket(self, group: Sequence[_Piece]) -> Bucket:
+        paths = [torch.cat([torch.arange(a.start, a.end) for a in piece.path]) for piece in group]
+        lengths = [piece.end - piece.start for piece in group]
         longest, widest = (_rounded(max(sizes)) for sizes in (lengths, [len(path) for path in paths]))
         query_BL = torch.full((len(group), longest), -1)
         key_BK = torch.full((len(group), widest), -1)
@@ -104,6 +113,16 @@ class PackedLayout:
             prefix_B=(torch.tensor([len(path) for path in paths]) - length_B).to(torch.int32),
             length_B=length_B.to(torch.int32),
         )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Queries [start, end) of a node, and the runs of keys that the last of them sees."""
+
+    start: int
+    end: int
+    keys: int
+    path: tuple[Node, ...]
 
 
 def _rounded(size: int) -> int:

@@ -131,7 +131,7 @@ class Loop:
         """Decide where the reference's log-probabilities come from (before the first step changes any weight)."""
         pair = (second, model) if second is not None and model is not None else None
         choice = reference.choose(self.policy, self.window.forward, pair, repr(self.recipe.adapt))
-        passes = self.total * self.train.batch / len(self.store)
+        passes = self.total / self.order.steps_per_epoch
         chosen: reference.Reference = choice.live
         self.losses.live = choice.live
         if not self.losses.contrasts and choice.kept(self.recipe.reference.keep, passes):

@@ -1,0 +1,185 @@
+"""Preference training through the whole loop on tiny models: references, sharing, splits, resume, state."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from luthier.models import heads
+from luthier.models.adapters.lora import Lora
+from luthier.objectives import OBJECTIVES
+from luthier.recipe import Plugin
+from luthier.recipe.schema import Reference
+from luthier.run import Run
+from luthier.train import fit
+from luthier.train.reference import mismatched
+from luthier.types import Encoded
+
+PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "discopop", "orpo", "cpo", "simpo"]
+
+
+class Judged(tiny.Store):
+    """A prompt and `responses` scored responses (1 the best), or one labelled good or bad."""
+
+    def __init__(self, rows: int, responses: int = 2, seed: int = 0) -> None:
+        super().__init__(rows, seed)
+        random = np.random.default_rng(seed)
+        self.encoded = []
+        for row in range(rows):
+            prompt = random.integers(3, tiny.VOCABULARY, int(random.integers(9, 20)))
+            ids, weights = [], []
+            for _ in range(responses):
+                answer = random.integers(3, tiny.VOCABULARY, int(random.integers(3, 12)))
+                ids.append(np.concatenate([prompt, answer]).astype(np.int32))
+                weights.append(np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))]).astype(np.float32))
+            scores = tuple(float(n) for n in range(responses, 0, -1)) if responses > 1 else (float(row % 2),)
+            steps = tuple((np.array([len(p) - 3, len(p) - 1]), np.array([1, row % 2], np.float32)) for p in ids)
+            shared = len(prompt) if responses > 1 else 0
+            self.encoded.append(Encoded(tuple(ids), tuple(weights), shared, row, scores=scores, steps=steps))
+        self.digest = f"judged-{rows}-{responses}-{seed}"
+        self.lengths = np.array([len(each) for each in self.encoded], np.int32)
+        self.scored = np.array([sum(np.count_nonzero(w) for w in each.weights) for each in self.encoded], np.int32)
+
+
+def trained(
+    folder: Path, objective: str, store: Any, *, module: Any = None, keep: Any = "auto", args: Any = None, **train: Any
+) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """The `step` events and the trained weights of one short run."""
+    policy = tiny.Policy(module if module is not None else tiny.lora())
+    built = OBJECTIVES.build(objective, args)
+    if built.needs.head != "no":
+        policy.head = heads.attach(policy.bare, policy.device)
+    recipe = tiny.recipe(folder, **{"steps": 3, "epochs": 1, "save_every": 100, **train})
+    object.__setattr__(recipe, "objective", Plugin(name=objective, args=args or {}))
+    object.__setattr__(recipe, "reference", Reference(keep=keep))
+    run = Run(folder)
+    fit(policy, built, tiny.Prepared(store), recipe, run)
+    return [event for event in run.events() if event["kind"] == "step"], policy.snapshot()
+
+
+def untouched_lora() -> Any:
+    """A PEFT model whose B matrices are zero."""
+    return Lora(r=4).attach(tiny.model())
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_dpo_begins_at_log_2_whatever_the_reference_is(tmp_path: Path, full: bool, keep: bool) -> None:
+    module = tiny.model() if full else untouched_lora()
+    steps, _ = trained(tmp_path, "dpo", Judged(8), module=module, keep=keep, steps=1)
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[0]["margin"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_references_kept_and_live_train_the_same_weights(tmp_path: Path, full: bool) -> None:
+    def module() -> Any:
+        return tiny.model() if full else untouched_lora()
+
+    live, weights = trained(tmp_path / "a", "dpo", Judged(8), module=module(), keep=False)
+    kept, others = trained(tmp_path / "b", "dpo", Judged(8), module=module(), keep=True)
+    assert [s["loss"] for s in kept] == pytest.approx([s["loss"] for s in live], rel=1e-5)
+    assert live[-1]["loss"] < math.log(2) - 0.01, "nothing was learnt"
+    same(weights, others)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "simpo", "orpo", "reward", "kto", "process_reward"])
+def test_sharing_and_splitting_change_nothing(tmp_path: Path, objective: str) -> None:
+    store = Judged(8, responses=1 if objective in ("kto", "process_reward") else 3)
+    whole, weights = trained(tmp_path / "a", objective, store, share_prefix=False, fused=False)
+    shared, others = trained(tmp_path / "b", objective, store)
+    split, parts = trained(tmp_path / "c", objective, store, micro_tokens=100)
+    padded, rows = trained(tmp_path / "d", objective, store, layout="padded")
+    for events, found in ((shared, others), (split, parts), (padded, rows)):
+        for what in ("loss", "grad_norm"):
+            assert [s[what] for s in events] == pytest.approx([s[what] for s in whole], rel=1e-5), what
+        same(weights, found, 1e-3)  # Adam turns rounding in gradients near zero into updates of its own size
+
+
+@pytest.mark.parametrize("objective", PAIRWISE)
+def test_every_pairwise_objective_prefers_the_better_response_more(tmp_path: Path, objective: str) -> None:
+    steps, _ = trained(tmp_path, objective, Judged(8), module=untouched_lora(), steps=12)
+    assert steps[-1]["margin"] > steps[0]["margin"] + 1e-3
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "bco", "reward", "process_reward"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, objective: str) -> None:
+    class Killed(Exception):
+        pass
+
+    store = Judged(8, responses=1 if objective in ("kto", "bco", "process_reward") else 2)
+    _, weights = trained(tmp_path / "whole", objective, store, save_every=2, steps=4)
+
+    def policy() -> Any:
+        made = tiny.Policy(tiny.lora())
+        if OBJECTIVES.build(objective).needs.head != "no":
+            made.head = heads.attach(made.bare, made.device)
+        return made
+
+    recipe = tiny.recipe(tmp_path / "killed", steps=4, epochs=1, save_every=2)
+    object.__setattr__(recipe, "objective", Plugin(name=objective))
+
+    def kill(event: Any) -> None:
+        if event["kind"] == "step" and event["step"] == 3:
+            raise Killed
+
+    run = Run(tmp_path / "killed")
+    with pytest.raises(Killed):
+        fit(policy(), OBJECTIVES.build(objective), tiny.Prepared(store), recipe, run, watch=kill)
+    last = policy()
+    fit(last, OBJECTIVES.build(objective), tiny.Prepared(store), recipe, run)
+    for name, weight in last.snapshot().items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def test_a_second_model_is_the_reference(tmp_path: Path) -> None:
+    policy, second = tiny.Policy(tiny.lora(0)), tiny.Policy(tiny.model(7))
+    built = OBJECTIVES.build("dpo")
+    run = Run(tmp_path / "run")
+    fit(policy, built, tiny.Prepared(Judged(8)), tiny.recipe(run.folder, steps=1), run, second=second)
+    step = next(event for event in run.events() if event["kind"] == "step")
+    assert abs(step["loss"] - math.log(2)) > 1e-3, "another model gives other log-probabilities"
+
+
+def test_mismatched_pairs_join_each_prompt_with_the_response_before_it() -> None:
+    examples = [Judged(3, responses=1)[i] for i in range(3)]
+    for place, made in enumerate(mismatched(examples)):
+        own, other = examples[place], examples[place - 1]
+        prompt = int(np.flatnonzero(own.weights[0])[0])
+        response = int(np.flatnonzero(other.weights[0])[0])
+        assert made.ids[0].tolist() == [*own.ids[0][:prompt], *other.ids[0][response:]]
+        assert made.weights[0].sum() == other.weights[0].sum()
+
+
+def test_a_sum_trains_on_pairs_and_on_the_better_responses(tmp_path: Path) -> None:
+    steps, _ = trained(tmp_path / "a", "dpo", Judged(8), module=untouched_lora(), steps=1)
+    both, _ = trained(
+        tmp_path / "b", "sum", Judged(8), module=untouched_lora(), steps=1, args={"terms": {"dpo": 1.0, "sft": 0.5}}
+    )
+    logp, tokens = both[0]["logp_better"], both[0]["length_better"]
+    assert both[0]["loss"] == pytest.approx(steps[0]["loss"] - 0.5 * logp / tokens, rel=1e-5)
+
+
+def test_the_shared_part_of_the_tokens_is_told(tmp_path: Path) -> None:
+    store = Judged(8)
+    trained(tmp_path / "a", "simpo", store, steps=1)
+    summary = Run(tmp_path / "a").read_json(Run(tmp_path / "a").summary_path)
+    shared = sum(example.shared for example in store.encoded) / sum(len(example) for example in store.encoded)
+    assert summary["shared"] == pytest.approx(shared, abs=0.02)
