@@ -157,4 +157,4 @@ def _distinct(coded: Coded) -> Coded | None:
     return replace(coded, sequences=[coded.sequences[i] for i in kept], scores=scores, labels=labels)
 
 
-__all__ = ["Fitting", "Rules"]
+__all__ = ["EQUAL", "Fitting", "Rules"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from luthier import __version__, cache
 from luthier.data.feeds import Feed, feed
-from luthier.data.fitting import Fitting, Rules
+from luthier.data.fitting import EQUAL, Fitting, Rules
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
 from luthier.data.rendering import RowFault
@@ -156,7 +156,7 @@ def _kept(
     seen.add(found)
     parts = fitting.fit(outcome, ledger, source)
     if isinstance(parts, str):
-        ledger.drop(name, source, parts)
+        ledger.drop(name, source, parts, None if parts == EQUAL else "raise train.max_tokens")
         return []
     ledger.keep(name)
     return parts
