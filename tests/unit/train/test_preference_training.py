@@ -21,7 +21,7 @@ from luthier.train import fit
 from luthier.train.reference import mismatched
 from luthier.types import Encoded
 
-PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "discopop", "orpo", "cpo", "simpo"]
+PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "orpo", "cpo", "simpo"]
 
 
 class Judged(tiny.Store):
@@ -109,7 +109,7 @@ def test_sharing_and_splitting_change_nothing(tmp_path: Path, objective: str) ->
     padded, rows = trained(tmp_path / "d", objective, store, layout="padded")
     for events, found in ((shared, others), (split, parts), (padded, rows)):
         for what in ("loss", "grad_norm"):
-            assert [s[what] for s in events] == pytest.approx([s[what] for s in whole], rel=1e-5), what
+            assert [s[what] for s in events] == pytest.approx([s[what] for s in whole], rel=3e-5), what
         same(weights, found, 1e-3)  # Adam turns rounding in gradients near zero into updates of its own size
 
 
@@ -171,7 +171,7 @@ def test_mismatched_pairs_join_each_prompt_with_the_response_before_it() -> None
 def test_a_sum_trains_on_pairs_and_on_the_better_responses(tmp_path: Path) -> None:
     steps, _ = trained(tmp_path / "a", "dpo", Judged(8), module=untouched_lora(), steps=1)
     both, _ = trained(
-        tmp_path / "b", "sum", Judged(8), module=untouched_lora(), steps=1, args={"terms": {"dpo": 1.0, "sft": 0.5}}
+        tmp_path / "b", "sum", Judged(8), module=untouched_lora(), steps=1, args={"of": {"dpo": 1.0, "sft": 0.5}}
     )
     logp, tokens = both[0]["logp_better"], both[0]["length_better"]
     assert both[0]["loss"] == pytest.approx(steps[0]["loss"] - 0.5 * logp / tokens, rel=1e-5)
