@@ -91,6 +91,20 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
     return found
 
 
+def check(recipe: Recipe, tasks: Sequence[Task]) -> None:
+    """Raise LuthierError, before anything is trained, where a scorer of the tasks could not judge this run."""
+    from luthier.evaluate.rewards import gives_rewards, no_rewards
+
+    name = recipe.objective.name
+    for task in tasks:
+        for plugin in (*task.scorers, *([task.by] if task.by is not None and task.best_of > 1 else [])):
+            scorer = SEAMS["scorer"].build(plugin.name, plugin.args)
+            if isinstance(scorer, Metric):
+                scorer.check()
+        if needs_rewards(task) and not gives_rewards(SEAMS["objective"].build(name, recipe.objective.args)):
+            raise no_rewards(name)
+
+
 def needs_rewards(task: Task) -> bool:
     """Does a scorer of the task judge the model's own rewards?"""
     scorers = [SEAMS["scorer"].get(plugin.name) for plugin in task.scorers]

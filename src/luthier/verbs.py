@@ -35,12 +35,13 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     The same recipe on the same folder continues where it was stopped, and does nothing when all is done. Raises
     LuthierError for whatever the user can mend, as early as it can be known.
     """
-    from luthier import claim
+    from luthier import claim, scoring
 
     resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
     run = Run(Path(resolved.output).expanduser())
     with run.locked():
         held = claim.claim(run, resolved)
+        scoring.check(resolved, held.unscored)
         if not held.trained:
             _fit(resolved, run)
         for plugin in held.unexported:

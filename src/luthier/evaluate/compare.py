@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
-from luthier.evaluate.comparison import Answer, Comparison, Sample, record
+from luthier.evaluate.comparison import Answer, Comparison, Sample, number, record
 from luthier.evaluate.verdicts import Verdict, verdicts
 from luthier.run import Run
 from luthier.scorers import SCORERS
@@ -154,8 +154,9 @@ def _sample(index: int, row: Example, found: Sequence[Verdict], outcomes: Mappin
     answers = {}
     for name, outcome in outcomes.items():
         completion = outcome.completions[index] if outcome.completions is not None else None
+        rewards = outcome.rewards[index] if outcome.rewards is not None and completion is None else ()
         answers[name] = Answer(
-            text=completion.text if completion else None,
+            text=completion.text if completion else f"rewards {', '.join(map(number, rewards))}" if rewards else None,
             finish=completion.finish if completion else None,
             scores={verdict.label: verdict.of_row(name, index) for verdict in found},
         )

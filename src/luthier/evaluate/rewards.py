@@ -61,6 +61,15 @@ class ImplicitRewards:
         return np.split(rewards_N.float().numpy(), np.cumsum([len(row.ids) for row in rows])[:-1])
 
 
+def gives_rewards(objective: Objective) -> bool:
+    """Does the objective say what a response (or a step) is worth?"""
+    if objective.needs.head != "no":
+        return True
+    row = Encoded((np.array([1, 2], np.int32),), (np.array([0, 1], np.float32),))
+    nothing_S = np.zeros(1, np.float32)
+    return objective.rewards(laid_out([row], nothing_S, nothing_S, objective.begin())) is not None
+
+
 class Untrained:
     """A scalar head as it begins: every reward is 0."""
 

@@ -94,7 +94,7 @@ def verdicts(
             found += _picked(label, metric, rows, outcomes, best_of)
         else:
             found.append(Verdict(label, metric, {name: _plain(metric, rows, one) for name, one in outcomes.items()}))
-    if by is not None:
+    if by is not None and by[1] not in metrics.values():
         label, metric = by
         found.append(Verdict(f"{label}, of the picks", metric, {n: _worth(one) for n, one in outcomes.items()}))
     return found
