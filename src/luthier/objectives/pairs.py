@@ -78,6 +78,13 @@ class DPO(Compared):
         if self.reference_free:
             object.__setattr__(self, "needs", replace(type(self).needs, reference=False))
 
+    def _drift_S(self, rows: Rows) -> Tensor:
+        return rows.logp_S if self.reference_free else rows.drift_S  # rows hold a reference where another term needs it
+
+    def rewards(self, rows: Rows) -> Tensor:
+        """beta * drift of each response, N."""
+        return self.beta * rows.total(self._drift_S(rows))
+
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
         if self.length_alpha is None:
@@ -85,8 +92,10 @@ class DPO(Compared):
         if rows.better_P is None or rows.worse_P is None:
             raise ValueError("these rows hold no pairs")
         limit_P = torch.minimum(rows.length_N[rows.better_P], rows.length_N[rows.worse_P])
-        sides = (_shortened(rows, side_P, limit_P, self.length_alpha) for side_P in (rows.better_P, rows.worse_P))
-        better_P, worse_P = (self.beta * drift_P for drift_P in sides)
+        drift_S, alpha = self._drift_S(rows), self.length_alpha
+        better_P, worse_P = (
+            self.beta * _shortened(drift_S, rows, side_P, limit_P, alpha) for side_P in (rows.better_P, rows.worse_P)
+        )
         return self.of(better_P, worse_P)
 
     def of(self, better_P: Tensor, worse_P: Tensor) -> Tensor:
@@ -101,7 +110,7 @@ def smoothed(difference_P: Tensor, share: float) -> Tensor:
     return loss_P - share * logsigmoid(-difference_P) if share else loss_P
 
 
-def _shortened(rows: Rows, side_P: Tensor, limit_P: Tensor, alpha: float) -> Tensor:
+def _shortened(drift_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor, alpha: float) -> Tensor:
     """The drift of one side's responses, their tokens beyond `limit_P` weighted by `alpha`: P.
 
     A response may stand in several pairs with a limit in each, so that its tokens are laid out once for each pair.
@@ -110,7 +119,7 @@ def _shortened(rows: Rows, side_P: Tensor, limit_P: Tensor, alpha: float) -> Ten
     start_N = length_N.cumsum(0) - length_N
     pair_E = torch.repeat_interleave(torch.arange(len(side_P), device=side_P.device), length_P)
     place_E = torch.arange(len(pair_E), device=side_P.device) - (length_P.cumsum(0) - length_P)[pair_E]
-    drift_E = rows.drift_S[start_N[side_P][pair_E] + place_E]
+    drift_E = drift_S[start_N[side_P][pair_E] + place_E]
     weight_E = torch.where(place_E < limit_P[pair_E], 1.0, alpha)
     return drift_E.new_zeros(len(side_P)).index_add(0, pair_E, drift_E * weight_E)
 

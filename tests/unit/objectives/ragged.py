@@ -1,0 +1,132 @@
+"""Random ragged Rows for tests of objectives: examples of unequal lengths, judged as each objective needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from luthier.objectives.rows import Rows
+from luthier.types import Needs
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response: its tokens' log-probabilities, and everything an objective may ask of it."""
+
+    logp: Tensor
+    ref: Tensor
+    mean_logp: Tensor
+    weight: Tensor
+    score: float
+    margin: float
+    row_weight: float
+    value: Tensor
+    """One reading for each step."""
+    labels: Tensor
+
+
+Example = Sequence[Answer]
+
+
+def examples(count: int, seed: int = 0, responses: int = 2, at_start: bool = False) -> list[Example]:
+    """`count` examples of `responses` responses; `at_start`: the policy is the reference, the head reads 0."""
+    g = torch.Generator().manual_seed(seed)
+
+    def answer(place: int, example: int) -> Answer:
+        tokens, steps = int(torch.randint(1, 9, (), generator=g)), int(torch.randint(1, 4, (), generator=g))
+        ref = -3 * torch.rand(tokens, generator=g) - 0.01
+        logp = ref if at_start else (ref + 0.7 * torch.randn(tokens, generator=g)).clamp(max=-0.01)
+        return Answer(
+            logp=logp,
+            ref=ref,
+            mean_logp=-8 * torch.rand(tokens, generator=g),
+            weight=torch.ones(tokens),
+            # pairs: the first response is the best; alone: labels alternate
+            score=1.0 - place / 2 if responses > 1 else float(example % 2 == 0),
+            margin=float(torch.rand((), generator=g)) if not at_start else 0.0,
+            row_weight=0.5 + float(torch.rand((), generator=g)),
+            value=torch.randn(steps, generator=g) if not at_start else torch.zeros(steps),
+            labels=torch.randint(-1, 2, (steps,), generator=g).float(),
+        )
+
+    return [[answer(place, example) for place in range(responses)] for example in range(count)]
+
+
+def rows(
+    chosen: Sequence[Example],
+    needs: Needs | None = None,
+    *,
+    contrast: float = 0.3,
+    state: dict[str, float] | None = None,
+    mean_logp: bool = False,
+    weights: bool = False,
+) -> Rows:
+    """The examples laid end to end. With `needs`, what it does not declare is None, as the loop leaves it."""
+    answers = [answer for example in chosen for answer in example]
+    owner = [index for index, example in enumerate(chosen) for _ in example]
+    pairs = [
+        (i, j)
+        for i, one in enumerate(answers)
+        for j, other in enumerate(answers)
+        if owner[i] == owner[j] and one.score > other.score
+    ]
+    better, worse = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
+    head = needs.head if needs else "no"
+    per_step = head == "step"
+    readings = [answer.value if per_step else answer.value[-1:] for answer in answers]
+    whole = Rows(
+        logp_S=torch.cat([answer.logp for answer in answers]).clone().requires_grad_(),
+        weight_S=torch.cat([answer.weight for answer in answers]),
+        row_S=torch.cat([torch.full((len(a.logp),), row, dtype=torch.long) for row, a in enumerate(answers)]),
+        num_rows=len(answers),
+        mean_logp_S=torch.cat([a.mean_logp for a in answers]) if mean_logp else None,
+        ref_S=torch.cat([answer.ref for answer in answers]),
+        score_N=torch.tensor([answer.score for answer in answers]),
+        group_N=torch.tensor(owner),
+        margin_N=torch.tensor([answer.margin for answer in answers]),
+        better_P=better,
+        worse_P=worse,
+        contrast=torch.tensor(contrast),
+        weight_N=torch.tensor([answer.row_weight for answer in answers]) if weights else None,
+        state=state,
+        value_K=torch.cat(readings).clone().requires_grad_(),
+        label_K=torch.cat([answer.labels for answer in answers]) if per_step else None,
+        row_K=torch.cat([torch.full((len(v),), row, dtype=torch.long) for row, v in enumerate(readings)]),
+    )
+    return whole if needs is None else only(whole, needs)
+
+
+def only(whole: Rows, needs: Needs) -> Rows:
+    """The rows with what `needs` does not declare left out."""
+    kept = {"logp_S", "weight_S", "row_S", "num_rows", "mean_logp_S", "group_N", "weight_N", "state"}
+    kept |= {"ref_S"} if needs.reference else set()
+    kept |= {"contrast"} if needs.contrast else set()
+    kept |= {"score_N"} if needs.labels or needs.responses > 1 else set()
+    kept |= {"better_P", "worse_P", "margin_N"} if needs.responses > 1 else set()
+    kept |= {"value_K", "row_K"} if needs.head != "no" else set()
+    kept |= {"label_K"} if needs.head == "step" else set()
+    return replace(whole, **{f.name: None for f in fields(whole) if f.name not in kept})
+
+
+def pair(
+    better: Sequence[float],
+    worse: Sequence[float],
+    ref_better: Sequence[float] | None = None,
+    ref_worse: Sequence[float] | None = None,
+) -> Rows:
+    """One pair by hand, in fp64. Without reference values there is no reference."""
+    logp = torch.tensor([*better, *worse], dtype=torch.float64, requires_grad=True)
+    ref = None if ref_better is None else torch.tensor([*ref_better, *(ref_worse or ())], dtype=torch.float64)
+    return Rows(
+        logp,
+        torch.ones_like(logp),
+        torch.tensor([0] * len(better) + [1] * len(worse)),
+        2,
+        ref_S=ref,
+        score_N=torch.tensor([1.0, 0.0]),
+        better_P=torch.tensor([0]),
+        worse_P=torch.tensor([1]),
+    )
