@@ -57,8 +57,9 @@ def _hush() -> None:
         "TOKENIZERS_PARALLELISM": "true",
     }.items():
         os.environ.setdefault(name, value)
-    # it warns, as peft imports it, of a kernel for generation that it could not fetch from a hub; we do not use that one
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # of a kernel for generation that it could not fetch from a hub (we do not use that one), and of int8's own rounding
+    for noisy in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     if not _debug.on and not sys.warnoptions:
         import warnings
 

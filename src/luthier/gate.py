@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.types import RAW, Example, Response, Turn
+from luthier.types import RAW, Encoded, Example, Response, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,6 +77,19 @@ def samples(recipe: Recipe) -> Sequence[Example]:
     except LuthierError:
         found = []
     return [example for example in found if example.responses] or STAND_INS
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> list[Encoded]:
+    """The sample rows as token ids, as they trained: those that could be rendered and were not too long."""
+    from luthier.data import Template
+
+    template, found = Template(tokenizer), []
+    for row in samples(recipe):
+        try:
+            found.append(template.encode(row, recipe.train.score))
+        except LuthierError:
+            continue  # a row that training left out too
+    return [row for row in found if max(map(len, row.ids)) <= recipe.train.max_tokens]
 
 
 def compare(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Sequence[Example], recipe: Recipe) -> int:

@@ -5,6 +5,7 @@ A run folder is all that passes between them, so each verb starts alone from wha
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -233,8 +234,20 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
 
     exporter = SEAMS["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
-    rows = gate.gated(lambda target: exporter(policy, target), folder, policy.tokenizer, recipe)
+    found = None
+
+    def write(target: Path) -> None:
+        nonlocal found
+        exporter(policy, target)
+        found = exporter.proof(policy, target, gate.encoded(policy.tokenizer, recipe))
+
+    rows = gate.gated(write, folder, policy.tokenizer, recipe)
     say(f"exported to {folder}; {rows} sample rows give the same tokens as in training")
+    if found is not None:
+        say(str(found))
+        summary = run.read_json(run.summary_path)
+        drifts = {**summary.get("drift", {}), folder.name: dataclasses.asdict(found)}
+        run.write_json(run.summary_path, {**summary, "drift": drifts})
     return folder
 
 

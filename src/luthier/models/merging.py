@@ -22,7 +22,7 @@ from luthier.models.policy import Policy
 from luthier.models.quiet import quiet
 from luthier.types import Encoded
 
-ROWS = 32
+ROWS = 16
 """Rows measured at most."""
 
 
@@ -39,8 +39,8 @@ class Drift:
 
     def __str__(self) -> str:
         return (
-            f"drift from the trained model: KL {self.kl:.2g} nats a token, log-probabilities move by {self.largest:.2g} "
-            f"at most ({self.tokens:,} tokens of {self.rows} rows)"
+            f"drift from the trained model: KL {self.kl:.2g} nats a token, log-probabilities move by at most "
+            f"{self.largest:.2g} ({self.tokens:,} tokens of {self.rows} rows)"
         )
 
 

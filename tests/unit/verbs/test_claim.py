@@ -51,7 +51,7 @@ def test_scores_of_other_tasks_do_not_count(run: Run) -> None:
     assert [task.limit for task in held.unscored] == [5]
     assert not held.unexported
     held = claim(run, recipe("evaluate.0.limit=5", "export.merged.dtype=fp32"))
-    assert [plugin.args for plugin in held.unexported] == [{"dtype": "fp32"}]
+    assert [plugin.args for plugin in held.unexported] == [{"dtype": "fp32", "drift": 0.05}]
 
 
 def test_scores_without_weights_do_not_count(run: Run) -> None:
