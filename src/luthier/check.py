@@ -154,3 +154,17 @@ def context_length(config: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def vocabulary(policy: Any, reference: Any, name: str) -> None:
+    """Raises LuthierError where two tokenizers give texts other ids: log-probabilities could not be compared."""
+    ours, theirs = policy.get_vocab(), reference.get_vocab()
+    if ours == theirs:
+        return
+    differing = sorted(set(ours.items()) ^ set(theirs.items()))
+    raise LuthierError(
+        f"the reference {name!r} has another vocabulary than the model ({len(theirs):,} tokens against {len(ours):,}; "
+        f"{len(differing):,} entries differ, such as {differing[0][0]!r})",
+        where="reference.model",
+        fix="take a reference of the same family, or none: the model as it was is the default",
+    )

@@ -25,6 +25,11 @@ class Objective:
         """Whether the head must also give the mean log-probability over the vocabulary."""
         return False
 
+    @property
+    def weighs_prompts(self) -> bool:
+        """Whether it asks for a weight for each row by where its prompt comes from (`Rows.weight_N`)."""
+        return False
+
     def terms(self) -> tuple[tuple[float, Objective], ...]:
         """What it is the weighted sum of; each term is a mean over its own unit."""
         return ((1.0, self),)

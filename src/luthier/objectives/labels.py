@@ -96,6 +96,11 @@ class BCO(Labelled):
     """Weigh bad responses as if their prompts came from where the good ones' do, for labels gathered in two places."""
     needs: ClassVar[Needs] = Needs(reference=True, labels=True, unit="row")
 
+    @property
+    def weighs_prompts(self) -> bool:
+        """With `density_ratio`."""
+        return self.density_ratio
+
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""
         good_N = _good(rows)

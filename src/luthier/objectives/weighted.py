@@ -83,6 +83,11 @@ class Sum(Objective):
         """The states of the terms."""
         return {key: value for _, term in self._terms for key, value in term.begin().items()}
 
+    @property
+    def weighs_prompts(self) -> bool:
+        """Where one of its terms does."""
+        return any(term.weighs_prompts for _, term in self._terms)
+
     def updated(self, state: Mapping[str, float], rewards_N: Tensor, score_N: Tensor) -> dict[str, float]:
         """The states of the terms after a step."""
         new = dict(state)

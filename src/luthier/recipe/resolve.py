@@ -63,9 +63,9 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
         model = replace(model, dtype="bf16")
         reasons["model", "dtype"] = "from auto: half the memory of fp32, same loss within noise"
     if train.lr is None and seams and "adapter" in seams:
-        way, rate = _rate(recipe, seams["adapter"])
+        way, rate = _rate(recipe, seams)
         train = replace(train, lr=rate)
-        reasons["train", "lr"] = f"from adapt: {way}"
+        reasons["train", "lr"] = f"from {way}"
     if train.micro_tokens is None:
         tokens = max(train.max_tokens, min(LARGEST_MICRO, train.batch * train.max_tokens))
         train = replace(train, micro_tokens=tokens)
@@ -73,11 +73,18 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
     return replace(recipe, model=model, train=train), reasons
 
 
-def _rate(recipe: Recipe, adapters: Registry) -> tuple[str, float]:
-    """The adapter that decides the learning rate (one that adds weights before one that does not), and its rate."""
+def _rate(recipe: Recipe, seams: Seams) -> tuple[str, float]:
+    """What decides the learning rate, and the rate: the adapter's (of one that adds weights before one that does not),
+    scaled as the objective's own rate for LoRA stands to LoRA's where the objective has one."""
+    adapters = seams["adapter"]
     named = [(plugin.name, adapters.get(plugin.name)) for plugin in recipe.adapt] or [("full", adapters.get("full"))]
     name, adapter = max(named, key=lambda pair: pair[1].kind != "base")
-    return name, adapter.default_lr
+    objectives = seams.get("objective")
+    objective = objectives.build(recipe.objective.name, recipe.objective.args) if objectives else None
+    if objective is None or objective.default_lr is None:
+        return f"adapt: {name}", adapter.default_lr
+    rate = objective.default_lr * adapter.default_lr / adapters.get("lora").default_lr
+    return f"objective: {recipe.objective.name}, adapt: {name}", float(f"{rate:.3g}")
 
 
 # combinations

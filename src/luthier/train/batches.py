@@ -59,6 +59,8 @@ class Batch:
     """Tokens of the last node if it only rounds the size up."""
     last_N: Tensor = NOTHING
     """Where each row's last token lies."""
+    places: tuple[NDArray[np.int64], ...] = ()
+    """Where each row's tokens lie."""
     judged: Judged | None = None
     """What is known of the rows' worth."""
 
@@ -195,6 +197,7 @@ def _batch(
         nodes=tuple(nodes),
         whole_tokens=sum(len(ids) for ids in ids_N),
         last_N=torch.from_numpy(np.array([place[-1] for place in place_N])),
+        places=tuple(place_N),
         judged=_judged(examples, place_N) if any(example.scores or example.steps for example in examples) else None,
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from luthier.models import attention
 from luthier.models.fused import fuse, unfuse
 from luthier.models.heads import ScalarHead
+from luthier.models.virtual import virtual
 from luthier.objectives.rows import Rows
 from luthier.train.batches import Batch, Layout
 from luthier.train.head import Head, log_probabilities
@@ -45,7 +46,7 @@ class Forward:
     ) -> None:
         self.module, self.scalar_head = module, scalar_head
         self.causal_lm = causal_lm(module)
-        obstacle = why_not_packed(self.causal_lm)
+        obstacle = "virtual tokens stand before each row" if virtual(module) else why_not_packed(self.causal_lm)
         if layout == "packed" and obstacle:
             from luthier.errors import LuthierError
 
@@ -101,6 +102,10 @@ class Forward:
             label_K=judged.label_K if readings == "step" else None,
         )
 
+    def hidden(self, batch: Batch) -> Tensor:
+        """The trunk's last hidden states, T x D."""
+        return self._trunk(batch)
+
     def _readings(self, hidden_TD: Tensor, batch: Batch, kind: Readings) -> tuple[Tensor, Tensor]:
         if self.scalar_head is None:
             raise ValueError("this model has no scalar head")
@@ -134,7 +139,11 @@ class Forward:
         finally:
             self.close()
 
-    def _inputs(self, batch: Batch) -> dict[str, object]:
+    def _inputs(self, batch: Batch) -> tuple[dict[str, Any], int]:
+        """The model's inputs, and how many places of its output come before the batch's own."""
+        tokens = virtual(self.module)
+        if tokens is not None:
+            return tokens.before(batch.ids_T.view(batch.shape), _padding_mask(batch)), tokens.places
         inputs: dict[str, object] = {
             "input_ids": batch.ids_T.view(batch.shape),
             "position_ids": batch.position_T.view(batch.shape),
@@ -144,16 +153,18 @@ class Forward:
             inputs[attention.LAYOUT] = attention.PackedLayout(batch.nodes, batch.position_T)
         else:
             inputs["attention_mask"] = _padding_mask(batch)
-        return inputs
+        return inputs, 0
 
     def _trunk(self, batch: Batch) -> Tensor:
-        hidden: Tensor = self.causal_lm.base_model(**self._inputs(batch)).last_hidden_state
-        return hidden.view(-1, hidden.shape[-1])
+        inputs, first = self._inputs(batch)
+        hidden: Tensor = self.causal_lm.base_model(**inputs).last_hidden_state[:, first:]
+        return hidden.reshape(-1, hidden.shape[-1])
 
     def _whole_head(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
-        logits = self.causal_lm(**self._inputs(batch)).logits
-        logp_SV = torch.log_softmax(logits.view(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
+        inputs, first = self._inputs(batch)
+        logits = self.causal_lm(**inputs).logits[:, first:]
+        logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
         return logp_SV.gather(1, batch.target_S[:, None]).squeeze(1), logp_SV.mean(-1)
 
     def _describe(self, obstacle: str | None, noise: bool) -> str:

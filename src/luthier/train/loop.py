@@ -31,6 +31,7 @@ from luthier.train.log import Log, Watch
 from luthier.train.losses import Losses, Objective
 from luthier.train.order import Order
 from luthier.train.progress import FitResult, Progress
+from luthier.train.prompts import density_ratios
 from luthier.train.schedule import due_after, warmup_steps
 from luthier.train.screen import Screen
 from luthier.train.update import Update
@@ -91,6 +92,8 @@ def fit(
         stack.callback(loop.close)
         if objective.needs.reference:
             loop.refer(stack.enter_context(Forward(second.module, **paths).opened()) if second else None, second)
+        if objective.weighs_prompts:
+            loop.weigh_prompts()
         loop.begin()
         loop.run()
         result = loop.finish()
@@ -143,6 +146,13 @@ class Loop:
             choice.live.off.remember()
         self.losses.reference = chosen
         self.log.screen.say(f"reference: {chosen.about}")
+
+    def weigh_prompts(self) -> None:
+        """Weigh the rows by where their prompts come from, as the model sees them before the first step."""
+        for store in (self.store, self.validation):
+            if store is not None:
+                weights = density_ratios(self.window.forward, store, self.window.lay_out)
+                self.losses.row_weights[store.digest] = weights
 
     # begin, or continue
     def begin(self) -> None:

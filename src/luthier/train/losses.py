@@ -8,11 +8,13 @@ Shape suffixes: N = rows, S = scored tokens, M = terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.objectives.rows import Rows
@@ -33,6 +35,8 @@ class Objective(Protocol):
     def needs_mean_logp(self) -> bool: ...
     @property
     def whole_step(self) -> bool: ...
+    @property
+    def weighs_prompts(self) -> bool: ...
     def terms(self) -> Sequence[tuple[float, Any]]: ...
     def loss(self, rows: Any) -> Tensor: ...
     def rewards(self, rows: Any) -> Tensor | None: ...
@@ -49,15 +53,15 @@ class Losses:
         objective: Objective,
         reference: Reference | None = None,
         live: Live | None = None,
-        weight_of: Callable[[int], float] | None = None,
     ) -> None:
-        """`live` computes what cannot be kept ahead: the drift of mismatched pairs. `weight_of`: a row's weight."""
+        """`live` computes what cannot be kept ahead: the drift of mismatched pairs."""
         self.forward, self.objective, self.reference, self.live = forward, objective, reference, live
         self.terms = [(weight, term) for weight, term in objective.terms()]
         self.state = objective.begin()
         self.judgement = Judgement()
         self.shard = Shard()
-        self._weight_of = weight_of
+        self.row_weights: dict[str, NDArray[np.float32]] = {}
+        """A weight for each example, by the digest of their store."""
         self._contrast: Tensor | None = None
         self._store = ""
         self._rewards: list[Tensor] = []
@@ -113,9 +117,9 @@ class Losses:
             logp=any(term.needs.head == "no" for _, term in self.terms),
         )
         weight_N = None
-        if self._weight_of is not None and batch.judged is not None:
-            of_group = torch.tensor([self._weight_of(row) for row in batch.rows], device=rows.weight_S.device)
-            weight_N = of_group[batch.judged.group_N]
+        if self._store in self.row_weights and batch.judged is not None:
+            of_group = torch.from_numpy(self.row_weights[self._store][list(batch.rows)])
+            weight_N = of_group.to(rows.weight_S.device)[batch.judged.group_N]
         return replace(
             rows,
             ref_S=self.reference.logp(batch, self._store) if self.reference is not None else None,

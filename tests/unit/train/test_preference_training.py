@@ -100,7 +100,7 @@ def test_references_kept_and_live_train_the_same_weights(tmp_path: Path, full: b
     same(weights, others)
 
 
-@pytest.mark.parametrize("objective", ["dpo", "simpo", "orpo", "reward", "kto", "process_reward"])
+@pytest.mark.parametrize("objective", ["dpo", "aot", "simpo", "orpo", "reward", "kto", "process_reward"])
 def test_sharing_and_splitting_change_nothing(tmp_path: Path, objective: str) -> None:
     store = Judged(8, responses=1 if objective in ("kto", "process_reward") else 3)
     whole, weights = trained(tmp_path / "a", objective, store, share_prefix=False, fused=False)
@@ -183,3 +183,11 @@ def test_the_shared_part_of_the_tokens_is_told(tmp_path: Path) -> None:
     summary = Run(tmp_path / "a").read_json(Run(tmp_path / "a").summary_path)
     shared = sum(example.shared for example in store.encoded) / sum(len(example) for example in store.encoded)
     assert summary["shared"] == pytest.approx(shared, abs=0.02)
+
+
+def test_prompts_are_weighed_before_the_first_step(tmp_path: Path) -> None:
+    store = Judged(12, responses=1)
+    steps, _ = trained(tmp_path / "a", "bco", store, module=untouched_lora(), args={"density_ratio": True}, steps=1)
+    plain, _ = trained(tmp_path / "b", "bco", store, module=untouched_lora(), steps=1)
+    assert plain[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert steps[0]["loss"] != pytest.approx(math.log(2), abs=1e-4)
