@@ -7,6 +7,7 @@ Out of memory halves the micro-batches and does the same step again, from the sa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class Window:
     def _lay_out(self, examples: Sequence[Encoded], budget: int) -> list[Batch]:
         share = self.forward.share_prefix and self.noise is None  # rows that share a prefix would share its noise
         if self.losses.objective.whole_step:
-            budget = sum(len(example) for example in examples)
+            budget = sys.maxsize
         return micro_batches(examples, budget, share_prefix=share, layout=self.forward.layout)
 
     def _heaviest_step(self, store: TokenStore, order: Order, steps: int) -> int:
