@@ -29,8 +29,10 @@ class Judgements:
     better_tokens: float = 0.0
     worse_tokens: float = 0.0
     """Mean scored tokens: over pairs where there are any, else over good and bad responses."""
-    good_steps: int = 0
-    bad_steps: int = 0
+    right_steps: int = 0
+    neutral_steps: int = 0
+    wrong_steps: int = 0
+    """Steps with a score above 0, of 0, and below 0."""
 
     @classmethod
     def of(
@@ -44,7 +46,11 @@ class Judgements:
         after example, `steps` are the scores of all steps. None when nothing is judged."""
         if np.isnan(scores).all() and not len(steps):
             return None
-        made = cls(good_steps=int((steps > GOOD).sum()), bad_steps=int((steps <= GOOD).sum()))
+        made = cls(
+            right_steps=int((steps > 0).sum()),
+            neutral_steps=int((steps == 0).sum()),
+            wrong_steps=int((steps < 0).sum()),
+        )
         firsts = np.concatenate([[0], np.cumsum(responses, dtype=np.int64)])[:-1]
         better, worse = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for count in np.unique(responses[responses > 1]):
@@ -89,9 +95,15 @@ class Judgements:
         if self.good or self.bad:
             share = self.good / (self.good + self.bad)
             lines.append((f"labels: {self.good:,} good, {self.bad:,} bad ({share:.0%} good)", False))
-        if self.good_steps or self.bad_steps:
-            share = self.good_steps / (self.good_steps + self.bad_steps)
-            lines.append((f"steps: {self.good_steps:,} good, {self.bad_steps:,} bad ({share:.0%} good)", False))
+        if self.right_steps or self.neutral_steps or self.wrong_steps:
+            counts = (
+                f"{self.right_steps:,} right (above 0), {self.neutral_steps:,} neutral (0), "
+                f"{self.wrong_steps:,} wrong (below 0)"
+            )
+            lines.append((f"steps: {counts}", False))
+            if self.neutral_steps and not self.wrong_steps:
+                hint = "no step is below 0: where 0 means wrong, set objective.process_reward.neutral=negative"
+                lines.append((hint, True))
         ratio = self.length_ratio
         if ratio is not None:
             lengths = f"scored tokens: better responses {self.better_tokens:,}, worse {self.worse_tokens:,} on average"
@@ -103,7 +115,7 @@ class Judgements:
                 )
         weights = self.kto_weights()
         if weights:
-            lines.append((f"for KTO: {weights}", False))
+            lines.append((f"for KTO, set {weights}", False))
         return lines
 
     def kto_weights(self) -> str | None:
@@ -115,10 +127,10 @@ class Judgements:
         if low <= ratio <= high:
             return None
         if ratio < low:
-            rule = f"weigh good responses by {low / ratio:.2f} to {high / ratio:.2f}"
+            rule = f"lambda_desirable to {low / ratio:.2f} … {high / ratio:.2f}"
         else:
-            rule = f"weigh bad responses by {ratio / high:.2f} to {ratio / low:.2f}"
-        return f"{rule} (λ_D n_D / λ_U n_U between 1 and 4/3)"
+            rule = f"lambda_undesirable to {ratio / high:.2f} … {ratio / low:.2f}"
+        return f"objective.kto.{rule}, so that λ_D n_D / (λ_U n_U) lies between 1 and 4/3"
 
 
 __all__ = ["GOOD", "Judgements"]

@@ -241,10 +241,13 @@ def test_judgements_counted_by_hand() -> None:
     assert (labels.good, labels.bad, labels.length_ratio) == (1, 3, 1.0)
     assert not any(warning for _, warning in labels.lines())
     # 1 : 3, so between 3 x 1 and 3 x 4/3
-    assert "weigh good responses by 3.00 to 4.00" in str(labels.kto_weights())
-    assert "weigh bad responses by 1.50 to 2.00" in str(counted([1] * 3, [1, 1, 0], [5, 5, 5]).kto_weights())
+    assert "objective.kto.lambda_desirable to 3.00 … 4.00" in str(labels.kto_weights())
+    assert "lambda_undesirable to 1.50 … 2.00" in str(counted([1] * 3, [1, 1, 0], [5, 5, 5]).kto_weights())
     assert counted([1] * 7, [1, 1, 1, 1, 0, 0, 0], [5] * 7).kto_weights() is None  # 4 : 3 is balanced
-    assert counted([1], [nan], [4], [1, 0, 1]).good_steps == 2
+    steps = counted([1], [nan], [4], [1, 0, 1])
+    assert (steps.right_steps, steps.neutral_steps, steps.wrong_steps) == (2, 1, 0)
+    assert any(warning and "neutral=negative" in line for line, warning in steps.lines())
+    assert not any(warning for _, warning in counted([1], [nan], [4], [1, 0, -1]).lines())
 
 
 def test_the_ledger_says_what_is_judged(tmp_path: Path) -> None:
@@ -255,7 +258,10 @@ def test_the_ledger_says_what_is_judged(tmp_path: Path) -> None:
     console = Console(width=150, file=io.StringIO(), record=True)
     console.print(ledger.table())
     text = console.export_text()
-    assert "labels: 2 good, 1 bad (67% good)" in text and "for KTO: weigh bad responses by 1.50 to 2.00" in text
+    assert (
+        "labels: 2 good, 1 bad (67% good)" in text
+        and "for KTO, set objective.kto.lambda_undesirable to 1.50 … 2.00" in text
+    )
     assert "length bias: better responses are" in text and "times shorter" in text
     assert prepared(tmp_path, [{"prompt": "a", "completion": "b"}]).ledger.judged is None
 
