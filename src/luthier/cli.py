@@ -121,17 +121,38 @@ def evaluate(
 
 @_verb
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    to: Annotated[str, typer.Option(help="What to write: see `luthier schema` for the exporters.")] = "merged",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --merge RUN:WEIGHT.")],
+    to: Annotated[str | None, typer.Option(help="What to write: see `luthier schema`. Default: merged.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where. Default: a folder of that name in the run.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The exporter's keys, for instance dtype=fp32.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="The exporter's keys, for instance dtype=fp32; with --merge more RUN:WEIGHT."
+        ),
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Combine the adapters of several runs into a run at --folder.")
+    ] = False,
+    how: Annotated[
+        str, typer.Option(help="With --merge: linear, ties, dare_linear, dare_ties or magnitude_prune.")
+    ] = "linear",
+    density: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="The share of each update that ties, dare_* and magnitude_prune keep."),
+    ] = 0.5,
 ) -> None:
     """Write a run's model for others to load, and check that it reads text as training did."""
     from luthier import verbs
 
-    verbs.export(run, to, folder=folder, keys=overrides or ())
+    given = overrides or []
+    if not merge:
+        verbs.export(run, to or "merged", folder=folder, keys=given)
+        return
+    keys = [key for key in given if "=" in key]
+    runs = [run, *(part for part in given if "=" not in part)]
+    combined = verbs.combine(runs, folder, how=how, density=density)
+    if to is not None:
+        verbs.export(combined, to, keys=keys)
 
 
 @_verb

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Loaded, Model, Plugin, Recipe, Task, json_schema, load, override, resolve
+from luthier.recipe import Loaded, Model, Plugin, Recipe, Task, json_schema, load, lock, override, resolve
 from luthier.recipe import explain as explained
-from luthier.run import Run
+from luthier.run import Run, write_atomically
 from luthier.screen import closing, console, say
 from luthier.seams import SEAMS
 
@@ -143,6 +143,29 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
     recipe = _recipe_of(run, [f"export={to}", *(f"export.{to}.{key}" for key in keys)])
     with run.locked():
         return _export(run, recipe, recipe.export[0], folder)
+
+
+def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", density: float = 0.5) -> Run:
+    """Make one adapter out of those of several runs (`folder:weight` each) and write it as a run of its own, which can
+    be talked to, scored and exported. Raises LuthierError where they do not go together."""
+    from luthier import models
+    from luthier.models import combining
+
+    given = combining.parts(runs)
+    if folder is None or (folder.expanduser().exists() and any(folder.expanduser().iterdir())):
+        what = "where should the combined run go?" if folder is None else f"{folder} is not empty"
+        raise LuthierError(what, where="--folder", fix="name a new folder, for instance --folder runs/combined")
+    run = Run(folder.expanduser())
+    recipe = dataclasses.replace(_recipe_of(Run.open(given[0].folder)), output=str(run.folder))
+    policy = combining.combine(given, how, density, recipe.seed)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.recipe_path, lock(recipe))
+    models.save(policy, run)
+    made = {"how": how, "density": density, "of": {str(part.folder.resolve()): part.weight for part in given}}
+    run.write_json(run.summary_path, {"combined": made})
+    named = " + ".join(f"{part.weight:g} × {part.folder}" for part in given)
+    say(f"{named} ({how}) is a run of its own now: {run.folder}")
+    return run
 
 
 def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:

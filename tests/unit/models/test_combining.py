@@ -1,0 +1,141 @@
+"""Several adapters made into one: the updates add up, and what does not go together is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from luthier import verbs
+from luthier.errors import LuthierError
+from luthier.models import combining, loading, saving
+from luthier.models.combining import Part, combine, parts
+from luthier.recipe import Model, Plugin, Recipe, Source, lock
+from luthier.run import Run
+
+
+def base(folder: Path, seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=65,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(65)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w2").save_pretrained(folder)
+    return Model(name=str(folder), dtype="fp32")
+
+
+def run(folder: Path, model: Model, seed: int, r: int = 4, adapt: str = "lora", **keys: Any) -> Run:
+    policy = loading.load(model, [Plugin(name=adapt, args={"r": r, **keys} if adapt == "lora" else keys)], device="cpu")
+    torch.manual_seed(seed)
+    for _, weight in policy.trainable():
+        weight.data.normal_(0, 0.1)
+    made = Run(folder)
+    folder.mkdir()
+    recipe = Recipe(model=model, data=(Source(path="rows.jsonl"),), adapt=tuple(policy.adapt), output=str(folder))
+    made.recipe_path.write_text(lock(recipe))
+    saving.save(policy, made)
+    return made
+
+
+def updates(module: Any) -> dict[str, Tensor]:
+    layers = module.get_base_model().named_modules()
+    return {name: layer.get_delta_weight("default") for name, layer in layers if name.endswith("_proj")}
+
+
+def updates_of(made: Run) -> dict[str, Tensor]:
+    return updates(loading.open_run(made, device="cpu").module)
+
+
+def test_linear_is_the_exact_sum_of_the_updates_whatever_their_ranks_and_scales(tmp_path: Path) -> None:
+    model = base(tmp_path / "base")
+    a = run(tmp_path / "a", model, 1, r=4, alpha=2.0)
+    b = run(tmp_path / "b", model, 2, r=6, rslora=True)
+    ours = updates(combine([Part(a.folder, 0.7), Part(b.folder, -0.3)]).module)
+    theirs = [updates_of(a), updates_of(b)]
+    for name, update in ours.items():
+        assert torch.allclose(update, 0.7 * theirs[0][name] - 0.3 * theirs[1][name], atol=1e-6), name
+    turned = updates(combine([Part(b.folder, -0.3), Part(a.folder, 0.7)]).module)
+    assert all(torch.allclose(ours[name], turned[name], atol=1e-6) for name in ours)
+
+
+def test_ties_keeps_the_largest_and_elects_one_sign(tmp_path: Path) -> None:
+    """By the formula of the paper (arXiv:2306.01708): trim, elect the sign of the larger total, mean of those that agree."""
+    model = base(tmp_path / "base")
+    runs = [run(tmp_path / name, model, seed) for seed, name in enumerate("ab")]
+    ours = updates(combine([Part(each.folder, 1.0) for each in runs], "ties", density=0.5).module)
+    for name, update in ours.items():
+        trimmed = []
+        for each in runs:
+            delta = updates_of(each)[name]
+            kept = delta.abs().flatten().topk(delta.numel() // 2).indices
+            mask = torch.zeros(delta.numel())
+            mask[kept] = 1
+            trimmed.append(delta * mask.view_as(delta))
+        stack = torch.stack(trimmed)
+        agree = stack.sign() == stack.sum(0).sign()
+        mean = (stack * agree).sum(0) / agree.sum(0).clamp(min=1)
+        left, values, right = torch.linalg.svd(mean, full_matrices=False)
+        nearest = left[:, :8] * values[:8] @ right[:8]  # the sum of the ranks
+        assert torch.allclose(update, nearest, atol=1e-4), name
+
+
+@pytest.mark.parametrize("how", ["dare_linear", "dare_ties", "magnitude_prune"])
+def test_the_other_ways_are_drawn_from_the_seed(tmp_path: Path, how: str) -> None:
+    model = base(tmp_path / "base")
+    given = [Part(run(tmp_path / name, model, seed).folder, 0.5) for seed, name in enumerate("ab")]
+    one, same = (updates(combine(given, how, density=0.7, seed=5).module) for _ in range(2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert all(torch.isfinite(update).all() and update.abs().max() > 0 for update in one.values())
+
+
+def test_the_result_is_a_run_of_its_own(tmp_path: Path) -> None:
+    model = base(tmp_path / "base")
+    a, b = run(tmp_path / "a", model, 1), run(tmp_path / "b", model, 2)
+    made = verbs.combine([f"{a.folder}:0.5", f"{b.folder}:0.5"], tmp_path / "ab")
+    found, first, second = updates_of(Run.open(tmp_path / "ab")), updates_of(a), updates_of(b)
+    assert all(torch.allclose(found[name], (first[name] + second[name]) / 2, atol=1e-6) for name in found)
+    kept = json.loads(made.summary_path.read_text())["combined"]
+    assert kept["how"] == "linear" and list(kept["of"].values()) == [0.5, 0.5]
+    saving.merge(loading.open_run(made, device="cpu"), tmp_path / "merged")
+    with pytest.raises(LuthierError, match="is not empty"):
+        verbs.combine([f"{a.folder}:0.5", f"{b.folder}:0.5"], tmp_path / "ab")
+
+
+def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
+    one, other = base(tmp_path / "one"), base(tmp_path / "other", seed=1)
+    a, b = run(tmp_path / "a", one, 1), run(tmp_path / "b", other, 2)
+    with pytest.raises(LuthierError, match="trained on other bases"):
+        combine([Part(a.folder, 1), Part(b.folder, 1)])
+    with pytest.raises(LuthierError, match="no way 'tied'"):
+        combine([Part(a.folder, 1), Part(b.folder, 1)], "tied")
+    c = run(tmp_path / "c", one, 3, adapt="ia3")
+    with pytest.raises(LuthierError, match="only LoRA adapters can be combined, this one is ia3"):
+        combine([Part(a.folder, 1), Part(c.folder, 1)])
+    d = run(tmp_path / "d", one, 3, dora=True)
+    with pytest.raises(LuthierError, match="only plain LoRA adds up; this adapter has dora"):
+        combine([Part(a.folder, 1), Part(d.folder, 1)])
+    origin = json.loads((a.adapter / loading.ORIGIN).read_text())
+    e = run(tmp_path / "e", one, 4)
+    (e.adapter / loading.ORIGIN).write_text(json.dumps({**origin, "quantize": {"name": "nf4", "args": {}}}))
+    with pytest.raises(LuthierError, match="in other bits"):
+        combine([Part(a.folder, 1), Part(e.folder, 1)])
+
+
+@pytest.mark.parametrize("written", [["a"], ["a:much", "b:1"], ["a:0.7"]])
+def test_a_weight_that_is_missing_is_asked_for(written: list[str]) -> None:
+    with pytest.raises(LuthierError, match="how much of|two runs at least"):
+        parts(written)
+    assert combining.parts(["a:0.7", "b:c:-1"]) == [Part(Path("a"), 0.7), Part(Path("b:c"), -1.0)]
