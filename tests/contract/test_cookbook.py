@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from luthier.models import load
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Model, Plugin, Recipe, Source, Train, resolve
+from luthier.recipe.schema import Reference
 from luthier.run import Run
 from luthier.seams import SEAMS
 from luthier.train import fit
@@ -88,7 +90,7 @@ def test_a_cookbook_file_is_short_and_stands_alone(path: Path):
         for alias in node.names
     }
     roots = {name.split(".")[0] for name in imported}
-    assert roots - set(sys.stdlib_module_names) == {"torch", "transformers"}
+    assert {"torch", "transformers"} <= roots - set(sys.stdlib_module_names) <= {"torch", "transformers", "peft"}
 
 
 def test_masks_are_the_assistants_words_and_its_end_token(folder: Path):
@@ -209,3 +211,162 @@ def test_a_merged_lora_computes_the_same(folder: Path):
     oracle.merge_lora(model)
     assert set(dict(model.named_parameters())) == plain
     torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=0)
+
+
+# preference training
+ANSWERS = [
+    ("Four.", "No idea, sorry."),
+    ("It is 34.", "7"),
+    ("71, I think.", "Five and 66."),
+    ("15", "I will not say."),
+]
+PAIRS = [(f"How much is {a} and {b}?", *ANSWERS[(a + b) % 4]) for a, b in [(n, n * n) for n in range(1, 12)]]
+REFERENCES = ["live", "kept"]
+
+
+def _judged(examples: list[tuple[list[tuple[list[int], list[int]]], tuple[float, ...]]], digest: str) -> Store:
+    """Examples of one or more encoded responses with their scores."""
+    store = Store(len(examples))
+    store.encoded = [
+        Encoded(
+            tuple(np.array(ids, np.int32) for ids, _ in responses),
+            tuple(np.array(mask, np.float32) for _, mask in responses),
+            shared=min(mask.index(1) for _, mask in responses) if len(responses) > 1 else 0,
+            row=row,
+            scores=scores,
+        )
+        for row, (responses, scores) in enumerate(examples)
+    ]
+    store.digest = digest
+    store.lengths = np.array([len(each) for each in store.encoded], np.int32)
+    store.scored = np.array([sum(int(w.sum()) for w in each.weights) for each in store.encoded], np.int32)
+    return store
+
+
+def _policies(way: str, folder: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """Ours and the cookbook's model, with the same first weights."""
+    from peft import LoraConfig, get_peft_model
+
+    policy = load(recipe.model, recipe.adapt, seed=recipe.seed)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if way == "lora":
+        theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+        weights = dict(theirs.named_parameters())
+        for name, weight in policy.trainable():
+            weights[name].data.copy_(weight.data)
+    return policy, theirs
+
+
+def _agree(policy: Any, theirs: Any) -> None:
+    weights = dict(theirs.named_parameters())
+    for name, weight in policy.trainable():
+        torch.testing.assert_close(
+            weight.data, weights[name].data, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def _recipe(folder: Path, way: str, path: dict[str, Any], batch: int) -> Recipe:
+    adapt, lr = WAYS[way]
+    adamw = Plugin(name="adamw", args={"eps": EPS})
+    schedule = {"lr": lr, "steps": STEPS, "warmup": WARMUP}
+    train = Train(batch=batch, weight_decay=0.1, max_tokens=200, optimizer=adamw, **schedule, **path)
+    model = Model(name=str(folder), dtype="fp32")
+    return Recipe(model=model, data=(Source(path="-"),), adapt=tuple(adapt), train=train, output="x", seed=4)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: " ".join(f"{key}={value}" for key, value in path.items()))
+@pytest.mark.parametrize("way", WAYS)
+def test_dpo_follows_the_cookbook(
+    way: str, path: dict[str, Any], reference: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Losses agree to 1e-6 and weights to 1e-6, over six steps: with the prompt computed once and twice, with the
+    reference beside the model and kept from before."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    oracle = cookbook("dpo")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    pairs = [[oracle.encode(tokenizer, prompt, answer) for answer in answers] for prompt, *answers in PAIRS]
+    recipe = replace(_recipe(folder, way, path, BATCH), reference=Reference(keep=reference == "kept"))
+    policy, theirs = _policies(way, folder, recipe)
+    before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    order = Order(len(pairs), BATCH, recipe.seed)
+    steps = [order.positions(step).tolist() for step in range(STEPS)]
+    keys = {"lr": recipe.train.lr, "beta": 0.3, "warmup": WARMUP, "decay": 0.1, "eps": EPS}
+    losses, accuracies = oracle.train(theirs, before, pairs, steps, **keys)
+
+    run, store = Run(tmp_path / "run"), _judged([(pair, (1.0, 0.0)) for pair in pairs], "pairs")
+    run.folder.mkdir()
+    fit(policy, OBJECTIVES.build("dpo", {"beta": 0.3}), Prepared(store), recipe, run)
+    events = list(run.events("step"))
+    assert events[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert [event["loss"] for event in events] == pytest.approx(losses, rel=1e-6, abs=1e-6)
+    assert [event["accuracy"] for event in events[1:]] == pytest.approx(accuracies[1:])
+    assert losses[-1] < losses[0] - 0.05
+    _agree(policy, theirs)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: " ".join(f"{key}={value}" for key, value in path.items()))
+@pytest.mark.parametrize("way", WAYS)
+def test_kto_follows_the_cookbook(
+    way: str, path: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Losses agree to 1e-6 and weights to 1e-6, with a baseline that is the whole step's, not the micro-batch's."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    oracle = cookbook("kto")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    rows = [oracle.encode(tokenizer, pair[0], pair[1 + index % 2]) for index, pair in enumerate(PAIRS)]
+    good = [index % 2 == 0 for index in range(len(rows))]
+    recipe = _recipe(folder, way, path, 4)
+    policy, theirs = _policies(way, folder, recipe)
+    before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    order = Order(len(rows), 4, recipe.seed)
+    steps = [order.positions(step).tolist() for step in range(STEPS)]
+    keys = {"lr": recipe.train.lr, "beta": 0.3, "warmup": WARMUP, "decay": 0.1, "eps": EPS}
+    losses, baselines = oracle.train(theirs, before, rows, good, steps, weights=(1.2, 0.9), micro=3, **keys)
+    assert max(baselines) > 1e-3
+
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    store = _judged([([row], (float(label),)) for row, label in zip(rows, good, strict=True)], "labels")
+    weights = {"lambda_desirable": 1.2, "lambda_undesirable": 0.9}
+    fit(policy, OBJECTIVES.build("kto", {"beta": 0.3, **weights}), Prepared(store), recipe, run)
+    assert [event["loss"] for event in run.events("step")] == pytest.approx(losses, rel=1e-6, abs=1e-6)
+    _agree(policy, theirs)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_one_preference_step_cut_otherwise_is_the_same_step(name: str, folder: Path):
+    oracle = cookbook(name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    pairs = [[oracle.encode(tokenizer, prompt, answer) for answer in answers] for prompt, *answers in PAIRS]
+    data = (pairs,) if name == "dpo" else ([pair[0] for pair in pairs], [index % 2 == 0 for index in range(len(pairs))])
+    outcomes = []
+    for micro in (1, 2, 5):
+        model, before = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+        losses, _ = oracle.train(
+            model, before, *data, [[0, 3, 5, 8, 9], [1, 2, 4, 6, 7]], lr=1e-3, micro=micro, eps=EPS
+        )
+        outcomes.append((losses, [parameter.detach().clone() for parameter in model.parameters()]))
+    for losses, weights in outcomes[1:]:
+        assert losses == pytest.approx(outcomes[0][0], abs=1e-6)
+        for ours, first in zip(weights, outcomes[0][1], strict=True):
+            torch.testing.assert_close(ours, first, atol=1e-5, rtol=0)
+
+
+def test_ktos_mismatched_pairs_are_the_librarys():
+    from luthier.train.reference import mismatched
+
+    rows = [([1, 2, 3], [0, 0, 1]), ([4, 5, 6, 7], [0, 1, 1, 1]), ([8, 9], [0, 1])]
+    store = _judged([([row], (1.0,)) for row in rows], "mismatched")
+    ours = [(each.ids[0].tolist(), each.weights[0].tolist()) for each in mismatched(store.encoded)]
+    assert (
+        ours
+        == cookbook("kto").mismatched(rows)
+        == [
+            ([1, 2, 9], [0, 0, 1]),
+            ([4, 3], [0, 1]),
+            ([8, 5, 6, 7], [0, 1, 1, 1]),
+        ]
+    )
+    with pytest.raises(ValueError, match="one row"):
+        cookbook("kto").mismatched(rows[:1])
