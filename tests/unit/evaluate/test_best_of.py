@@ -1,0 +1,129 @@
+"""Best of n: the scorer's best stands for the system, beside the first draw and the best there was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+from test_compare import Letters
+
+from luthier.evaluate import compare
+from luthier.evaluate.asking import best
+from luthier.evaluate.comparison import Comparison
+from luthier.recipe.schema import Task
+from luthier.types import Completion, Example, Sampling, Turn
+
+WORDS = ["one", "two", "three", "four", "five", "six"]
+
+
+class Drawing:
+    """An engine that says each word of WORDS or not, by the seed and the place of the prompt alone."""
+
+    def __init__(self, chance: float = 0.5) -> None:
+        self.chance = chance
+        self.said: dict[str, list[str]] = {}
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        texts = []
+        for number, prompt in enumerate(prompts):
+            drawn = np.random.default_rng([sampling.seed, number]).random(len(WORDS)) < self.chance
+            texts.append(" ".join(word for word, said in zip(WORDS, drawn, strict=True) if said))
+            self.said.setdefault("".join(map(chr, prompt[:-1])), []).append(texts[-1])
+        return [Completion((1,), text, "stop") for text in texts]
+
+
+def rows(count: int = 90) -> list[Example]:
+    return [Example((Turn("user", f"row {n}"),), answer=" ".join(WORDS)) for n in range(count)]
+
+
+def compared(best_of: int, engine: Drawing | None = None, scorers: Sequence[str] = ("exact_match", "f1")) -> Comparison:
+    keys = {"best_of": best_of, "by": "f1"} if best_of else {}
+    task = Task(data=["x"], scorers=scorers, temperature=1.0, **keys)
+    return compare(task, rows(), Letters(), {"base": Drawing(0.3), "tuned": engine or Drawing()})
+
+
+def values(comparison: Comparison, system: str = "tuned") -> dict[str, float]:
+    return {score.scorer: score.systems[system].value for score in comparison.scores}
+
+
+def f1(text: str) -> float:
+    said = len(text.split())
+    return 2 * said / (len(WORDS) + said)
+
+
+def test_the_pick_is_the_scorers_best_and_the_earliest_of_equals():
+    engine = Drawing()
+    comparison = compared(4, engine)
+    assert all(len(said) == 4 for said in engine.said.values())
+    for sample in comparison.samples:
+        said = engine.said[sample.example.prompt[0].text]
+        assert sample.answers["tuned"].text == said[int(np.argmax([f1(text) for text in said]))]
+    assert best([1.0, None, 3.0, 3.0, float("nan")]) == 2 and best([None, None]) == 0
+
+
+def test_what_is_reported():
+    engine = Drawing()
+    comparison = compared(4, engine, ["exact_match"])
+    found = values(comparison)
+    assert list(found) == [
+        "exact_match, best of 4",
+        "exact_match, first of 4",
+        "exact_match, gain of best over first",
+        "exact_match, oracle's best of 4",
+        "f1, of the picks",
+    ]
+    whole = " ".join(WORDS)
+    first = [said[0] for said in engine.said.values()]
+    assert found["exact_match, first of 4"] == pytest.approx(np.mean([text == whole for text in first]))
+    assert found["exact_match, oracle's best of 4"] == np.mean([whole in said for said in engine.said.values()])
+    assert found["f1, of the picks"] == pytest.approx(np.mean([max(map(f1, said)) for said in engine.said.values()]))
+    gain = comparison.scores[2]
+    assert gain.range == (-1.0, 1.0)
+    assert gain.systems["tuned"].value == pytest.approx(
+        found["exact_match, best of 4"] - found["exact_match, first of 4"]
+    )
+    assert gain.systems["tuned"].low < gain.systems["tuned"].value < gain.systems["tuned"].high
+    console = Console(file=StringIO(), width=120)
+    console.print(comparison.table())
+    assert "oracle's best of 4" in console.file.getvalue()
+
+
+def test_one_answer_changes_nothing_and_more_never_do_worse():
+    plain, one = compared(0), compared(1)
+    assert values(plain) == values(one) and plain.scores[0].systems == one.scores[0].systems
+    assert [s.answers["tuned"].text for s in plain.samples] == [s.answers["tuned"].text for s in one.samples]
+    previous = values(one)["f1"]
+    for count in (2, 4, 8):
+        found = values(compared(count))
+        assert found[f"f1, first of {count}"] == pytest.approx(values(plain)["f1"]), "the first is the plain sample"
+        picked = found[f"f1, best of {count}"]
+        assert picked == found[f"f1, oracle's best of {count}"] > previous
+        assert "f1, of the picks" not in found, "the same number stands there already"
+        previous = picked
+
+
+def test_a_scorer_for_which_less_is_better_gains_by_falling():
+    from luthier.evaluate.verdicts import Gain
+    from luthier.scorers import SCORERS
+
+    perplexity, exact = SCORERS.build("perplexity"), SCORERS.build("exact_match")
+    # K = 2: likelihood and tokens; score and count
+    assert Gain(perplexity).pooled(np.array([[0.0, 1.0, np.log(3.0), 1.0]]))[0] == pytest.approx(2.0)
+    assert Gain(exact).pooled(np.array([[3.0, 4.0, 1.0, 4.0]]))[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"best_of": 4, "temperature": 1.0}, "best_of: 4 needs `by`"),
+        ({"best_of": 4, "by": "f1"}, "needs a temperature above 0"),
+        ({"best_of": 0, "by": "f1", "temperature": 1.0}, "greater than 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        Task(data=["x"], **keys)
