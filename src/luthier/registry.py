@@ -67,6 +67,12 @@ class Registry:
         cls = self.get(name)
         known = [f.name for f in fields(cls) if f.init]
         args = {known[0] if key == "" and known else key: value for key, value in (args or {}).items()}
+        rest = getattr(cls, "rest", None)
+        if rest is not None:  # a plug-in that hands keys on says which of its fields takes those it does not know
+            others = {key: value for key, value in args.items() if key not in known}
+            args = {key: value for key, value in args.items() if key in known}
+            if others:
+                args[rest] = {**args.get(rest, {}), **others}
         for key in args:
             if key not in known:
                 what = f"has no key {key!r}" if key else f"takes no value, but has {args[key]!r}"

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from luthier.models.virtual import virtual
+
 SHORTEST_PREFIX = 4
 """A shorter common prefix is not worth a forward pass of its own."""
+NO_ID = -1
 PADDING = 1.1
 """Prompts are read together while padding adds at most a tenth to their tokens."""
 
@@ -106,9 +109,12 @@ class Decoding:
     """A batch under way: `start` and `step` give the next logits, `keep` drops the rows that have ended."""
 
     def __init__(self, module: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
-        self._module, self._device = module, device
-        self._prompts = [list(prompt) for prompt in prompts]
-        self._length_B = torch.tensor([len(prompt) for prompt in prompts])
+        self._virtual = virtual(module)
+        self._module, self._device = self._virtual.model if self._virtual else module, device
+        # virtual tokens are in the cache before a real one is read; no id stands for them
+        self._first = self._virtual.count if self._virtual else 0
+        self._prompts = [[NO_ID] * self._first + list(prompt) for prompt in prompts]
+        self._length_B = torch.tensor([len(prompt) for prompt in self._prompts])
         self._cache: Any = self._empty()
         self._mask_BK = torch.zeros(0, 0, dtype=torch.long)
 
@@ -116,12 +122,15 @@ class Decoding:
         """Read the prompts. Returns the logits of the first new token, [B, V]."""
         if len(self._prompts) == 1 or not all(type(layer) is RoomyLayer for layer in self._cache.layers):
             # A sliding window counts places, not tokens: room between prefix and rest would shorten it.
-            logits_BV, self._mask_BK = self._read(self._cache, self._prompts, 0)
+            self._begin(self._cache, len(self._prompts))
+            logits_BV, self._mask_BK = self._read(self._cache, self._prompts, self._first)
             return logits_BV
-        prefix = _common(self._prompts)
+        first, prefix = self._first, max(_common(self._prompts), self._first)
         begun = self._empty()
-        if prefix:
-            self._forward(begun, torch.tensor([self._prompts[0][:prefix]]), torch.arange(prefix)[None], None)
+        self._begin(begun, 1)
+        if prefix > first:
+            ids, position = torch.tensor([self._prompts[0][first:prefix]]), torch.arange(first, prefix)[None]
+            self._forward(begun, ids, position, None)
         parts = []
         distinct, where = _distinct(self._prompts)
         for numbers in self._alike(distinct, prefix):
@@ -144,6 +153,10 @@ class Decoding:
         """Go on with these rows only."""
         self._cache.reorder_cache(torch.tensor(rows, device=self._device))
         self._length_B, self._mask_BK = self._length_B[rows], self._mask_BK[rows]
+
+    def _begin(self, cache: Any, rows: int) -> None:
+        if self._virtual:
+            self._virtual.fill(cache, rows)
 
     def _empty(self) -> Any:
         cache: Any = DynamicCache(config=self._module.config)

@@ -20,6 +20,7 @@ from luthier.engines.decoding import Decoding
 from luthier.engines.padding import alike, padded
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
+from luthier.models.virtual import virtual
 from luthier.types import Completion, Encoded, Sampling
 
 HEAD_ROWS = 128
@@ -40,6 +41,9 @@ class LocalEngine:
         self._rows, self._tokens = rows, tokens
         self._device = next(module.parameters()).device
         self._context: int | None = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+        tokens_before = virtual(module)
+        if self._context is not None and tokens_before is not None:
+            self._context -= tokens_before.count
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: Callable[[int], None] | None = None
@@ -155,12 +159,14 @@ class LocalEngine:
         place_S = np.unique(np.concatenate(scored)) - 1
         if not len(place_S):
             return (np.zeros(0, np.float32) for _ in sequences)
-        logits_BSV: Tensor = self._module(
-            input_ids=ids_BT.to(self._device),
-            attention_mask=None if mask_BT is None else mask_BT.to(self._device),
-            use_cache=False,
-            logits_to_keep=torch.from_numpy(place_S).to(self._device),
-        ).logits
+        ids_BT, mask_BT = ids_BT.to(self._device), None if mask_BT is None else mask_BT.to(self._device)
+        before = virtual(self._module)
+        if before is not None:
+            model, inputs, first = before.model, before.before(ids_BT, mask_BT), before.places
+        else:
+            model, first = self._module, 0
+            inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, "use_cache": False}
+        logits_BSV: Tensor = model(**inputs, logits_to_keep=torch.from_numpy(place_S + first).to(self._device)).logits
         return (
             _log_probabilities(logits_BSV[number, np.searchsorted(place_S, wanted - 1)], ids[wanted])
             for number, ((ids, _), wanted) in enumerate(zip(sequences, scored, strict=True))

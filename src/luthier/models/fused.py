@@ -117,7 +117,7 @@ def _untouched(layer: nn.Module) -> bool:
     """Is the layer transformers' own, with plain LoRA at most: no hooks on it, nothing put in, no forward replaced?"""
     return (
         all(
-            type(part).__module__.startswith(("transformers.", "torch.", "peft."))
+            type(part).__module__.startswith(("transformers.", "torch.", "peft.tuners.lora."))
             and "forward" not in part.__dict__
             and not any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
             and not (part._backward_hooks or part._backward_pre_hooks)
@@ -212,8 +212,11 @@ class _FeedForwardBlock(torch.autograd.Function):
         grad_TD = grads[0].contiguous()
         x_TD, rstd_T, gate_up_TF, z_TR, z_down_TR = ctx.saved_tensors
         block: _FeedForward = ctx.block
-        found_down = projections.backward(grad_TD, z_down_TR, [block.down], True)
-        assert found_down.x_TI is not None
+        inner = ctx.needs_input_grad[: -len(block.down.tensors)]
+        found_down = projections.backward(grad_TD, z_down_TR, [block.down], any(inner))
+        if found_down.x_TI is None:  # nothing before the last projection trains
+            projections.backward_weights(found_down, grad_TD, kernels.swiglu(gate_up_TF), [block.down])
+            return (*[None] * len(inner), *found_down.flat)
         grad_gate_up_TF, act_TF = kernels.swiglu_backward_(gate_up_TF, found_down.x_TI)
         projections.backward_weights(found_down, grad_TD, act_TF, [block.down])
         need_x = ctx.needs_input_grad[0] or block.norm.requires_grad
@@ -261,9 +264,11 @@ class _AttentionBlock(torch.autograd.Function):
         x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *raw = ctx.saved_tensors
         block: _Attention = ctx.block
         kept, ctx.kept = ctx.kept, None  # freed as soon as they are used
-        found_out = projections.backward(grad_TD, z_out_TR, [block.out], True)
-        assert found_out.x_TI is not None
+        inner = ctx.needs_input_grad[: -len(block.out.tensors)]
+        found_out = projections.backward(grad_TD, z_out_TR, [block.out], any(inner))
         projections.backward_weights(found_out, grad_TD, out_THE.flatten(1), [block.out])
+        if found_out.x_TI is None:  # nothing before the last projection trains
+            return (*[None] * len(inner), *found_out.flat)
         q_THE, k_TGE, v_TGE = _heads(qkv_TO, block)
         grad_out_THE = found_out.x_TI.view_as(out_THE)
         grad_heads = attention.attend_backward(

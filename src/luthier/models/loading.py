@@ -67,7 +67,7 @@ def load(
     if isinstance(policy.module, PeftModel):
         for config in policy.module.peft_config.values():
             config.base_model_name_or_path, config.revision = policy.reference, model.revision
-        if policy.rewrites_base:
+        if any(adapter.rewrites_base for adapter in policy.adapters):
             state = get_peft_model_state_dict(policy.module, save_embedding_layers=False)
             policy.started = {name: tensor.detach().clone() for name, tensor in state.items()}
     policy.module.train(train)

@@ -72,8 +72,11 @@ class Policy:
 
     @property
     def rewrites_base(self) -> bool:
-        """Were the base's own weights changed when the adapter was attached? Then switching off is not the base."""
-        return any(adapter.rewrites_base for adapter in self.adapters)
+        """Were the base's own weights changed when the adapter was attached? Then switching off is not the base.
+
+        A run that is opened has PEFT's adapters as plain LoRA on the base as it was.
+        """
+        return any(a.rewrites_base and (a.kind != "peft" or bool(self.started)) for a in self.adapters)
 
     @property
     def attached(self) -> Attached:
@@ -94,6 +97,8 @@ class Policy:
     def parameter_counts(self) -> tuple[int, int]:
         """How many numbers train, and how many there are (tied matrices once, added weights too)."""
         total = sum(numbers(parameter) for parameter in self.module.parameters())
+        # a matrix of which some entries train (sara) is held as a buffer
+        total += sum(matrix.numel() for name, matrix in self.module.named_buffers() if name.endswith(".weight"))
         total += 0 if self.head is None else self.head.weight.numel()
         return sum(parameter.numel() for _, parameter in self.trainable()), total
 

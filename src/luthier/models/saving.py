@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from luthier import cache
 from luthier.errors import LuthierError
 from luthier.models import heads
+from luthier.models.adapters.residual import write_plain
 from luthier.models.aliases import is_whole
 from luthier.models.digest import weights_digest
 from luthier.models.loading import ORIGIN, OWN, open_adapter, open_run
@@ -54,7 +56,10 @@ def save(policy: Policy, run: Run) -> Path:
 def write_adapter(policy: Policy, folder: Path) -> None:
     """Write the adapter into a folder that is there."""
     if isinstance(policy.module, PeftModel):
-        policy.module.save_pretrained(folder, save_embedding_layers=False)
+        if policy.started:
+            write_plain(policy.module, policy.started, folder)
+        else:
+            policy.module.save_pretrained(folder, save_embedding_layers=False)
         card = CARD.format(reference=policy.reference, base=policy.base)
         (folder / "README.md").write_text(card, encoding="utf-8")
     if policy.attached.own:
@@ -150,13 +155,31 @@ def _merged_from_disk(policy: Policy) -> Policy:
 def _merged_state(module: Any) -> dict[str, Tensor]:
     """The base's state with every wrapped layer's update added, computed in fp32, one layer at a time."""
     base = module.get_base_model()
-    layers: dict[str, Any] = {name: layer for name, layer in base.named_modules() if isinstance(layer, BaseTunerLayer)}
+    kinds = BaseTunerLayer | ModulesToSaveWrapper
+    layers: dict[str, Any] = {name: layer for name, layer in base.named_modules() if isinstance(layer, kinds)}
     state = {name: tensor.detach() for name, tensor in base.state_dict().items() if not _inside(name, layers)}
     for name, layer in layers.items():
-        wide = copy.deepcopy(layer).float()
-        wide.merge()
-        state |= {f"{name}.{key}": tensor.detach() for key, tensor in wide.get_base_layer().state_dict().items()}
+        if isinstance(layer, ModulesToSaveWrapper):
+            own: Any = layer.modules_to_save[layer.active_adapters[0]]
+        elif not _inside(name, layers):
+            own = _merged_layer(name, layer)
+        else:
+            continue  # the copy that trains is the whole of it
+        state |= {f"{name}.{key}": tensor.detach() for key, tensor in own.state_dict().items()}
     return state
+
+
+def _merged_layer(name: str, layer: Any) -> Any:
+    wide = copy.deepcopy(layer).float()
+    try:
+        wide.merge()
+    except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
+        raise LuthierError(
+            f"PEFT cannot merge a {type(layer).__name__} into the base's weights: {str(error).strip()}",
+            where=f"export, {name}",
+            fix="serve the run with its adapter (`luthier chat`)",
+        ) from error
+    return wide.get_base_layer()
 
 
 def _inside(name: str, layers: dict[str, Any]) -> bool:

@@ -301,7 +301,7 @@ def _plugin_schema(kind: str, seams: Seams | None) -> dict[str, Any]:
             if field in keys.get("properties", {}):
                 keys["properties"][field]["description"] = text
         keys.pop("title", None)
-        keys["additionalProperties"] = False
+        keys["additionalProperties"] = getattr(cls, "rest", None) is not None
         summary = (inspect.getdoc(cls) or "").split("\n")[0]
         forms.append({"const": name, "description": summary})
         body = {"anyOf": [keys, {"type": "null"}]}

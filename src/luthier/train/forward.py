@@ -8,8 +8,8 @@ Shape suffixes: T = tokens of the micro-batch, S = scored tokens, D = hidden siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class Forward:
             self.causal_lm.set_attn_implementation(attention.PACKED)
             self._fused = fuse(self.causal_lm) if fused else 0
         self._head = plain_head(self.causal_lm)
+        self.trunk: Callable[[Batch], AbstractContextManager[object]] = nullcontext  # see luthier.train.trunk
         self.path = self._describe(obstacle if layout == "auto" else None, noise and share_prefix)
 
     def rows(self, batch: Batch, *, mean_logp: bool = False, readings: Readings = "no", logp: bool = True) -> Rows:
@@ -157,13 +158,15 @@ class Forward:
 
     def _trunk(self, batch: Batch) -> Tensor:
         inputs, first = self._inputs(batch)
-        hidden: Tensor = self.causal_lm.base_model(**inputs).last_hidden_state[:, first:]
+        with self.trunk(batch):
+            hidden: Tensor = self.causal_lm.base_model(**inputs).last_hidden_state[:, first:]
         return hidden.reshape(-1, hidden.shape[-1])
 
     def _whole_head(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
         inputs, first = self._inputs(batch)
-        logits = self.causal_lm(**inputs).logits[:, first:]
+        with self.trunk(batch):
+            logits = self.causal_lm(**inputs).logits[:, first:]
         logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
         return logp_SV.gather(1, batch.target_S[:, None]).squeeze(1), logp_SV.mean(-1)
 

@@ -86,7 +86,7 @@ def test_lora_by_expression(folder: Path) -> None:
         ([("freeze", {"bottom": 3})], "only 2 blocks"),
         ([("freeze", {"last": 3})], "only 2 blocks"),
         ([("freeze", {"bottom": 1, "last": 1})], "either `bottom` or `last`"),
-        ([("freeze", {"bottom": 2}), ("lora", {})], "LoRA targets is frozen"),
+        ([("freeze", {"bottom": 2}), ("lora", {})], "lora targets is frozen"),
         ([("full", {}), ("lora", {})], "composes with no other"),
         ([("lora", {}), ("lora", {})], "one adapter"),
         ([("lora", {"targets": ["q_prj"]})], "did you mean 'q_proj'"),

@@ -21,7 +21,28 @@ ADAPTERS = Registry(
     {
         "full": "luthier.models.adapters.full:Full",
         "lora": "luthier.models.adapters.lora:Lora",
+        "rslora": "luthier.models.adapters.lora_kin:RsLora",
+        "dora": "luthier.models.adapters.lora_kin:Dora",
+        "pissa": "luthier.models.adapters.lora_kin:Pissa",
+        "olora": "luthier.models.adapters.lora_kin:Olora",
+        "eva": "luthier.models.adapters.lora_kin:Eva",
+        "corda": "luthier.models.adapters.lora_kin:Corda",
+        "loftq": "luthier.models.adapters.lora_kin:Loftq",
+        "adalora": "luthier.models.adapters.adalora:AdaLora",
+        "vera": "luthier.models.adapters.scaling:Vera",
+        "ia3": "luthier.models.adapters.scaling:Ia3",
+        "oft": "luthier.models.adapters.orthogonal:Oft",
+        "boft": "luthier.models.adapters.orthogonal:Boft",
+        "prefix": "luthier.models.adapters.virtual:Prefix",
+        "prompt": "luthier.models.adapters.virtual:Prompt",
+        "p_tuning": "luthier.models.adapters.virtual:PTuning",
+        "p_tuning_v2": "luthier.models.adapters.virtual:PTuningV2",
+        "peft": "luthier.models.adapters.other:Peft",
         "freeze": "luthier.models.adapters.freeze:Freeze",
+        "progressive": "luthier.models.adapters.progressive:Progressive",
+        "llama_pro": "luthier.models.adapters.llama_pro:LlamaPro",
+        "train": "luthier.models.adapters.train:Train",
+        "sara": "luthier.models.adapters.sara:Sara",
     },
 )
 
@@ -57,6 +78,11 @@ class Adapter:
     """Composes with no other adapter."""
     sample_rows: ClassVar[int] = 0
     """How many rows of the training data `attach` wants to see."""
+
+    @property
+    def keeps_trunk(self) -> bool:
+        """Does the recipe ask to keep the outputs of the frozen blocks on disk, for later epochs?"""
+        return False
 
     # before training
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:

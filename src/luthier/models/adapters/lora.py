@@ -2,114 +2,120 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.errors import LuthierError
-from luthier.models.adapters import Adapter
-from luthier.models.quantizers import is_quantised
+from luthier.models.adapters.card import Card
+from luthier.models.adapters.targets import linear_layers, transposed
+from luthier.models.adapters.tuner import Layered, per_layer, whole
 from luthier.recipe.schema import Float, Int, Why
-from luthier.registry import suggest
 
-if TYPE_CHECKING:
-    from torch import nn
+__all__ = ["Lora", "LowRank", "linear_layers"]
 
-    from luthier.types import Encoded
-
-ALL_LINEAR = "all-linear"
+Rank = Annotated[Int, Field(gt=0)]
+Scale = Annotated[Float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
-class Lora(Adapter):
+class LowRank(Layered):
+    """What LoRA and its kin have in common."""
+
+    r: Annotated[Rank, Why("enough for instruction data; a larger r rarely helps there")] = 16
+    """Rank of the update."""
+    alpha: Annotated[Scale, Why("2r")] | None = None
+    """Scale of the update, divided by r. Default: 2r."""
+    dropout: Annotated[Float, Field(ge=0, lt=1), Why("little use on one to three epochs, and slower")] = 0.0
+    """Dropout on the update's input."""
+    ranks: dict[str, Rank] = field(default_factory=dict)
+    """Another rank for some layers: the end of their name, or an expression → r. Their alpha follows their rank."""
+    alphas: dict[str, Scale] = field(default_factory=dict)
+    """Another alpha for some layers."""
+    plus: Annotated[Scale, Why("LoRA+ (arXiv:2402.12354) takes 16, at a smaller learning rate")] = 1.0
+    """B learns so many times as fast as A."""
+    save_modules: tuple[str, ...] = ()
+    """Modules that train whole beside it and are saved with it, by name: lm_head, embed_tokens, norms."""
+
+    default_lr: ClassVar[float] = 2e-4
+    quantisable: ClassVar[bool] = True
+    scale: ClassVar[float] = 2.0
+    """Default alpha over r."""
+
+    def options(self, module: Any) -> dict[str, Any]:
+        """What sets it apart from plain LoRA, as keys of PEFT's LoraConfig."""
+        return {}
+
+    def config(self, module: Any) -> Any:
+        """PEFT's configuration of it for this model."""
+        from peft import LoraConfig
+
+        layers = self.layers(module)
+        alpha = self.scale * self.r if self.alpha is None else self.alpha
+        ranks = per_layer(module, layers, self.ranks, "ranks")
+        alphas = {name: whole(alpha / self.r * r) for name, r in ranks.items()}
+        alphas |= {name: whole(a) for name, a in per_layer(module, layers, self.alphas, "alphas").items()}
+        if self.save_modules and transposed(layers):
+            raise LuthierError(
+                f"PEFT does not load whole modules of a {type(module).__name__} as they were saved",
+                where="adapt.save_modules",
+                fix="leave them out",
+            )
+        tied = bool(getattr(module.config.get_text_config(), "tie_word_embeddings", False))
+        keys: dict[str, Any] = {
+            "r": self.r,
+            "lora_alpha": whole(alpha),
+            "lora_dropout": self.dropout,
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+            **({"modules_to_save": list(self.save_modules)} if self.save_modules else {}),
+            **({"ensure_weight_tying": True} if self.save_modules and tied else {}),
+            **self.oriented(module),
+            **self.options(module),
+        }
+        return LoraConfig(**keys)
+
+    def lr_factors(self, module: Any) -> Mapping[str, float]:
+        """B learns `plus` times as fast."""
+        if self.plus == 1:
+            return {}
+        return {name: self.plus for name, _ in module.named_parameters() if ".lora_B." in name}
+
+
+@dataclass(frozen=True)
+class Lora(LowRank):
     """Train a low-rank update of the linear layers; the base's own weights stay as they are.
 
     The added weights are kept in fp32 whatever the base's type: their updates are too small for bf16.
     """
 
-    r: Annotated[Int, Field(gt=0), Why("enough for instruction data; a larger r rarely helps there")] = 16
-    """Rank of the update."""
-    alpha: Annotated[Float, Field(gt=0), Why("2r")] | None = None
-    """Scale of the update, divided by r. Default: 2r."""
-    dropout: Annotated[Float, Field(ge=0, lt=1), Why("little use on one to three epochs, and slower")] = 0.0
-    """Dropout on the update's input."""
-    targets: Annotated[str | tuple[str, ...], Why("all linear layers train better than attention's alone")] = ALL_LINEAR
-    """all-linear (every linear layer but the output head), a list of layer names, or a regular expression."""
+    rslora: Annotated[bool, Why("a change of r then needs no new learning rate, but alpha means something else")] = (
+        False
+    )
+    """Divide alpha by the root of r instead of r (rsLoRA)."""
+    dora: Annotated[bool, Why("it is slower and gains little at higher r")] = False
+    """Train the weights' direction and size apart (DoRA)."""
+    init: Annotated[Literal["default", "gaussian", "orthogonal"], Why("the paper's B = 0, A uniform")] = "default"
+    """How A is drawn. orthogonal draws B too, at right angles to A, so that B A = 0 to rounding."""
 
-    default_lr: ClassVar[float] = 2e-4
-    kind: ClassVar[Literal["base", "peft", "own"]] = "peft"
-    quantisable: ClassVar[bool] = True
+    card: ClassVar[Card] = Card(
+        title="LoRA: low-rank adaptation",
+        paper="arXiv:2106.09685",
+        authors="Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen",
+        venue="ICLR 2022",
+        problem="Full fine-tuning keeps a copy of all weights and of the optimiser's state for each task.",
+        idea="The change of a weight matrix is of low rank; train its two thin factors and leave the matrix alone.",
+        formula="y = W x + (α/r) B A x,  A: r × in, B: out × r, B = 0 at the start",
+        trains="A and B of every linear layer: r (in + out) each",
+        choose="by default: little memory, merges into the base, goes with a base in 4 bits",
+        avoid="when much must be learnt that the base does not know (continued pre-training): take full, or a high r",
+        limits="the update has at most rank r; A gets no gradient in the very first step",
+        related=("rslora", "dora", "pissa", "adalora", "full"),
+    )
 
-    def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
-        """Wrap the targets that are not frozen; only the added weights train."""
-        from peft import LoraConfig, get_peft_model
-
-        linear = linear_layers(module)
-        chosen = self._chosen(linear)
-        free = [name for name in chosen if linear[name].weight.requires_grad or is_quantised(linear[name].weight)]
-        if not free:
-            raise LuthierError(
-                "every layer that LoRA targets is frozen", fix="freeze fewer blocks or target other layers"
-            )
-        alpha = 2 * self.r if self.alpha is None else self.alpha
-        options: dict[str, Any] = {"lora_alpha": int(alpha) if alpha == int(alpha) else alpha}
-        config = LoraConfig(
-            r=self.r,
-            lora_dropout=self.dropout,
-            target_modules=_short(free, linear),
-            fan_in_fan_out=any(not _is_linear(linear[name]) for name in free),
-            task_type="CAUSAL_LM",
-            **options,
-        )
-        wrapped: Any = get_peft_model(module, config)
-        return wrapped
-
-    def _chosen(self, linear: dict[str, Any]) -> list[str]:
-        if self.targets == ALL_LINEAR:
-            return list(linear)
-        known = sorted({name.split(".")[-1] for name in linear})
-        if isinstance(self.targets, str):
-            chosen = [name for name in linear if re.fullmatch(self.targets, name)]
-            if not chosen:
-                raise LuthierError(
-                    f"lora: no linear layer's name matches the expression {self.targets!r}",
-                    fix=f"layers are named like {next(iter(linear))!r}; for some by their last name give a list: "
-                    f"{', '.join(known)}",
-                )
-            return chosen
-        for target in self.targets:
-            if not any(_named(name, target) for name in linear):
-                raise LuthierError(f"lora: the model has no linear layer {target!r}", fix=suggest(target, known))
-        return [name for name in linear if any(_named(name, target) for target in self.targets)]
-
-
-def linear_layers(module: Any) -> dict[str, Any]:
-    """Every linear layer by name (GPT-2's Conv1D is one, transposed), the output head left out."""
-    from transformers.pytorch_utils import Conv1D
-
-    head = module.get_output_embeddings()
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if (_is_linear(layer) or isinstance(layer, Conv1D)) and layer is not head
-    }
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    from torch import nn
-
-    return isinstance(layer, nn.Linear)
-
-
-def _named(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
-def _short(chosen: list[str], linear: dict[str, Any]) -> list[str]:
-    """The last names of the layers where they mean exactly these layers, else the full names."""
-    last = sorted({name.split(".")[-1] for name in chosen})
-    meant = [name for name in linear if any(_named(name, target) for target in last)]
-    return last if meant == chosen else chosen
+    def options(self, module: Any) -> dict[str, Any]:
+        """rsLoRA, DoRA, and how A is drawn."""
+        drawn: Any = True if self.init == "default" else self.init
+        return {"use_rslora": self.rslora, "use_dora": self.dora, "init_lora_weights": drawn}

@@ -1,0 +1,59 @@
+"""LoRA that begins as the best low-rank part of what quantising took from the weights (LoftQ, arXiv:2310.08659, eq. 6).
+
+PEFT has the same for CUDA only.
+
+Shape suffixes: O = outputs, I = inputs, R = rank.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.models.quantizers import dequantised, is_quantised
+
+
+@torch.no_grad()
+def begin_with_error(module: Any, folder: str) -> None:
+    """Set A and B of every quantised layer to the first r singular triples of W − Q(W), split evenly, over s.
+
+    `folder` holds the weights as they were. Raises LuthierError where a layer's are not found there.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    weights = _Weights(Path(folder))
+    for name, layer in module.get_base_model().named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        base: Any = layer.get_base_layer()
+        if not is_quantised(base.weight):
+            continue
+        whole_OI = weights[f"{name}.weight"].to(base.weight.device, torch.float32)
+        u, s, v = torch.linalg.svd(whole_OI - dequantised(base, torch.float32), full_matrices=False)
+        for adapter in layer.active_adapters:
+            r, scale = layer.r[adapter], layer.scaling[adapter]
+            root_R = (s[:r] / scale).sqrt()
+            layer.lora_A[adapter].weight.copy_(root_R[:, None] * v[:r])
+            layer.lora_B[adapter].weight.copy_(u[:, :r] * root_R)
+
+
+class _Weights:
+    """A model folder's tensors by name, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                self._places |= dict.fromkeys(file.keys(), path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._places:
+            raise LuthierError(f"loftq: the base's files hold no tensor {name!r}", fix="take `adapt: lora`")
+        with safe_open(self._places[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor

@@ -1,0 +1,83 @@
+"""Which layers an adapter goes on: all linear ones, some by name, or those that an expression matches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.models.quantizers import is_quantised
+from luthier.registry import suggest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ALL_LINEAR = "all-linear"
+Targets = str | tuple[str, ...]
+
+
+def linear_layers(module: Any) -> dict[str, Any]:
+    """Every linear layer by name (GPT-2's Conv1D is one, transposed), the output head left out."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = module.get_output_embeddings()
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if (is_linear(layer) or isinstance(layer, Conv1D)) and layer is not head
+    }
+
+
+def free_layers(module: Any, targets: Targets, adapter: str) -> dict[str, Any]:
+    """The linear layers that `targets` means and that are not frozen. Raises LuthierError when there are none."""
+    linear = linear_layers(module)
+    chosen = _chosen(linear, targets, adapter)
+    free = {n: linear[n] for n in chosen if linear[n].weight.requires_grad or is_quantised(linear[n].weight)}
+    if not free:
+        raise LuthierError(
+            f"every layer that {adapter} targets is frozen", fix="freeze fewer blocks or target other layers"
+        )
+    return free
+
+
+def named_by(free: Sequence[str], module: Any) -> list[str]:
+    """The last names of the layers where they mean exactly these layers, else the full names."""
+    last = sorted({name.split(".")[-1] for name in free})
+    meant = [name for name in linear_layers(module) if any(_named(name, target) for target in last)]
+    return last if meant == list(free) else list(free)
+
+
+def transposed(layers: dict[str, Any]) -> bool:
+    """Do the layers hold their weights input by output, as GPT-2's do?"""
+    return any(not is_linear(layer) for layer in layers.values())
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Is it torch's linear layer, or made from it?"""
+    from torch import nn
+
+    return isinstance(layer, nn.Linear)
+
+
+def _chosen(linear: dict[str, Any], targets: Targets, adapter: str) -> list[str]:
+    if targets == ALL_LINEAR:
+        return list(linear)
+    known = sorted({name.split(".")[-1] for name in linear})
+    if isinstance(targets, str):
+        chosen = [name for name in linear if re.fullmatch(targets, name)]
+        if not chosen:
+            raise LuthierError(
+                f"{adapter}: no linear layer's name matches the expression {targets!r}",
+                fix=f"layers are named like {next(iter(linear))!r}; for some by their last name give a list: "
+                f"{', '.join(known)}",
+            )
+        return chosen
+    for target in targets:
+        if not any(_named(name, target) for name in linear):
+            raise LuthierError(f"{adapter}: the model has no linear layer {target!r}", fix=suggest(target, known))
+    return [name for name in linear if any(_named(name, target) for target in targets)]
+
+
+def _named(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
