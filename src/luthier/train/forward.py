@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from luthier.models import attention
+from luthier.models import attention, positions
 from luthier.models.fused import fuse, unfuse
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
@@ -55,7 +55,8 @@ class Forward:
             )
         self.layout: Layout = "padded" if layout == "padded" or obstacle else "packed"
         noise = has_dropout(self.causal_lm)
-        self.share_prefix = share_prefix and self.layout == "packed" and not noise
+        self.placed = positions.placed(self.causal_lm)
+        self.share_prefix = share_prefix and self.layout == "packed" and not noise and not self.placed
         self._own_attention = self.causal_lm.config._attn_implementation
         self._fused = 0
         if self.layout == "packed":
@@ -144,6 +145,10 @@ class Forward:
         """The model's inputs, and how many places of its output come before the batch's own."""
         tokens = virtual(self.module)
         if tokens is not None:
+            if self.placed:
+                from luthier.errors import LuthierError
+
+                raise LuthierError("edits of prompt tokens and virtual tokens do not go together", where="adapt")
             return tokens.before(batch.ids_T.view(batch.shape), _padding_mask(batch)), tokens.places
         inputs: dict[str, object] = {
             "input_ids": batch.ids_T.view(batch.shape),
@@ -154,6 +159,8 @@ class Forward:
             inputs[attention.LAYOUT] = attention.PackedLayout(batch.nodes, batch.position_T)
         else:
             inputs["attention_mask"] = _padding_mask(batch)
+        if self.placed:
+            inputs[positions.KEYWORD] = _prompts(batch)
         return inputs, 0
 
     def _trunk(self, batch: Batch) -> Tensor:
@@ -194,12 +201,12 @@ def causal_lm(module: nn.Module) -> Any:
 def why_not_packed(model: Any) -> str | None:
     """Why rows cannot be packed for this model, or None if they can."""
     name = type(model).__name__
-    if not model._supports_attention_backend:
-        return f"{name} does not use transformers' attention interface"
     config = model.config.get_text_config()
     foreign = sorted(set(getattr(config, "layer_types", None) or []) - PACKABLE)
     if foreign:
         return f"{name} has layers of type {', '.join(foreign)}"
+    if not model._supports_attention_backend:
+        return f"{name} does not use transformers' attention interface"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{name} caps its attention scores"
     if any("sinks" in dict(module.named_parameters(recurse=False)) for module in model.modules()):
@@ -241,6 +248,15 @@ def plain_head(model: Any) -> Head | None:
         hook.remove()
         model.train(training)
     return head if torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2) else None
+
+
+def _prompts(batch: Batch) -> positions.Prompts:
+    """Each row (which shares nothing with another) up to the first token it is scored on."""
+    ends = [node.end for node in batch.nodes[: batch.num_rows]]
+    for place, row in zip(batch.hidden_S.flip(0).tolist(), batch.row_S.flip(0).tolist(), strict=True):
+        ends[row] = place + 1
+    spans = [(node.start, end) for node, end in zip(batch.nodes, ends, strict=False)]
+    return positions.Prompts.spans(len(batch.ids_T), spans, batch.ids_T.device)
 
 
 def _padding_mask(batch: Batch) -> Tensor:

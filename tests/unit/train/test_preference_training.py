@@ -191,3 +191,20 @@ def test_prompts_are_weighed_before_the_first_step(tmp_path: Path) -> None:
     plain, _ = trained(tmp_path / "b", "bco", store, module=untouched_lora(), steps=1)
     assert plain[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert steps[0]["loss"] != pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_linear_attention_switches_sharing_off_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3NextConfig(
+        vocab_size=tiny.VOCABULARY + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, layer_types=["linear_attention", "full_attention"],
+        linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+        num_experts=0, decoder_sparse_step=1, mlp_only_layers=[0, 1],
+    )  # fmt: skip
+    module = Qwen3NextForCausalLM(config)
+    steps, _ = trained(tmp_path, "dpo", Judged(4), module=module, steps=1, batch=4, keep=False)
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert "padded rows (Qwen3NextForCausalLM has layers of type linear_attention)" in capsys.readouterr().err
+    assert Run(tmp_path).read_json(Run(tmp_path).summary_path)["shared"] == 0
