@@ -1,4 +1,4 @@
-"""Who runs the SFT workload, and with which settings: each peer by its defaults and at its best.
+"""Who runs the workloads, and with which settings: each peer by its defaults and at its best.
 
 "Best" is bf16, no gradient checkpointing, and the settings that `sweep.py` found fastest on a 2-core CPU; NOTES.md
 has the sweep.
@@ -38,7 +38,7 @@ class Contender:
             overrides = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
             return [str(self.python().parent / "luthier"), "train", str(recipe), *overrides]
         work.write(folder / "workload.json")
-        script = Path(__file__).parent / "peers" / f"{self.tool}_sft.py"
+        script = Path(__file__).parent / "peers" / f"{self.tool}_{work.objective}.py"
         arguments = [str(folder / "workload.json"), str(folder / "out"), json.dumps(self.settings)]
         return [str(self.python()), str(script), *arguments]
 
@@ -49,9 +49,11 @@ class Contender:
 
 def luthier_recipe(work: Workload, folder: Path) -> dict[str, Any]:
     """Luthier's defaults, and what the workload fixes for every tool. No checkpoint but the last, as for the peers."""
+    pairs = {"long_rows": "truncate", "max_lost": 0.5} if work.objective == "dpo" else {}
     return {
         "model": work.model,
         "data": work.train,
+        "objective": {"dpo": {"beta": work.beta}} if work.objective == "dpo" else work.objective,
         "adapt": {"lora": {"r": work.rank, "alpha": work.alpha}},
         "train": {
             "epochs": 1,
@@ -63,11 +65,27 @@ def luthier_recipe(work: Workload, folder: Path) -> dict[str, Any]:
             "weight_decay": 0,
             "clip": 1.0,
             "save_every": work.rows,
+            **pairs,
         },
         "seed": work.seed,
         "output": str(folder / "out"),
     }
 
+
+BF16 = {"bf16": True, "gradient_checkpointing": False}
+PREFERENCE = (
+    Contender("luthier", "luthier"),
+    Contender("luthier-unshared", "luthier", {"train.share_prefix": False}),
+    Contender("trl-defaults", "trl"),
+    Contender("trl-best", "trl", BF16 | {"per_device_train_batch_size": 2}),
+    Contender("llamafactory-defaults", "llamafactory"),
+    Contender(
+        "llamafactory-best",
+        "llamafactory",
+        {"bf16": True, "use_cpu": True, "disable_gradient_checkpointing": True, "per_device_train_batch_size": 2},
+    ),
+)
+"""Who runs the preference workloads."""
 
 CONTENDERS = (
     Contender("luthier", "luthier"),

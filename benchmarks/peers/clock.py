@@ -22,8 +22,13 @@ def arguments() -> tuple[SimpleNamespace, dict[str, Any], str]:
 
 def rows(workload: SimpleNamespace) -> list[list[dict[str, str]]]:
     """The training rows as message lists."""
+    return [row["messages"] for row in lines(workload)]
+
+
+def lines(workload: SimpleNamespace) -> list[dict[str, Any]]:
+    """The training rows as they stand."""
     with Path(workload.train).open(encoding="utf-8") as file:
-        return [json.loads(line)["messages"] for line in file]
+        return [json.loads(line) for line in file]
 
 
 class Clock(TrainerCallback):
@@ -54,10 +59,13 @@ class Clock(TrainerCallback):
         self.report["dtypes"] = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         self.report["micro_batch"] = args.per_device_train_batch_size
         for batch in kwargs["train_dataloader"]:
-            labels, mask = batch["labels"], batch.get("attention_mask")
+            mask = batch.get("attention_mask")
             padded += batch["input_ids"].numel()
             # a 4-D mask (packing) has no padding to subtract beyond its own unused tail, which no tool here leaves
             tokens += int(mask.sum()) if mask is not None and mask.dim() == 2 else batch["input_ids"].numel()
-            scored += int((labels[..., 1:] != -100).sum())
+            if "labels" in batch:
+                scored += int((batch["labels"][..., 1:] != -100).sum())
+            else:
+                scored += int(batch["completion_mask"].sum())
         self.report |= {"tokens": tokens, "scored": scored, "fed": padded, "threads": os.cpu_count()}
         print("\n" + json.dumps(self.report), flush=True)
