@@ -21,9 +21,10 @@ from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
 from luthier.models.adapters.attached import Attached
 from luthier.models.heads import ScalarHead
+from luthier.models.quantizers import numbers
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
-from luthier.train import OPTIMIZERS, SCHEDULES, allocator, checkpoint, memory, reference, rng
+from luthier.train import OPTIMIZERS, SCHEDULES, allocator, checkpoint, memory, reference, rng, trunk
 from luthier.train.forward import Forward
 from luthier.train.guards import Guards, finite, not_finite
 from luthier.train.judgement import judged_mean
@@ -90,6 +91,7 @@ def fit(
         stack.enter_context(forward.opened())
         loop = Loop(policy, objective, prepared, recipe, forward, log)
         stack.callback(loop.close)
+        stack.enter_context(trunk.kept(policy, forward, prepared, recipe, log))
         if objective.needs.reference:
             loop.refer(stack.enter_context(Forward(second.module, **paths).opened()) if second else None, second)
         if objective.weighs_prompts:
@@ -409,7 +411,7 @@ class Loop:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "trainable": sum(parameter.numel() for parameter in self.update.parameters),
-            "parameters": sum(parameter.numel() for parameter in parameters),
+            "parameters": sum(numbers(parameter) for parameter in parameters),
             "masters": self.update.has_masters,
             "examples": len(self.store),
             "steps": self.total,

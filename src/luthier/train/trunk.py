@@ -57,7 +57,7 @@ class Trunk:
     @contextmanager
     def __call__(self, batch: Batch) -> Iterator[None]:
         """Inside the block one forward pass over `batch` takes what is kept, or is kept."""
-        paths = {_key(batch, place): place for place in row_places(batch)}
+        paths = {_key(batch, place): place for place in batch.places}
         if all(key in self.states for key in paths):
             began = time.perf_counter()
             hidden_TD = self._read(paths, batch)
@@ -73,9 +73,9 @@ class Trunk:
             self._paths = None
 
     @property
-    def saved(self) -> float:
-        """Seconds that the later epochs did not need, by what the same tokens took when they were computed."""
-        return self.served * self.seconds / max(1, self.computed) - self.reading
+    def saved(self) -> float | None:
+        """Seconds that the later epochs did not need, by what tokens took to compute; None if none was computed now."""
+        return self.served * self.seconds / self.computed - self.reading if self.computed else None
 
     def _read(self, paths: dict[bytes, NDArray[np.int64]], batch: Batch) -> Tensor:
         size = batch.shape[0] * batch.shape[1]
@@ -139,22 +139,6 @@ class _Passed(nn.Module):
         return hidden
 
 
-def row_places(batch: Batch) -> list[NDArray[np.int64]]:
-    """Where each row's tokens lie in the micro-batch; a row that is the beginning of another lies within it."""
-    nodes = batch.nodes[:-1] if batch.filler else batch.nodes
-    inner = {node.parent for node in nodes}
-    places = []
-    for number, node in enumerate(nodes):
-        if number in inner:
-            continue
-        runs = [np.arange(node.start, node.end)]
-        while node.parent is not None:
-            node = nodes[node.parent]
-            runs.insert(0, np.arange(node.start, node.end))
-        places.append(np.concatenate(runs))
-    return places
-
-
 def _key(batch: Batch, place: NDArray[np.int64]) -> bytes:
     ids = batch.ids_T.cpu().numpy()[place].astype("<i4")
     return blake2b(ids.tobytes(), digest_size=16).digest()
@@ -200,12 +184,13 @@ def kept(policy: Any, forward: Forward, prepared: Any, recipe: Recipe, log: Log)
 
 def tell(trunk: Trunk, log: Log) -> None:
     """Say what was saved."""
-    size = trunk.states.nbytes
+    size, saved = trunk.states.nbytes, trunk.saved
     counts = {"computed": trunk.computed, "served": trunk.served, "bytes": size}
-    log.event("trunk", blocks=trunk.depth, **counts, seconds_saved=round(trunk.saved, 3))
+    log.event("trunk", blocks=trunk.depth, **counts, seconds_saved=None if saved is None else round(saved, 3))
     log.screen.say(
-        f"trunk: {trunk.served:,} tokens began above the frozen blocks, which saved about {trunk.saved:.1f} s "
-        f"({size / GIB:.2f} GiB on disk)"
+        f"trunk: {trunk.served:,} tokens began above the frozen blocks"
+        + (f", which saved about {saved:.1f} s" if saved is not None else "")
+        + f" ({size / GIB:.2f} GiB on disk)"
     )
 
 

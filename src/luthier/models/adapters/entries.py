@@ -57,8 +57,6 @@ class Entries:
 
     def write(self, values_K: Tensor | None = None) -> None:
         """Round the vector (or `values_K`) into the matrix."""
-        if self.settled is not None:
-            self.values.data[self.settled[0]] = self.settled[1]
         values_K = self.values.detach() if values_K is None else values_K
         # past autograd's version counter: nothing is written between a forward pass and its backward pass that is not
         # put back
@@ -69,6 +67,11 @@ class Entries:
         """From now on only the entries train that are still below the threshold."""
         settled_K = self.values.detach().abs() >= self.tau
         self.settled = settled_K, self.values.detach()[settled_K]
+
+    def hold(self) -> None:
+        """Undo what a step did to the settled entries: without gradient, momentum still moves them."""
+        if self.settled is not None:
+            self.values.data[self.settled[0]] = self.settled[1]
 
     # the update as a matrix
     def nuclear_norm(self) -> Tensor:

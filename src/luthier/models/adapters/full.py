@@ -24,23 +24,25 @@ class Full(Adapter):
     decay: Annotated[Float, Field(ge=1), Why("one rate for all, unless early layers should move less")] = 1.0
     """Divide the learning rate by this for every block further from the output (discriminative rates)."""
 
-    card: ClassVar[Card] = Card(
-        title="Full fine-tuning",
-        paper="arXiv:1801.06146",
-        authors="Jeremy Howard, Sebastian Ruder",
-        venue="ACL 2018 (fine-tuning a whole language model, and discriminative rates; the practice is older)",
-        problem="A pretrained model does not do the task yet.",
-        idea="Go on training all of its weights on the task's rows, at a small learning rate.",
-        formula="θ ← θ − η ∇L(θ);  with decay: η of block l−1 = η of block l / decay",
-        trains="everything",
-        choose="Much data, enough memory, and nothing else that the model must keep being good at.",
-        avoid="Memory is short (weights, gradients and two moments of every weight) or old abilities must stay.",
-        limits="Saved as a whole model; nothing to switch off, so a reference model is a second copy.",
-        related=("freeze", "progressive", "lora"),
-    )
     default_lr: ClassVar[float] = 2e-5
     kind: ClassVar[Literal["base", "peft", "own"]] = "base"
     alone: ClassVar[bool] = True
+
+    card: ClassVar[Card] = Card(
+        title="Full fine-tuning",
+        paper="no paper of its own",
+        authors="–",
+        venue="–",
+        problem="A model must learn what it does not know.",
+        idea="Train every weight.",
+        formula="θ ← θ − η ∇L(θ);  with decay: η of block l−1 = η of block l / decay",
+        trains="every weight",
+        choose="continued pre-training, much data, and memory to spare",
+        avoid="on few rows, or when what the base can do must be kept",
+        limits="gradients, fp32 masters and the optimiser's state: some 16 bytes a weight on top of the model's own; "
+        "the result is a whole model",
+        related=("freeze", "lora", "progressive"),
+    )
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Nothing to do: a loaded model's weights all train."""

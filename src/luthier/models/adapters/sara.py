@@ -105,6 +105,7 @@ class Sara(Adapter):
     def after_step(self, module: Any, step: int, total: int) -> None:
         """Write the entries back; at half of the run settle those that have outgrown the threshold."""
         for part in self._parts.values():
+            part.hold()
             if self.reselect and step + 1 == total // 2:
                 part.settle()
             part.write()
