@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from luthier.models.positions import placed
 from luthier.models.virtual import virtual
 
 SHORTEST_PREFIX = 4
@@ -120,8 +121,10 @@ class Decoding:
 
     def start(self) -> Tensor:
         """Read the prompts. Returns the logits of the first new token, [B, V]."""
-        if len(self._prompts) == 1 or not all(type(layer) is RoomyLayer for layer in self._cache.layers):
-            # A sliding window counts places, not tokens: room between prefix and rest would shorten it.
+        roomy = all(type(layer) is RoomyLayer for layer in self._cache.layers)
+        if len(self._prompts) == 1 or not roomy or placed(self._module):
+            # A sliding window counts places, not tokens: room between prefix and rest would shorten it. And where
+            # tokens are treated by their place in the prompt, a prefix of several prompts has more than one.
             self._begin(self._cache, len(self._prompts))
             logits_BV, self._mask_BK = self._read(self._cache, self._prompts, self._first)
             return logits_BV

@@ -20,6 +20,7 @@ from luthier.engines.decoding import Decoding
 from luthier.engines.padding import alike, padded
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
+from luthier.models import positions
 from luthier.models.virtual import virtual
 from luthier.types import Completion, Encoded, Sampling
 
@@ -166,6 +167,9 @@ class LocalEngine:
         else:
             model, first = self._module, 0
             inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, "use_cache": False}
+            if positions.placed(model):
+                weights = [each for _, each in sequences]
+                inputs[positions.KEYWORD] = positions.Prompts.unscored(weights, ids_BT.shape[1], self._device)
         logits_BSV: Tensor = model(**inputs, logits_to_keep=torch.from_numpy(place_S + first).to(self._device)).logits
         return (
             _log_probabilities(logits_BSV[number, np.searchsorted(place_S, wanted - 1)], ids[wanted])

@@ -28,6 +28,7 @@ ADAPTERS = Registry(
         "eva": "luthier.models.adapters.lora_kin:Eva",
         "corda": "luthier.models.adapters.lora_kin:Corda",
         "loftq": "luthier.models.adapters.lora_kin:Loftq",
+        "ir_qlora": "luthier.models.adapters.ir_qlora:IrQlora",
         "adalora": "luthier.models.adapters.adalora:AdaLora",
         "vera": "luthier.models.adapters.scaling:Vera",
         "ia3": "luthier.models.adapters.scaling:Ia3",
@@ -43,6 +44,11 @@ ADAPTERS = Registry(
         "llama_pro": "luthier.models.adapters.llama_pro:LlamaPro",
         "train": "luthier.models.adapters.train:Train",
         "sara": "luthier.models.adapters.sara:Sara",
+        "houlsby": "luthier.models.adapters.houlsby:Houlsby",
+        "bitfit": "luthier.models.adapters.bitfit:BitFit",
+        "loreft": "luthier.models.adapters.loreft:LoReft",
+        "lora_ga": "luthier.models.adapters.lora_ga:LoraGa",
+        "gelora": "luthier.models.adapters.gelora:GeLora",
     },
 )
 
