@@ -48,7 +48,14 @@ def closing(run: Run) -> None:
     for name, path in places.items():
         if path.exists():
             out.print(f"{name:<11} {path}", markup=False)
-    out.print(f"\nTalk to it:  luthier chat {run.folder}", style="bold", markup=False)
+    out.print(f"\n{_next(run)}", style="bold", markup=False)
+
+
+def _next(run: Run) -> str:
+    """What the run is good for: a reward model scores, another model answers."""
+    if any((folder / "head.safetensors").is_file() for folder in (run.adapter, run.model)):
+        return f"Score with it:  `scorers: [{{reward_model: {run.folder}}}]` in a recipe's `evaluate:`"
+    return f"Talk to it:  luthier chat {run.folder}"
 
 
 def _figures(summary: dict[str, Any]) -> str:
@@ -58,6 +65,8 @@ def _figures(summary: dict[str, Any]) -> str:
         parts.append(f"{summary['tokens_per_s']:,.0f} tokens/s")
     if summary.get("peak_memory"):
         parts.append(f"peak {summary['peak_memory'] / 2**30:.1f} GiB")
+    if (summary.get("shared") or 0) >= 0.001:
+        parts.append(f"{summary['shared']:.0%} of them shared")
     first, last = summary.get("first_loss"), summary.get("last_loss")
     if first is not None and last is not None:
         parts.append(f"loss {first:.3f} → {last:.3f}")

@@ -363,7 +363,7 @@ class Loop:
         fields = {key: value for key, value in asdict(result).items() if key not in ("steps", "resumed_from")}
         self.log.event("end", step=progress.step, **fields)
         if result.shared >= 0.001:
-            self.log.screen.say(f"shared {result.shared:.0%} of tokens: they were computed once for several rows")
+            self.log.screen.say(f"shared {result.shared:.0%} of tokens: computed once for several rows")
         run = self.log.run
         summary = {**run.read_json(run.summary_path), "recipe_digest": progress.recipe, **asdict(result)}
         run.write_json(run.summary_path, summary)
