@@ -190,8 +190,14 @@ def models() -> None:
 
 
 @_verb
-def explain(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Print every value of a recipe with where it came from: you, a default and why, or derived and from what."""
+def explain(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|adapt|NAME", help="A recipe, or an adapter's name.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print every value of a recipe with where it came from: you, a default and why, or derived and from what.
+
+    `luthier explain adapt` prints the ways to adapt a model, `luthier explain lora` the card of one of them.
+    """
     from luthier import verbs
 
     verbs.explain(recipe, overrides or ())

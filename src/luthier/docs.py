@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from luthier.data import formats_table
+from luthier.models.adapters import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.schema import Model, Recipe, Source, Task, Train, Validate
 from luthier.run import write_atomically
 from luthier.seams import SEAMS
 
 PAGE = Path("docs/recipes.md")
+ADAPTERS_PAGE = Path("docs/adapters.md")
 KEYS = (("", Recipe), ("model", Model), ("data", Source), ("train", Train), ("validate", Validate), ("evaluate", Task))
 PLUGINS = {
     "objective": "`objective`",
@@ -82,6 +84,7 @@ def main() -> None:
     if not PAGE.exists():
         sys.exit(f"run this in the repository's root: there is no {PAGE}")
     write_atomically(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    write_atomically(ADAPTERS_PAGE, guide.page())
 
 
 if __name__ == "__main__":

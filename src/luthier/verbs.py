@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import LuthierError
 from luthier.recipe import Loaded, Model, Plugin, Recipe, Task, json_schema, load, lock, override, resolve
 from luthier.recipe import explain as explained
+from luthier.recipe.describe import plugin_entries
 from luthier.run import Run, write_atomically
 from luthier.screen import closing, console, say
 from luthier.seams import SEAMS
@@ -219,8 +220,20 @@ def models() -> None:
 
 
 def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
-    """Print every resolved value of a recipe with where it came from."""
-    console().print(explained(_loaded(recipe, overrides), SEAMS))
+    """Print every resolved value of a recipe with where it came from.
+
+    `adapt` instead of a recipe: the table of adapters; the name of one: its card.
+    """
+    from luthier.models.adapters import guide
+
+    name = str(recipe)
+    if name == "adapt":
+        console().print(guide.table())
+    elif name in SEAMS["adapter"].names():
+        found = plugin_entries(SEAMS["adapter"].get(name))
+        console().print(guide.shown(name, [(entry.key, entry.default, entry.doc) for entry in found]))
+    else:
+        console().print(explained(_loaded(recipe, overrides), SEAMS))
 
 
 def schema() -> dict[str, Any]:

@@ -2,208 +2,225 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from adapter_cases import IDS, NOT_ON, RECIPES, Case, case, logits, opened, plugin, rows, write
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
-from luthier.models import ADAPTERS, EXPORTERS, Policy, load, merge, open_run, save
+from luthier.models import ADAPTERS, EXPORTERS, merge, open_run, save
 from luthier.models.adapters import Adapter, build
-from luthier.recipe.schema import Model, Plugin
+from luthier.models.adapters.card import Card
+from luthier.recipe.schema import Model
 from luthier.run import Run
+from luthier.train import activations
+from luthier.train.batches import micro_batches
+from luthier.train.forward import Forward
 
-VOCABULARY, WIDTH, DEPTH = 96, 32, 2
-
-
-def plugin(name: str, **args: Any) -> Plugin:
-    return Plugin(name=name, args=args)
-
-
-RECIPES: dict[str, list[Plugin]] = {
-    "full": [plugin("full")],
-    "freeze": [plugin("freeze", bottom=1)],
-    "lora": [plugin("lora", r=4)],
-    "freeze + lora": [plugin("freeze", bottom=1), plugin("lora", r=4, alpha=5.5)],
-}
+TIGHT = 2e-6
+"""Rounding of sums of some hundred fp32 terms of size one."""
+FAST = {"lora", "dora", "pissa", "houlsby", "bitfit", "ia3", "train", "prefix", "loreft"}
+"""What runs on every model by default; on the first one everything does."""
 BASES = [("llama", True), ("llama", False), ("qwen2", True), ("gpt2", True), ("gpt2", False)]
 
 
-def tiny(family: str, tied: bool) -> Any:
-    torch.manual_seed(3)
-    shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": DEPTH,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": tied,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    if family == "gpt2":
-        config: Any = GPT2Config(
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=DEPTH, n_head=4, n_positions=64, tie_word_embeddings=tied,
-            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=1, eos_token_id=2,
-        )  # fmt: skip
-        return GPT2LMHeadModel(config)
-    return LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**shape))
+def pairs() -> Iterator[Any]:
+    for family, tied in BASES:
+        for name, adapt in RECIPES.items():
+            if name in NOT_ON.get(family, set()) or name in NOT_ON["whole"]:
+                continue
+            fast = (family, tied) == BASES[0] or (name in FAST and (family, tied) in (BASES[2], BASES[3]))
+            marks = () if fast else (pytest.mark.slow,)
+            label = f"{family}-{'tied' if tied else 'untied'}-{name}"
+            yield pytest.param((family, tied, adapt, None), id=label, marks=marks)
+    for name, adapt in RECIPES.items():
+        if all(ADAPTERS.get(each.name).quantisable is True for each in adapt):
+            marks = () if name in ("lora", "loftq", "houlsby") else (pytest.mark.slow,)
+            yield pytest.param(("llama", True, adapt, plugin("nf4")), id=f"llama-nf4-{name}", marks=marks)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = ["<|endoftext|>", "<s>", "</s>", *[chr(code) for code in range(33, 33 + VOCABULARY - 3)]]
-    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, [], unk_token="<|endoftext|>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.decoder = decoders.Fuse()
-    template = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '</s>' }}{% endfor %}"
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<|endoftext|>", bos_token="<s>", eos_token="</s>", chat_template=template
-    )
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Path]:
+    return {base: write(tmp_path_factory.mktemp("base"), *base) for base in BASES}
 
 
-@pytest.fixture(scope="module", params=BASES, ids=str)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    family, tied = request.param
-    path = tmp_path_factory.mktemp(f"{family}-{tied}")
-    module = tiny(family, tied)
-    with torch.no_grad():  # biases begin at zero; a test that leaves them there would not see one lost
-        for name, parameter in module.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.1)
-    module.save_pretrained(path)
-    tokenizer().save_pretrained(path)
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
-@pytest.fixture(params=RECIPES, ids=str)
-def adapt(request: pytest.FixtureRequest) -> list[Plugin]:
-    return RECIPES[request.param]
+@pytest.fixture(scope="module", params=pairs())
+def trained(request: pytest.FixtureRequest, folders: dict[tuple[str, bool], Path]) -> Case:
+    family, tied, adapt, quantize = request.param
+    if quantize is not None:
+        pytest.importorskip("bitsandbytes")
+    return case(folders[family, tied], family, adapt, quantize)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path_factory.mktemp("cache")))
+@pytest.fixture(scope="module")
+def llama(folders: dict[tuple[str, bool], Path]) -> Path:
+    return folders["llama", True]
 
 
-IDS = torch.arange(3, 3 + 20).view(2, 10)
-
-
-def logits(module: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return module(input_ids=IDS).logits.clone()
-
-
-def opened(folder: Path, adapt: list[Plugin] | tuple[Plugin, ...] = (), **options: Any) -> Policy:
-    return load(Model(name=str(folder), dtype="fp32"), adapt, device="cpu", **options)
-
-
-def train_a_little(policy: Policy) -> None:
-    optimizer = torch.optim.SGD([parameter for _, parameter in policy.trainable()], lr=0.5)
-    for _ in range(3):
-        policy.module(input_ids=IDS, labels=IDS).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def adapters_of(adapt: list[Plugin]) -> list[Adapter]:
-    return build(adapt)
-
-
+# declarations
 def test_every_registered_adapter_is_covered_and_keeps_the_contract() -> None:
     assert {p.name for plugins in RECIPES.values() for p in plugins} == set(ADAPTERS.names())
     for plugins in RECIPES.values():
-        for adapter in adapters_of(plugins):
-            assert isinstance(adapter, Adapter)
+        for adapter in build(plugins):
+            assert isinstance(adapter, Adapter) and isinstance(adapter.card, Card)
             assert 0 < adapter.default_lr < 1
+            assert set(adapter.card.related) <= set(ADAPTERS.names())
 
 
-def test_starts_as_the_base(folder: Path, adapt: list[Plugin]) -> None:
-    assert all(adapter.exact_start for adapter in adapters_of(adapt))
-    base = logits(opened(folder, train=False).module)
-    assert torch.equal(logits(opened(folder, adapt).module.eval()), base)
+@pytest.mark.parametrize("name", sorted(NOT_ON["gpt2"]))
+def test_what_does_not_go_on_a_model_says_so(folders: dict[tuple[str, bool], Path], name: str) -> None:
+    with pytest.raises(LuthierError) as refused:
+        opened(folders["gpt2", True], RECIPES[name])
+    assert refused.value.fix
 
 
-def test_gradients_reach_all_that_trains_and_nothing_else_moves(folder: Path, adapt: list[Plugin]) -> None:
-    policy = opened(folder, adapt)
-    names = {name for name, _ in policy.trainable()}
-    before = {name: parameter.detach().clone() for name, parameter in policy.module.named_parameters()}
-    train_a_little(policy)
-    moved = {name for name, parameter in policy.module.named_parameters() if not torch.equal(parameter, before[name])}
-    assert moved == names
-    trainable, total = policy.parameter_counts()
-    assert trainable == sum(before[name].numel() for name in names)
-    assert total == sum(parameter.numel() for parameter in before.values())
+def test_loftq_wants_a_rounded_base(llama: Path) -> None:
+    with pytest.raises(LuthierError, match="makes up for rounding"):
+        opened(llama, RECIPES["loftq"])
 
 
-def test_added_weights_are_fp32_on_a_bf16_base(folder: Path, adapt: list[Plugin]) -> None:
-    policy = load(Model(name=str(folder)), adapt, device="cpu")
-    adds = any(adapter.kind != "base" for adapter in adapters_of(adapt))
-    assert policy.dtype == torch.bfloat16
-    assert {parameter.dtype for _, parameter in policy.trainable()} == {torch.float32 if adds else torch.bfloat16}
+# at the start and after some steps
+def test_begins_as_the_base_or_says_that_it_does_not(trained: Case) -> None:
+    if trained.can("exact_start"):
+        assert torch.equal(trained.start, trained.base)
+    assert torch.isfinite(trained.start).all()
 
 
-def test_saved_and_opened_gives_the_same_logits(folder: Path, adapt: list[Plugin], tmp_path: Path) -> None:
-    policy, run = opened(folder, adapt), Run(tmp_path / "run")
-    train_a_little(policy)
-    written = save(policy, run)
+def test_what_trains_moves_and_nothing_else_does(trained: Case) -> None:
+    after = dict(trained.policy.module.named_parameters())
+    moved = {name for name, old in trained.before.items() if not torch.equal(after[name], old)}
+    assert trained.given <= trained.trained
+    assert moved == trained.trained
+    assert not torch.allclose(trained.tuned, trained.start, atol=1e-4)
+
+
+def test_saved_and_opened_gives_the_same_logits(trained: Case, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    written = save(trained.policy, run)
     again = open_run(run, device="cpu")
-    assert again.has_adapter == policy.has_adapter == (written == run.adapter)
-    assert torch.equal(logits(again.module), logits(policy.module.eval()))
+    assert again.has_adapter == trained.policy.has_adapter == (written == run.adapter)
+    assert torch.allclose(logits(again.module), trained.tuned, atol=TIGHT)
     assert not again.trainable()
-    assert again.tokenizer.encode("abc") == policy.tokenizer.encode("abc")
-    assert again.tokenizer.chat_template == policy.tokenizer.chat_template
+    assert again.tokenizer.encode("abc") == trained.policy.tokenizer.encode("abc")
+    assert again.tokenizer.chat_template == trained.policy.tokenizer.chat_template
 
 
-def test_switched_off_it_is_the_base(folder: Path, adapt: list[Plugin]) -> None:
-    policy = opened(folder, adapt)
-    base = logits(policy.module.eval())
-    train_a_little(policy)
-    policy.module.eval()
-    tuned, names = logits(policy.module), [name for name, _ in policy.trainable()]
-    assert not torch.allclose(tuned, base, atol=1e-3)
-    if not any(adapter.kind != "base" for adapter in adapters_of(adapt)):
-        with pytest.raises(LuthierError, match="no adapter to switch off"), policy.adapter_off():
+def test_switched_off_it_is_the_base(trained: Case) -> None:
+    policy, names = trained.policy, [name for name, _ in trained.policy.trainable()]
+    if not policy.has_adapter or policy.rewrites_base:
+        with pytest.raises(LuthierError, match="switch"), policy.adapter_off():
             pass
         return
     with policy.adapter_off():
-        assert torch.equal(logits(policy.module), base)
-    assert torch.equal(logits(policy.module), tuned)
+        assert torch.equal(logits(policy.module), trained.base)
+    assert torch.equal(logits(policy.module), trained.tuned)
     assert [name for name, _ in policy.trainable()] == names
 
 
-def test_merged_is_the_adapters_forward_in_plain_transformers(
-    folder: Path, adapt: list[Plugin], tmp_path: Path
-) -> None:
-    assert all(adapter.mergeable for adapter in adapters_of(adapt))
-    policy = opened(folder, adapt)
-    train_a_little(policy)
-    tuned = logits(policy.module.eval())
+def test_merged_is_the_adapters_forward_in_plain_transformers_or_refused(trained: Case, tmp_path: Path) -> None:
+    policy = trained.policy
+    if not trained.can("mergeable"):
+        with pytest.raises(LuthierError, match="cannot be merged"):
+            merge(policy, tmp_path / "merged")
+        return
     files = EXPORTERS.build("merged")(policy, tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    assert torch.allclose(logits(plain), tuned, atol=1e-5)
+    if policy.quantize is None:  # else the drift is measured, not bounded by rounding alone
+        assert torch.allclose(logits(plain), trained.tuned, atol=2e-5)
     assert plain.config.tie_word_embeddings == policy.module.config.tie_word_embeddings
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= {f.name for f in files}
-    assert torch.equal(logits(policy.module), tuned), "merging changed the policy itself"
+    assert torch.equal(logits(policy.module), trained.tuned), "merging changed the policy itself"
 
 
-def test_merging_into_bf16_is_the_fp32_sum_rounded_once(folder: Path, tmp_path: Path) -> None:
-    policy = opened(folder, RECIPES["lora"])
-    train_a_little(policy)
+# through the loop's forward pass
+def gradients(case: Case, budget: int = 100_000, **choices: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], str]:
+    module = case.policy.module
+    module.zero_grad(set_to_none=True)
+    module.train()
+    total = torch.zeros(())
+    with Forward(module, **choices).opened() as forward:
+        for batch in micro_batches(rows(8), budget, share_prefix=forward.share_prefix, layout=forward.layout):
+            scored = forward.rows(batch)
+            loss = -(scored.weight_S * scored.logp_S).sum()
+            loss.backward()
+            total += loss.detach()
+        path = forward.path
+    module.eval()
+    found = {name: weight.grad.clone() for name, weight in case.policy.trainable() if weight.grad is not None}
+    module.zero_grad(set_to_none=True)
+    return total, found, path
+
+
+def same(one: tuple[torch.Tensor, dict[str, torch.Tensor], str], other: Any) -> None:
+    assert one[0] == pytest.approx(other[0].item(), rel=1e-5)
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in one[1].items():
+        scale = max(gradient.abs().max().item(), 1e-3)
+        assert torch.allclose(gradient, other[1][name], atol=2e-4 * scale), name
+
+
+def test_layouts_and_accumulation_give_the_same_gradients(trained: Case) -> None:
+    padded = gradients(trained, layout="padded", share_prefix=False)
+    assert padded[1].keys() == {name for name, _ in trained.policy.trainable()}
+    same(padded, gradients(trained, budget=40, layout="padded", share_prefix=False))
+    if trained.can("packs"):
+        packed = gradients(trained, share_prefix=False)
+        assert packed[2].startswith("packed")
+        same(padded, packed)
+    if trained.can("packs") and trained.can("shares_prefix"):
+        shared = gradients(trained, share_prefix=True)
+        assert "shared prefixes" in shared[2]
+        same(padded, shared)
+
+
+def test_gradient_checkpointing_changes_nothing_where_it_is_declared(trained: Case) -> None:
+    if not trained.can("checkpoints"):
+        return
+    layout = "auto" if trained.can("packs") else "padded"
+    plain = gradients(trained, layout=layout, share_prefix=False)
+    activations.remake(trained.policy.bare)
+    try:
+        same(plain, gradients(trained, layout=layout, share_prefix=False))
+    finally:
+        activations.keep(trained.policy.bare)
+
+
+def test_plain_lora_is_fused_and_what_is_more_is_not(folders: dict[tuple[str, bool], Path]) -> None:
+    paths = {}
+    for name in ("lora", "full", "freeze + lora", "houlsby", "bitfit", "houlsby + lora", "dora", "lora of many kinds"):
+        with Forward(opened(folders["llama", True], RECIPES[name]).module).opened() as forward:
+            paths[name] = "2 of 2 layers fused" in forward.path
+    assert [name for name, fused in paths.items() if fused][:3] == ["lora", "full", "freeze + lora"]
+    assert not any(paths[name] for name in ("houlsby", "houlsby + lora", "dora"))
+
+
+# types, seeds, plain PEFT
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in NOT_ON["whole"]])
+def test_added_weights_are_fp32_on_a_bf16_base(llama: Path, name: str) -> None:
+    own = {n for n, _ in opened(llama, train=False).module.named_parameters()}
+    policy = opened(llama, RECIPES[name], dtype="auto")
+    assert policy.dtype == torch.bfloat16
+    added = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in policy.trainable()}
+    whole = ("modules_to_save", ".bias")  # copies of the base's, and biases, are added to what the base computes
+    kinds = {w.dtype for n, w in added.items() if n not in own and not any(part in n for part in whole)}
+    assert kinds <= {torch.float32} or all(adapter.kind == "base" for adapter in policy.adapters)
+    assert torch.isfinite(policy.module(input_ids=IDS).logits).all()
+
+
+def test_merging_into_bf16_is_the_fp32_sum_rounded_once(llama: Path, tmp_path: Path) -> None:
+    policy = case(llama, "llama", RECIPES["lora"]).policy
     merge(policy, tmp_path / "wide")
     merge(policy, tmp_path / "narrow", torch.bfloat16)
     wide = AutoModelForCausalLM.from_pretrained(tmp_path / "wide", dtype="auto").state_dict()
@@ -212,34 +229,37 @@ def test_merging_into_bf16_is_the_fp32_sum_rounded_once(folder: Path, tmp_path: 
     assert all(torch.equal(narrow[name], tensor.to(torch.bfloat16)) for name, tensor in wide.items())
 
 
-def test_plain_peft_loads_the_adapter_folder(folder: Path, tmp_path: Path) -> None:
-    policy, run = opened(folder, RECIPES["lora"]), Run(tmp_path / "run")
-    train_a_little(policy)
-    save(policy, run)
+PEFTS = [n for n, adapt in RECIPES.items() if {ADAPTERS.get(p.name).kind for p in adapt} == {"peft"} and n != "loftq"]
+
+
+@pytest.mark.parametrize("name", PEFTS)
+def test_plain_peft_loads_the_adapter_folder(llama: Path, tmp_path: Path, name: str) -> None:
+    trained, run = case(llama, "llama", RECIPES[name]), Run(tmp_path / "run")
+    save(trained.policy, run)
+    base = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, run.adapter).eval()
+    assert torch.allclose(logits(plain), trained.tuned, atol=TIGHT)
+    with plain.disable_adapter():
+        assert torch.equal(logits(plain), trained.base)
+
+
+def test_an_adapter_folder_names_its_base_for_peft(llama: Path, tmp_path: Path) -> None:
     from peft import AutoPeftModelForCausalLM
 
+    trained, run = case(llama, "llama", RECIPES["lora"]), Run(tmp_path / "run")
+    save(trained.policy, run)
     by_name = AutoPeftModelForCausalLM.from_pretrained(run.adapter, dtype=torch.float32)
-    by_hand = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), run.adapter)
-    tuned = logits(policy.module.eval())
-    assert torch.equal(logits(by_name.eval()), tuned)
-    assert torch.equal(logits(by_hand.eval()), tuned)
+    assert torch.equal(logits(by_name.eval()), trained.tuned)
 
 
-def test_lora_parameters_are_r_times_in_plus_out_of_every_linear_layer(folder: Path) -> None:
-    policy = opened(folder, [plugin("lora", r=4)])
-    llama = sum(4 * (32 + out) for out in (32, 16, 16, 32)) + 3 * 4 * (32 + 48)
-    gpt2 = 4 * ((32 + 96) + (32 + 32) + (32 + 128) + (128 + 32))
-    expected = DEPTH * (gpt2 if policy.module.config.model_type == "gpt2" else llama)
-    assert policy.parameter_counts()[0] == expected
-    assert opened(folder, RECIPES["freeze + lora"]).parameter_counts()[0] == expected // DEPTH
-
-
-def test_the_same_seed_draws_the_same_weights_and_leaves_torchs_own_alone(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["lora", "houlsby", "prompt"])
+def test_the_same_seed_draws_the_same_weights_and_leaves_torchs_own_alone(llama: Path, name: str) -> None:
     torch.manual_seed(11)
     state = torch.get_rng_state()
-    first, again = (opened(folder, RECIPES["lora"], seed=5) for _ in range(2))
-    other = opened(folder, RECIPES["lora"], seed=6)
+    first, again = (opened(llama, RECIPES[name], seed=5) for _ in range(2))
+    other = opened(llama, RECIPES[name], seed=6)
     assert torch.equal(torch.get_rng_state(), state)
-    pairs = list(zip(first.trainable(), again.trainable(), other.trainable(), strict=True))
-    assert all(torch.equal(a[1], b[1]) for a, b, _ in pairs)
-    assert any(not torch.equal(a[1], c[1]) for a, _, c in pairs)
+    compared = list(zip(first.trainable(), again.trainable(), other.trainable(), strict=True))
+    assert all(torch.equal(a[1], b[1]) for a, b, _ in compared)
+    assert any(not torch.equal(a[1], c[1]) for a, _, c in compared)
+    assert Model(name=str(llama)).name == first.base

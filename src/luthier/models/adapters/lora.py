@@ -27,7 +27,7 @@ class LowRank(Layered):
     r: Annotated[Rank, Why("enough for instruction data; a larger r rarely helps there")] = 16
     """Rank of the update."""
     alpha: Annotated[Scale, Why("2r")] | None = None
-    """Scale of the update, divided by r. Default: 2r."""
+    """Scale of the update, divided by r. Default: 2r; r where the first weights are the base's; r/2 for rslora."""
     dropout: Annotated[Float, Field(ge=0, lt=1), Why("little use on one to three epochs, and slower")] = 0.0
     """Dropout on the update's input."""
     ranks: dict[str, Rank] = field(default_factory=dict)

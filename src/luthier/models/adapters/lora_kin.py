@@ -152,7 +152,7 @@ class Eva(LowRank):
         title="EVA: explained variance adaptation",
         paper="arXiv:2410.07170",
         authors="Paischer, Hauzenberger, Schmied, Alkin, Deisenroth, Hochreiter",
-        venue="arXiv 2024",
+        venue="NeurIPS 2025",
         problem="Random first weights ignore the data, and one rank for all layers ignores their differences.",
         idea="SVD of each layer's inputs on some rows gives A; the rank budget goes where it explains most variance.",
         formula="A = V_rᵀ of the inputs' SVD, B = 0; ranks by explained variance, their sum fixed",
@@ -185,6 +185,7 @@ class Eva(LowRank):
         peft = super().attach(module, sample)
         try:
             initialize_lora_eva_weights(peft, rows, show_progress_bar=False)
+            peft.base_model._cast_adapter_dtype(adapter_name="default")  # A came out in the inputs' type
         except ValueError as error:
             raise LuthierError(
                 f"eva: {error}", where="adapt.eva", fix="give more rows (adapt.eva.rows) or a smaller r"
@@ -237,7 +238,7 @@ class Corda(LowRank):
         import torch
         from peft.tuners.lora.corda import preprocess_corda
 
-        rows = sampled.batches(sample, module.device, "corda")
+        rows = sampled.batches(sample, module.device, "corda", together=1)  # padding would count as inputs
         config = self.config(module)
 
         def run() -> None:

@@ -26,7 +26,7 @@ def begin_with_error(module: Any, folder: str) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    weights = _Weights(Path(folder))
+    weights = Originals(Path(folder))
     for name, layer in module.get_base_model().named_modules():
         if not isinstance(layer, LoraLayer):
             continue
@@ -34,7 +34,7 @@ def begin_with_error(module: Any, folder: str) -> None:
         if not is_quantised(base.weight):
             continue
         whole_OI = weights[f"{name}.weight"].to(base.weight.device, torch.float32)
-        u, s, v = torch.linalg.svd(whole_OI - dequantised(base, torch.float32), full_matrices=False)
+        u, s, v = torch.linalg.svd(whole_OI - dequantised(base).float(), full_matrices=False)
         for adapter in layer.active_adapters:
             r, scale = layer.r[adapter], layer.scaling[adapter]
             root_R = (s[:r] / scale).sqrt()
@@ -42,7 +42,7 @@ def begin_with_error(module: Any, folder: str) -> None:
             layer.lora_B[adapter].weight.copy_(u[:, :r] * root_R)
 
 
-class _Weights:
+class Originals:
     """A model folder's tensors by name, each read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class _Weights:
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._places:
-            raise LuthierError(f"loftq: the base's files hold no tensor {name!r}", fix="take `adapt: lora`")
+            raise LuthierError(f"the base's files hold no tensor {name!r}", fix="take `adapt: lora`")
         with safe_open(self._places[name], framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor

@@ -19,7 +19,9 @@ ROWS = 8
 """Rows that go through the model together."""
 
 
-def batches(sample: Sequence[Encoded], device: Any, adapter: str) -> list[dict[str, Tensor]]:
+def batches(
+    sample: Sequence[Encoded], device: Any, adapter: str, *, together: int = ROWS
+) -> list[dict[str, Tensor]]:
     """The first responses of the rows, padded on the right, a few at a time: `input_ids` and `attention_mask`, B x T.
 
     Raises LuthierError when there are no rows.
@@ -33,8 +35,8 @@ def batches(sample: Sequence[Encoded], device: Any, adapter: str) -> list[dict[s
             fix="train with a recipe, or hand rows to `models.load(…, sample=…)`",
         )
     found = []
-    for begin in range(0, len(sample), ROWS):
-        ids = [torch.from_numpy(row.ids[0].astype("int64")) for row in sample[begin : begin + ROWS]]
+    for begin in range(0, len(sample), together):
+        ids = [torch.from_numpy(row.ids[0].astype("int64")) for row in sample[begin : begin + together]]
         mask_BT = torch.nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
         ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         found.append({"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)})

@@ -1,0 +1,129 @@
+"""The adapters' cards for readers: the table of all methods, and one method's card. Torch is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.models.adapters import ADAPTERS
+from luthier.models.adapters.card import Card
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+HEADINGS = ("name", "paper", "what trains", "kept as", "merges", "on 4 or 8 bits", "choose it", "leave it")
+KEPT = {"base": "a whole model", "peft": "PEFT's adapter", "own": "an adapter"}
+
+
+def rows() -> list[tuple[str, ...]]:
+    """One line of the table for each adapter, in order of name."""
+    return [_row(name, ADAPTERS.get(name)) for name in ADAPTERS.names()]
+
+
+def _row(name: str, adapter: Any) -> tuple[str, ...]:
+    card: Card = adapter.card
+    merges = "needs none" if adapter.kind == "base" else _yes(adapter.mergeable)
+    bits = _yes(adapter.quantisable)
+    return name, paper(card), card.trains, KEPT[adapter.kind], merges, bits, card.choose, card.avoid
+
+
+def _yes(value: Any) -> str:
+    """A property of the class says that it depends on the keys."""
+    return ("yes" if value else "no") if isinstance(value, bool) else "by its keys"
+
+
+def paper(card: Card) -> str:
+    """Short name of where it was published."""
+    return card.paper.removeprefix("https://")
+
+
+def table() -> Table:
+    """What `luthier explain adapt` prints."""
+    from rich.table import Table
+
+    shown = Table(box=None, header_style="bold", pad_edge=False, show_lines=False)
+    for heading in HEADINGS:
+        shown.add_column(heading, overflow="fold", no_wrap=heading == "name")
+    for row in rows():
+        shown.add_row(*row)
+    return shown
+
+
+def facts(name: str) -> list[tuple[str, str]]:
+    """A method's card, line by line. Raises LuthierError for an unknown name."""
+    adapter = ADAPTERS.get(name)
+    card: Card = adapter.card
+    abilities = [
+        ("begins as the base", adapter.exact_start),
+        ("merges into the base's weights", True if adapter.kind == "base" else adapter.mergeable),
+        ("trains on a base in 4 or 8 bits", adapter.quantisable),
+        ("rows are packed", adapter.packs),
+        ("gradient checkpointing", adapter.checkpoints),
+    ]
+    return [
+        ("paper", f"{paper(card)} ({card.authors}; {card.venue})"),
+        ("problem", card.problem),
+        ("idea", card.idea),
+        ("formula", card.formula),
+        ("trains", card.trains),
+        ("kept as", KEPT[adapter.kind]),
+        ("learning rate", f"{adapter.default_lr:g} unless the recipe sets one"),
+        *((what, _yes(value)) for what, value in abilities),
+        ("choose it", card.choose),
+        ("leave it", card.avoid),
+        ("limits", card.limits),
+        ("related", ", ".join(card.related)),
+    ]
+
+
+def shown(name: str, keys: Sequence[tuple[str, str, str]]) -> Group:
+    """What `luthier explain lora` prints. `keys`: key, default and meaning of each of its keys."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    lines = Table(box=None, show_header=False, pad_edge=False)
+    lines.add_column(style="bold", no_wrap=True)
+    lines.add_column(overflow="fold")
+    for what, text in facts(name):
+        if text:
+            lines.add_row(what, escape(text))
+    inside = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("key", "default", "meaning"):
+        inside.add_column(heading, overflow="fold")
+    for each in keys:
+        inside.add_row(*map(escape, each))
+    title = f"[bold]{escape(name)}[/]: {escape(ADAPTERS.get(name).card.title)}\n"
+    return Group(title, lines, "", inside) if keys else Group(title, lines)
+
+
+def page() -> str:
+    """docs/adapters.md."""
+    parts = [
+        "# Ways to adapt a model",
+        "",
+        "`adapt:` in a recipe takes a name, `{name: {key: value}}`, or a list of them that composes. This page is made "
+        "from the adapters' own declarations (`make docs`); their keys are in [recipes.md](recipes.md#adapt). "
+        "`luthier explain adapt` prints the table, `luthier explain NAME` a method's card.",
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * len(HEADINGS),
+    ]
+    for name, where, *rest in rows():
+        cells = [f"[`{name}`](#{name})", _link(where), *rest]
+        parts.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    for name in ADAPTERS.names():
+        parts += ["", f"## {name}", "", f"**{ADAPTERS.get(name).card.title}.**", ""]
+        parts += [f"- **{what}**: {_cell(text)}" for what, text in facts(name) if text]
+    return "\n".join(parts) + "\n"
+
+
+def _link(where: str) -> str:
+    if where.startswith("arXiv:"):
+        return f"[{where}](https://arxiv.org/abs/{where.removeprefix('arXiv:')})"
+    return where
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
