@@ -221,7 +221,6 @@ ANSWERS = [
     ("15", "I will not say."),
 ]
 PAIRS = [(f"How much is {a} and {b}?", *ANSWERS[(a + b) % 4]) for a, b in [(n, n * n) for n in range(1, 12)]]
-REFERENCES = ["live", "kept"]
 
 
 def _judged(examples: list[tuple[list[tuple[list[int], list[int]]], tuple[float, ...]]], digest: str) -> Store:
@@ -274,11 +273,10 @@ def _recipe(folder: Path, way: str, path: dict[str, Any], batch: int) -> Recipe:
     return Recipe(model=model, data=(Source(path="-"),), adapt=tuple(adapt), train=train, output="x", seed=4)
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: " ".join(f"{key}={value}" for key, value in path.items()))
 @pytest.mark.parametrize("way", WAYS)
 def test_dpo_follows_the_cookbook(
-    way: str, path: dict[str, Any], reference: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, path: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Losses agree to 1e-6 and weights to 1e-6, over six steps: with the prompt computed once and twice, with the
     reference beside the model and kept from before."""
@@ -286,7 +284,8 @@ def test_dpo_follows_the_cookbook(
     oracle = cookbook("dpo")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     pairs = [[oracle.encode(tokenizer, prompt, answer) for answer in answers] for prompt, *answers in PAIRS]
-    recipe = replace(_recipe(folder, way, path, BATCH), reference=Reference(keep=reference == "kept"))
+    kept = PATHS.index(path) % 2 == (way == "lora")  # each path once with the reference live and once kept
+    recipe = replace(_recipe(folder, way, path, BATCH), reference=Reference(keep=kept))
     policy, theirs = _policies(way, folder, recipe)
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     order = Order(len(pairs), BATCH, recipe.seed)
@@ -315,7 +314,7 @@ def test_kto_follows_the_cookbook(
     oracle = cookbook("kto")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     rows = [oracle.encode(tokenizer, pair[0], pair[1 + index % 2]) for index, pair in enumerate(PAIRS)]
-    good = [index % 2 == 0 for index in range(len(rows))]
+    good = [index % 4 != 1 for index in range(len(rows))]  # mostly good ones, so that the baseline rises above zero
     recipe = _recipe(folder, way, path, 4)
     policy, theirs = _policies(way, folder, recipe)
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

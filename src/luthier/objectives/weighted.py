@@ -15,14 +15,14 @@ from luthier.objectives.rows import Rows
 from luthier.types import Needs
 
 WEIGHT = "weight"
-EXAMPLE = "of: {dpo: {beta: 0.1}, sft: {weight: 0.2}}"
+EXAMPLE = "sum: {dpo: {beta: 0.1}, sft: {weight: 0.2}}"
 
 
 @dataclass(frozen=True)
 class Sum(Objective):
     """The weighted sum of several objectives, each of them a mean over its own unit, the whole step long.
 
-        objective: {sum: {of: {dpo: {beta: 0.1}, sft: {weight: 0.2}}}}
+        objective: {sum: {dpo: {beta: 0.1}, sft: {weight: 0.2}}}
 
     A likelihood term (sft) beside one that compares or judges responses learns from the better ones alone, once each,
     normalised by their tokens. What a step shows of the responses' rewards is as the term sees them that carries a
@@ -31,8 +31,10 @@ class Sum(Objective):
 
     of: Mapping[str, Any]
     """The objectives by name, each with its keys and its `weight` (1 unless given); `sft: 0.2` is short for the weight
-    alone."""
+    alone. Written under `of:` or straight under `sum:`."""
     needs: ClassVar[Needs] = Needs()
+    rest: ClassVar[str] = "of"
+    """The field that takes the keys a sum has not itself."""
 
     def __post_init__(self) -> None:
         """Build the terms, and take from them what the loop asks of an objective."""

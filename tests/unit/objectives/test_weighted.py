@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -27,6 +28,12 @@ def test_terms_have_keys_and_weights() -> None:
     assert sft == OBJECTIVES.build("sft")
     assert kto == OBJECTIVES.build("kto")
     assert total == build({"dpo": {"beta": 0.3, "weight": 1}, "sft": {"weight": 0.2}, "kto": {}})
+    assert total == OBJECTIVES.build("sum", {"dpo": {"beta": 0.3}, "sft": 0.2, "kto": None})
+
+
+def test_no_objective_has_a_key_of_the_sums() -> None:
+    for name in OBJECTIVES.names():
+        assert "weight" not in {field.name for field in fields(OBJECTIVES.get(name))}, name
 
 
 def test_it_needs_what_its_terms_need() -> None:
@@ -107,8 +114,8 @@ def test_it_is_written_in_a_recipe_overridden_and_locked(tmp_path: Any) -> None:
     from luthier.seams import SEAMS
 
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("model: m\ndata: rows.jsonl\noutput: out\nobjective: {sum: {of: {dpo: {beta: 0.3}, sft: 0.2}}}\n")
-    resolved = resolve(load(recipe, ["objective.sum.of.dpo.beta=0.5"]), SEAMS).recipe
+    recipe.write_text("model: m\ndata: rows.jsonl\noutput: out\nobjective: {sum: {dpo: {beta: 0.3}, sft: 0.2}}\n")
+    resolved = resolve(load(recipe, ["objective.sum.dpo.beta=0.5"]), SEAMS).recipe
     total = OBJECTIVES.build("sum", resolved.objective.args)
     assert total == build({"dpo": {"beta": 0.5}, "sft": {"weight": 0.2}})
     again = tmp_path / "lock.yaml"
