@@ -220,6 +220,7 @@ class Loop:
         began, progress = time.perf_counter(), self.progress
         lr = self.lr(progress.step)
         self._before_step(progress.step)
+        self.losses.first_step = progress.step == 0
         gradients = self.window.gradients(self.store, self.order, progress.step, self.total)
         penalty = self._penalty()
         norm = self.update.norm()

@@ -58,6 +58,9 @@ class Losses:
         self.forward, self.objective, self.reference, self.live = forward, objective, reference, live
         self.terms = [(weight, term) for weight, term in objective.terms()]
         self.state = objective.begin()
+        self.first_step = False
+        """Nothing has been stepped yet, so the model may still be its own reference."""
+        self._same: bool | None = None
         self.judgement = Judgement()
         self.shard = Shard()
         self.row_weights: dict[str, NDArray[np.float32]] = {}
@@ -122,11 +125,23 @@ class Losses:
             weight_N = of_group.to(rows.weight_S.device)[batch.judged.group_N]
         return replace(
             rows,
-            ref_S=self.reference.logp(batch, self._store) if self.reference is not None else None,
+            ref_S=self._reference(batch, rows.logp_S.detach()),
             contrast=self._contrast,
             state=self.state or None,
             weight_N=weight_N,
         )
+
+    def _reference(self, batch: Batch, logp_S: Tensor) -> Tensor | None:
+        """The reference's log-probabilities. Where those of the run's first micro-batch were the model's own to the
+        bit, the adapter adds nothing yet, and the rest of the first step needs no pass for the reference."""
+        if self.reference is None:
+            return None
+        if self.first_step and self._same:
+            return logp_S
+        ref_S = self.reference.logp(batch, self._store)
+        if self._same is None:
+            self._same = self.first_step and torch.equal(ref_S, logp_S)
+        return ref_S
 
     def _seen_by(self, term: Any, rows: Rows) -> Rows:
         """A likelihood term beside one that compares responses learns from the better ones alone."""

@@ -85,7 +85,8 @@ def choose(policy: Model, forward: Forward, second: tuple[Forward, Model] | None
     """The reference of a run, before its first step. `adapt`: the recipe's adapters, as text."""
     if second is not None:
         frozen, model = second
-        return Choice(Live(frozen, f"a second model, {model.base}"), (model.digest, str(model.dtype)), keep=True)
+        live = Live(frozen, f"a second model, {model.base}")
+        return Choice(live, (model.digest, str(model.dtype)), keep=True)
     note = f" (in {policy.quantized})" if policy.quantized else ""
     if policy.has_adapter and not policy.rewrites_base:
         live = Live(forward, f"the base{note}, the adapter switched off", policy.adapter_off)
