@@ -66,8 +66,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
 
     prepared = _prepare(recipe, _template(recipe))
     run.write_json(run.ledger_path, prepared.ledger.to_json())
-    objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
-    check.responses(prepared.train, objective.needs, recipe.objective.name)
+    objective = _objective(recipe, prepared)
     card = HeadCard(objective.needs.head, recipe.objective.name) if objective.needs.head != "no" else False
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     policy = models.load(
@@ -103,6 +102,15 @@ def _prepare(recipe: Recipe, template: Template) -> Prepared:
     prepared = prepare(recipe, template.tokenizer)
     console(stderr=True).print(prepared.ledger.table())
     return prepared
+
+
+def _objective(recipe: Recipe, prepared: Prepared) -> Any:
+    """The recipe's objective. Raises LuthierError where the rows do not suit it."""
+    from luthier import check
+
+    objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
+    check.responses(prepared.train, objective.needs, recipe.objective.name)
+    return objective
 
 
 def _template(recipe: Recipe) -> Template:
@@ -178,6 +186,7 @@ def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: in
         from luthier.data import show as shown
 
         console().print(shown(prepared.train, template, show))
+    _objective(resolved, prepared)
     return prepared
 
 
