@@ -1,8 +1,8 @@
 """Several adapters of one base made into one: linear, TIES and DARE, through PEFT.
 
 PEFT's own "linear", "ties" and "dare_*" combine the factors A and B apart, which mixes the B of one adapter with the A
-of another. Here the updates B A are combined: `linear` puts the factors side by side, which is the exact sum; the others
-are followed by an SVD at the sum of the ranks.
+of another. Here the updates B A are combined: `linear` puts the factors side by side, which is the exact sum; the
+others are followed by an SVD at the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _config(folder: Path) -> Any:
     """The adapter's settings. Raises LuthierError for what does not add up as plain LoRA does."""
     if not (folder / "adapter_config.json").is_file():
         raise LuthierError("only LoRA adapters can be combined", where=str(folder), fix="leave this run out")
-    config: Any = PeftConfig.from_pretrained(folder)
+    config: Any = PeftConfig.from_pretrained(str(folder))
     if config.peft_type != PeftType.LORA:
         kind = str(config.peft_type.value).lower()
         raise LuthierError(

@@ -59,7 +59,7 @@ def write_adapter(policy: Policy, folder: Path) -> None:
         if policy.started:
             write_plain(policy.module, policy.started, folder)
         else:
-            policy.module.save_pretrained(folder, save_embedding_layers=False)
+            policy.module.save_pretrained(str(folder), save_embedding_layers=False)
         card = CARD.format(reference=policy.reference, base=policy.base)
         (folder / "README.md").write_text(card, encoding="utf-8")
     if policy.attached.own:
@@ -129,12 +129,14 @@ def merged_folder(run_folder: Path) -> Path:
 def _write_origin(policy: Policy, folder: Path) -> None:
     if policy.head is not None:
         heads.write(policy.head, folder)
-    origin = {
+    origin: dict[str, Any] = {
         "model": dataclasses.asdict(policy.model),
         "folder": str(policy.folder.resolve()),
         "digest": policy.digest,
         "quantize": None if policy.quantize is None else dataclasses.asdict(policy.quantize),
     }
+    if policy.adapt and not policy.started:  # what began in the base's own weights was saved as plain LoRA
+        origin["adapt"] = [dataclasses.asdict(plugin) for plugin in policy.adapt]
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
 
 

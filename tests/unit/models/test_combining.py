@@ -72,7 +72,7 @@ def test_linear_is_the_exact_sum_of_the_updates_whatever_their_ranks_and_scales(
 
 
 def test_ties_keeps_the_largest_and_elects_one_sign(tmp_path: Path) -> None:
-    """By the formula of the paper (arXiv:2306.01708): trim, elect the sign of the larger total, mean of those that agree."""
+    """As the paper (arXiv:2306.01708): trim, elect the sign of the larger total, mean of those that agree."""
     model = base(tmp_path / "base")
     runs = [run(tmp_path / name, model, seed) for seed, name in enumerate("ab")]
     ours = updates(combine([Part(each.folder, 1.0) for each in runs], "ties", density=0.5).module)
@@ -136,6 +136,6 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", [["a"], ["a:much", "b:1"], ["a:0.7"]])
 def test_a_weight_that_is_missing_is_asked_for(written: list[str]) -> None:
-    with pytest.raises(LuthierError, match="how much of|two runs at least"):
+    with pytest.raises(LuthierError, match=r"how much of|two runs at least"):
         parts(written)
     assert combining.parts(["a:0.7", "b:c:-1"]) == [Part(Path("a"), 0.7), Part(Path("b:c"), -1.0)]

@@ -103,20 +103,22 @@ def dequantise_(module: Any, dtype: torch.dtype) -> None:
     """Give a transformers model ordinary matrices again, in place: those it computed with, and all of it in `dtype`."""
     import torch
     from torch import nn
-    from transformers.pytorch_utils import Conv1D
+    from transformers import pytorch_utils
+
+    conv1d: Any = pytorch_utils.Conv1D
 
     for name, layer in list(module.named_modules()):
         if not is_quantised(getattr(layer, "weight", None)):
             continue
         matrix = dequantised(layer).to(dtype)
-        turned = issubclass(layer.source_cls, Conv1D)  # GPT-2 keeps its matrices as (in, out)
+        turned = issubclass(layer.source_cls, conv1d)  # GPT-2 keeps its matrices as (in, out)
         with torch.device("meta"):
             plain: Any = (
-                Conv1D(layer.out_features, layer.in_features)
+                conv1d(layer.out_features, layer.in_features)
                 if turned
                 else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
             )
-        plain.weight = nn.Parameter(matrix.T.contiguous() if turned else matrix, requires_grad=False)
+        plain.weight = nn.Parameter(matrix.T.contiguous() if turned else matrix)
         plain.bias = layer.bias
         module.set_submodule(name, plain)
     module.hf_quantizer.remove_quantization_config(module)

@@ -28,6 +28,8 @@ class Int8:
     def config(self, dtype: torch.dtype) -> Any:
         """As `Quantizer.config`."""
         need_bitsandbytes("int8")
-        from transformers import BitsAndBytesConfig
+        import transformers
 
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
+        config: Any = transformers.BitsAndBytesConfig
+
+        return config(load_in_8bit=True, llm_int8_threshold=self.threshold)

@@ -30,10 +30,12 @@ class Nf4:
         """As `Quantizer.config`."""
         need_bitsandbytes("nf4")
         import torch
-        from transformers import BitsAndBytesConfig
+        import transformers
+
+        config: Any = transformers.BitsAndBytesConfig
 
         types = {"auto": dtype, "bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
-        return BitsAndBytesConfig(
+        return config(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.double,
