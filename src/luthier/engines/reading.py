@@ -17,6 +17,7 @@ from luthier.engines.padding import alike, padded
 from luthier.errors import LuthierError
 from luthier.models.adapters.attached import bare
 from luthier.models.heads import ScalarHead
+from luthier.models.virtual import virtual
 from luthier.types import Encoded
 
 
@@ -70,15 +71,13 @@ class Reader:
         values: list[NDArray[np.float32]],
     ) -> None:
         ids_BT, mask_BT = padded(sequences)
-        hidden_BTD: Tensor = (
-            bare(self._module)
-            .base_model(
-                input_ids=ids_BT.to(self._device),
-                attention_mask=None if mask_BT is None else mask_BT.to(self._device),
-                use_cache=False,
-            )
-            .last_hidden_state
-        )
+        ids_BT, mask_BT = ids_BT.to(self._device), None if mask_BT is None else mask_BT.to(self._device)
+        before = virtual(self._module)
+        inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "use_cache": False}
+        if before is not None:
+            inputs = before.before(ids_BT, mask_BT)
+        hidden_BTD: Tensor = bare(self._module).base_model(**inputs).last_hidden_state
+        hidden_BTD = hidden_BTD[:, before.places if before is not None else 0 :]
         for row, (place_K, number) in enumerate(zip(places, numbers, strict=True)):
             hidden_KD = hidden_BTD[row, torch.from_numpy(place_K.astype(np.int64)).to(self._device)]
             values[number] = self._head.read(hidden_KD).cpu().numpy()

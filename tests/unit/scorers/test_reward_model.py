@@ -18,7 +18,7 @@ from luthier.errors import LuthierError
 from luthier.models.heads import HeadCard
 from luthier.scorers import SCORERS
 from luthier.scorers.reward_model import RewardModel, aggregate
-from luthier.types import Example, Response, Turn
+from luthier.types import RAW, Example, Response, Turn
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("adapt", ["lora", "full"])
+@pytest.mark.parametrize("adapt", ["lora", "full", "prompt", "prefix"])
 def test_the_reward_is_read_at_the_last_token_whatever_lies_beside_the_row(model: Path, tmp_path: Path, adapt: str):
     made = policy(model, adapt=adapt)
     expected = []
@@ -55,6 +55,17 @@ def test_the_reward_is_read_at_the_last_token_whatever_lies_beside_the_row(model
         scorer = SCORERS.build("reward_model", {"": str(run.folder), "batch": batch})
         assert scorer.many(PAIRS) == pytest.approx(expected, abs=1e-5)
     assert [scorer(*pair) for pair in PAIRS] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_answer_to_plain_text_is_read_as_plain_text(model: Path, tmp_path: Path):
+    made = policy(model)
+    prompt = Example((Turn(RAW, "once upon"),))
+    states, ids = hidden(made, prompt, Response((Turn(RAW, " a time"),)))
+    assert made.head is not None and "once upon a time" in made.tokenizer.decode(ids)
+    assert "<|im_start|>" not in made.tokenizer.decode(ids)
+    scorer = RewardModel(str(write_run(tmp_path / "rm", made, model).folder))
+    expected = float(states[-1].float() @ made.head.weight[0].detach())
+    assert scorer(prompt, said(" a time")) == pytest.approx(expected, abs=1e-5), "as `luthier evaluate` hands it over"
 
 
 def test_an_untrained_head_rewards_nothing(model: Path, tmp_path: Path):
