@@ -206,9 +206,9 @@ def case(folder: Path, family: str, adapt: list[Plugin], quantize: Plugin | None
     if quantize is not None and policy.has_adapter and not policy.rewrites_base:
         with policy.adapter_off():
             base = logits(policy.module.eval())
+    start = logits(policy.module.eval())  # what an adapter measures at its first call, it has measured now
     before = {name: parameter.detach().clone() for name, parameter in policy.module.named_parameters()}
     given = {name for name, _ in policy.trainable()}
-    start = logits(policy.module.eval())
     policy.module.train()
     trained = train_a_little(policy)
     policy.module.eval()

@@ -162,7 +162,7 @@ class Chat:
         self.turns = [Turn("system", self._system)] if self._system else []
 
     def _require_adapter(self) -> None:
-        if not self._policy.has_adapter:
+        if not self._policy.has_adapter or self._policy.rewrites_base:
             raise LuthierError(
                 f"{self._policy.base} has no adapter to switch off", fix="give the folder of a run that trained one"
             )

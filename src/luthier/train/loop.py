@@ -192,9 +192,7 @@ class Loop:
         if before.checkpointing and not self.window.checkpointing:
             self.window.turn_on_checkpointing()
         self._before_step(before.step - 1)
-        weights = found.weights()
-        self.attached.remember({name[len(MEMORY) :]: weights.pop(name) for name in list(weights) if MEMORY in name})
-        self.update.load_weights(weights)
+        self._put_back(found.weights())
         self.update.load_state(found.optimizers())
         self.guards.load_state(before.guards)
         self.losses.state = before.objective or self.losses.state
@@ -257,6 +255,11 @@ class Loop:
                 where="train.optimizer",
                 fix="use adafactor (or adamw_8bit, adamw_paged on CUDA), lora, or a smaller model",
             ) from error
+
+    def _put_back(self, weights: dict[str, torch.Tensor]) -> None:
+        """A checkpoint's weights, and what the adapters remembered beside them."""
+        self.attached.remember({name[len(MEMORY) :]: weights.pop(name) for name in list(weights) if MEMORY in name})
+        self.update.load_weights(weights)
 
     # what the adapters do around a step
     def _before_step(self, step: int) -> None:
@@ -343,8 +346,7 @@ class Loop:
         evaluation = progress.evaluation_loss
         if self.recipe.validate.keep_best and progress.best_step not in (None, progress.step):
             best = checkpoint.at(self.log.run, progress.best_step or 0)
-            weights = best.weights()
-            self.update.load_weights({name: tensor for name, tensor in weights.items() if MEMORY not in name})
+            self._put_back(best.weights())
             evaluation = progress.best_loss
             self.log.screen.say(f"the weights of the best evaluation (step {best.step}) are put back")
         result = FitResult(

@@ -69,10 +69,11 @@ class AdaLora(Layered):
                 where="adapt.adalora.start",
                 fix="leave start out",
             )
+        alpha: Any = whole(2.0 * self.r if self.alpha is None else self.alpha)
         return AdaLoraConfig(
             target_r=self.r,
             init_r=start,
-            lora_alpha=whole(2.0 * self.r if self.alpha is None else self.alpha),
+            lora_alpha=alpha,
             lora_dropout=self.dropout,
             deltaT=self.every,
             orth_reg_weight=self.orthogonality,

@@ -39,7 +39,7 @@ class Entries:
     def _take(self, mask_N: Tensor) -> None:
         self.index_K = mask_N.nonzero().squeeze(1).to(torch.int32)
         self.base_K = self.weight.view(-1)[self.index_K]
-        self.values = nn.Parameter(self.base_K.float())
+        self.values = nn.Parameter(self.base_K.to(torch.float32, copy=True))
         self._written = self.values._version
 
     def _through(self) -> Tensor:

@@ -230,7 +230,7 @@ class Corda(LowRank):
         """PEFT's name of the initialisation and its keys."""
         from peft.tuners.lora.config import CordaConfig
 
-        method = "ipm" if self.mode == "instruction" else "kpm"
+        method: Literal["ipm", "kpm"] = "ipm" if self.mode == "instruction" else "kpm"
         return {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method=method)}
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:

@@ -46,14 +46,14 @@ class Oft(Layered):
         """PEFT's configuration of it for this model."""
         from peft import OFTConfig
 
+        bounded: dict[str, Any] = {} if self.bound is None else {"coft": True, "eps": self.bound}
         return OFTConfig(
             r=0,
             oft_block_size=self.block,
             module_dropout=self.dropout,
             use_cayley_neumann=self.neumann > 0,
             num_cayley_neumann_terms=self.neumann or 5,
-            coft=self.bound is not None,
-            **({"eps": self.bound} if self.bound is not None else {}),
+            **bounded,
             **self.oriented(module),
         )
 
@@ -120,4 +120,5 @@ def _extension() -> bool:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_fbd_cuda() is not None
+        built: Any = get_fbd_cuda
+        return built() is not None

@@ -27,7 +27,8 @@ def begin_with_error(module: Any, folder: str) -> None:
     from peft.tuners.lora import LoraLayer
 
     weights = Originals(Path(folder))
-    for name, layer in module.get_base_model().named_modules():
+    layers: dict[str, Any] = dict(module.get_base_model().named_modules())
+    for name, layer in layers.items():
         if not isinstance(layer, LoraLayer):
             continue
         base: Any = layer.get_base_layer()
