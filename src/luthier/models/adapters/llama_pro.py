@@ -97,6 +97,7 @@ def _silence(block: nn.Module) -> None:
 def _renumber(layers: nn.ModuleList) -> None:
     """Each layer's place in the cache of keys and values."""
     for number, block in enumerate(layers):
+        part: Any
         for part in block.modules():
             if "layer_idx" in vars(part):
                 part.layer_idx = number
