@@ -36,11 +36,12 @@ def begin_with_error(module: Any, folder: str) -> None:
             continue
         whole_OI = weights[f"{name}.weight"].to(base.weight.device, torch.float32)
         u, s, v = torch.linalg.svd(whole_OI - dequantised(base).float(), full_matrices=False)
-        for adapter in layer.active_adapters:
-            r, scale = layer.r[adapter], layer.scaling[adapter]
+        lora: Any = layer
+        for adapter in lora.active_adapters:
+            r, scale = lora.r[adapter], lora.scaling[adapter]
             root_R = (s[:r] / scale).sqrt()
-            layer.lora_A[adapter].weight.copy_(root_R[:, None] * v[:r])
-            layer.lora_B[adapter].weight.copy_(u[:, :r] * root_R)
+            lora.lora_A[adapter].weight.copy_(root_R[:, None] * v[:r])
+            lora.lora_B[adapter].weight.copy_(u[:, :r] * root_R)
 
 
 class Originals:
