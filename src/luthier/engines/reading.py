@@ -15,6 +15,7 @@ from torch import Tensor
 
 from luthier.engines.padding import alike, padded
 from luthier.errors import LuthierError
+from luthier.models import positions
 from luthier.models.adapters.attached import bare
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
@@ -36,7 +37,7 @@ class Reader:
         sequences, places, owner = [], [], []
         for number, row in enumerate(rows):
             for n, ids in enumerate(row.ids):
-                sequences.append(ids)
+                sequences.append((ids, row.weights[n]))
                 places.append(self._places(row, n))
                 owner.append(number)
         values: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(sequences)
@@ -44,7 +45,7 @@ class Reader:
         self._module.eval()
         try:
             with torch.no_grad():
-                for chosen in alike([len(ids) for ids in sequences], rows=self._rows):
+                for chosen in alike([len(ids) for ids, _ in sequences], rows=self._rows):
                     self._read([sequences[i] for i in chosen], [places[i] for i in chosen], chosen, values)
         finally:
             self._module.train(training)
@@ -65,17 +66,20 @@ class Reader:
 
     def _read(
         self,
-        sequences: Sequence[NDArray[np.int32]],
+        sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
         places: Sequence[NDArray[np.int32]],
         numbers: Sequence[int],
         values: list[NDArray[np.float32]],
     ) -> None:
-        ids_BT, mask_BT = padded(sequences)
+        ids_BT, mask_BT = padded([ids for ids, _ in sequences])
         ids_BT, mask_BT = ids_BT.to(self._device), None if mask_BT is None else mask_BT.to(self._device)
         before = virtual(self._module)
         inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "use_cache": False}
         if before is not None:
             inputs = before.before(ids_BT, mask_BT)
+        elif positions.placed(self._module):
+            weights = [each for _, each in sequences]
+            inputs[positions.KEYWORD] = positions.Prompts.unscored(weights, ids_BT.shape[1], self._device)
         hidden_BTD: Tensor = bare(self._module).base_model(**inputs).last_hidden_state
         hidden_BTD = hidden_BTD[:, before.places if before is not None else 0 :]
         for row, (place_K, number) in enumerate(zip(places, numbers, strict=True)):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import tiny
 import torch
 from beside_a_tiny_model import IDS, logits, on, rows, step
 
 from luthier.engines import LocalEngine
+from luthier.engines.reading import Reader
 from luthier.errors import LuthierError
+from luthier.models import heads
 from luthier.models.adapters.intervention import Intervention
 from luthier.models.positions import Prompts, placed
 from luthier.train import activations
@@ -124,6 +128,33 @@ def test_packed_padded_checkpointed_and_the_engine_edit_the_same_tokens() -> Non
         assert all(found[row] == pytest.approx(packed[row], abs=2e-5) for row in packed)
         assert again.keys() == gradients.keys()
         assert all(torch.allclose(gradients[name], again[name], atol=1e-4, rtol=1e-3) for name in gradients)
+
+
+def test_a_scalar_head_is_read_in_training_and_after_it_on_the_same_states() -> None:
+    module, _ = trained()
+    head = heads.attach(module, torch.device("cpu"))
+    torch.nn.init.normal_(head.weight)
+    read = Reader(module, head)(rows(*SHAPES))
+    with Forward(module, scalar_head=head).opened() as forward, torch.no_grad():
+        for batch in micro_batches(rows(*SHAPES), 30, share_prefix=False):
+            values = forward.rows(batch, readings="row", logp=False).value_K
+            assert values is not None
+            assert values.tolist() == pytest.approx([float(read[row][0]) for row in batch.rows], abs=2e-5)
+
+
+def test_a_run_cut_off_and_resumed_equals_one_that_was_not(tmp_path: Path) -> None:
+    def policy() -> Any:
+        return runs.policy(runs.plugin("loreft", r=3, tied=False), module=tiny.model())
+
+    whole, broken = policy(), policy()
+    keys: dict[str, Any] = {"save_every": 2}
+    runs.train(whole, tmp_path / "whole", **keys)
+    with pytest.raises(runs.Interrupted):
+        runs.train(broken, tmp_path / "broken", die=5, **keys)
+    again = policy()
+    runs.train(again, tmp_path / "broken", **keys)
+    assert runs.changed(runs.state(whole), runs.state(again)) == set()
+    assert runs.changed(runs.state(policy()), runs.state(again)) == {name for name, _ in again.trainable()}
 
 
 def test_generation_edits_the_prompt_once_and_no_new_token() -> None:
