@@ -187,10 +187,11 @@ def tell(trunk: Trunk, log: Log) -> None:
     size, saved = trunk.states.nbytes, trunk.saved
     counts = {"computed": trunk.computed, "served": trunk.served, "bytes": size}
     log.event("trunk", blocks=trunk.depth, **counts, seconds_saved=None if saved is None else round(saved, 3))
+    gain = "" if saved is None else f", which saved about {saved:.1f} s"
+    if saved is not None and saved < 0:
+        gain = f", and reading them took {-saved:.1f} s longer than computing them: leave cache_trunk out here"
     log.screen.say(
-        f"trunk: {trunk.served:,} tokens began above the frozen blocks"
-        + (f", which saved about {saved:.1f} s" if saved is not None else "")
-        + f" ({size / GIB:.2f} GiB on disk)"
+        f"trunk: {trunk.served:,} tokens began above the frozen blocks" + gain + f" ({size / GIB:.2f} GiB on disk)"
     )
 
 
