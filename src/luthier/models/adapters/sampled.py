@@ -19,9 +19,7 @@ ROWS = 8
 """Rows that go through the model together."""
 
 
-def batches(
-    sample: Sequence[Encoded], device: Any, adapter: str, *, together: int = ROWS
-) -> list[dict[str, Tensor]]:
+def batches(sample: Sequence[Encoded], device: Any, adapter: str, *, together: int = ROWS) -> list[dict[str, Tensor]]:
     """The first responses of the rows, padded on the right, a few at a time: `input_ids` and `attention_mask`, B x T.
 
     Raises LuthierError when there are no rows.
