@@ -102,7 +102,9 @@ def test_what_trains_moves_and_nothing_else_does(trained: Case) -> None:
     after = dict(trained.policy.module.named_parameters())
     moved = {name for name, old in trained.before.items() if not torch.equal(after[name], old)}
     assert trained.given <= trained.trained
-    assert moved == trained.trained
+    # AdaLoRA may take a layer's whole rank away: its singular values then stay at zero
+    emptied = {name for name in trained.trained - moved if ".lora_E." in name and not after[name].any()}
+    assert moved == trained.trained - emptied
     assert not torch.allclose(trained.tuned, trained.start, atol=1e-4)
 
 

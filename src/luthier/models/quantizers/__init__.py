@@ -122,4 +122,6 @@ def dequantise_(module: Any, dtype: torch.dtype) -> None:
         plain.bias = layer.bias
         module.set_submodule(name, plain)
     module.hf_quantizer.remove_quantization_config(module)
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # PEFT's IA3 asks for these before it merges
+        setattr(module, flag, False)
     module.to(dtype)
