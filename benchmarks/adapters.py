@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import contest
 import results
-import sft
 from contenders import CONTENDERS
 from environments import PEERS, environment
 from measure import measured
@@ -148,7 +148,7 @@ def main_job(given: argparse.Namespace) -> dict[str, Any]:
     files = sorted(results.FOLDER.glob("*-sft.json"))
     before = json.loads(files[-1].read_text(encoding="utf-8"))
     contender = next(each for each in CONTENDERS if each.name == "luthier")
-    now = sft.run(contender, prepare(256, 64, None, None), given.nice)
+    now = contest.run(contender, prepare(256, 64, None, None), given.nice)
     then = before["results"]["luthier"]
     best = min(then, key=lambda run: run["seconds"])
     return {

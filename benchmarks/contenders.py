@@ -1,4 +1,4 @@
-"""Who runs the workloads, and with which settings: each peer by its defaults and at its best.
+"""Who runs a workload, and with which settings: each peer by its defaults and at its best.
 
 "Best" is bf16, no gradient checkpointing, and the settings that `sweep.py` found fastest on a 2-core CPU; NOTES.md
 has the sweep.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from environments import python_of
+from environments import PEERS, python_of
 from workload import Workload
 
 
@@ -30,62 +30,53 @@ class Contender:
         """The interpreter of the tool's environment."""
         return Path(sys.executable) if self.tool == "luthier" else python_of(self.tool)
 
-    def command(self, work: Workload, folder: Path) -> list[str]:
-        """The command line that trains on the workload and leaves its output in `folder`."""
+    def folder(self, work: Workload) -> Path:
+        """Where this contender runs the workload: its inputs, log and output."""
+        return PEERS / "runs" / f"{work.name}-{self.name}"
+
+    def command(self, work: Workload) -> list[str]:
+        """The command line that trains on the workload and leaves its output in `folder(work)`."""
+        folder = self.folder(work)
         if self.tool == "luthier":
             recipe = folder / "recipe.yaml"
             recipe.write_text(json.dumps(luthier_recipe(work, folder)), encoding="utf-8")  # JSON is YAML
             overrides = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
             return [str(self.python().parent / "luthier"), "train", str(recipe), *overrides]
         work.write(folder / "workload.json")
-        script = Path(__file__).parent / "peers" / f"{self.tool}_{work.objective}.py"
+        script = Path(__file__).parent / "peers" / f"{self.tool}_train.py"
         arguments = [str(folder / "workload.json"), str(folder / "out"), json.dumps(self.settings)]
         return [str(self.python()), str(script), *arguments]
 
-    def adapter(self, folder: Path) -> Path:
+    def adapter(self, work: Workload) -> Path:
         """Where the trained adapter lies afterwards, in PEFT's format."""
-        return folder / "out" / "adapter" if self.tool == "luthier" else folder / "out"
+        out = self.folder(work) / "out"
+        return out / "adapter" if self.tool == "luthier" else out
 
 
 def luthier_recipe(work: Workload, folder: Path) -> dict[str, Any]:
     """Luthier's defaults, and what the workload fixes for every tool. No checkpoint but the last, as for the peers."""
-    pairs = {"long_rows": "truncate", "max_lost": 0.5} if work.objective == "dpo" else {}
+    preference = {"objective": {"dpo": {"beta": work.beta}}} if work.stage == "dpo" else {}
     return {
         "model": work.model,
         "data": work.train,
-        "objective": {"dpo": {"beta": work.beta}} if work.objective == "dpo" else work.objective,
+        **preference,
         "adapt": {"lora": {"r": work.rank, "alpha": work.alpha}},
         "train": {
             "epochs": 1,
             "batch": work.batch,
             "max_tokens": work.max_tokens,
+            "long_rows": "truncate",
             "lr": work.lr,
             "schedule": "constant",
             "warmup": 0,
             "weight_decay": 0,
             "clip": 1.0,
             "save_every": work.rows,
-            **pairs,
         },
         "seed": work.seed,
         "output": str(folder / "out"),
     }
 
-
-BF16 = {"bf16": True, "gradient_checkpointing": False}
-PREFERENCE = (
-    Contender("luthier", "luthier"),
-    Contender("luthier-unshared", "luthier", {"train.share_prefix": False}),
-    Contender("trl-defaults", "trl"),
-    Contender("trl-best", "trl", BF16 | {"per_device_train_batch_size": 2}),
-    Contender("llamafactory-defaults", "llamafactory"),
-    Contender(
-        "llamafactory-best",
-        "llamafactory",
-        {"bf16": True, "use_cpu": True, "disable_gradient_checkpointing": True, "per_device_train_batch_size": 2},
-    ),
-)
-"""Who runs the preference workloads."""
 
 CONTENDERS = (
     Contender("luthier", "luthier"),
@@ -104,4 +95,30 @@ CONTENDERS = (
         "unsloth",
         {"bf16": True, "use_gradient_checkpointing": False, "per_device_train_batch_size": 4},
     ),
+)
+
+PAIRS = (
+    Contender("luthier", "luthier"),
+    Contender("trl-defaults", "trl"),
+    Contender(
+        "trl-best",
+        "trl",
+        {
+            "bf16": True,
+            "model_init_kwargs": {"dtype": "bfloat16"},
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": 1,
+        },
+    ),
+    Contender("llamafactory-defaults", "llamafactory"),
+    Contender(
+        "llamafactory-best",
+        "llamafactory",
+        {"bf16": True, "use_cpu": True, "disable_gradient_checkpointing": True, "per_device_train_batch_size": 1},
+    ),
+)
+
+LONG_PROMPTS = (
+    Contender("luthier-sharing", "luthier", {"train.share_prefix": True}),
+    Contender("luthier-no-sharing", "luthier", {"train.share_prefix": False}),
 )

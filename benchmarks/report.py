@@ -26,6 +26,7 @@ def of_luthier(folder: Path) -> dict[str, Any]:
         events = [json.loads(line) for line in file]
     start = next(event for event in events if event["kind"] == "start")
     steps = [event for event in events if event["kind"] == "step"]
+    end = next((event for event in reversed(events) if event["kind"] == "end"), {})
     ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     return {
         "tool": "luthier",
@@ -40,4 +41,5 @@ def of_luthier(folder: Path) -> dict[str, Any]:
         "threads": start["threads"],
         "scored": ledger["tokens"]["scored"],
         "fed": sum(event["tokens"] for event in steps),
+        "shared": end.get("shared"),
     }

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from environments import ROOT
+
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "results"
 
@@ -20,17 +22,35 @@ def output_of(script: str, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def _path(name: str, folder: Path, ending: str) -> Path:
+    return folder / f"{datetime.date.today().isoformat()}-{name}.{ending}"
+
+
+def save(name: str, document: dict[str, Any], folder: Path = FOLDER) -> None:
+    """Write DATE-NAME.json, without the places where this machine keeps the repository and its user's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    date = datetime.date.today().isoformat()
+    content = json.dumps({"name": name, "date": date, **document}, indent=1, ensure_ascii=False)
+    content = content.replace(f"{ROOT}/", "").replace(str(Path.home()), "~")
+    _path(name, folder, "json").write_text(content + "\n", encoding="utf-8")
+
+
+def latest(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """The newest DATE-NAME.json of a folder. Raises FileNotFoundError when there is none."""
+    dated = sorted(folder.glob(f"????-??-??-{name}.json"))
+    if not dated:
+        raise FileNotFoundError(f"no results of {name} in {folder}")
+    return dict(json.loads(dated[-1].read_text(encoding="utf-8")))
+
+
 def write(name: str, document: dict[str, Any], text: str, folder: Path = FOLDER) -> None:
     """Write DATE-NAME.json and DATE-NAME.md, and show the text. `document["hardware"]` is hardware.py's object."""
-    date = datetime.date.today().isoformat()
+    save(name, document, folder)
     machine = document["hardware"]
     text = (
-        f"# {name}, {date}\n\n{text}\n"
+        f"# {name}, {datetime.date.today().isoformat()}\n\n{text}\n"
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), {machine['memory_gib']} GiB, "
         f"{machine['system']}; bf16 matrix products at {machine['bf16_gflops']:,.0f} Gflop/s.\n"
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"name": name, "date": date, **document}, indent=1, ensure_ascii=False)
-    (folder / f"{date}-{name}.json").write_text(content + "\n", encoding="utf-8")
-    (folder / f"{date}-{name}.md").write_text(text, encoding="utf-8")
+    _path(name, folder, "md").write_text(text, encoding="utf-8")
     print(text)

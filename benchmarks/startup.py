@@ -14,7 +14,7 @@ from statistics import median
 
 import results
 from contenders import Contender
-from sft import run
+from contest import run
 from workload import Workload, prepare
 
 

@@ -1,6 +1,6 @@
 """Find each peer's best settings: one axis after another, keeping the fastest value of each.
 
-    python benchmarks/sweep.py TOOL [--rows 64] [--model FOLDER]
+    python benchmarks/sweep.py TOOL [--pairs] [--rows 64] [--model FOLDER]
 
 Run it on an idle machine; copy what it finds into contenders.py and its table into NOTES.md. Packing is no axis: it
 changes how many rows an optimiser step sees, so the work would not be the same.
@@ -11,44 +11,54 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import pairs
 from contenders import Contender
-from sft import run
+from contest import run
 from workload import prepare
 
 SIZES: list[dict[str, Any]] = [{"per_device_train_batch_size": size} for size in (1, 2, 4, 8, 16)]
 LENGTHS: list[dict[str, Any]] = [{}, {"train_sampling_strategy": "group_by_length"}]
+TRL_DTYPES: list[dict[str, Any]] = [
+    {"model_init_kwargs": {"dtype": dtype}, "bf16": bf16} for dtype in ("float32", "bfloat16") for bf16 in (0, 1)
+]
 START: dict[str, dict[str, Any]] = {
-    "trl": {"bf16": True, "gradient_checkpointing": False, "per_device_train_batch_size": 4},
-    "llamafactory": {"use_cpu": True, "disable_gradient_checkpointing": True, "per_device_train_batch_size": 4},
-    "unsloth": {"use_gradient_checkpointing": False, "per_device_train_batch_size": 4},
+    "trl": {"bf16": True, "gradient_checkpointing": False},
+    "llamafactory": {"use_cpu": True, "disable_gradient_checkpointing": True},
+    "unsloth": {"use_gradient_checkpointing": False},
 }
-AXES: dict[str, list[list[dict[str, Any]]]] = {
-    "trl": [
-        [{"model_init_kwargs": {"dtype": dtype}, "bf16": bf16} for dtype in ("float32", "bfloat16") for bf16 in (0, 1)],
-        SIZES,
-        LENGTHS,
-        [{}, {"padding_free": True}],
-    ],
-    "llamafactory": [[{}, {"bf16": True}], SIZES, LENGTHS],
-    "unsloth": [
-        [{}, {"bf16": True}, {"env": {"UNSLOTH_CPU_COMPILE": "1"}}],
-        SIZES,
-        LENGTHS,
-        [{}, {"padding_free": True}],
-    ],
+AXES: dict[str, dict[str, list[list[dict[str, Any]]]]] = {
+    "sft": {
+        "trl": [TRL_DTYPES, SIZES, LENGTHS, [{}, {"padding_free": True}]],
+        "llamafactory": [[{}, {"bf16": True}], SIZES, LENGTHS],
+        "unsloth": [
+            [{}, {"bf16": True}, {"env": {"UNSLOTH_CPU_COMPILE": "1"}}],
+            SIZES,
+            LENGTHS,
+            [{}, {"padding_free": True}],
+        ],
+    },
+    "dpo": {"trl": [TRL_DTYPES, SIZES[:4]], "llamafactory": [[{}, {"bf16": True}], SIZES[:4]]},
 }
+"""By stage and tool. Pairs have no column by which transformers could group lengths; TRL has no `padding_free`."""
+FIRST_SIZE = {"sft": 4, "dpo": 1}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool", choices=sorted(START))
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--pairs", action="store_true", help="the preference workload, not SFT")
+    parser.add_argument("--rows", type=int, help="default: 64, or 16 pairs")
     parser.add_argument("--model")
     parser.add_argument("--data")
     given = parser.parse_args()
-    work = prepare(given.rows, 8, given.model, given.data)
-    best, seen = START[given.tool], {}
-    for axis in AXES[given.tool]:
+    if given.pairs:
+        work = pairs.demo(given.rows or 16, 8, given.model, given.data)
+    else:
+        work = prepare(given.rows or 64, 8, given.model, given.data)
+    if given.tool not in AXES[work.stage]:
+        parser.error(f"{given.tool} does not run {work.stage} here")
+    best, seen = START[given.tool] | {"per_device_train_batch_size": FIRST_SIZE[work.stage]}, {}
+    for axis in AXES[work.stage][given.tool]:
         for value in axis:
             settings = {**best, **value}
             key = repr(sorted(settings.items()))

@@ -1,13 +1,14 @@
-"""The work every tool does: rows, model folder and hyper-parameters, the same bytes for all."""
+"""The work every tool does: rows, model folder and hyper-parameters, the same bytes for all; and the SFT rows."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from environments import PEERS, ROOT
 
@@ -22,19 +23,23 @@ class Workload:
     every tool so that no default of one of them changes the mathematics.
     """
 
+    name: str
     model: str
     train: str
     held_out: str
     rows: int
+    stage: Literal["sft", "dpo"] = "sft"
+    """What is trained; a row of "dpo" has `chosen` and `rejected` beside the prompt's `messages`."""
     max_tokens: int = 512
     batch: int = 16
     rank: int = 16
     alpha: int = 32
     lr: float = 2e-4
+    beta: float | None = None
+    """DPO's; None where nothing is compared with a reference."""
+    left_out: int = 0
+    """Rows left out for every tool, because their prompt alone has `max_tokens` tokens."""
     seed: int = 0
-    objective: str = "sft"
-    """"sft" on rows with messages, or "dpo" on rows with prompt, chosen and rejected."""
-    beta: float = 0.1
 
     def write(self, path: Path) -> None:
         """As JSON, for the tool's process to read."""
@@ -44,6 +49,26 @@ class Workload:
 def shared() -> Path:
     """The folder of data shared with the repository: $LUTHIER_SHARED, or `../shared`."""
     return Path(os.environ.get("LUTHIER_SHARED", ROOT.parent / "shared"))
+
+
+def model_folder(model: str | None) -> str:
+    """The given model folder; by default that of smollm2-135m-instruct, fetched at first use."""
+    if model is not None:
+        return model
+    from luthier.models import fetch
+    from luthier.recipe.schema import Model
+
+    return str(fetch(Model(name="smollm2-135m-instruct")).folder)
+
+
+def write_rows(name: str, train: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """Both parts as JSON lines in a folder of the workload's own; their paths."""
+    folder = PEERS / "work" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "train.jsonl", folder / "held-out.jsonl"
+    for path, rows in zip(paths, (train, held_out), strict=True):
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(paths[0]), str(paths[1])
 
 
 def alpaca(data: str | None) -> list[dict[str, str]]:
@@ -62,79 +87,10 @@ def messages(row: dict[str, str]) -> dict[str, list[dict[str, str]]]:
     return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["output"]}]}
 
 
-def write_rows(folder: Path, parts: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """Each part's rows as FOLDER/PART.jsonl; the paths by part."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    return {name: str(folder / f"{name}.jsonl") for name in parts}
-
-
-def model_folder(model: str | None) -> str:
-    """The given model folder, or that of the default model."""
-    if model is not None:
-        return model
-    from luthier.models import fetch
-    from luthier.recipe.schema import Model
-
-    return str(fetch(Model(name="smollm2-135m-instruct")).folder)
-
-
 def prepare(rows: int, held_out: int, model: str | None, data: str | None) -> Workload:
     """Write the first `rows` rows after `random.Random(0).shuffle` of all, and the `held_out` rows after the 256th."""
-    everything = alpaca(data)
+    everything = [messages(row) for row in alpaca(data)]
     random.Random(0).shuffle(everything)
     held_from = max(rows, 256)
-    parts = {"train": everything[:rows], "held-out": everything[held_from : held_from + held_out]}
-    chats = {name: [messages(row) for row in part] for name, part in parts.items()}
-    paths = write_rows(PEERS / "work" / f"sft-{rows}", chats)
-    return Workload(model_folder(model), paths["train"], paths["held-out"], rows)
-
-
-# preference
-def _pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
-    return {
-        "prompt": [{"role": "user", "content": prompt}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
-
-
-def _demo_pair(row: dict[str, Any]) -> dict[str, Any]:
-    roles = {"human": "user", "gpt": "assistant", "system": "system"}
-    pair = _pair("", row["chosen"]["value"], row["rejected"]["value"])
-    turns = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]
-    return pair | {"prompt": turns}
-
-
-def prepare_pairs(rows: int, held_out: int, model: str | None) -> Workload:
-    """The first `rows` pairs of LLaMA-Factory's dpo_en_demo.json, and the `held_out` pairs after the 48th."""
-    source = shared() / "data" / "llamafactory-demo" / "dpo_en_demo.json"
-    everything = [_demo_pair(row) for row in json.loads(source.read_text(encoding="utf-8"))]
-    held_from = max(rows, 48)
-    parts = {"train": everything[:rows], "held-out": everything[held_from : held_from + held_out]}
-    paths = write_rows(PEERS / "work" / f"dpo-{rows}", parts)
-    return Workload(
-        model_folder(model), paths["train"], paths["held-out"], rows, max_tokens=1024, lr=5e-6, objective="dpo"
-    )
-
-
-def prepare_long_prompts(rows: int, held_out: int, model: str | None) -> Workload:
-    """Pairs of GSM8K solutions, each asked with worked examples of its own before it: a prompt of three characters for
-    each one of a response, and no two prompts begin alike."""
-    source = shared() / "data" / "gsm8k-model-solutions" / "pairs.jsonl"
-    pairs = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    random.Random(0).shuffle(pairs)
-    asked, shots = pairs[: rows + held_out], iter(pairs[rows + held_out :])
-    built = []
-    for pair in asked:
-        prompt, wanted = pair["prompt"], 1.5 * (len(pair["chosen"]) + len(pair["rejected"]))
-        while len(prompt) < wanted:
-            shot = next(shots)
-            prompt = f"{shot['prompt']}\n{shot['chosen']}\n\n{prompt}"
-        built.append(_pair(prompt, pair["chosen"], pair["rejected"]))
-    paths = write_rows(PEERS / "work" / f"long-{rows}", {"train": built[:rows], "held-out": built[rows:]})
-    return Workload(
-        model_folder(model), paths["train"], paths["held-out"], rows, max_tokens=2048, lr=5e-6, objective="dpo"
-    )
+    parts = everything[:rows], everything[held_from : held_from + held_out]
+    return Workload("sft", model_folder(model), *write_rows(f"sft-{rows}", *parts), rows)

@@ -20,15 +20,17 @@ def arguments() -> tuple[SimpleNamespace, dict[str, Any], str]:
     return workload, json.loads(sys.argv[3]), sys.argv[2]
 
 
-def rows(workload: SimpleNamespace) -> list[list[dict[str, str]]]:
-    """The training rows as message lists."""
-    return [row["messages"] for row in lines(workload)]
-
-
-def lines(workload: SimpleNamespace) -> list[dict[str, Any]]:
-    """The training rows as they stand."""
+def rows(workload: SimpleNamespace) -> list[dict[str, Any]]:
+    """The training rows: `messages`, and for pairs `chosen` and `rejected`."""
     with Path(workload.train).open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def scored_tokens(batch: dict[str, Any]) -> int:
+    """How many tokens of a batch train: those with a label, or those of completions. The first of a row never does."""
+    if "completion_mask" in batch:
+        return int(batch["completion_mask"][..., 1:].sum())
+    return int((batch["labels"][..., 1:] != -100).sum())
 
 
 class Clock(TrainerCallback):
@@ -63,9 +65,6 @@ class Clock(TrainerCallback):
             padded += batch["input_ids"].numel()
             # a 4-D mask (packing) has no padding to subtract beyond its own unused tail, which no tool here leaves
             tokens += int(mask.sum()) if mask is not None and mask.dim() == 2 else batch["input_ids"].numel()
-            if "labels" in batch:
-                scored += int((batch["labels"][..., 1:] != -100).sum())
-            else:
-                scored += int(batch["completion_mask"].sum())
+            scored += scored_tokens(batch)
         self.report |= {"tokens": tokens, "scored": scored, "fed": padded, "threads": os.cpu_count()}
         print("\n" + json.dumps(self.report), flush=True)

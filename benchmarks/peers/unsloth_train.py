@@ -26,7 +26,7 @@ model = FastLanguageModel.get_peft_model(
     random_state=work.seed,
 )
 # without the newline after the last turn: a text that does not end with the end token is given a second one
-texts = [tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n") for turns in rows(work)]
+texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False).rstrip("\n") for row in rows(work)]
 micro = settings.pop("per_device_train_batch_size", 2)  # as in its guides
 config = SFTConfig(
     output_dir=output,
