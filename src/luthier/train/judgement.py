@@ -7,8 +7,6 @@ Shape suffixes: N = rows, P = pairs, S = scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -79,9 +77,3 @@ class Judgement:
     def _sum(self, name: str, values: Any) -> None:
         total = values.sum().float()
         self._sums[name] = self._sums[name] + total if name in self._sums else total
-
-
-def judged_mean(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The numbers of several steps, each averaged over the steps that have it."""
-    names = dict.fromkeys(name for step in steps for name in step)
-    return {name: fmean(step[name] for step in steps if name in step) for name in names}

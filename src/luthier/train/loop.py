@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
-from torch.nn import Parameter
 
 from luthier.errors import LuthierError
-from luthier.models.adapters import Adapter
-from luthier.models.adapters.attached import Attached
-from luthier.models.heads import ScalarHead
 from luthier.models.quantizers import numbers
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
-from luthier.train import OPTIMIZERS, SCHEDULES, allocator, checkpoint, memory, reference, rng, trunk
+from luthier.train import SCHEDULES, allocator, checkpoint, memory, reference, rng, trunk
 from luthier.train.forward import Forward
 from luthier.train.guards import Guards, finite, not_finite
-from luthier.train.judgement import judged_mean
 from luthier.train.log import Log, Watch
 from luthier.train.losses import Losses, Objective
 from luthier.train.order import Order
@@ -35,23 +29,9 @@ from luthier.train.progress import FitResult, Progress
 from luthier.train.prompts import density_ratios
 from luthier.train.schedule import due_after, warmup_steps
 from luthier.train.screen import Screen
-from luthier.train.update import Update
+from luthier.train.weights import Policy, Weights
 from luthier.train.window import Gradients, Window
 from luthier.types import TokenStore
-
-MEMORY = "memory: "
-"""Before the names of what adapters remember, in a checkpoint's weights."""
-
-
-class Policy(reference.Model, Protocol):
-    """What the loop asks of a model; `luthier.models.Policy` is one."""
-
-    module: Any
-    device: torch.device
-    adapters: list[Adapter]
-    head: ScalarHead | None
-
-    def trainable(self) -> list[tuple[str, Parameter]]: ...
 
 
 class Prepared(Protocol):
@@ -121,10 +101,9 @@ class Loop:
         self.total = self.order.total(self.train.epochs, self.train.steps)
         self.schedule = SCHEDULES.build(self.train.schedule.name, self.train.schedule.args)
         self.warmup = warmup_steps(self.train.warmup, self.total)
-        self.attached = Attached(policy.module, policy.adapters)
-        self.update = self._update()
+        self.weights = Weights(policy, self.train, self.total)
         self.losses = Losses(forward, objective)
-        self.window = Window(forward, self.losses, self.update, self.train, self.device)
+        self.window = Window(forward, self.losses, self.weights.update, self.train, self.device)
         self.window.on_out_of_memory = self._out_of_memory
         self.guards = Guards(self.train.stall_window, per_token=objective.needs.unit == "token")
         self.save_at = due_after(self.train.save_every, self.total)
@@ -172,7 +151,7 @@ class Loop:
             self.log.begin_at(0)
             self.log.event("start", **self._facts(allocation))
             self.window.rehearse(self.store, self.order, self.total)
-        if self.update.lossy:
+        if self.weights.update.lossy:
             self.log.screen.warn(
                 "weights are stepped in low precision without fp32 masters: small updates round to nothing"
             )
@@ -191,9 +170,9 @@ class Loop:
         self.window.budget = before.micro_tokens
         if before.checkpointing and not self.window.checkpointing:
             self.window.turn_on_checkpointing()
-        self._before_step(before.step - 1)
-        self._put_back(found.weights())
-        self.update.load_state(found.optimizers())
+        self.weights.before_step(before.step - 1)
+        self.weights.put_back(found.weights())
+        self.weights.update.load_state(found.optimizers())
         self.guards.load_state(before.guards)
         self.losses.state = before.objective or self.losses.state
         rng.restore(found.rng(), self.device)
@@ -217,86 +196,23 @@ class Loop:
     def _step(self) -> None:
         began, progress = time.perf_counter(), self.progress
         lr = self.lr(progress.step)
-        self._before_step(progress.step)
+        self.weights.before_step(progress.step)
         self.losses.first_step = progress.step == 0
         gradients = self.window.gradients(self.store, self.order, progress.step, self.total)
-        penalty = self._penalty()
-        norm = self.update.norm()
+        penalty = self.weights.penalty()
+        norm = self.weights.update.norm()
         # the one place in a step where the host waits for the device
         loss, size = torch.stack([gradients.loss.float() + penalty, norm.float()]).tolist()
         if not finite(loss, size):
             raise self._not_finite(gradients, loss, lr)
-        self._apply(lr, size)
-        progress.step += 1
-        progress.tokens += gradients.tokens
-        progress.computed += gradients.computed
-        progress.first_loss = loss if progress.first_loss is None else progress.first_loss
-        progress.last_loss = loss
-        took = time.perf_counter() - began
-        progress.stepping += took
-        progress.since.append(loss)
-        if gradients.judged:
-            progress.judged.append(gradients.judged)
-        progress.since_tokens += gradients.tokens
-        progress.since_seconds += took
+        self.weights.step(progress.step, lr, size, self.train.clip)
+        progress.stepped(loss, gradients.tokens, gradients.computed, gradients.judged, time.perf_counter() - began)
         if progress.step % self.train.log_every == 0 or progress.step == self.total:
-            self._log_step(lr, size)
+            epoch = round(self.order.epoch(progress.step - 1), 6)
+            fields = {"lr": lr, "grad_norm": size, "memory": memory.used(self.device)}
+            self.log.event("step", step=progress.step, epoch=epoch, **progress.take_since(), **fields)
         for guard, text in self.guards.observe(loss, gradients.judged):
             self.log.warn(guard, progress.step, text)
-
-    def _apply(self, lr: float, norm: float) -> None:
-        try:
-            self.update.step(lr, norm, self.train.clip, self._after_step)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error):
-                raise
-            raise LuthierError(
-                "not enough memory for the optimiser's state",
-                where="train.optimizer",
-                fix="use adafactor (or adamw_8bit, adamw_paged on CUDA), lora, or a smaller model",
-            ) from error
-
-    def _put_back(self, weights: dict[str, torch.Tensor]) -> None:
-        """A checkpoint's weights, and what the adapters remembered beside them."""
-        self.attached.remember({name[len(MEMORY) :]: weights.pop(name) for name in list(weights) if MEMORY in name})
-        self.update.load_weights(weights)
-
-    # what the adapters do around a step
-    def _before_step(self, step: int) -> None:
-        """Let other weights train, at other rates, where an adapter says so."""
-        if self.attached.before_step(step, self.total) or (self.attached.changes and not self.update.resting):
-            trainable = self.policy.trainable()
-            names = {name for name, _ in trainable}
-            resting = [(name, weight) for name, weight in self.policy.module.named_parameters() if name not in names]
-            self.update.train(trainable, resting if self.attached.changes else ())
-        self.update.rate(self.attached.lr_factors())
-
-    def _penalty(self) -> torch.Tensor:
-        """The adapters' own loss, its gradient added to the step's."""
-        penalty = self.attached.penalty()
-        if penalty is None:
-            return torch.zeros((), device=self.device)
-        penalty.backward()  # type: ignore[no-untyped-call]
-        return penalty.detach().float()
-
-    def _after_step(self) -> None:
-        self.attached.after_step(self.progress.step, self.total)
-
-    def _log_step(self, lr: float, norm: float) -> None:
-        progress = self.progress
-        self.log.event(
-            "step",
-            step=progress.step,
-            epoch=round(self.order.epoch(progress.step - 1), 6),
-            loss=sum(progress.since) / len(progress.since),
-            lr=lr,
-            grad_norm=norm,
-            tokens=progress.since_tokens,
-            tokens_per_s=round(progress.since_tokens / progress.since_seconds, 1),
-            memory=memory.used(self.device),
-            **judged_mean(progress.judged),
-        )
-        progress.since, progress.since_tokens, progress.since_seconds, progress.judged = [], 0, 0.0, []
 
     def _evaluate(self) -> bool:
         """Record the evaluation loss; True if it is the best so far and its weights should be kept."""
@@ -309,13 +225,7 @@ class Loop:
                 where="validate",
                 fix="look at the validation rows (luthier data --show 5); lower train.lr",
             )
-        best = progress.best_loss is None or loss < progress.best_loss
-        progress.evaluation_loss = loss
-        if best:
-            progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
-        else:
-            progress.worse += 1
-        progress.stopped = validate.patience is not None and progress.worse >= validate.patience
+        best = progress.evaluated(loss, validate.patience)
         epoch = round(self.order.epoch(progress.step - 1), 6)
         self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best, **judged)
         accuracy = f", accuracy {judged['accuracy']:.3f}" if "accuracy" in judged else ""
@@ -331,10 +241,8 @@ class Loop:
         progress.micro_tokens, progress.checkpointing = self.window.budget, self.window.checkpointing
         progress.guards, progress.objective = self.guards.state(), dict(self.losses.state)
         progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
-        weights = {**self.update.weights(), **{MEMORY + name: t for name, t in self.attached.memory().items()}}
-        content = checkpoint.Content(
-            progress.step, weights, self.update.state(), rng.capture(self.device), asdict(progress)
-        )
+        weights, optimizers = self.weights.content(), self.weights.update.state()
+        content = checkpoint.Content(progress.step, weights, optimizers, rng.capture(self.device), asdict(progress))
         checkpoint.save(self.log.run, content)
         best = progress.best_step if self.recipe.validate.keep_best else None
         checkpoint.prune(self.log.run, self.train.keep, best)
@@ -346,23 +254,11 @@ class Loop:
         evaluation = progress.evaluation_loss
         if self.recipe.validate.keep_best and progress.best_step not in (None, progress.step):
             best = checkpoint.at(self.log.run, progress.best_step or 0)
-            self._put_back(best.weights())
+            self.weights.put_back(best.weights())
             evaluation = progress.best_loss
             self.log.screen.say(f"the weights of the best evaluation (step {best.step}) are put back")
-        result = FitResult(
-            steps=progress.step,
-            seconds=round(progress.seconds, 3),
-            tokens=progress.tokens,
-            tokens_per_s=round(progress.tokens / progress.stepping, 1),
-            shared=round(1 - progress.computed / progress.tokens, 4),
-            peak_memory=max(progress.peak_memory, memory.peak(self.device)),
-            first_loss=progress.first_loss,
-            last_loss=progress.last_loss,
-            evaluation_loss=evaluation,
-            best_step=progress.best_step,
-            resumed_from=self.resumed_from,
-            stopped_early=progress.stopped,
-        )
+        progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
+        result = progress.result(evaluation, self.resumed_from)
         fields = {key: value for key, value in asdict(result).items() if key not in ("steps", "resumed_from")}
         self.log.event("end", step=progress.step, **fields)
         if result.shared >= 0.001:
@@ -375,7 +271,7 @@ class Loop:
     def close(self) -> None:
         """Give the model back as it was and end the trackers."""
         self.window.close()
-        self.update.close()
+        self.weights.update.close()
         self.log.close()
 
     # details
@@ -384,38 +280,21 @@ class Loop:
         assert self.train.lr is not None, "the recipe is not resolved"
         return self.train.lr * float(self.schedule.factor(step, self.total, self.warmup))
 
-    def _update(self) -> Update:
-        if any(parameter.dtype == torch.float16 for parameter in self.policy.module.parameters()):
-            raise LuthierError(
-                "training in fp16 would need loss scaling, which is not there",
-                where="model.dtype",
-                fix="use bf16 (as wide as fp32 in range) or fp32",
-            )
-        module = self.policy.module
-        ends: Sequence[Any] = (module.get_input_embeddings(), module.get_output_embeddings())
-        embeddings = {id(weight) for end in ends if end is not None for weight in end.parameters()}
-        return Update(
-            self.policy.trainable(),
-            OPTIMIZERS.build(self.train.optimizer.name, self.train.optimizer.args),
-            weight_decay=self.train.weight_decay,
-            masters=self.train.masters is not False,
-            embeddings=embeddings,
-        )
-
     def _facts(self, allocation: str) -> dict[str, Any]:
         import transformers
 
         from luthier import __version__
 
+        update = self.weights.update
         parameters = {id(parameter): parameter for parameter in self.policy.module.parameters()}.values()
         return {
             "path": self.window.forward.path,
             "allocator": allocation,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
-            "trainable": sum(parameter.numel() for parameter in self.update.parameters),
+            "trainable": sum(parameter.numel() for parameter in update.parameters),
             "parameters": sum(numbers(parameter) for parameter in parameters),
-            "masters": self.update.has_masters,
+            "masters": update.has_masters,
             "examples": len(self.store),
             "steps": self.total,
             "batch": self.train.batch,

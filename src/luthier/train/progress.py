@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 
@@ -62,3 +64,62 @@ class Progress:
     objective: dict[str, float] = field(default_factory=dict)
     """What the objective carries from step to step."""
     guards: dict[str, Any] = field(default_factory=dict)
+
+    def stepped(self, loss: float, tokens: int, computed: int, judged: dict[str, float], seconds: float) -> None:
+        """One more step is done."""
+        self.step += 1
+        self.tokens += tokens
+        self.computed += computed
+        self.stepping += seconds
+        self.first_loss = loss if self.first_loss is None else self.first_loss
+        self.last_loss = loss
+        self.since.append(loss)
+        self.since_tokens += tokens
+        self.since_seconds += seconds
+        if judged:
+            self.judged.append(judged)
+
+    def take_since(self) -> dict[str, Any]:
+        """What the steps since the last such call came to; they are forgotten."""
+        found = {
+            "loss": sum(self.since) / len(self.since),
+            "tokens": self.since_tokens,
+            "tokens_per_s": round(self.since_tokens / self.since_seconds, 1),
+            **_mean(self.judged),
+        }
+        self.since, self.since_tokens, self.since_seconds, self.judged = [], 0, 0.0, []
+        return found
+
+    def evaluated(self, loss: float, patience: int | None) -> bool:
+        """The evaluation after this step gave `loss`. True if it is the best so far."""
+        best = self.best_loss is None or loss < self.best_loss
+        self.evaluation_loss = loss
+        if best:
+            self.best_loss, self.best_step, self.worse = loss, self.step, 0
+        else:
+            self.worse += 1
+        self.stopped = patience is not None and self.worse >= patience
+        return best
+
+    def result(self, evaluation: float | None, resumed_from: int | None) -> FitResult:
+        """How the run went, with the evaluation loss of the weights it ends with."""
+        return FitResult(
+            steps=self.step,
+            seconds=round(self.seconds, 3),
+            tokens=self.tokens,
+            tokens_per_s=round(self.tokens / self.stepping, 1),
+            shared=round(1 - self.computed / self.tokens, 4),
+            peak_memory=self.peak_memory,
+            first_loss=self.first_loss,
+            last_loss=self.last_loss,
+            evaluation_loss=evaluation,
+            best_step=self.best_step,
+            resumed_from=resumed_from,
+            stopped_early=self.stopped,
+        )
+
+
+def _mean(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of several steps, each averaged over the steps that have it."""
+    names = dict.fromkeys(name for step in steps for name in step)
+    return {name: fmean(step[name] for step in steps if name in step) for name in names}
