@@ -16,6 +16,7 @@ from luthier.evaluate.asking import Outcome, best, judges_words
 from luthier.evaluate.bootstrap import estimates
 from luthier.evaluate.comparison import Score
 from luthier.scorers.metric import Metric
+from luthier.scorers.preference import Judgement
 from luthier.types import Example, Response
 
 Statistics = tuple[float, ...] | None
@@ -101,7 +102,7 @@ def verdicts(
 
 
 def _plain(metric: Metric, rows: Sequence[Example], outcome: Outcome) -> list[Statistics]:
-    if metric.needs_rewards:
+    if isinstance(metric, Judgement):
         assert outcome.rewards is not None
         return [metric.of_rewards(row, rewards) for row, rewards in zip(rows, outcome.rewards, strict=True)]
     if metric.needs_likelihood:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from luthier.objectives.rows import Rows
 from luthier.types import Needs
 
 
-class Objective:
+class Objective(ABC):
     """A frozen dataclass whose fields are its YAML keys. It is pure maths: what it needs is brought to it in `Rows`."""
 
     needs: ClassVar[Needs]
@@ -34,9 +35,9 @@ class Objective:
         """What it is the weighted sum of; each term is a mean over its own unit."""
         return ((1.0, self),)
 
+    @abstractmethod
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced: one value a unit. A mean over the step is the loop's business."""
-        raise NotImplementedError
 
     def rewards(self, rows: Rows) -> Tensor | None:
         """What each response is worth in the objective's own terms, N; None where it judges nothing."""

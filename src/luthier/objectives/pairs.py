@@ -9,6 +9,7 @@ Shape suffixes: S = scored tokens of the micro-batch, N = rows, P = pairs, E = s
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -29,7 +30,7 @@ PREFERENCE_LR = 5e-6
 
 @dataclass(frozen=True)
 class Compared(Objective):
-    """A loss of the two rewards of a pair, one value a pair."""
+    """A loss of pairs whose rewards are beta times the drift from the reference, one value a pair."""
 
     beta: Annotated[Float, Field(gt=0), Why("the usual value; larger stays closer to the reference")] = 0.1
     """Weight of a response's drift from the reference: how fast rewards grow as the model moves away from it."""
@@ -40,17 +41,22 @@ class Compared(Objective):
         """beta * drift of each response, N."""
         return self.beta * rows.drift()
 
+
+@dataclass(frozen=True)
+class Pairwise(Compared):
+    """A loss of nothing but the two rewards of a pair."""
+
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
         return self.of(*rows.better_worse(self.rewards(rows)))
 
+    @abstractmethod
     def of(self, better_P: Tensor, worse_P: Tensor) -> Tensor:
         """The loss of each pair's two rewards, P."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class DPO(Compared):
+class DPO(Pairwise):
     """Direct preference optimisation (arXiv:2305.18290): -log sigma(r_better - r_worse). log 2 at the start.
 
     `label_smoothing` e is the share of pairs that may be the wrong way round. Conservative: (1 - e) l(d) + e l(-d) with
@@ -125,7 +131,7 @@ def _shortened(drift_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor, alp
 
 
 @dataclass(frozen=True)
-class IPO(Compared):
+class IPO(Pairwise):
     """Identity preference optimisation (arXiv:2310.12036, eq. 17): (h_better - h_worse - 1/(2 beta))^2, beta being tau.
 
     h is the drift, by default its mean over the response's tokens, as the authors trained it; the paper writes the sum.
@@ -145,7 +151,7 @@ class IPO(Compared):
 
 
 @dataclass(frozen=True)
-class Hinge(Compared):
+class Hinge(Pairwise):
     """The hinge loss of SLiC (arXiv:2305.10425) on rewards relative to the reference: max(0, 1 - r_better + r_worse).
 
     1 at the start; no gradient once the rewards differ by 1.
@@ -157,7 +163,7 @@ class Hinge(Compared):
 
 
 @dataclass(frozen=True)
-class SPPO(Compared):
+class SPPO(Pairwise):
     """Self-play preference optimisation with hard labels (arXiv:2405.00675, eq. 4.7 with a win probability of 1 or 0):
 
     (h_better - 1/(2 beta))^2 + (h_worse + 1/(2 beta))^2, h the drift. 1/(2 beta^2) at the start.
@@ -169,7 +175,7 @@ class SPPO(Compared):
 
 
 @dataclass(frozen=True)
-class NCA(Compared):
+class NCA(Pairwise):
     """Noise contrastive alignment of pairs (arXiv:2402.05369, §4.1, where beta is alpha):
 
     -log sigma(r_better) - (log sigma(-r_better) + log sigma(-r_worse)) / 2. It holds the better response's likelihood
@@ -182,7 +188,7 @@ class NCA(Compared):
 
 
 @dataclass(frozen=True)
-class EXO(Compared):
+class EXO(Pairwise):
     """Efficient exact optimisation of pairs (arXiv:2402.00856, eq. 16): KL(q, p) of two distributions over the pair.
 
     q = softmax of the two rewards, p = (1 - e, e) with e the label smoothing. -log 2 - log(e (1 - e)) / 2 at the start.
@@ -208,7 +214,7 @@ class EXO(Compared):
 
 
 @dataclass(frozen=True)
-class APOZero(Compared):
+class APOZero(Pairwise):
     """Anchored preference optimisation, zero (arXiv:2408.06266, eq. 7): 1 - sigma(r_better) + sigma(r_worse).
 
     For better responses that are better than the model's own: they become likelier, the worse ones less likely. 1 at
@@ -221,7 +227,7 @@ class APOZero(Compared):
 
 
 @dataclass(frozen=True)
-class APODown(Compared):
+class APODown(Pairwise):
     """Anchored preference optimisation, down (arXiv:2408.06266, eq. 8): sigma(r_better) + sigma(r_worse - r_better).
 
     For better responses that are worse than the model's own: both become less likely, the worse one more so. 1 at the
@@ -234,7 +240,7 @@ class APODown(Compared):
 
 
 @dataclass(frozen=True)
-class DiscoPOP(Compared):
+class DiscoPOP(Pairwise):
     """The loss that a search over programs discovered (arXiv:2406.08414, eq. 5): (1 - s) l(d) + s exp(-d).
 
     d is the difference of rewards, l(d) = -log sigma(d), s = sigma(d / tau). (log 2 + 1) / 2 at the start. Not convex:

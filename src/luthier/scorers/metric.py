@@ -31,7 +31,7 @@ class Metric(ABC):
     needs_likelihood: ClassVar[bool] = False
     """True: it judges no generated text; its response is the reference, with the model's `logp` of each token."""
     needs_rewards: ClassVar[bool] = False
-    """True: it judges no generated text but the rewards a model gives to the row's own responses (`of_rewards`)."""
+    """True: it judges no generated text but the rewards a model gives to the row's own responses: a `Judgement`."""
     needs_reference: ClassVar[bool] = True
     """False: it can judge a response to a row without a known answer."""
 
@@ -55,10 +55,6 @@ class Metric(ABC):
     def many(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
         """The scores of many responses, each to its example."""
         return [self(*pair) for pair in pairs]
-
-    def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
-        """`statistics` of a row whose responses (or steps) a model gave these rewards. Only where `needs_rewards`."""
-        raise NotImplementedError
 
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """The corpus value of each row of sums: (B, K) → (B,)."""

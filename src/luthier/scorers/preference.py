@@ -34,6 +34,10 @@ class Judgement(Metric):
     def judges(self, example: Example) -> bool:
         """Does the row have what is to be told apart?"""
 
+    @abstractmethod
+    def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
+        """`statistics` of a row whose responses (or steps) a model gave these rewards; None where it does not judge."""
+
 
 @dataclass(frozen=True)
 class PreferenceAccuracy(Judgement):

@@ -7,6 +7,7 @@ the decay spans steps w to T, so that the step after the last one would reach th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def due_after(every: float, total: int) -> frozenset[int]:
     return frozenset(marks) | {total}
 
 
-class Schedule:
+class Schedule(ABC):
     """Shared warm-up; a schedule says what comes after it."""
 
     def factor(self, step: int, total: int, warmup: int) -> float:
@@ -40,9 +41,9 @@ class Schedule:
             return (step + 1) / (warmup + 1)
         return self.after_warmup((step - warmup) / (total - warmup))
 
+    @abstractmethod
     def after_warmup(self, progress: float) -> float:
         """The share of the peak at `progress` in [0, 1) of what follows the warm-up."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
