@@ -66,7 +66,7 @@ class KTO(Labelled):
 
     @staticmethod
     def suggest(n_good: int, n_bad: int) -> tuple[float, float]:
-        """(lambda_desirable, lambda_undesirable) for so many good and bad responses, by the paper's rule that
+        """(lambda_desirable, lambda_undesirable) for so many good and bad responses, by the paper's rule (eq. 8) that
         lambda_D n_D / (lambda_U n_U) should lie in [1, 4/3]: the nearer end of it, one weight staying 1.
 
         Raises ValueError where a class is empty.

@@ -60,7 +60,7 @@ class DPO(Pairwise):
     """Direct preference optimisation (arXiv:2305.18290): -log sigma(r_better - r_worse). log 2 at the start.
 
     `label_smoothing` e is the share of pairs that may be the wrong way round. Conservative: (1 - e) l(d) + e l(-d) with
-    d the difference of rewards and l(d) = -log sigma(d). `robust` (rDPO, arXiv:2403.00409, §3.1):
+    d the difference of rewards and l(d) = -log sigma(d). `robust` (rDPO, arXiv:2403.00409):
     ((1 - e) l(d) - e l(-d)) / (1 - 2e), whose mean over labels flipped at rate e is the loss of the right labels.
     """
 
@@ -176,7 +176,7 @@ class SPPO(Pairwise):
 
 @dataclass(frozen=True)
 class NCA(Pairwise):
-    """Noise contrastive alignment of pairs (arXiv:2402.05369, §4.1, where beta is alpha):
+    """Noise contrastive alignment of pairs (arXiv:2402.05369, §4):
 
     -log sigma(r_better) - (log sigma(-r_better) + log sigma(-r_worse)) / 2. It holds the better response's likelihood
     up, where DPO lets both fall. 2 log 2 at the start.

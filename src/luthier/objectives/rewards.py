@@ -45,8 +45,8 @@ class Reward(RewardModel):
     """The Bradley-Terry reward model (arXiv:2204.05862): -log sigma(r_better - r_worse - margin)
     + centring * (r_better + r_worse)^2.
 
-    log 2 where the two are equal. The margin says by how much the better response is better, where the data do
-    (arXiv:2307.09288); centring holds the rewards' mean at zero, which comparisons leave open (arXiv:2312.09244).
+    log 2 where the two are equal. The margin (arXiv:2307.09288) says by how much the better response is better, where
+    the data do; centring (arXiv:2312.09244, eq. 2) holds the rewards' mean at zero, which comparisons leave open.
     """
 
     margin: Annotated[bool, Why("who gives margins means them")] = True
@@ -69,7 +69,8 @@ class Reward(RewardModel):
 
 @dataclass(frozen=True)
 class OutcomeReward(RewardModel):
-    """The outcome reward model (arXiv:2110.14168): is this response right? From labels, not from comparisons.
+    """An outcome reward model: is this response right? From labels, not from comparisons, as the verifiers of
+    arXiv:2110.14168 learn it; theirs judge every token, this one the end of the response.
 
     -log sigma(r) for a response labelled good (score above 0.5), -log sigma(-r) for one labelled bad; sigma(r) is the
     probability that it is right.
@@ -93,7 +94,7 @@ class ProcessReward(RewardModel):
     step is right.
     """
 
-    neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as in the paper")] = "positive"
+    neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as the paper scores solutions")] = "positive"
     """What a step labelled 0 counts as: neither right nor wrong in data of -1, 0 and 1. Data that write 0 for a wrong
     step need `negative`."""
     needs: ClassVar[Needs] = Needs(head="step", unit="step")

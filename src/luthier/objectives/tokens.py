@@ -20,7 +20,7 @@ from luthier.types import Needs
 class SFT(Objective):
     """Maximum likelihood of the scored tokens: -w log pi(y_t | y_<t), one value a token.
 
-    Label smoothing (arXiv:1512.00567, eq. 8) mixes the target with the uniform distribution:
+    Label smoothing (arXiv:1512.00567) mixes the target with the uniform distribution:
     -w [(1 - e) log pi(y_t) + e mean_v log pi(v)].
     """
 

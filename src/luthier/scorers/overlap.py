@@ -17,7 +17,7 @@ from luthier.types import Example, Response
 
 @dataclass(frozen=True)
 class F1(Metric):
-    """The harmonic mean of precision and recall over words, as SQuAD computes it (arXiv:1606.05250, §6.1)."""
+    """The harmonic mean of precision and recall over words, as SQuAD computes it (arXiv:1606.05250)."""
 
     def __call__(self, example: Example, response: Response) -> float | None:
         expected = reference(example)

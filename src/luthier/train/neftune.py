@@ -1,4 +1,4 @@
-"""NEFTune (arXiv:2310.05914, eq. 1): uniform noise on the token embeddings while training.
+"""NEFTune (arXiv:2310.05914, algorithm 1): uniform noise on the token embeddings while training.
 
 A row of L tokens with D-dimensional embeddings gets noise from U(-1, 1) scaled by alpha / sqrt(L D). L is the row's
 own length, also where rows are packed: padding and neighbours do not change the noise.

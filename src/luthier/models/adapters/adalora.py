@@ -49,7 +49,7 @@ class AdaLora(Layered):
         venue="ICLR 2023",
         problem="LoRA gives every layer the same rank, needed or not.",
         idea="Write the update as P Λ Q and set the singular values to zero that matter least, over all layers.",
-        formula="y = W x + (α/r) P Λ Q x,  loss + γ (‖P Pᵀ − I‖ + ‖Q Qᵀ − I‖);  importance = smoothed |w · ∂L/∂w| × "
+        formula="y = W x + (α/r) P Λ Q x,  loss + γ mean(‖Pᵀ P − I‖, ‖Q Qᵀ − I‖);  importance = smoothed |w · ∂L/∂w| × "
         "its uncertainty",
         trains="P, Λ and Q of every linear layer, at one and a half times the final rank",
         choose="a small final adapter whose ranks should differ by layer, on a run of some hundred steps",
@@ -90,7 +90,7 @@ class AdaLora(Layered):
         tuner.update_and_allocate(step)
 
     def penalty(self, module: Any) -> Tensor | None:
-        """γ times the mean over all P and Q of ‖P Pᵀ − I‖_F (eq. 4), as PEFT weighs it."""
+        """γ times the mean of all ‖Pᵀ P − I‖_F and ‖Q Qᵀ − I‖_F, as in PEFT; the paper (eq. 4) sums their squares."""
         import torch
 
         terms = []

@@ -1,5 +1,10 @@
 """GeLoRA (arXiv:2412.09250): LoRA whose ranks follow from how the hidden states' dimension grows from block to block.
 
+The paper's are the dimension by TwoNN, the growth max(d_{i+1} − d_i, 0) as a lower bound on the rank of a block's
+update, and ranks that differ by layer. Ours are, because we found no word of the paper's on them: a row as the mean of
+its tokens' states, rounding, the one added so that no layer is without an update, one rank for all layers of a block,
+and one scale for all layers.
+
 Shape suffixes: B = rows, T = tokens of the longest row, D = hidden size, N = all rows.
 """
 
@@ -32,7 +37,7 @@ class GeLora(LowRank):
     """Alpha stands for this rank: each layer's scale is alpha / r. Also the rank of layers outside the blocks."""
     rows: Annotated[Int, Field(gt=0), Why("fewer make the estimate unsteady")] = 1000
     """Rows of the training data to measure."""
-    least: Annotated[Rank, Why("the paper adds one")] = 1
+    least: Annotated[Rank, Why("so that no layer is without an update")] = 1
     """The rank of blocks that add no dimension, and what is added to the others'."""
 
     card: ClassVar[Card] = Card(
@@ -42,13 +47,14 @@ class GeLora(LowRank):
         venue="Findings of EMNLP 2025",
         problem="One rank for all layers is too much for some and too little for others, and a search is dear.",
         idea="A block that maps states of d dimensions to states of more needs an update of at least the difference; "
-        "measure the dimensions on your rows with TwoNN before training.",
-        formula="r_i = max(d_{i+1} − d_i, 0) + 1 for all layers of block i,  α_i / r_i the same everywhere",
+        "measure the dimensions on your rows by each state's two nearest neighbours (TwoNN) before training.",
+        formula="rank of block i's update ≥ max(d_{i+1} − d_i, 0);  here r_i is that bound + 1 for all its layers, "
+        "α_i / r_i the same everywhere",
         trains="as LoRA, usually far less than r = 16 everywhere",
         choose="the smallest LoRA that the data ask for, without trying ranks",
         avoid="fewer than some hundred rows; much new knowledge (the ranks are lower bounds)",
-        limits="dimensions are those of the rows' mean states and are underestimated above about 15; one forward pass "
-        "over the rows before training",
+        limits="the bound is the paper's; the one added, one rank for a block's layers and a row as the mean of its "
+        "states are ours. Dimensions are underestimated above about 15; one forward pass over the rows before training",
         related=("lora", "adalora", "eva"),
     )
 

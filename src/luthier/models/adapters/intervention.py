@@ -1,4 +1,4 @@
-"""An edit of the residual stream within a low-rank subspace (arXiv:2404.03592, eq. 5), in fp32.
+"""An edit of the residual stream within a low-rank subspace (arXiv:2404.03592, eq. 2), in fp32.
 
 Shape suffixes: T = tokens, D = hidden size, R = rank.
 """

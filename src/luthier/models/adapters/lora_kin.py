@@ -259,7 +259,7 @@ class Loftq(LowRank):
     card: ClassVar[Card] = Card(
         title="LoftQ: LoRA-fine-tuning-aware quantization",
         paper="arXiv:2310.08659",
-        authors="Li, Yu, Liang, He, Karampatziakis, Chen, Zhao",
+        authors="Li, Yu, Liang, Karampatziakis, He, Chen, Zhao",
         venue="ICLR 2024",
         problem="A base in 4 bits begins away from the model it was, and zero-initialised LoRA leaves it there.",
         idea="Let A and B begin as the best rank-r part of the rounding error.",

@@ -1,4 +1,4 @@
-"""LoRA that begins as the best low-rank part of what quantising took from the weights (LoftQ, arXiv:2310.08659, eq. 6).
+"""LoRA that begins as the best low-rank part of what quantising took from the weights (LoftQ, arXiv:2310.08659).
 
 PEFT has the same for CUDA only.
 

@@ -82,7 +82,7 @@ class PTuning(Virtual):
         title="P-tuning",
         paper="arXiv:2103.10385",
         authors="Liu, Zheng, Du, Ding, Qian, Yang, Tang",
-        venue="arXiv 2021",
+        venue="arXiv 2021; later in the journal AI Open",
         problem="Free prompt embeddings train unstably: neighbours know nothing of each other.",
         idea="Let a small network make the embeddings; what trains is shared between them.",
         formula="[e₁ … e_p] = MLP(h₁ … h_p), read before E(x)",
