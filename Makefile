@@ -26,7 +26,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# the generated tables of docs/recipes.md and the JSON schema; a test says when they are stale
+# the generated tables of docs/recipes.md, and docs/adapters.md; tests say when they are stale
 docs: setup
 	$(BIN)/python -m luthier.docs
 

@@ -1,4 +1,4 @@
-"""Luthier: fine-tune, align, compress, evaluate and serve language models from one recipe."""
+"""Luthier: fine-tune, align, evaluate and export language models from one recipe."""
 
 from __future__ import annotations
 

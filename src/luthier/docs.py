@@ -1,4 +1,5 @@
-"""The generated parts of docs/recipes.md: `python -m luthier.docs` writes them, a test says when they are stale."""
+"""The generated parts of docs/recipes.md, and docs/adapters.md: `python -m luthier.docs` writes them, tests say when
+they are stale."""
 
 from __future__ import annotations
 
@@ -11,13 +12,21 @@ from pathlib import Path
 from luthier.data import formats_table
 from luthier.models.adapters import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
-from luthier.recipe.schema import Model, Recipe, Source, Task, Train, Validate
+from luthier.recipe.schema import Model, Recipe, Reference, Source, Task, Train, Validate
 from luthier.run import write_atomically
 from luthier.seams import SEAMS
 
 PAGE = Path("docs/recipes.md")
 ADAPTERS_PAGE = Path("docs/adapters.md")
-KEYS = (("", Recipe), ("model", Model), ("data", Source), ("train", Train), ("validate", Validate), ("evaluate", Task))
+KEYS = (
+    ("", Recipe),
+    ("model", Model),
+    ("data", Source),
+    ("reference", Reference),
+    ("train", Train),
+    ("validate", Validate),
+    ("evaluate", Task),
+)
 PLUGINS = {
     "objective": "`objective`",
     "adapter": "`adapt`",
@@ -80,7 +89,7 @@ def filled(page: str) -> str:
 
 
 def main() -> None:
-    """Write docs/recipes.md anew; the rest of the page stays as it is."""
+    """Write docs/adapters.md, and the generated parts of docs/recipes.md; the rest of that page stays as it is."""
     if not PAGE.exists():
         sys.exit(f"run this in the repository's root: there is no {PAGE}")
     write_atomically(PAGE, filled(PAGE.read_text(encoding="utf-8")))

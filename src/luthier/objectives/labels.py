@@ -50,7 +50,7 @@ class KTO(Labelled):
     """
 
     lambda_desirable: Annotated[Float, Field(gt=0)] = 1.0
-    """Weight of good responses (the paper's lambda_D). The data's balance is suggested by `suggest`."""
+    """Weight of good responses (the paper's lambda_D). The ledger names what the balance of labels asks for."""
     lambda_undesirable: Annotated[Float, Field(gt=0)] = 1.0
     """Weight of bad responses (the paper's lambda_U)."""
     needs: ClassVar[Needs] = Needs(reference=True, contrast=True, labels=True, unit="row")

@@ -165,7 +165,6 @@ class Hinge(Pairwise):
 @dataclass(frozen=True)
 class SPPO(Pairwise):
     """Self-play preference optimisation with hard labels (arXiv:2405.00675, eq. 4.7 with a win probability of 1 or 0):
-
     (h_better - 1/(2 beta))^2 + (h_worse + 1/(2 beta))^2, h the drift. 1/(2 beta^2) at the start.
     """
 
@@ -177,9 +176,9 @@ class SPPO(Pairwise):
 @dataclass(frozen=True)
 class NCA(Pairwise):
     """Noise contrastive alignment of pairs (arXiv:2402.05369, §4):
+    -log sigma(r_better) - (log sigma(-r_better) + log sigma(-r_worse)) / 2. 2 log 2 at the start.
 
-    -log sigma(r_better) - (log sigma(-r_better) + log sigma(-r_worse)) / 2. It holds the better response's likelihood
-    up, where DPO lets both fall. 2 log 2 at the start.
+    It holds the better response's likelihood up, where DPO lets both fall.
     """
 
     def of(self, better_P: Tensor, worse_P: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded
 from luthier.recipe.resolve import Seams, plain, resolve
-from luthier.recipe.schema import Model, Plugin, Recipe, Source, Task, Train, Validate, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Source, Task, Train, Validate, Why
 from luthier.recipe.shape import Slot, every_slot, notes, slots
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def type_words(hint: Any) -> str:
         Model: "text or mapping",
         Train: "mapping",
         Validate: "mapping",
+        Reference: "text or mapping",
     }
     return words.get(hint) or str(getattr(hint, "__name__", hint))
 

@@ -289,14 +289,14 @@ class Recipe:
     objective: Annotated[PluginField, Seam("objective"), Why("answers to prompts are what most data is")] = Plugin(
         name="sft"
     )
-    """sft or pretrain; with their keys."""
+    """What is learnt from the rows: sft, pretrain, a preference objective (dpo, kto, …), a reward model, or a `sum`."""
     adapt: Annotated[
         tuple[PluginField, ...],
         BeforeValidator(_adapt),
         Seam("adapter"),
         Why("near full fine-tuning on small data, at a fraction of the memory, and the base stays whole"),
     ] = (Plugin(name="lora"),)
-    """full, lora, freeze, or a list that composes."""
+    """What of the model trains: lora, full, freeze, dora, … (`luthier explain adapt`), or a list that composes."""
     quantize: Annotated[PluginField | None, Seam("quantizer"), Why("rounding the base costs a little of its worth")] = (
         None
     )
