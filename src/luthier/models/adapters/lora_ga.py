@@ -33,7 +33,7 @@ class LoraGa(LowRank):
     The gradient is that of the next-token loss on the first responses, whatever the objective.
     """
 
-    rows: Annotated[Int, Field(gt=0), Why("the paper takes 64 to 128")] = 64
+    rows: Annotated[Int, Field(gt=0), Why("half of what the authors' code takes")] = 64
     """Rows of the training data to measure."""
     gamma: Annotated[Float, Field(gt=0), Why("the authors' setting")] = 16.0
     """A and B begin with the factor c = outputs^¼ / √gamma: a larger gamma takes less out of the base."""

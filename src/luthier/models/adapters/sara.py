@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from luthier.types import Encoded
 
 SMALLEST_REGULARISED = 64
-"""A matrix that is not larger than this both ways is left out of the low-rank term, as in the paper's code."""
+"""A matrix with a side no longer than this is left out of the low-rank term, as in the authors' code."""
 
 
 @dataclass(frozen=True)
