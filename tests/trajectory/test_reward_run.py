@@ -7,6 +7,8 @@ import json
 import pytest
 from bench import Bench
 
+from luthier.run import Run
+
 
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -35,6 +37,8 @@ def test_a_reward_model_ranks_held_out_pairs_and_picks_answers(judged: Bench, ca
     assert judged.here("train", "train.epochs=4", **trained) == 0
     accuracy = scores(judged, "rm", "pairs")["preference_accuracy"]
     assert accuracy["base"] == 0.5 and accuracy["tuned"] > 0.9
+    last = [event for event in Run(judged.folder / "rm").events() if event["kind"] == "step"][-1]
+    assert last["reward_better"] > last["reward_worse"] and "logp_better" not in last, "a head alone was read"
 
     task = {
         "name": "answers", "data": "tasks.jsonl", "scorers": ["exact_match"],

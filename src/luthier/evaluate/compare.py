@@ -13,7 +13,7 @@ from luthier.evaluate.comparison import Answer, Comparison, Sample, number, reco
 from luthier.evaluate.verdicts import Verdict, verdicts
 from luthier.run import Run
 from luthier.scorers import SCORERS
-from luthier.scorers.metric import Metric, reference
+from luthier.scorers.metric import Metric, reference, text
 from luthier.scorers.preference import Judgement
 from luthier.types import Engine, Example, Response, Scorer, Turn
 
@@ -160,4 +160,11 @@ def _sample(index: int, row: Example, found: Sequence[Verdict], outcomes: Mappin
             finish=completion.finish if completion else None,
             scores={verdict.label: verdict.of_row(name, index) for verdict in found},
         )
-    return Sample(row, reference(row), answers)
+    judged = len(row.responses) > 1 and any(isinstance(verdict.metric, Judgement) for verdict in found)
+    return Sample(row, _ranked(row) if judged else reference(row), answers)
+
+
+def _ranked(row: Example) -> str:
+    """The responses that were judged, in the order of their rewards, each behind the score it has in the data."""
+    scored = ((response, "no score" if response.score is None else f"{response.score:g}") for response in row.responses)
+    return "\n\n".join(f"({score}) {text(response)}" for response, score in scored)

@@ -59,11 +59,16 @@ def _content(run: Run) -> dict[str, Any]:
         "charts": _charts(run),
         "not_finite": read_curves(run).not_finite,
         "ledger": run.read_json(run.ledger_path),
-        "events": [event for event in events if event["kind"] not in _PLAIN_EVENTS],
+        "events": [_told(event) for event in events if event["kind"] not in _PLAIN_EVENTS],
         "any_events": bool(events),
         "checkpoints": sum(event["kind"] == "checkpoint" for event in events),
         "environment": {key: value for key, value in (environments or [{}])[-1].items() if key not in ("kind", "time")},
     }
+
+
+def _told(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event without what stands under Environment."""
+    return {key: value for key, value in event.items() if event["kind"] != "start" or key not in _START}
 
 
 def _recipe(run: Run) -> list[tuple[str, str, str]]:
@@ -185,6 +190,8 @@ def quantity(value: Any, key: str = "") -> str:
             return clock(value)
         if key == "time":
             return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
+        if isinstance(value, float) and "share" in key and 0 <= value <= 1:
+            return f"{value:.1%}"
         return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)
 

@@ -24,11 +24,13 @@ class Judgement:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, rows: Rows, rewards_N: Tensor) -> None:
-        """One micro-batch. Rows without a score do not count."""
+    def add(self, rows: Rows, rewards_N: Tensor, *, words: bool = True) -> None:
+        """One micro-batch. Rows without a score do not count. `words`: do the rows hold log-probabilities?"""
         assert rows.score_N is not None
         self._drift(rows)
-        values = {"reward": rewards_N, "logp": rows.total(rows.logp_S.detach()), "length": rows.length_N}
+        values = {"reward": rewards_N, "length": rows.length_N}
+        if words:
+            values["logp"] = rows.total(rows.logp_S.detach())
         if rows.better_P is not None and rows.worse_P is not None and len(rows.better_P):
             self._sum("pairs", torch.ones_like(rows.better_P, dtype=torch.float32))
             for name, value_N in values.items():
@@ -57,7 +59,7 @@ class Judgement:
         means: dict[str, float] = {}
         for side, count in (("better", better), ("worse", worse)):
             if count:
-                means |= {f"{what}_{side}": found[f"{what}_{side}"] / count for what in NUMBERS}
+                means |= {name: found[name] / count for what in NUMBERS if (name := f"{what}_{side}") in found}
         if "reward_better" in means and "reward_worse" in means:
             means["margin"] = means["reward_better"] - means["reward_worse"]
         if found.get("pairs"):

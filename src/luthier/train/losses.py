@@ -106,6 +106,11 @@ class Losses:
         return self.objective.needs.contrast
 
     @property
+    def words(self) -> bool:
+        """Does any term look at log-probabilities? Reward models read a scalar head only."""
+        return any(term.needs.head == "no" for _, term in self.terms)
+
+    @property
     def weights(self) -> list[float]:
         """Each term's weight in the sum."""
         return [weight for weight, _ in self.terms]
@@ -117,7 +122,7 @@ class Losses:
             batch,
             mean_logp=self.objective.needs_mean_logp,
             readings=needs.head,
-            logp=any(term.needs.head == "no" for _, term in self.terms),
+            logp=self.words,
         )
         weight_N = None
         if self._store in self.row_weights and batch.judged is not None:
@@ -181,4 +186,4 @@ class Losses:
             return
         self._rewards.append(rewards_N.detach().float())
         self._scores.append(rows.score_N)
-        self.judgement.add(rows, rewards_N.detach().float())
+        self.judgement.add(rows, rewards_N.detach().float(), words=self.words)

@@ -91,6 +91,7 @@ def test_accuracy_before_and_after_with_its_interval():
     assert score.systems["tuned"].value == pytest.approx(2 / 4) and score.range == (0.0, 1.0)
     assert score.systems["tuned"].low is not None and score.systems["tuned"].low < 0.5 < score.systems["tuned"].high
     assert comparison.samples[0].answers["tuned"].text == "rewards 0.100, −0.200"
+    assert comparison.samples[0].expected == "(1) aa\n\n(0) b", "what was judged, in the rewards' order"
     assert [sample.answers["tuned"].scores["preference_accuracy"] for sample in comparison.samples] == [1, 1, 0]
     known = reference._engine.scored
     accuracy(judges)
