@@ -1,4 +1,4 @@
-"""A tiny real model and tiny real data for tests of training: two Llama layers with random weights, random tokens."""
+"""Tiny real models and tiny real data: two layers with random weights, of Llama if nothing is said; random tokens."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny_tokenizers
 import torch
 from peft import PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from luthier import models
 from luthier.models.adapters import Adapter
@@ -24,18 +34,59 @@ UNUSED = 64
 """A token the model has and no row holds."""
 
 
-def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+SIZES = {
+    "vocab_size": VOCABULARY + 1,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+FAMILIES: dict[str, Any] = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "mistral": MistralConfig,
+    "gemma3": Gemma3TextConfig,
+    "gemma2": Gemma2Config,
+    "gpt2": GPT2Config,
+}
+GPT2_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+
+
+def config(family: str, **keys: Any) -> Any:
+    """A configuration of one of the `FAMILIES`, without dropout; `keys` go by Llama's names."""
+    sizes = {**SIZES, **keys}
+    if family == "gpt2":  # its feed-forward layers are four times as wide, and every head has keys
+        named = {GPT2_NAMES.get(key, key): size for key, size in sizes.items()}
+        del named["intermediate_size"], named["num_key_value_heads"]
+        return GPT2Config(**named, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    if family in ("qwen3", "gemma3", "gemma2"):  # whose heads do not get narrower with the model
+        sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
+    return FAMILIES[family](**sizes)
+
+
+def model(seed: int = 0, dtype: torch.dtype = torch.float32, **keys: Any) -> LlamaForCausalLM:
+    """A Llama; `keys` are those of its configuration that differ from `SIZES`."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY + 1,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
-    return LlamaForCausalLM(config).to(dtype)
+    return LlamaForCausalLM(config("llama", **keys)).to(dtype)
+
+
+WHOLE_BLOCKS = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.2}
+"""What makes the rows of all matrices whole blocks of 64 weights, as bases in few bits want them."""
+
+
+def folder(path: Path, module: Any = None, **keys: Any) -> Model:
+    """A model folder of `module`, or of a model with these `keys`, with one token a word; as a recipe names it."""
+    (model(**keys) if module is None else module).save_pretrained(path)
+    tiny_tokenizers.words(VOCABULARY + 1).save_pretrained(path)
+    return Model(name=str(path), dtype="fp32")
 
 
 def lora(seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> Any:
@@ -64,6 +115,19 @@ class Policy(models.Policy):
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         return {name: weight.detach().clone() for name, weight in self.trainable()}
+
+
+def rows(count: int, prefix: int, *, seed: int, ids: tuple[int, int], lengths: tuple[int, int]) -> list[Encoded]:
+    """Rows that begin alike, then ask and answer in so many tokens (at least, less than); answers are scored."""
+    draw = np.random.default_rng(seed)
+    begin, found = draw.integers(*ids, prefix), []
+    for row in range(count):
+        asked, answered = draw.integers(*lengths, 2)
+        tokens = np.concatenate([begin, draw.integers(*ids, asked + answered)]).astype(np.int32)
+        weights = np.zeros(len(tokens), np.float32)
+        weights[-answered:] = 1
+        found.append(Encoded(ids=(tokens,), weights=(weights,), row=row))
+    return found
 
 
 class Store:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.errors import LuthierError
 from luthier.objectives import OBJECTIVES
@@ -113,9 +112,8 @@ def test_a_row_that_never_fits_is_named(checkpointing: Any, tmp_path: Path) -> N
 
 def train_within(folder: Path, megabytes: int, limited: bool) -> None:
     """Train a model whose activations of a whole step need some 150 MB, in so many MB of address space."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 65, "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 4}
-    policy = tiny.Policy(LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=4)))
+    sizes = {"hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 4, "num_key_value_heads": 4}
+    policy = tiny.Policy(tiny.model(**sizes))
     store = tiny.Store(16, shortest=200, longest=250)
     if limited:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

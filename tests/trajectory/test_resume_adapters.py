@@ -35,13 +35,8 @@ class Stop(Exception):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
     path = tmp_path_factory.mktemp("base")
-    tiny.model().save_pretrained(path)
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(tiny.VOCABULARY)}, unk_token="0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="0").save_pretrained(path)
+    tiny.folder(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield path

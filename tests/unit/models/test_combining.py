@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from luthier import verbs
 from luthier.errors import LuthierError
@@ -21,20 +20,7 @@ from luthier.run import Run
 
 
 def base(folder: Path, seed: int = 0) -> Model:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=65,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(65)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w2").save_pretrained(folder)
-    return Model(name=str(folder), dtype="fp32")
+    return tiny.folder(folder, seed=seed, num_hidden_layers=1, initializer_range=0.2)
 
 
 def run(folder: Path, model: Model, seed: int, r: int = 4, adapt: str = "lora", **keys: Any) -> Run:
@@ -52,7 +38,9 @@ def run(folder: Path, model: Model, seed: int, r: int = 4, adapt: str = "lora", 
 
 def updates(module: Any) -> dict[str, Tensor]:
     layers = module.get_base_model().named_modules()
-    return {name: layer.get_delta_weight("default") for name, layer in layers if name.endswith("_proj")}
+    found = {name: layer.get_delta_weight("default") for name, layer in layers if name.endswith("_proj")}
+    assert len(found) == 7
+    return found
 
 
 def updates_of(made: Run) -> dict[str, Tensor]:

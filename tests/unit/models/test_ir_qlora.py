@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 pytest.importorskip("bitsandbytes")
 from bitsandbytes import functional
@@ -79,21 +79,7 @@ def test_the_shortcuts_are_matrices(r: int, inputs: int, outputs: int) -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Model:
-    folder = tmp_path / "base"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=65,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(65)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w2").save_pretrained(folder)
-    return Model(name=str(folder), dtype="fp32")
+    return tiny.folder(tmp_path / "base", **tiny.WHOLE_BLOCKS)
 
 
 def test_trained_saved_opened_and_merged(base: Model, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
 from luthier.models import loading, merging, saving
@@ -21,24 +22,7 @@ LORA = [Plugin(name="lora", args={"r": 4})]
 
 @pytest.fixture
 def base(tmp_path: Path) -> Model:
-    from tokenizers import Tokenizer, models
-
-    folder = tmp_path / "base"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=65,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    words = {f"w{i}": i for i in range(65)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w2").save_pretrained(folder)
-    return Model(name=str(folder), dtype="fp32")
+    return tiny.folder(tmp_path / "base", **tiny.WHOLE_BLOCKS)
 
 
 def trained(base: Model, quantize: str | None, size: float = 0.05) -> Policy:

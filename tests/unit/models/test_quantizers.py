@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from luthier.errors import LuthierError
 from luthier.models.quantizers import QUANTIZERS, dequantise_, dequantised, is_quantised, numbers, settings, settle
@@ -76,23 +76,8 @@ def test_on_normal_weights_nf4_errs_less_than_int4_and_int4_less_than_fp4() -> N
     assert double == pytest.approx(error[0], rel=2e-3)
 
 
-def model() -> LlamaForCausalLM:
-    """As `tiny.model`, with rows of whole blocks of 64."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=65,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    return LlamaForCausalLM(config)
-
-
 def saved(folder: Path, module: Any = None) -> Path:
-    (model() if module is None else module).save_pretrained(folder)
+    (tiny.model(**tiny.WHOLE_BLOCKS) if module is None else module).save_pretrained(folder)
     return folder
 
 
@@ -148,7 +133,7 @@ def test_an_evaluation_between_steps_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])
 def test_only_the_blocks_matrices_are_quantised(name: str, tmp_path: Path) -> None:
-    base = model()
+    base = tiny.model(**tiny.WHOLE_BLOCKS)
     few = opened(saved(tmp_path, base), name, torch.bfloat16)
     quantised = {key for key, weight in few.named_parameters() if is_quantised(weight)}
     assert quantised == {key for key, _ in base.named_parameters() if "_proj." in key}

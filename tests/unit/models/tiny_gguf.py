@@ -9,23 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
 from gguf import GGUFWriter
 from tokenizers import pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġ1", "ĠĠ"]
 
 
 def tiny_llama() -> Any:
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=1e5, tie_word_embeddings=True,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    sizes = {"vocab_size": len(WORDS), "intermediate_size": 64, "max_position_embeddings": 128}
+    keys = {"rms_norm_eps": 1e-5, "rope_theta": 1e5, "tie_word_embeddings": True}
+    return tiny.model(1, **sizes, **ends, **keys).eval()
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:

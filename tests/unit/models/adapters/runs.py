@@ -8,7 +8,6 @@ from typing import Any
 
 import tiny
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.models.adapters import build
 from luthier.models.adapters.attached import attach
@@ -29,18 +28,8 @@ def plugin(name: str, **args: Any) -> Plugin:
 
 
 def model(layers: int = 4, hidden: int = 32, *, tied: bool = False, dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(2)
-    config = LlamaConfig(
-        vocab_size=tiny.VOCABULARY + 1,
-        hidden_size=hidden,
-        intermediate_size=hidden + 16,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-    )
-    return LlamaForCausalLM(config).to(dtype)
+    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": hidden + 16}
+    return tiny.model(2, dtype, **sizes, tie_word_embeddings=tied)
 
 
 def policy(*adapt: Plugin, module: Any = None) -> tiny.Policy:

@@ -8,15 +8,14 @@ import pytest
 import tiny
 import torch
 from beside_a_tiny_model import logits, on, step
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from luthier.errors import LuthierError
 
 
 def gpt2() -> Any:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"vocab_size": 65, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    return GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)).eval()
+    return GPT2LMHeadModel(tiny.config("gpt2", max_position_embeddings=64)).eval()
 
 
 def test_a_model_without_biases_is_refused_with_the_way_out() -> None:

@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from runs import changed, model, plugin, policy, state, train
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 65,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 64,
-}
-CONFIGS: dict[str, Any] = {
-    "llama": LlamaConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=2),
-    "qwen3": Qwen3Config(**SIZES, head_dim=8),
-    "mistral": MistralConfig(**SIZES, sliding_window=6),
-    "gemma3": Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=6, sliding_window_pattern=2),
-    "gpt2": GPT2Config(vocab_size=65, n_embd=32, n_layer=4, n_head=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0),
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2},
+    "qwen3": {},
+    "mistral": {"sliding_window": 6},
+    "gemma3": {"sliding_window": 6, "sliding_window_pattern": 2},
+    "gpt2": {},
 }
 IDS = torch.arange(3, 23).view(2, 10)
 
 
 def base(family: str) -> Any:
     torch.manual_seed(4)
-    module = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family])).eval()
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": tiny.VOCABULARY}
+    config = tiny.config(family, num_hidden_layers=4, **ends, **FAMILIES[family])
+    module = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if name.endswith("bias"):
@@ -60,7 +43,7 @@ def logits(module: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 4])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_untrained_expansion_is_the_base_to_the_bit(family: str, blocks: int) -> None:
     plain = logits(base(family))
     expanded = policy(plugin("llama_pro", blocks=blocks), module=base(family)).module.eval()
@@ -68,7 +51,7 @@ def test_the_untrained_expansion_is_the_base_to_the_bit(family: str, blocks: int
     assert torch.equal(logits(expanded), plain)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_trained_saved_and_opened_it_generates_with_the_cache_as_without(family: str, tmp_path: Path) -> None:
     module = policy(plugin("llama_pro", blocks=2), module=base(family)).module
     optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.5)

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from beside_a_tiny_model import logits, on, rows
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from luthier.errors import LuthierError
 from luthier.models.adapters import gradients as measured
@@ -22,8 +22,7 @@ R = 3
 
 def gpt2() -> Any:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"vocab_size": 65, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    return GPT2LMHeadModel(GPT2Config(**shape))
+    return GPT2LMHeadModel(tiny.config("gpt2", max_position_embeddings=64))
 
 
 def full_gradients(module: Any) -> dict[str, torch.Tensor]:
@@ -60,9 +59,9 @@ def test_measured_gradients_are_those_of_the_loss(build: Any, monkeypatch: pytes
 def test_first_step_is_the_truncated_svd_of_the_gradient(build: Any, niter: int) -> None:
     expected = full_gradients(build())
     module, _ = on(build(), "lora_ga", r=R, rows=4, niter=niter, gamma=16, sample=SAMPLE)
-    for name, layer in module.get_base_model().named_modules():
-        if name not in expected:
-            continue
+    layers = {name: layer for name, layer in module.get_base_model().named_modules() if name in expected}
+    assert layers.keys() == expected.keys() and layers
+    for name, layer in layers.items():
         a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
         gradient = expected[name]
         step = b @ b.T @ gradient + gradient @ a.T @ a
@@ -81,18 +80,18 @@ def test_a_real_step_of_gradient_descent_goes_where_full_fine_tuning_goes() -> N
     module.eval()
     inner = module.get_base_model()
     before = {n: m.get_delta_weight("default") for n, m in inner.named_modules() if n in expected}
+    assert before.keys() == expected.keys() and before
     full = sum(_loss(module, row) for row in SAMPLE)
     full.backward()
     with torch.no_grad():
         for weight in module.parameters():
             if weight.requires_grad:
                 weight -= 1e-4 * weight.grad
-    for name, layer in inner.named_modules():
-        if name in expected:
-            change = layer.get_delta_weight("default") - before[name]
-            u, s, vh = torch.linalg.svd(-expected[name], full_matrices=False)
-            best = (u[:, : 2 * R] * s[: 2 * R]) @ vh[: 2 * R]
-            assert float((change * best).sum() / change.norm() / best.norm()) > 0.999, name
+    for name, first in before.items():
+        change = inner.get_submodule(name).get_delta_weight("default") - first
+        u, s, vh = torch.linalg.svd(-expected[name], full_matrices=False)
+        best = (u[:, : 2 * R] * s[: 2 * R]) @ vh[: 2 * R]
+        assert float((change * best).sum() / change.norm() / best.norm()) > 0.999, name
 
 
 def _loss(module: Any, row: Any) -> Any:
