@@ -26,35 +26,14 @@ CONTEXT = 256
 
 def save_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     """Two Llama layers with random weights, and a tokenizer of bytes with a ChatML template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    import tiny
+    from tiny_tokenizers import letters
 
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*specials, *letters])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(specials)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = CHATML
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        eos_token_id=2,
-        pad_token_id=0,
-        bos_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    start, turn, end = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+    tokenizer = letters(start, turn, end, bos_token=start, eos_token=end, pad_token=start, chat_template=CHATML)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 2 * hidden}
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    tiny.model(seed, **sizes, **ends, max_position_embeddings=CONTEXT).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

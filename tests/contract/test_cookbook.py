@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from tests.tiny import Prepared, Store
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny import Prepared, Store
+from tiny_tokenizers import CHATML, letters
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.models import load
 from luthier.objectives import OBJECTIVES
@@ -29,10 +30,6 @@ from luthier.train.order import Order
 from luthier.types import Encoded
 
 COOKBOOK = Path(__file__).parents[2] / "cookbook"
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 STEPS, BATCH, WARMUP = 6, 5, 2
 ROWS = [
     [{"role": "user", "content": f"How much is {a} and {b}?"}, {"role": "assistant", "content": f"{a} + {b} = {a + b}"}]
@@ -54,28 +51,12 @@ def cookbook(name: str) -> ModuleType:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder: two Llama layers in fp32, a byte tokenizer with ChatML."""
     path = tmp_path_factory.mktemp("model")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    fast.chat_template = CHATML
-    fast.save_pretrained(path)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
+    end = "<|im_end|>"
+    tokenizer = letters("<|im_start|>", end, eos_token=end, pad_token=end, chat_template=CHATML)
+    tokenizer.save_pretrained(path)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {"vocab_size": len(tokenizer), "intermediate_size": 64}
+    tiny.model(**sizes, **ends, tie_word_embeddings=True).save_pretrained(path)
     return path
 
 

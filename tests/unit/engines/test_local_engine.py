@@ -6,17 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from tiny_tokenizers import letters
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.engines import LocalEngine
 from luthier.engines.choice import Choice
@@ -30,39 +23,16 @@ VOCABULARY = 259
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte: ids 3 to 258; a character of several bytes is several tokens."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2} | {letter: 3 + place for place, letter in enumerate(letters)}
-    backend = Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return letters("<pad>", "<s>", "</s>", pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
-def tiny(family: str) -> Any:
+def small(family: str) -> Any:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "eos_token_id": STOP,
-        "bos_token_id": 1,
-        "pad_token_id": 0,
-        "initializer_range": 0.3,
-    }
-    if family == "gpt2":
-        config = GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3,
-            eos_token_id=STOP, bos_token_id=1, pad_token_id=0,
-        )  # fmt: skip
-        return GPT2LMHeadModel(config).eval()
+    keys: dict[str, Any] = {"vocab_size": VOCABULARY, "intermediate_size": 64, "max_position_embeddings": 64}
+    keys |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": STOP, "initializer_range": 0.3}
     if family == "gemma3":  # a sliding window shorter than what is generated
-        types = ["sliding_attention", "full_attention"]
-        return Gemma3ForCausalLM(Gemma3TextConfig(**shape, head_dim=8, sliding_window=6, layer_types=types)).eval()
-    return LlamaForCausalLM(LlamaConfig(**shape)).eval()
+        keys |= {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+    return AutoModelForCausalLM.from_config(tiny.config(family, **keys)).eval()
 
 
 PROMPTS = [[1, *range(5, 5 + length)] for length in (3, 11, 7, 7, 1, 16, 2)]
@@ -70,7 +40,7 @@ PROMPTS = [[1, *range(5, 5 + length)] for length in (3, 11, 7, 7, 1, 16, 2)]
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "gemma3"])
 def module(request: pytest.FixtureRequest) -> Any:
-    return tiny(request.param)
+    return small(request.param)
 
 
 def reference(module: Any, prompt: list[int], count: int, **options: Any) -> list[int]:
@@ -220,13 +190,13 @@ def test_scores_are_the_log_softmax_at_the_scored_places(module: Any) -> None:
 
 
 def test_a_model_in_training_is_left_in_training() -> None:
-    module = tiny("llama").train()
+    module = small("llama").train()
     LocalEngine(module, byte_tokenizer(), {STOP}).generate(PROMPTS, Sampling(max_new_tokens=2))
     assert module.training
 
 
 def test_the_context_ends_generation_and_refuses_prompts_that_fill_it() -> None:
-    engine = LocalEngine(tiny("llama"), byte_tokenizer(), ())
+    engine = LocalEngine(small("llama"), byte_tokenizer(), ())
     made = engine.generate([[1] * 60, [1] * 10], Sampling(max_new_tokens=30))
     assert [(len(c.ids), c.finish) for c in made] == [(4, "length"), (30, "length")]
     with pytest.raises(LuthierError, match="context ends at 64"):

@@ -3,9 +3,10 @@
 import math
 
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_tokenizers import CHATML, letters
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from luthier.data.template import Template
 from luthier.engines.local import LocalEngine
@@ -13,10 +14,6 @@ from luthier.evaluate import compare
 from luthier.recipe.schema import Task
 from luthier.types import Example, Response, Turn
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 PAIRS = [("two teas", '{"tea": 2}'), ("a bagel", '{"bagel": 1}'), ("两杯茶", '{"茶": 2}')]
 
 
@@ -31,17 +28,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    specials = ["<pad>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: n for n, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=CHATML,
+    return letters(
+        "<pad>", "<|im_start|>", "<|im_end|>", pad_token="<pad>", eos_token="<|im_end|>", chat_template=CHATML
     )
 
 
@@ -51,17 +39,7 @@ def rows() -> list[Example]:
 
 
 def fresh(size: int) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=size,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    return LlamaForCausalLM(config)
+    return tiny.model(vocab_size=size, hidden_size=48, intermediate_size=96, max_position_embeddings=128)
 
 
 def labelled(template: Template, row: Example) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from tiny_tokenizers import letters
 from transformers import AutoTokenizer
 
 from luthier import check
@@ -43,37 +44,43 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> An
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(sorted(alphabet))}, []))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")
-    fast.chat_template = (
+    template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     folder = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(folder)
+    letters("<|end|>", eos_token="<|end|>", chat_template=template).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
+def suits(rows: TokenStore, needs: Needs) -> bool:
+    try:
+        check.responses(rows, needs, "it")
+    except LuthierError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
-    ("rows", "needs"),
+    ("files", "objectives"),
     [
-        ([PLAIN], SFT),
-        ([GOOD, GOOD], SFT),
-        ([PAIR], DPO),
-        ([RANKED], DPO),
-        ([PAIR], REWARD),
-        ([GOOD, BAD], KTO),
-        ([PAIR], KTO),
-        ([STEPS], PRM),
+        ([[PLAIN]], {"sft"}),
+        ([[GOOD, GOOD]], {"sft"}),
+        ([[BAD, BAD]], set()),
+        ([[GOOD, BAD]], {"kto"}),
+        ([[PAIR]], {"dpo", "reward", "kto"}),
+        ([[RANKED]], {"dpo", "reward", "kto"}),
+        ([[STEPS]], {"process_reward"}),
+        ([[PAIR], [PLAIN]], set()),
     ],
 )
-def test_what_suits_passes(rows: list[dict[str, Any]], needs: Needs, store: Any) -> None:
-    check.responses(store(rows), needs, "it")
+def test_rows_suit_exactly_the_objectives_that_learn_from_all_they_hold(
+    files: list[list[dict[str, Any]]], objectives: set[str], store: Any
+) -> None:
+    every = {"sft": SFT, "dpo": DPO, "kto": KTO, "reward": REWARD, "process_reward": PRM}
+    rows = store(*files)
+    assert len(rows) == sum(len(file) for file in files)
+    assert {name for name, needs in every.items() if suits(rows, needs)} == objectives
 
 
 @pytest.mark.parametrize(
