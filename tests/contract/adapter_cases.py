@@ -7,18 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import tiny
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.models import Policy, load
 from luthier.models.adapters import Adapter
@@ -78,26 +70,17 @@ NOT_ON = {
 """What refuses a model, in words: transposed weights for some, a base that is not rounded for LoftQ."""
 
 
-def tiny(family: str, tied: bool) -> Any:
-    torch.manual_seed(3)
-    if family == "gpt2":
-        config: Any = GPT2Config(
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=DEPTH, n_head=HEADS, n_positions=64, tie_word_embeddings=tied,
-            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=1, eos_token_id=2,
-        )  # fmt: skip
-        return GPT2LMHeadModel(config)
-    shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
-        "num_hidden_layers": DEPTH,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KEY_HEADS,
-        "tie_word_embeddings": tied,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    return LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**shape))
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KEY_HEADS,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -113,7 +96,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def write(path: Path, family: str, tied: bool) -> Path:
     """A model folder with weights far from their first, even ones: biases and norms too."""
-    module = tiny(family, tied)
+    torch.manual_seed(3)
+    module = AutoModelForCausalLM.from_config(tiny.config(family, **SIZES, tie_word_embeddings=tied))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):
@@ -127,16 +111,7 @@ def write(path: Path, family: str, tied: bool) -> Path:
 
 def rows(count: int = 16, prefix: int = 10, seed: int = 0) -> list[Encoded]:
     """Rows that begin alike; the second half of each is scored."""
-    draw = np.random.default_rng(seed)
-    begin = draw.integers(3, VOCABULARY, prefix)
-    found = []
-    for row in range(count):
-        asked, answered = draw.integers(2, 9, 2)
-        ids = np.concatenate([begin, draw.integers(3, VOCABULARY, asked + answered)]).astype(np.int32)
-        weights = np.zeros(len(ids), np.float32)
-        weights[-answered:] = 1
-        found.append(Encoded(ids=(ids,), weights=(weights,), row=row))
-    return found
+    return tiny.rows(count, prefix, seed=seed, ids=(3, VOCABULARY), lengths=(2, 9))
 
 
 @cache

@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import tiny
 import torch
+from passes import Pass, once
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM
 
-from luthier.train.batches import micro_batches
-from luthier.train.forward import Forward
 from luthier.types import Encoded
 
 VOCABULARY = 97
 SIZES = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-CONFIGS = {
-    "llama": lambda: LlamaConfig(**SIZES, head_dim=8),
-    "qwen2": lambda: Qwen2Config(**SIZES),
-    "qwen3": lambda: Qwen3Config(**SIZES, head_dim=8),
-    "mistral": lambda: MistralConfig(**SIZES, head_dim=8, sliding_window=16),
-    "gemma3": lambda: Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=8, query_pre_attn_scalar=8),
-    "gemma2": lambda: Gemma2Config(**SIZES, head_dim=8, sliding_window=8),
-    "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=128,
-        resid_pdrop=0,
-        embd_pdrop=0,
-        attn_pdrop=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 16},
+    "gemma3": {"sliding_window": 8, "query_pre_attn_scalar": 8},
+    "gemma2": {"sliding_window": 8},
+    "gpt2": {},
 }
 
 
-def tiny(family: str, *, lora: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
+def config(family: str) -> Any:
+    return tiny.config(family, **SIZES, **FAMILIES[family])
+
+
+def family_model(family: str, *, lora: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A random model whose attention is far from uniform; LoRA's B is not zero."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config(family), attn_implementation="eager")
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.2)
@@ -74,27 +56,10 @@ def tiny(family: str, *, lora: bool = False, dtype: torch.dtype = torch.float32)
 
 def rows(count: int = 9, prefix: int = 12, seed: int = 0) -> list[Encoded]:
     """Rows of mixed length that begin alike; the second half of each is scored, with a weight of its own."""
-    generator = np.random.default_rng(seed)
-    begin = generator.integers(0, VOCABULARY, prefix)
-    examples = []
-    for row in range(count):
-        asked, answered = generator.integers(1, 20, 2)
-        ids = np.concatenate([begin, generator.integers(0, VOCABULARY, asked + answered)]).astype(np.int32)
-        weights = np.zeros(len(ids), np.float32)
-        weights[-answered:] = 1 + row % 3
-        examples.append(Encoded(ids=(ids,), weights=(weights,), row=row))
-    return examples
+    made = tiny.rows(count, prefix, seed=seed, ids=(0, VOCABULARY), lengths=(1, 20))
+    return [replace(row, weights=(row.weights[0] * np.float32(1 + row.row % 3),)) for row in made]
 
 
-def loss_and_gradients(model: nn.Module, examples: list[Encoded], budget: int = 100_000, **choices: object):
-    """(total loss, all gradients end to end, the path taken) of one pass over the examples."""
-    model.zero_grad()
-    total = 0.0
-    with Forward(model, **choices).opened() as forward:
-        for batch in micro_batches(examples, budget, share_prefix=forward.share_prefix, layout=forward.layout):
-            scored = forward.rows(batch, mean_logp=True)
-            loss = -(scored.weight_S * scored.logp_S).sum() - 0.1 * scored.mean_logp_S.sum()
-            loss.backward()
-            total += loss.item()
-    gradients = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
-    return total, gradients, forward.path
+def loss_and_gradients(model: nn.Module, examples: list[Encoded], budget: int = 100_000, **choices: Any) -> Pass:
+    """One pass of the examples, part of whose loss is on the whole distribution."""
+    return once(model, examples, budget, mean=0.1, **choices)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from core_models import rows
-from core_models import tiny as family_model
+from core_models import family_model, rows
 
 from luthier.errors import LuthierError
 from luthier.models.adapters import build
