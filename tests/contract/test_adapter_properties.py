@@ -67,6 +67,7 @@ def weights(folder: Path, name: str, tmp_path: Path) -> tuple[dict[str, torch.Te
     merge(policy, tmp_path / "merged")
     base, merged = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "merged"))
     chosen = [key for key in base if key.endswith("proj.weight")]
+    assert len(chosen) == DEPTH * len(LAYERS)
     return {key: base[key].double() for key in chosen}, {key: merged[key].double() for key in chosen}
 
 
@@ -99,6 +100,7 @@ def test_dora_sets_each_neurons_length_apart(folder: Path, tmp_path: Path) -> No
         n: layer.weight.norm(dim=1) for n, layer in opened(folder, train=False).module.named_modules() if "proj" in n
     }
     sizes = {n: w for n, w in policy.module.named_parameters() if "magnitude" in n}
+    assert len(sizes) == DEPTH * len(LAYERS)
     for name, m in sizes.items():
         assert torch.equal(m, base[name.removeprefix("base_model.model.").partition(".lora_")[0]])
     train_a_little(policy)
@@ -114,10 +116,11 @@ def test_dora_sets_each_neurons_length_apart(folder: Path, tmp_path: Path) -> No
 def test_pissa_leaves_the_tail_of_the_singular_values(folder: Path) -> None:
     policy = opened(folder, RECIPES["pissa"])
     base = dict(opened(folder, train=False).module.named_parameters())
-    for name, w in policy.bare.named_parameters():
-        if name.endswith("base_layer.weight"):
-            tail = torch.linalg.svdvals(base[name.replace(".base_layer", "")])[4:]
-            assert torch.allclose(torch.linalg.svdvals(w)[: len(tail)], tail, atol=1e-5)
+    left = {n: w for n, w in policy.bare.named_parameters() if n.endswith("base_layer.weight")}
+    assert len(left) == DEPTH * len(LAYERS)
+    for name, w in left.items():
+        tail = torch.linalg.svdvals(base[name.replace(".base_layer", "")])[4:]
+        assert torch.allclose(torch.linalg.svdvals(w)[: len(tail)], tail, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pissa", "olora", "corda", "lora_ga"])

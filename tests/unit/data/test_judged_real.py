@@ -65,6 +65,8 @@ def test_hh_rows_are_dropped_for_what_is_wrong_with_them() -> None:
     rows(ledger, path=str(HH))
     with gzip.open(HH, "rt", encoding="utf-8") as file:
         given = [json.loads(line) for line in file]
+    assert {"empty" in reason for reason in ledger.reasons} == {True, False}
+    assert all(entry.rows for entry in ledger.reasons.values())
     for reason, entry in ledger.reasons.items():
         for place in entry.rows:
             row = given[int(place.rpartition(":")[2]) - 1]
@@ -78,7 +80,9 @@ def test_hh_rows_are_dropped_for_what_is_wrong_with_them() -> None:
 @there("hh-rlhf")
 def test_hh_pairs_share_their_prompt_s_tokens() -> None:
     template = Template(ct.tokenizer())
-    for example in itertools.islice(read([str(HH)]), 20):
+    examples = list(itertools.islice(read([str(HH)]), 20))
+    assert len(examples) == 20
+    for example in examples:
         encoded = template.encode(example)
         prompt = template.prompt_ids(example.prompt)
         assert encoded.shared >= len(prompt) and encoded.ids[1][: len(prompt)].tolist() == prompt

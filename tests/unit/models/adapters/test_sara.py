@@ -57,9 +57,11 @@ def test_the_quantile_is_kept_to(share: float) -> None:
 def test_every_entry_is_full_fine_tuning_of_the_matrices(tmp_path: Path) -> None:
     sparse = policy(plugin("sara", share=1.0, low_rank=0.0, reselect=False))
     dense = policy(plugin("freeze", only="proj"))
+    before = state(dense)
     train(sparse, tmp_path / "sparse")
     train(dense, tmp_path / "dense")
     found, expected = state(sparse), state(dense)
+    assert changed(before, expected) == {name for name in before if "_proj." in name}
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-6)
 
