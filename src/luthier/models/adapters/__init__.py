@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.errors import LuthierError
@@ -53,7 +53,7 @@ ADAPTERS = Registry(
 )
 
 
-class Adapter:
+class Adapter(ABC):
     """A frozen dataclass whose fields are its YAML keys; what it can do is declared here, never guessed from its name.
 
     What an earlier adapter of the list froze has `requires_grad` False; a later one leaves those weights alone.
@@ -91,13 +91,13 @@ class Adapter:
         return False
 
     # before training
+    @abstractmethod
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Mark what trains (and add what is added); return the module, or what is wrapped around it.
 
         `sample`: the first `sample_rows` rows of the training data; () when the weights are loaded afterwards, and then
         whatever is drawn or measured here is overwritten. Raises LuthierError when nothing would train.
         """
-        raise NotImplementedError
 
     # while training
     def before_step(self, module: Any, step: int, total: int) -> bool:
@@ -110,6 +110,7 @@ class Adapter:
 
     def after_step(self, module: Any, step: int, total: int) -> None:
         """Called after each optimiser step with the weights stepped, before the gradients are dropped."""
+        return
 
     def lr_factors(self, module: Any) -> Mapping[str, float]:
         """Factors on the learning rate by parameter name; 1 for those not named."""
@@ -121,28 +122,7 @@ class Adapter:
 
     def remember(self, module: Any, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `memory` gave, on resuming, after `before_step`."""
-
-    # of kind "own" only
-    def tensors(self, module: Any) -> dict[str, Tensor]:
-        """What to save, by name: all that `restore` needs to make the trained model out of the base."""
-        return {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
-
-    def restore(self, module: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave, on a module to which this adapter has been attached. Raises KeyError."""
-        weights = dict(module.named_parameters())
-        for name, tensor in tensors.items():
-            weights[name].data.copy_(tensor)
-
-    @contextmanager
-    def off(self, module: Any) -> Iterator[None]:
-        """Inside the block the module computes what the base does."""
-        raise NotImplementedError
-        yield
-
-    def merge(self, module: Any) -> None:
-        """Fold what was learnt into the base's own weights and take away what was added, so that
-        `module.state_dict()` is the base's with other values. Only where `mergeable`."""
-        raise NotImplementedError
+        return
 
 
 def build(adapt: Sequence[Plugin]) -> list[Adapter]:

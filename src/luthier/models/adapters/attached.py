@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from luthier.models.adapters import Adapter
+from luthier.models.adapters.own import Own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,9 +113,9 @@ class Attached:
 
     # of kind "own"
     @property
-    def own(self) -> list[tuple[int, Adapter]]:
+    def own(self) -> list[tuple[int, Own]]:
         """The adapters whose weights we save ourselves, with their place in the list."""
-        return [(number, adapter) for number, adapter in enumerate(self.adapters) if adapter.kind == "own"]
+        return [(number, adapter) for number, adapter in enumerate(self.adapters) if isinstance(adapter, Own)]
 
     def tensors(self) -> dict[str, Tensor]:
         """What adapters of our own save, each name behind the adapter's place in the list."""

@@ -6,14 +6,15 @@ model, while every parameter of the base keeps its name.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.errors import LuthierError
-from luthier.models.adapters import Adapter
 from luthier.models.adapters.depth import blocks
+from luthier.models.adapters.own import Own
 from luthier.models.quantizers import is_quantised
 
 if TYPE_CHECKING:
@@ -23,24 +24,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Beside(Adapter):
+class Beside(Own):
     """An adapter whose weights are parts of ours, each hooked to one module of the base."""
 
     _parts: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By the name that they have in the bare base."""
     _on: list[bool] = field(default_factory=lambda: [True], init=False, repr=False, compare=False)
 
-    kind: ClassVar[Literal["base", "peft", "own"]] = "own"
     mergeable: ClassVar[bool] = False
     quantisable: ClassVar[bool] = True
 
+    @abstractmethod
     def add(self, module: Any) -> None:
         """Hook the parts to the base, each by `beside`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, part: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
         """The output with what the part makes of it; `args` and `kwargs` are what the hooked module was called with."""
-        raise NotImplementedError
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Add the parts; they alone train."""

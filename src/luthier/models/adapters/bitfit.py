@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from luthier.errors import LuthierError
-from luthier.models.adapters import Adapter
 from luthier.models.adapters.card import Card
+from luthier.models.adapters.own import Chosen
 from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers
 from luthier.models.quantizers import is_quantised
 from luthier.recipe.schema import Why
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from luthier.types import Encoded
 
 
 @dataclass(frozen=True)
-class BitFit(Adapter):
+class BitFit(Chosen):
     """Train every bias of the model, and nothing else. Llama, Mistral and Qwen 3 have none: see `add_biases`."""
 
     add_biases: Annotated[bool, Why("a model with biases that its kind has not loads only here")] = False
@@ -29,14 +27,10 @@ class BitFit(Adapter):
     targets: Targets = ALL_LINEAR
     """The layers that `add_biases` means: all-linear, a list of layer names, or a regular expression."""
 
-    _biases: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """By name in the bare base: the bias, and its value in the base."""
     _added: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """The layers that had none."""
 
     default_lr: ClassVar[float] = 1e-3
-    kind: ClassVar[Literal["base", "peft", "own"]] = "own"
-    quantisable: ClassVar[bool] = True
     card: ClassVar[Card] = Card(
         title="BitFit: bias-only fine-tuning",
         paper="arXiv:2106.10199",
@@ -63,21 +57,17 @@ class BitFit(Adapter):
         if self.add_biases:
             self._add(module)
         few_bits = any(is_quantised(weight) for weight in module.parameters())  # loading froze everything then
-        biases = [(name, weight) for name, weight in module.named_parameters() if name.endswith("bias")]
-        for name, weight in biases:
-            if weight.requires_grad or few_bits:
-                self._biases[name] = (weight, weight.detach().clone())
+        biases = {name: weight for name, weight in module.named_parameters() if name.endswith("bias")}
         if not biases:
             raise LuthierError(
                 f"bitfit trains biases, and a {type(module).__name__} has none",
                 where="adapt.bitfit",
                 fix="set `adapt: {bitfit: {add_biases: true}}` to add some, or take `adapt: lora`",
             )
-        if not self._biases:
+        free = {name: weight for name, weight in biases.items() if weight.requires_grad or few_bits}
+        if not free:
             raise LuthierError("every bias that bitfit could train is frozen", fix="freeze fewer blocks")
-        module.requires_grad_(False)
-        for weight, _ in self._biases.values():
-            weight.requires_grad_(True)
+        self.choose(module, free)
         return module
 
     def _add(self, module: Any) -> None:
@@ -91,31 +81,15 @@ class BitFit(Adapter):
                 layer.bias = nn.Parameter(torch.zeros(size, dtype=dtype, device=layer.weight.device))
                 self._added.append(layer)
 
-    def tensors(self, module: Any) -> dict[str, Tensor]:
-        """The biases as they are now."""
-        return {name: weight.detach() for name, (weight, _) in self._biases.items()}
-
-    def restore(self, module: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Put them back. Raises KeyError for one that is missing."""
-        for name, (weight, _) in self._biases.items():
-            weight.data.copy_(tensors[name])
-
     @contextmanager
     def off(self, module: Any) -> Iterator[None]:
         """The base's values for the while; layers that had no bias have none."""
-        trained = [(weight, weight.detach().clone()) for weight, _ in self._biases.values()]
         added = [(layer, layer.bias) for layer in self._added]
-        for weight, base in self._biases.values():
-            weight.data.copy_(base)
-        for layer in self._added:
-            layer.bias = None
-        try:
-            yield
-        finally:
-            for layer, bias in added:
-                layer.bias = bias
-            for weight, value in trained:
-                weight.data.copy_(value)
-
-    def merge(self, module: Any) -> None:
-        """Nothing to do: these are the base's own weights."""
+        with super().off(module):
+            for layer in self._added:
+                layer.bias = None
+            try:
+                yield
+            finally:
+                for layer, bias in added:
+                    layer.bias = bias

@@ -85,6 +85,16 @@ class LowRank(Layered):
 
 
 @dataclass(frozen=True)
+class Rewriting(LowRank):
+    """LoRA whose first weights are taken out of the base's. Alpha is r unless a method says otherwise."""
+
+    scale: ClassVar[float] = 1.0
+    exact_start: ClassVar[bool] = False
+    rewrites_base: ClassVar[bool] = True
+    quantisable: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class Lora(LowRank):
     """Train a low-rank update of the linear layers; the base's own weights stay as they are.
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
-from luthier.models.adapters.lora import LowRank
+from luthier.models.adapters.lora import Rewriting
 from luthier.models.adapters.targets import is_linear
 from luthier.recipe.schema import Float, Int, Why
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoraGa(LowRank):
+class LoraGa(Rewriting):
     """LoRA that begins with the main directions of the loss's gradient on your data, which are taken out of the base.
 
     The gradient is that of the next-token loss on the first responses, whatever the objective.
@@ -41,9 +41,7 @@ class LoraGa(LowRank):
     """Power iterations of the fast SVD. 0: the exact one."""
 
     default_lr: ClassVar[float] = 5e-5
-    exact_start: ClassVar[bool] = False
-    rewrites_base: ClassVar[bool] = True
-    quantisable: ClassVar[bool] = False
+    scale: ClassVar[float] = 2.0
     card: ClassVar[Card] = Card(
         title="LoRA-GA: low-rank adaptation with gradient approximation",
         paper="arXiv:2407.05000",

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.models.adapters import sampled
 from luthier.models.adapters.card import Card
-from luthier.models.adapters.lora import LowRank
+from luthier.models.adapters.lora import LowRank, Rewriting
 from luthier.models.adapters.targets import transposed
 from luthier.models.adapters.tuner import wrapped
 from luthier.recipe.schema import Float, Int, Why
@@ -72,16 +72,12 @@ class Dora(LowRank):
 
 
 @dataclass(frozen=True)
-class Pissa(LowRank):
+class Pissa(Rewriting):
     """LoRA that begins with the largest singular vectors of each weight matrix, which are taken out of the base."""
 
     niter: Annotated[Int, Field(ge=0), Why("close to the exact vectors, in a fraction of the time")] = 16
     """Power iterations of the fast SVD. 0: the exact one."""
 
-    scale: ClassVar[float] = 1.0
-    exact_start: ClassVar[bool] = False
-    rewrites_base: ClassVar[bool] = True
-    quantisable: ClassVar[bool] = False
     card: ClassVar[Card] = Card(
         title="PiSSA: principal singular values and singular vectors adaptation",
         paper="arXiv:2404.02948",
@@ -104,13 +100,9 @@ class Pissa(LowRank):
 
 
 @dataclass(frozen=True)
-class Olora(LowRank):
+class Olora(Rewriting):
     """LoRA that begins with the first columns of each weight matrix's QR decomposition."""
 
-    scale: ClassVar[float] = 1.0
-    exact_start: ClassVar[bool] = False
-    rewrites_base: ClassVar[bool] = True
-    quantisable: ClassVar[bool] = False
     card: ClassVar[Card] = Card(
         title="OLoRA: orthonormal low-rank adaptation",
         paper="arXiv:2406.01775",
@@ -194,7 +186,7 @@ class Eva(LowRank):
 
 
 @dataclass(frozen=True)
-class Corda(LowRank):
+class Corda(Rewriting):
     """LoRA that begins with the part of each weight matrix that matters most, or least, for the inputs of your data."""
 
     rows: Annotated[Rows, Why("256 rows of 2,048 tokens is what the authors take")] = 256
@@ -202,10 +194,6 @@ class Corda(LowRank):
     mode: Annotated[Literal["knowledge", "instruction"], Why("your rows say what must be learnt")] = "instruction"
     """instruction: train what matters for these rows. knowledge: keep it, train what matters least."""
 
-    scale: ClassVar[float] = 1.0
-    exact_start: ClassVar[bool] = False
-    rewrites_base: ClassVar[bool] = True
-    quantisable: ClassVar[bool] = False
     card: ClassVar[Card] = Card(
         title="CorDA: context-oriented decomposition adaptation",
         paper="arXiv:2406.05223",

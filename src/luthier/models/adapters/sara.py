@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from luthier.errors import LuthierError
-from luthier.models.adapters import Adapter
 from luthier.models.adapters.card import Card
+from luthier.models.adapters.own import Own
 from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers
 from luthier.recipe.schema import Float, Why
 
@@ -32,7 +32,7 @@ SMALLEST_REGULARISED = 64
 
 
 @dataclass(frozen=True)
-class Sara(Adapter):
+class Sara(Own):
     """Train the entries of smallest magnitude of each matrix, the ones the model makes least use of.
 
     Halfway those that have grown past the threshold are settled, and only the ones still below it go on.
@@ -71,7 +71,6 @@ class Sara(Adapter):
         related=("lora", "train", "freeze"),
     )
     default_lr: ClassVar[float] = 2e-4
-    kind: ClassVar[Literal["base", "peft", "own"]] = "own"
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Take the small entries out of every target that is not frozen."""

@@ -6,6 +6,7 @@ into PEFT's own.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -26,9 +27,9 @@ class Tuner(Adapter):
     kind: ClassVar[Literal["base", "peft", "own"]] = "peft"
     default_lr: ClassVar[float] = 2e-4
 
+    @abstractmethod
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
-        raise NotImplementedError
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Wrap the model; only the added weights train. Raises LuthierError for what PEFT refuses."""
