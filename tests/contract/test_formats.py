@@ -184,7 +184,7 @@ def test_a_bad_row_is_dropped_with_its_reason_and_line(
     assert dropped.count == 1 and dropped.rows == [f"{path}:3"]
 
 
-def test_shapes_in_particular() -> None:
+def test_each_shape_is_read_to_the_turn() -> None:
     def example(row: dict[str, Any]) -> Example:
         found = recognise(row)
         assert found is not None

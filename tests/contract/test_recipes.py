@@ -21,7 +21,7 @@ def test_there_is_a_recipe_for_each_way():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe(path, monkeypatch, tmp_path):
+def test_a_recipe_resolves_reads_back_from_its_lock_and_finds_its_data(path, monkeypatch, tmp_path):
     """It resolves, with each plug-in's keys checked, and its lock reads back as the same recipe."""
     monkeypatch.chdir(tmp_path)
     resolved = resolve(load(path), SEAMS).recipe

@@ -39,20 +39,20 @@ GOOD = {"prompt": "one", "completion": "two"}
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
 
-def test_missing_file(bench: Bench, said: Said) -> None:
+def test_a_missing_file_is_named_with_the_nearest_one(bench: Bench, said: Said) -> None:
     assert bench.here("train", data="rowz.jsonl") == 1
     assert "rowz.jsonl" in (text := said())
     assert "rows.jsonl" in text  # the nearest one
 
 
-def test_broken_json(bench: Bench, said: Said) -> None:
+def test_broken_json_is_named_by_its_line(bench: Bench, said: Said) -> None:
     lines(bench.folder / "rows.jsonl", GOOD, GOOD, '{"prompt": "one", "completion": ', GOOD)
     assert bench.here("train") == 1
     assert said().startswith("error: rows.jsonl:3: broken JSON")
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
-def test_empty_data(bench: Bench, said: Said, content: str) -> None:
+def test_an_empty_file_is_said_to_be_empty(bench: Bench, said: Said, content: str) -> None:
     (bench.folder / "rows.jsonl").write_text(content)
     assert bench.here("train") == 1
     text = said()
@@ -60,7 +60,7 @@ def test_empty_data(bench: Bench, said: Said, content: str) -> None:
     assert "empty" in text
 
 
-def test_wrong_columns(bench: Bench, said: Said) -> None:
+def test_unknown_columns_are_listed_with_the_key_that_maps_them(bench: Bench, said: Said) -> None:
     lines(bench.folder / "rows.jsonl", {"question": "one", "reply": "two"})
     assert bench.here("train") == 1
     text = said()
@@ -68,7 +68,7 @@ def test_wrong_columns(bench: Bench, said: Said) -> None:
     assert "columns: {" in text
 
 
-def test_mixed_shapes(bench: Bench, said: Said) -> None:
+def test_a_file_of_mixed_shapes_is_refused_at_the_first_other_one(bench: Bench, said: Said) -> None:
     lines(bench.folder / "rows.jsonl", GOOD, CHAT)
     assert bench.here("train") == 1
     assert said().startswith("error: rows.jsonl:2: mixed shapes")
@@ -94,7 +94,7 @@ def test_a_model_folder_without_tokenizer(bench: Bench, said: Said, another_mode
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instuct", "./nowhere/model", "nobody/nothing-at-all"])
-def test_an_unknown_model(bench: Bench, said: Said, name: str) -> None:
+def test_an_unknown_model_is_named_with_the_nearest_one(bench: Bench, said: Said, name: str) -> None:
     assert bench.here("train", model=name) == 1
     text = said()
     assert name in text

@@ -64,7 +64,7 @@ def test_schema_accepts_the_shipped_recipes() -> None:
         assert set(yaml.safe_load(path.read_text())) <= set(schema["properties"])
 
 
-def test_version() -> None:
+def test_version_is_the_packages_own() -> None:
     import luthier as package
 
     assert luthier("--version").stdout == f"luthier {package.__version__}\n"

@@ -26,7 +26,7 @@ LOCAL = {
 
 @pytest.mark.skipif(not DEMO.is_dir(), reason="no shared data")
 @pytest.mark.parametrize("name", LOCAL)
-def test_the_demo_entries(name: str) -> None:
+def test_the_demo_entries_are_read_whole_with_roles_tools_media_and_labels(name: str) -> None:
     ledger = Ledger()
     examples = list(read([Entry(llamafactory=str(DEMO), name=name)], ledger))
     assert len(examples) == LOCAL[name] and not ledger.rows_dropped
@@ -67,7 +67,7 @@ def test_openai_formatting_adds_no_system_prompt(tmp_path: Path) -> None:
     assert [turn.role for turn in example.prompt] == ["user"]
 
 
-def test_ranking_and_labels(tmp_path: Path) -> None:
+def test_ranking_gives_pairs_and_kto_tags_labels(tmp_path: Path) -> None:
     pair = [{"instruction": "Add", "input": "2+2", "chosen": "4", "rejected": "5"}]
     (example,) = entry(tmp_path, pair, ranking=True)
     assert example.prompt[0].text == "Add\n2+2" and len(example.responses) == 2
@@ -88,7 +88,7 @@ def test_ranking_and_labels(tmp_path: Path) -> None:
         ({"file_name": "nothing.json"}, "nothing.json: no such file"),
     ],
 )
-def test_faults_of_an_entry(info: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_faults_of_an_entry_are_named_with_the_nearest_key(info: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match=message):
         entry(tmp_path, [{"instruction": "a", "output": "b"}], **info)
 

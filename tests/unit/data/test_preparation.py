@@ -100,7 +100,7 @@ def test_deduplication_on_demand(tmp_path: Path) -> None:
 LONG = {"messages": [{"role": role, "content": "word " * 10} for role in ("user", "assistant") * 3]}
 
 
-def test_long_rows(tmp_path: Path) -> None:
+def test_long_rows_are_refused_dropped_or_cut_after_a_whole_turn(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [LONG, LONG])
     whole = prepared(path).train
     first = int(np.flatnonzero(np.diff(whole[0].weights[0]) < 0)[0]) + 1  # behind the first answer
@@ -185,7 +185,7 @@ def test_shares_are_exact() -> None:
     assert sum(shares(1001, [0.1, 0.7, 3.3])) == 1001
 
 
-def test_llamafactory_samples(tmp_path: Path) -> None:
+def test_llamafactorys_num_samples_repeats_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"instruction": f"What is {i}?", "output": "It is."} for i in range(4)])
     info = {"mine": {"file_name": "a.jsonl", "num_samples": 10}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))

@@ -59,7 +59,7 @@ def texts(examples: list[Example]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_kind_of_file(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_file_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name)
     examples = list(read([str(tmp_path / name)]))
     assert texts(examples) == ROWS
@@ -74,7 +74,7 @@ def test_rows_are_numbered_by_line_or_place(tmp_path: Path) -> None:
     assert [e.source.row for e in read([str(tmp_path / "b.csv")]) if e.source] == [2, 4]  # the lines where they begin
 
 
-def test_folders_and_globs(tmp_path: Path) -> None:
+def test_folders_and_globs_take_data_files_alone(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     jsonl(tmp_path / "deep" / "b.jsonl")
     jsonl(tmp_path / "a.jsonl")

@@ -190,7 +190,7 @@ def test_pad_equal_to_eos_never_hides_eos(special: dict[str, str]) -> None:
     assert encoded.weights[0][eos].tolist() == [0, 1, 0, 1]
 
 
-def test_weights_of_turns() -> None:
+def test_a_turns_weight_is_its_tokens_weight() -> None:
     tokenizer = ct.tokenizer(ct.CHATML)
     template = Template(tokenizer)
     assert trained(tokenizer, template.encode(chat(Q1, A1, Q2, A2, weights=(None, 0, None, None)))) == [
@@ -203,7 +203,7 @@ def test_weights_of_turns() -> None:
         template.encode(chat(Q1, A1, weights=(1.0, None)))
 
 
-def test_score_last_and_all() -> None:
+def test_the_last_answer_or_everything_is_scored_on_demand() -> None:
     tokenizer = ct.tokenizer(ct.CHATML)
     template = Template(tokenizer)
     assert trained(tokenizer, template.encode(chat(Q1, A1, Q2, A2), "last")) == [A2 + "<|im_end|>"]

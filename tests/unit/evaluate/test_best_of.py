@@ -65,7 +65,7 @@ def test_the_pick_is_the_scorers_best_and_the_earliest_of_equals():
     assert best([1.0, None, 3.0, 3.0, float("nan")]) == 2 and best([None, None]) == 0
 
 
-def test_what_is_reported():
+def test_best_first_gain_and_oracle_are_reported():
     engine = Drawing()
     comparison = compared(4, engine, ["exact_match"])
     found = values(comparison)

@@ -80,7 +80,7 @@ def wrong(examples: list[Example], share: int) -> dict[str, str]:
     }
 
 
-def test_base_against_tuned():
+def test_shares_difference_and_interval_of_base_against_tuned():
     rows = sums(100)
     engines = {"base": ByHeart(wrong(rows, 4)), "tuned": ByHeart(right(rows))}
     comparison = compare(task("exact_match", "contains"), rows, Letters(), engines)

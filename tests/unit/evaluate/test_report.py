@@ -98,7 +98,7 @@ def full(folder: Path, rows: int = 3) -> Run:
     return run
 
 
-def test_a_whole_report(tmp_path):
+def test_a_whole_report_says_all_that_the_run_knows(tmp_path):
     run = full(tmp_path)
     record_environment(run)
     seen = page(run)

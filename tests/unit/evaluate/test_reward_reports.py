@@ -123,7 +123,7 @@ def test_which_objectives_give_rewards():
     assert {"dpo", "simpo", "kto", "reward", "process_reward"} < set(given) and all(given.values())
 
 
-def test_what_is_refused():
+def test_accuracy_wants_models_that_reward_and_rows_that_differ():
     with pytest.raises(LuthierError, match="gives no rewards"):
         ImplicitRewards("sft", OBJECTIVES.build("sft"), Likes())([Pairs().encode(ROWS[0], "last")])
     with pytest.raises(LuthierError, match="needs a model that rewards responses, and 'base' does not"):

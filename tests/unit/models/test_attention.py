@@ -25,7 +25,7 @@ def dense(q, k, v, window: int):
 
 
 @pytest.mark.parametrize("window", [0, 5])
-def test_values_and_gradients(window: int) -> None:
+def test_values_and_gradients_are_those_of_dense_attention_under_its_mask(window: int) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(25, heads, 8, requires_grad=True) for heads in (4, 2, 2)]
     layout = PackedLayout(NODES, POSITION)

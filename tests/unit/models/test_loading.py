@@ -73,7 +73,7 @@ def test_lora_goes_only_where_nothing_is_frozen(folder: Path) -> None:
     assert layers == {f"base_model.model.model.layers.1.self_attn.{name}_proj" for name in "qv"}
 
 
-def test_lora_by_expression(folder: Path) -> None:
+def test_lora_goes_where_an_expression_matches(folder: Path) -> None:
     policy = opened(folder, ("lora", {"r": 2, "targets": r".*layers\.0\.mlp.*"}))
     assert len(policy.trainable()) == 2 * 3
     assert all(".layers.0.mlp." in name for name, _ in policy.trainable())

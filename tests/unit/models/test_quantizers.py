@@ -55,7 +55,7 @@ def test_nf4_is_idempotent_and_no_further_off_than_half_its_widest_gap() -> None
     assert ((once - weight).abs().view(-1, BLOCK) <= state.absmax[:, None] * 0.15191).all()
 
 
-def test_bits_per_weight() -> None:
+def test_bits_per_weight_are_the_papers() -> None:
     weight = torch.randn(1024, 1024)  # scales of 16,384 blocks: 64 blocks of 256
     for double, bits in ((False, 4 + 32 / 64), (True, 4 + 8 / 64 + 32 / (64 * 256))):
         codes, state = functional.quantize_4bit(weight, blocksize=BLOCK, compress_statistics=double, quant_type="nf4")

@@ -29,7 +29,7 @@ def labelled(drifts: list[float], scores: list[float], **more) -> Rows:
     )
 
 
-def test_at_the_start() -> None:
+def test_kto_begins_at_one_half_and_bco_at_log_2() -> None:
     rows = ragged.rows(ragged.examples(6, responses=1, at_start=True), contrast=0.0)
     assert OBJECTIVES.build("kto").loss(rows).tolist() == pytest.approx([0.5] * 6, rel=1e-6)
     # three good ones, three bad: (1.33 + 1) / 2 / 2 on the mean

@@ -109,7 +109,7 @@ def test_by_hand_without_a_reference(name: str, keys: dict[str, Any], expected: 
     assert value(name, pair([-1.0, -2.0], [-2.5]), **keys) == pytest.approx(expected, rel=1e-9)
 
 
-def test_equal_responses() -> None:
+def test_between_equal_responses_only_constants_are_left() -> None:
     rows = pair([-1.0, -2.0], [-1.5, -1.5])
     assert value("orpo", rows, beta=0.3) == pytest.approx(1.5 + 0.3 * LOG2)
     assert value("simpo", rows, gamma=0.7) == pytest.approx(math.log1p(math.exp(0.7)))

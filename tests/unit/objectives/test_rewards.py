@@ -30,7 +30,7 @@ def two(better: float, worse: float, **more) -> Rows:
     return read([worse, better], [0, 1], 2, **pairs, **more)
 
 
-def test_bradley_terry() -> None:
+def test_bradley_terry_by_hand() -> None:
     reward = OBJECTIVES.build("reward")
     assert reward.loss(two(0.3, 0.3)).tolist() == pytest.approx([LOG2])
     assert reward.loss(two(1.0, -0.5)).tolist() == pytest.approx([logistic(1.5)])
@@ -44,7 +44,7 @@ def test_bradley_terry() -> None:
     assert rows.value_K.grad.tolist() == pytest.approx([0.5, -0.5])
 
 
-def test_margin_and_centring() -> None:
+def test_margin_and_centring_by_hand() -> None:
     rows = two(0.3, 0.3, margin_N=torch.tensor([9.0, 2.0]))  # the margin is the better row's
     assert OBJECTIVES.build("reward").loss(rows).tolist() == pytest.approx([logistic(-2.0)])
     assert OBJECTIVES.build("reward", {"margin": False}).loss(rows).tolist() == pytest.approx([LOG2])
@@ -85,7 +85,7 @@ def test_a_linear_reward_is_recovered_from_comparisons() -> None:
     assert float(torch.cosine_similarity(weights.detach(), truth, dim=0)) > 0.98
 
 
-def test_outcomes() -> None:
+def test_outcome_rewards_by_hand() -> None:
     rows = read([0.7, -0.2, 3.0], [0, 1, 2], 3, score_N=torch.tensor([1.0, 0.0, 0.5]))
     outcome = OBJECTIVES.build("outcome_reward")
     assert outcome.loss(rows).tolist() == pytest.approx([logistic(0.7), logistic(0.2), logistic(-3.0)])

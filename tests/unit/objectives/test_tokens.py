@@ -26,12 +26,12 @@ def test_label_smoothing_mixes_in_the_uniform_distribution() -> None:
     assert smooth.loss(rows(mean_logp_S=mean)).tolist() == pytest.approx([1.3, 1.1, 6.2])
 
 
-def test_segment_sums() -> None:
+def test_sums_and_means_are_taken_row_by_row() -> None:
     assert rows().total(torch.tensor([1.0, 2.0, 3.0])).tolist() == [3.0, 0.0, 3.0]
     assert rows().mean(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1.5, 0.0, 3.0]
 
 
-def test_bad_keys() -> None:
+def test_unknown_keys_and_values_out_of_range_are_refused() -> None:
     with pytest.raises(LuthierError, match="label_smoothing"):
         OBJECTIVES.build("sft", {"label_smothing": 0.1})
     with pytest.raises(LuthierError, match="less than 1"):

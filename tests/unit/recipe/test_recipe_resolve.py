@@ -71,7 +71,7 @@ def test_learning_rate_follows_what_trains(adapt: str, rate: float) -> None:
 @pytest.mark.parametrize(
     ("batch", "longest", "micro"), [(16, 1024, 2048), (2, 1024, 2048), (1, 8192, 8192), (4, 512, 2048)]
 )
-def test_micro_tokens(batch: int, longest: int, micro: int) -> None:
+def test_micro_tokens_hold_two_thousand_or_the_longest_row(batch: int, longest: int, micro: int) -> None:
     loaded = loads(WHOLE, [f"train.batch={batch}", f"train.max_tokens={longest}"])
     assert resolve(loaded).recipe.train.micro_tokens == micro
 

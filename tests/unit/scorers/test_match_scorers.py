@@ -39,7 +39,7 @@ def score(name: str, expected: str | None, answer: str, **keys: object) -> float
         ({"numeric": True}, "5", "", 0.0),
     ],
 )
-def test_exact_match(keys, expected, answer, right):
+def test_exact_match_compares_what_its_keys_leave_over(keys, expected, answer, right):
     assert score("exact_match", expected, answer, **keys) == right
 
 
@@ -87,7 +87,7 @@ def test_the_first_response_is_the_reference_when_there_is_no_answer():
         ({}, " ", "anything", None),
     ],
 )
-def test_contains(keys, expected, answer, right):
+def test_contains_finds_the_expected_within_the_answer(keys, expected, answer, right):
     assert score("contains", expected, answer, **keys) == right
 
 
@@ -116,7 +116,7 @@ ORDER = '{"item": "tea", "count": 2, "milk": true}'
         ("not json", "{}", None),
     ],
 )
-def test_json_match(expected, answer, right):
+def test_json_match_compares_values_not_spelling(expected, answer, right):
     assert score("json_match", expected, answer) == right
 
 

@@ -49,7 +49,7 @@ def test_words_of_every_script():
         ("北京。", "北京", 1.0),
     ],
 )
-def test_f1(expected, answer, right):
+def test_f1_counts_words_as_bags_and_chinese_by_the_character(expected, answer, right):
     assert score("f1", expected, answer) == pytest.approx(right)
 
 

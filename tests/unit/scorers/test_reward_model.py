@@ -160,7 +160,7 @@ def test_what_cannot_be_judged_is_none_and_the_rest_is(model: Path, tmp_path: Pa
     assert found[0] == scorer(*PAIRS[0]) and found[3] == pytest.approx(scorer(*PAIRS[2]), abs=1e-5)
 
 
-def test_what_is_refused(model: Path, tmp_path: Path):
+def test_runs_without_a_head_long_rows_and_keys_of_another_kind_are_refused(model: Path, tmp_path: Path):
     plain = policy(model)
     plain.head = None
     write_run(tmp_path / "sft", plain, model, "sft")

@@ -17,7 +17,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize(("bias", "scale", "softcap"), [(False, 1.0, 0.0), (True, 1.0, 0.0), (False, 0.5, 3.0)])
-def test_values_and_gradients(trains: bool, bias: bool, scale: float, softcap: float) -> None:
+def test_values_and_gradients_are_those_of_the_whole_softmax(
+    trains: bool, bias: bool, scale: float, softcap: float
+) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(11, 5, dtype=torch.float64).float().requires_grad_()
     weight = torch.randn(30, 5).requires_grad_(trains)

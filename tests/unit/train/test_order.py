@@ -34,11 +34,11 @@ def test_a_batch_larger_than_the_data_is_one_step() -> None:
 @pytest.mark.parametrize(
     ("epochs", "steps", "total"), [(1, None, 3), (2, None, 6), (0.5, None, 2), (0.01, None, 1), (9, 7, 7)]
 )
-def test_total_steps(epochs: float, steps: int | None, total: int) -> None:
+def test_total_steps_of_epochs_parts_of_one_and_a_bound(epochs: float, steps: int | None, total: int) -> None:
     assert Order(10, 4).total(epochs, steps) == total
 
 
-def test_epochs_passed() -> None:
+def test_an_epoch_has_passed_after_all_its_steps() -> None:
     assert Order(10, 4).epoch(2) == 1.0
     assert Order(10, 4).epoch(3) == pytest.approx(4 / 3)
 

@@ -20,17 +20,17 @@ def test_warmup_climbs_to_the_peak_and_no_step_is_lost_to_a_rate_of_zero() -> No
         assert max(first) == 1.0
 
 
-def test_cosine() -> None:
+def test_cosine_falls_to_its_least_share_by_hand() -> None:
     assert factors("cosine", 4, 0) == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
     assert factors("cosine", 4, 0, min_ratio=0.1)[2] == pytest.approx(0.55)
 
 
-def test_linear() -> None:
+def test_linear_falls_to_its_least_share_by_hand() -> None:
     assert factors("linear", 4, 0) == pytest.approx([1, 0.75, 0.5, 0.25])
     assert factors("linear", 4, 0, min_ratio=0.5) == pytest.approx([1, 0.875, 0.75, 0.625])
 
 
-def test_constant() -> None:
+def test_constant_stays_at_the_peak() -> None:
     assert factors("constant", 3, 0) == [1, 1, 1]
 
 
@@ -47,7 +47,7 @@ def test_warmup_is_a_share_or_a_number_of_steps() -> None:
     assert warmup_steps(500, 100) == 99
 
 
-def test_what_is_due_when() -> None:
+def test_shares_and_counts_of_steps_are_due_and_so_is_the_last() -> None:
     assert sorted(due_after(0.25, 100)) == [25, 50, 75, 100]
     assert sorted(due_after(0.4, 10)) == [4, 8, 10]
     assert sorted(due_after(3, 10)) == [3, 6, 9, 10]
@@ -55,7 +55,7 @@ def test_what_is_due_when() -> None:
     assert sorted(due_after(50, 10)) == [10]
 
 
-def test_wrong_keys() -> None:
+def test_unknown_keys_and_values_out_of_range_are_refused() -> None:
     with pytest.raises(LuthierError, match="min_ratio"):
         SCHEDULES.build("cosine", {"min_rato": 0.1})
     with pytest.raises(LuthierError, match="decay"):

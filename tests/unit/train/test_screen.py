@@ -39,7 +39,7 @@ def test_time_left_counts_the_steps_of_this_sitting_only() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
-def test_clock(seconds: float, text: str) -> None:
+def test_seconds_read_as_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 

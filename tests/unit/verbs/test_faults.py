@@ -23,11 +23,11 @@ from luthier.faults import report, words
         (ZeroDivisionError("division by zero"), "something went wrong inside Luthier: ZeroDivisionError: division"),
     ],
 )
-def test_words(error: Exception, start: str) -> None:
+def test_every_kind_of_fault_has_plain_words(error: Exception, start: str) -> None:
     assert words(error).startswith(start)
 
 
-def test_status_and_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_has_its_exit_status_and_a_traceback_only_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(LuthierError("bad")) == 1
     assert capsys.readouterr().err == "error: bad\n"
     assert report(KeyboardInterrupt()) == 130
