@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.recipe import Model, Plugin, Recipe, Task
+from luthier.recipe import Plugin, Recipe, Task
 from luthier.recipe.describe import default_of, plugin_fields
 from luthier.recipe.resolve import plain
 from luthier.run import Run
@@ -24,14 +24,20 @@ if TYPE_CHECKING:
     from luthier.models import Policy
 
 
-class AdapterOff:
-    """The base behind an adapter, as an engine: the same weights in memory, the adapter off while it works."""
+@dataclass(frozen=True)
+class Model:
+    """The run's model or its base. `off` gives the block inside which a policy is it: the same weights in memory, the
+    adapter switched off."""
 
-    def __init__(self, engine: Engine, policy: Policy) -> None:
-        self.engine, self.policy = engine, policy
+    policy: Policy
+    off: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    def _off(self) -> AbstractContextManager[None]:
-        return self.policy.adapter_off()
+
+class Switched:
+    """An engine that works on a model with its adapter off."""
+
+    def __init__(self, engine: Engine, off: Callable[[], AbstractContextManager[None]]) -> None:
+        self.engine, self._off = engine, off
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """As `Engine.generate`."""
@@ -49,22 +55,25 @@ class AdapterOff:
             return self.engine.score(rows)
 
 
-def open_engines(run: Run, recipe: Recipe, *, base: bool) -> tuple[Policy, Mapping[str, Engine]]:
-    """The run's model as an engine `tuned`, after `base` where it is wanted: the adapter off, or the base loaded."""
+def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:
+    """The run's model as `tuned`, after `base` where it is wanted: the adapter off, or the base loaded."""
     from luthier import models
+
+    policy = models.open_run(run)
+    if not base:
+        return {"tuned": Model(policy)}
+    if policy.has_adapter and not policy.rewrites_base:
+        return {"base": Model(policy, policy.adapter_off), "tuned": Model(policy)}
+    return {"base": Model(models.load(recipe.model, train=False)), "tuned": Model(policy)}
+
+
+def _engine(model: Model) -> Engine:
     from luthier.data import Template
     from luthier.engines import LocalEngine
 
-    def engine(policy: Policy) -> Engine:
-        return LocalEngine(policy.module, policy.tokenizer, Template(policy.tokenizer).stop_ids)
-
-    policy = models.open_run(run)
-    tuned = engine(policy)
-    if not base:
-        return policy, {"tuned": tuned}
-    if policy.has_adapter and not policy.rewrites_base:
-        return policy, {"base": AdapterOff(tuned, policy), "tuned": tuned}
-    return policy, {"base": engine(models.load(recipe.model, train=False)), "tuned": tuned}
+    policy = model.policy
+    engine = LocalEngine(policy.module, policy.tokenizer, Template(policy.tokenizer).stop_ids)
+    return engine if model.off is nullcontext else Switched(engine, model.off)
 
 
 def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
@@ -79,9 +88,10 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
         return []
     rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
     rewards = any(needs_rewards(task) for task in tasks)
-    policy, engines = open_engines(run, recipe, base=any(task.base for task in tasks) or rewards)
-    judges = _judges(policy, recipe, engines) if rewards else {}
-    template = Template(policy.tokenizer)
+    systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
+    engines = {name: _engine(model) for name, model in systems.items()}
+    judges = _judges(systems, recipe) if rewards else {}
+    template = Template(systems["tuned"].policy.tokenizer)
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
@@ -111,31 +121,26 @@ def needs_rewards(task: Task) -> bool:
     return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
 
 
-def _judges(policy: Policy, recipe: Recipe, engines: Mapping[str, Engine]) -> Mapping[str, Judge]:
+def _judges(systems: Mapping[str, Model], recipe: Recipe) -> Mapping[str, Judge]:
     """The rewards of the run's model and of its base: what a scalar head reads, or what the objective takes from
     likelihoods."""
+    from luthier import models
     from luthier.engines.reading import Reader
     from luthier.evaluate.rewards import ImplicitRewards, Remembered, Untrained
+    from luthier.train.likelihoods import Likelihoods
 
     name = recipe.objective.name
     objective = SEAMS["objective"].build(name, recipe.objective.args)
+    policy = systems["tuned"].policy
     if policy.head is not None:
         return {"base": Untrained(policy.head.card.kind), "tuned": Reader(policy.module, policy.head)}
-    base = Remembered(engines["base"])
-    reference = base if recipe.reference.model is None else Remembered(_second(recipe.reference.model))
+    base = Remembered(Likelihoods(systems["base"].policy.module, systems["base"].off))
+    second = recipe.reference.model
+    reference = base if second is None else Remembered(Likelihoods(models.load(second, train=False).module))
     return {
         "base": ImplicitRewards(name, objective, base, reference),
-        "tuned": ImplicitRewards(name, objective, engines["tuned"], reference),
+        "tuned": ImplicitRewards(name, objective, Likelihoods(policy.module), reference),
     }
-
-
-def _second(model: Model) -> Engine:
-    """A model of its own to compare with."""
-    from luthier import models
-    from luthier.engines import LocalEngine
-
-    policy = models.load(model, train=False)
-    return LocalEngine(policy.module, policy.tokenizer, ())
 
 
 def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:

@@ -21,7 +21,8 @@ from luthier.objectives.rows import Rows
 from luthier.train.batches import Batch
 from luthier.train.forward import Forward
 from luthier.train.judgement import Judgement
-from luthier.train.reference import LayOut, Live, Reference, mismatched
+from luthier.train.likelihoods import LayOut
+from luthier.train.reference import Live, Reference, mismatched
 from luthier.train.shard import Shard
 from luthier.types import Encoded, Needs
 

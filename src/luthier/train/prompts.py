@@ -12,7 +12,7 @@ from torch import Tensor
 
 from luthier.objectives import density
 from luthier.train.forward import Forward
-from luthier.train.reference import AT_ONCE, LayOut
+from luthier.train.likelihoods import AT_ONCE, LayOut
 from luthier.types import Encoded, TokenStore
 
 

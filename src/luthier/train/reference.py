@@ -26,14 +26,12 @@ from torch import Tensor, nn
 from luthier import cache
 from luthier.train.batches import Batch
 from luthier.train.forward import Forward
+from luthier.train.likelihoods import LayOut, each
 from luthier.types import Encoded, TokenStore
 
 LAYOUT = 1
 """Raise when what is kept changes its meaning: old folders are then not found any more."""
-LayOut = Callable[[Sequence[Encoded]], list[Batch]]
 LOGP, EDGES = "logp.bin", "edges.bin"
-AT_ONCE = 256
-"""Examples laid out together while log-probabilities are computed ahead."""
 
 
 class Reference(Protocol):
@@ -185,15 +183,7 @@ def keep(
 
 def _fill(folder: Path, live: Live, store: TokenStore, lay_out: LayOut) -> None:
     device = next(live.forward.module.parameters()).device
-    values: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(store)
-    for begin in range(0, len(store), AT_ONCE):
-        examples = [store[i] for i in range(begin, min(begin + AT_ONCE, len(store)))]
-        scored = {e.row: sum(int(np.count_nonzero(w[1:])) for w in e.weights) for e in examples}
-        for batch in lay_out(examples):
-            logp_S = live.logp(batch.to(device)).cpu().numpy()
-            ends = np.cumsum([scored[row] for row in batch.rows])
-            for row, part in zip(batch.rows, np.split(logp_S, ends[:-1]), strict=True):
-                values[row] = part
+    values = list(each(store, lay_out, live.logp, device))
     np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype("<i8").tofile(folder / EDGES)
     np.concatenate(values).astype("<f4").tofile(folder / LOGP)
 
