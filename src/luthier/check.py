@@ -16,22 +16,25 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length",
 PAIRS = "`chosen` and `rejected`, or `responses` and `scores`"
 
 
-def responses(store: TokenStore, needs: Needs, objective: str) -> None:
-    """Raises LuthierError where the rows are not judged as the objective needs it, or judged and it would not look."""
+def responses(store: TokenStore, needs: Needs, objective: str, *, trains: bool = True) -> None:
+    """Raises LuthierError where the rows are not judged as the objective needs it, or judged and it would not look.
+
+    Rows that do not train may all be good, or all bad.
+    """
     if not len(store):
         raise LuthierError("there is nothing to train on: no row was kept", fix="see the ledger above")
     if needs.head == "step":
-        _steps(store, objective)
+        _steps(store, objective, trains)
     elif needs.responses > 1:
         _pairs(store, needs, objective)
     elif needs.labels:
-        _labels(store, objective)
+        _labels(store, objective, trains)
     elif not needs.rollouts:
         _unjudged(store, objective)
 
 
-def _steps(store: TokenStore, objective: str) -> None:
-    """Every row has judged steps, and not all of them the same score."""
+def _steps(store: TokenStore, objective: str, trains: bool) -> None:
+    """Every row has judged steps, and of those that train not all the same score."""
     without = np.flatnonzero(store.steps == 0)
     if len(without):
         raise _misfit(
@@ -39,7 +42,7 @@ def _steps(store: TokenStore, objective: str) -> None:
             f"give rows with `prompt`, `completions` (the steps) and `labels`{_instead(store)}",
         )  # fmt: skip
     first = float(store[0].steps[0][1][0])
-    if all((labels == first).all() for i in range(len(store)) for _, labels in store[i].steps):
+    if trains and all((labels == first).all() for i in range(len(store)) for _, labels in store[i].steps):
         raise LuthierError(
             f"all {int(store.steps.sum()):,} steps have the score {first:g}, so there is nothing to tell apart",
             where=str(store.source(0)),
@@ -59,8 +62,8 @@ def _pairs(store: TokenStore, needs: Needs, objective: str) -> None:
         )  # fmt: skip
 
 
-def _labels(store: TokenStore, objective: str) -> None:
-    """Every response has a score, and there are good ones and bad ones."""
+def _labels(store: TokenStore, objective: str, trains: bool) -> None:
+    """Every response has a score, and of those that train some are good and some bad."""
     scores = store.scores
     unknown = np.isnan(scores)
     if unknown.any():
@@ -70,7 +73,7 @@ def _labels(store: TokenStore, objective: str) -> None:
             f"give rows with `label` (true or false){_instead(store)}",
         )  # fmt: skip
     good, bad = int((scores > GOOD).sum()), int((scores <= GOOD).sum())
-    if not good or not bad:
+    if trains and (not good or not bad):
         every, none = ("good", "bad") if good else ("bad", "good")
         raise LuthierError(
             f"all {len(scores):,} responses are labelled {every}, so there is nothing to contrast them with",

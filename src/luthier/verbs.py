@@ -113,6 +113,8 @@ def _objective(recipe: Recipe, prepared: Prepared) -> Any:
 
     objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
     check.responses(prepared.train, objective.needs, recipe.objective.name)
+    if prepared.validation is not None:
+        check.responses(prepared.validation, objective.needs, recipe.objective.name, trains=False)
     return objective
 
 

@@ -53,6 +53,16 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def test_rows_that_do_not_train_may_all_be_good_but_must_be_judged(store):
+    check.responses(store([GOOD, {**GOOD, "prompt": "And 3+1?"}]), KTO, "kto", trains=False)
+    alike = {**STEPS, "labels": [1, 1]}
+    check.responses(store([alike]), PRM, "process_reward", trains=False)
+    with pytest.raises(LuthierError, match="learns from good and bad responses, the rows have no label"):
+        check.responses(store([PLAIN]), KTO, "kto", trains=False)
+    with pytest.raises(LuthierError, match="all 2 steps have the score 1"):
+        check.responses(store([alike]), PRM, "process_reward")
+
+
 def suits(rows: TokenStore, needs: Needs) -> bool:
     try:
         check.responses(rows, needs, "it")
