@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -200,7 +201,13 @@ def test_chat_answers_a_pipe(bench: Bench) -> None:
     assert done.returncode == 0, done.stderr
     assert "base" in done.stdout
     assert "tuned" in done.stdout
-    plain = bench.luthier("chat", _base(bench), "--max-new-tokens", "4", "--both", input="hello\n")
-    assert plain.returncode == 1
-    assert "no adapter" in plain.stderr
-    assert bench.luthier("chat", "smollm2-135m-instuct", input="").returncode == 1
+
+
+def test_chat_refuses_to_compare_a_plain_model_and_a_model_it_does_not_know(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert bench.inside(main, "chat", _base(bench), "--max-new-tokens", "4", "--both") == 1
+    assert "no adapter" in capfd.readouterr().err
+    assert bench.inside(main, "chat", "smollm2-135m-instuct") == 1
+    assert "smollm2-135m-instuct" in capfd.readouterr().err
