@@ -7,6 +7,7 @@ Nothing here imports torch. Plug-ins are kept as names with arguments and built 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -38,6 +39,14 @@ def _number(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
+
+
+def _text(value: Any) -> Any:
+    """From Python a place may be a path."""
+    return str(value) if isinstance(value, PurePath) else value
+
+
+Place = Annotated[str, BeforeValidator(_text)]
 
 
 def _plugin(value: Any) -> Any:
@@ -72,7 +81,7 @@ PluginField = Annotated[Plugin, BeforeValidator(_plugin)]
 class Model:
     """`model:` an alias, hub id, folder, GGUF file or run folder; or a mapping with these keys."""
 
-    name: str
+    name: Place
     """Alias (see `luthier models`), hub id, folder, GGUF file or run folder."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
@@ -84,15 +93,23 @@ class Model:
     """Run Python code that comes with the model. Off unless you say so."""
 
 
+def _model(value: Any) -> Any:
+    """A model is written as its name, or as a mapping."""
+    return {"name": value} if isinstance(value, str | PurePath) else value
+
+
+ModelField = Annotated[Model, BeforeValidator(_model)]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Source:
     """One entry of `data:`. Exactly one of path, hub and llamafactory."""
 
-    path: str | None = None
+    path: Place | None = None
     """A file, folder or glob: json, jsonl, csv, tsv, parquet, txt."""
     hub: str | None = None
     """A hub data set, read through `datasets`."""
-    llamafactory: str | None = None
+    llamafactory: Place | None = None
     """Folder of (or path to) a LLaMA-Factory dataset_info.json; `name` picks the entry."""
     name: str | None = None
     """The hub configuration, or the entry of dataset_info.json."""
@@ -126,7 +143,7 @@ class Source:
 
 
 def _source(value: Any) -> Any:
-    return [{"path": item} if isinstance(item, str) else item for item in _listed(value)]
+    return [{"path": item} if isinstance(item, str | PurePath) else item for item in _listed(value)]
 
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_source)]
@@ -222,9 +239,7 @@ class Train:
 class Reference:
     """`reference:` a model; or a mapping with these keys. Only for objectives that compare with a reference."""
 
-    model: (
-        Annotated[Model, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)] | None
-    ) = None
+    model: ModelField | None = None
     """Another model than the one training starts from: alias, hub id, folder or run. Default: the model itself."""
     keep: Annotated[
         bool | Literal["auto"], Why("over several epochs it saves a forward pass in each; a second model need not stay")
@@ -234,7 +249,7 @@ class Reference:
 
 
 def _reference(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
+    return {"model": value} if isinstance(value, str | PurePath) else value
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -282,7 +297,7 @@ def _adapt(value: Any) -> Any:
 class Recipe:
     """One run, whole. Only model, data and output are required."""
 
-    model: Annotated[Model, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+    model: ModelField
     """What to train: a name, or a mapping with `name`, `revision`, `dtype`, `trust_remote_code`."""
     data: Sources
     """What to train on: a path, a source, or a list of them."""
@@ -311,7 +326,7 @@ class Recipe:
     """Tasks scored after training, base against tuned."""
     export: Annotated[tuple[PluginField, ...], BeforeValidator(_listed), Seam("exporter")] = ()
     """merged. Written after training."""
-    output: str
+    output: Place
     """The run folder."""
     seed: Annotated[Int, Field(ge=0)] = 0
     """Seeds the order of rows, the adapter's first weights, dropout and sampling."""

@@ -184,3 +184,10 @@ def test_a_python_recipe_takes_overrides() -> None:
     assert changed.adapt[0].args == {"r": 4}
     assert changed.train.epochs == 3
     assert override(recipe, []).recipe == recipe
+
+
+def test_from_python_places_may_be_paths() -> None:
+    sft = Path("runs") / "sft"
+    given = Recipe(model=sft, data=[Path("a.jsonl"), "b.jsonl"], output=Path("o"), reference=sft)  # type: ignore[arg-type]
+    told = Recipe(model="runs/sft", data=["a.jsonl", "b.jsonl"], output="o", reference="runs/sft")  # type: ignore[arg-type]
+    assert given == told

@@ -23,8 +23,15 @@ from luthier.registry import Registry
 WHOLE = "model: m\ndata: d.jsonl\noutput: o\n"
 
 
+class Declared(Adapter):
+    """What a recipe asks of an adapter is declared: nothing is attached here."""
+
+    def attach(self, module, sample=()):
+        raise AssertionError("a recipe is read without a model")
+
+
 @dataclass(frozen=True)
-class Full(Adapter):
+class Full(Declared):
     """Every weight."""
 
     default_lr: ClassVar[float] = 2e-5
@@ -32,7 +39,7 @@ class Full(Adapter):
 
 
 @dataclass(frozen=True)
-class Freeze(Adapter):
+class Freeze(Declared):
     """Some weights."""
 
     default_lr: ClassVar[float] = 5e-5
@@ -40,7 +47,7 @@ class Freeze(Adapter):
 
 
 @dataclass(frozen=True)
-class Lora(Adapter):
+class Lora(Declared):
     """Low-rank."""
 
     default_lr: ClassVar[float] = 2e-4
