@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import TrainerCallback
-
-
-def arguments() -> tuple[SimpleNamespace, dict[str, Any], str]:
-    """The command line of every peer script: WORKLOAD.json OUTPUT SETTINGS-as-JSON."""
-    workload = SimpleNamespace(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    return workload, json.loads(sys.argv[3]), sys.argv[2]
-
-
-def rows(workload: SimpleNamespace) -> list[dict[str, Any]]:
-    """The training rows: `messages`, and for pairs `chosen` and `rejected`."""
-    with Path(workload.train).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def scored_tokens(batch: dict[str, Any]) -> int:

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from clock import Clock, arguments
+from clock import Clock
 from llamafactory.train.tuner import run_exp
+from task import arguments, training
 from transformers import TrainingArguments
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -19,8 +20,7 @@ tags |= {"system_tag": "system", "user_tag": "user", "assistant_tag": "assistant
 columns = {name: name for name in ("messages", *(("chosen", "rejected") if paired else ()))}
 entry = {"file_name": work.train, "formatting": "sharegpt", "columns": columns, "tags": tags, "ranking": paired}
 (folder / "dataset_info.json").write_text(json.dumps({"rows": entry}), encoding="utf-8")
-micro = settings.pop("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
-arguments_ = {
+own = {
     "model_name_or_path": work.model,
     "stage": work.stage,
     "do_train": True,
@@ -34,18 +34,7 @@ arguments_ = {
     "cutoff_len": work.max_tokens,
     "dataset_dir": str(folder),
     "dataset": "rows",
-    "output_dir": output,
-    "num_train_epochs": 1,
-    "per_device_train_batch_size": micro,
-    "gradient_accumulation_steps": work.batch // micro,
-    "learning_rate": work.lr,
-    "lr_scheduler_type": "constant",
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "seed": work.seed,
     **({"pref_beta": work.beta, "pref_loss": "sigmoid"} if paired else {}),
 }
-run_exp(arguments_ | settings, callbacks=[Clock("llamafactory", "llamafactory", "trl")])
+trainers = training(work, output, settings, TrainingArguments.per_device_train_batch_size)
+run_exp(own | trainers, callbacks=[Clock("llamafactory", "llamafactory", "trl")])

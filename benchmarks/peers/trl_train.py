@@ -4,9 +4,10 @@ SFTTrainer with prompt/completion rows (loss on the completion, its default for 
 and rejected (the reference is the model without the adapter).
 """
 
-from clock import Clock, arguments, rows
+from clock import Clock
 from datasets import Dataset
 from peft import LoraConfig
+from task import arguments, rows, training
 
 work, settings, output = arguments()
 if work.stage == "dpo":
@@ -21,23 +22,10 @@ else:
     from trl import SFTTrainer as Trainer
 
     data = Dataset.from_list([{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for row in rows(work)])
-micro = settings.pop("per_device_train_batch_size", Config.per_device_train_batch_size)
 config = Config(
-    output_dir=output,
-    num_train_epochs=1,
+    **training(work, output, settings, Config.per_device_train_batch_size),
     max_length=work.max_tokens,
-    per_device_train_batch_size=micro,
-    gradient_accumulation_steps=work.batch // micro,
-    learning_rate=work.lr,
-    lr_scheduler_type="constant",
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-    logging_steps=1,
-    save_strategy="no",
-    report_to="none",
     use_cpu=True,  # without it, and without a GPU, TRL's default of bf16 is refused
-    seed=work.seed,
-    **settings,
 )
 lora = LoraConfig(
     r=work.rank, lora_alpha=work.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"

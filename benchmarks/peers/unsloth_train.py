@@ -3,8 +3,9 @@
 from unsloth import FastLanguageModel  # isort: skip  (it must come before transformers and trl)
 from unsloth.chat_templates import train_on_responses_only  # isort: skip
 
-from clock import Clock, arguments, rows
+from clock import Clock
 from datasets import Dataset
+from task import arguments, rows, training
 from trl import SFTConfig, SFTTrainer
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -27,23 +28,10 @@ model = FastLanguageModel.get_peft_model(
 )
 # without the newline after the last turn: a text that does not end with the end token is given a second one
 texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False).rstrip("\n") for row in rows(work)]
-micro = settings.pop("per_device_train_batch_size", 2)  # as in its guides
 config = SFTConfig(
-    output_dir=output,
-    num_train_epochs=1,
+    **training(work, output, settings, rows_at_once=2),  # 2 as in its guides
     max_length=work.max_tokens,
-    per_device_train_batch_size=micro,
-    gradient_accumulation_steps=work.batch // micro,
-    learning_rate=work.lr,
-    lr_scheduler_type="constant",
-    weight_decay=0.0,
-    max_grad_norm=1.0,
     optim="adamw_torch",
-    logging_steps=1,
-    save_strategy="no",
-    report_to="none",
-    seed=work.seed,
-    **settings,
 )
 clock = Clock("unsloth", "unsloth", "trl")
 data = Dataset.from_dict({"text": texts})

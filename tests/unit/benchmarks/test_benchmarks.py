@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks" / "peers"))
 
 import contenders
 import contest
@@ -21,6 +22,7 @@ import pairs
 import report
 import results
 import table
+import task
 import torch
 import workload
 
@@ -246,6 +248,22 @@ def test_results_of_another_workload_are_not_merged(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "WORK", workload.Workload("pairs", "m", "t", "h", 8, stage="dpo"))
     with pytest.raises(SystemExit, match="another workload"):
         contest_with(tmp_path, monkeypatch, ["a"], merge=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows_at_once", "expected"), [({}, 8, (8, 2)), ({"per_device_train_batch_size": 4}, 8, (4, 4))]
+)
+def test_a_peer_reads_its_task_from_the_command_line(settings, rows_at_once, expected, tmp_path, monkeypatch):
+    train = tmp_path / "rows.jsonl"
+    train.write_text(json.dumps({"messages": []}) + "\n")
+    workload.Workload("sft", "m", str(train), "h", 1, lr=3e-4, seed=5).write(tmp_path / "workload.json")
+    settings = {"bf16": True, **settings}
+    monkeypatch.setattr(sys, "argv", ["train.py", str(tmp_path / "workload.json"), "out", json.dumps(settings)])
+    work, own, output = task.arguments()
+    assert task.rows(work) == [{"messages": []}]
+    given = task.training(work, output, own, rows_at_once)
+    assert (given["per_device_train_batch_size"], given["gradient_accumulation_steps"]) == expected
+    assert (given["learning_rate"], given["seed"], given["output_dir"], given["bf16"]) == (3e-4, 5, "out", True)
 
 
 def test_results_do_not_say_where_this_machine_keeps_things(tmp_path):
