@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from luthier.errors import LuthierError
 from luthier.models.adapters.depth import blocks
 from luthier.models.adapters.own import Own
-from luthier.models.quantizers import is_quantised
+from luthier.models.adapters.targets import free_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,12 +90,12 @@ class Beside(Own):
 
 def free_blocks(module: Any, adapter: str) -> dict[str, Any]:
     """The decoder blocks that are not frozen, by name. Raises LuthierError when all are."""
-    few_bits = any(is_quantised(weight) for weight in module.parameters())  # loading froze everything then
+    may_train = {id(weight) for weight in free_weights(module).values()}
     names = {id(part): name for name, part in module.named_modules()}
     free = {
         names[id(block)]: block
         for block in blocks(module)
-        if few_bits or any(weight.requires_grad for weight in block.parameters())
+        if any(id(weight) in may_train for weight in block.parameters())
     }
     if not free:
         raise LuthierError(f"every block that {adapter} could go on is frozen", fix="freeze fewer blocks")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.own import Chosen
-from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers
-from luthier.models.quantizers import is_quantised
+from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers, free_weights
 from luthier.recipe.schema import Why
 
 if TYPE_CHECKING:
@@ -56,15 +55,13 @@ class BitFit(Chosen):
         """Mark the biases that are not frozen. Raises LuthierError when there are none."""
         if self.add_biases:
             self._add(module)
-        few_bits = any(is_quantised(weight) for weight in module.parameters())  # loading froze everything then
-        biases = {name: weight for name, weight in module.named_parameters() if name.endswith("bias")}
-        if not biases:
+        if not any(name.endswith("bias") for name, _ in module.named_parameters()):
             raise LuthierError(
                 f"bitfit trains biases, and a {type(module).__name__} has none",
                 where="adapt.bitfit",
                 fix="set `adapt: {bitfit: {add_biases: true}}` to add some, or take `adapt: lora`",
             )
-        free = {name: weight for name, weight in biases.items() if weight.requires_grad or few_bits}
+        free = {name: weight for name, weight in free_weights(module).items() if name.endswith("bias")}
         if not free:
             raise LuthierError("every bias that bitfit could train is frozen", fix="freeze fewer blocks")
         self.choose(module, free)

@@ -29,31 +29,32 @@ class Entries:
     def __init__(self, layer: Any, tau: float) -> None:
         self.layer, self.tau = layer, tau
         self.weight: Tensor = layer.weight.detach()
-        self.settled: tuple[Tensor, Tensor] | None = None
-        """Which of the entries train no more (bool, K), and their values."""
-        self._take(self.weight.float().abs().flatten() < tau)
+        self.settled_K: Tensor | None = None
+        """Which of the entries train no more."""
         del layer.weight
-        layer.register_parameter(NAME, self.values)
-        layer.register_buffer("weight", self._through())
+        self._choose(self.weight.float().abs().flatten() < tau)
 
-    def _take(self, mask_N: Tensor) -> None:
+    def _choose(self, mask_N: Tensor) -> None:
+        """These entries train, from the values that the matrix has."""
         self.index_K = mask_N.nonzero().squeeze(1).to(torch.int32)
         self.base_K = self.weight.view(-1)[self.index_K]
         self.values = nn.Parameter(self.base_K.to(torch.float32, copy=True))
         self._written = self.values._version
+        self.layer.register_parameter(NAME, self.values)
+        self._enter()
 
-    def _through(self) -> Tensor:
+    def _enter(self) -> None:
+        """The layer's weight hangs in the graph by the vector, if that trains."""
         with torch.enable_grad():
-            entering: Tensor = _Through.apply(self.weight, self.values, self)  # type: ignore[no-untyped-call]
-        return entering
+            self.layer.register_buffer("weight", _Through.apply(self.weight, self.values, self))  # type: ignore[no-untyped-call]
 
     # keeping matrix and vector the same
     def refresh(self) -> None:
-        """Before a forward pass: the matrix has the vector's values, and hangs in the graph if the vector trains."""
+        """Before a forward pass: the matrix has the vector's values, and its place in the graph."""
         if self.values._version != self._written:
             self.write()
         if self.layer.weight.requires_grad != self.values.requires_grad:
-            self.layer.weight = self._through()
+            self._enter()
 
     def write(self, values_K: Tensor | None = None) -> None:
         """Round the vector (or `values_K`) into the matrix."""
@@ -65,28 +66,26 @@ class Entries:
 
     def settle(self) -> None:
         """From now on only the entries train that are still below the threshold."""
-        settled_K = self.values.detach().abs() >= self.tau
-        self.settled = settled_K, self.values.detach()[settled_K]
+        self.settled_K = self.values.detach().abs() >= self.tau
 
     def hold(self) -> None:
-        """Undo what a step did to the settled entries: without gradient, momentum still moves them."""
-        if self.settled is not None:
-            self.values.data[self.settled[0]] = self.settled[1]
+        """Undo what a step did to the settled entries: without gradient, momentum still moves them. The matrix has
+        their values yet."""
+        if self.settled_K is not None:
+            self.values.data[self.settled_K] = self.weight.view(-1)[self.index_K][self.settled_K].float()
 
     # the update as a matrix
     def nuclear_norm(self) -> Tensor:
-        """‖W - W_base‖_* as a scalar whose gradient is U V^T at the entries, over the singular values that are not
-        zero (at zero itself: none)."""
-        update_RC = torch.zeros(self.weight.shape, device=self.weight.device)
-        update_RC.view(-1)[self.index_K] = self.values.detach() - self.base_K.float()
-        u, s, vh = torch.linalg.svd(update_RC, full_matrices=False)
-        kept = s > s.max() * max(update_RC.shape) * torch.finfo(s.dtype).eps
-        slope_RC = u[:, kept] @ vh[kept]
-        slope_K = slope_RC.view(-1)[self.index_K]
-        if self.settled is not None:  # those pull no more
-            slope_K = slope_K.masked_fill(self.settled[0], 0)
-        moving = (slope_K * self.values).sum()
-        return moving + (s.sum() - moving.detach())
+        """‖W - W_base‖_* as a scalar; its gradient is U V^T at the entries that are not settled, over the singular
+        values that are not zero (at zero itself: none)."""
+        values_K: Tensor = self.values
+        if self.settled_K is not None:
+            values_K = values_K.where(~self.settled_K, values_K.detach())
+        update_N = torch.zeros(self.weight.numel(), device=self.weight.device)
+        update_N = update_N.index_put((self.index_K,), values_K - self.base_K.float())
+        s = torch.linalg.svdvals(update_N.view(self.weight.shape))
+        norm: Tensor = s[s > s.max() * max(self.weight.shape) * torch.finfo(s.dtype).eps].sum()
+        return norm
 
     # on disk
     def mask_bits(self) -> Tensor:
@@ -98,11 +97,9 @@ class Entries:
     def load(self, bits: Tensor, values_K: Tensor) -> None:
         """Put back what was saved, on a base in which other entries may be the smallest."""
         self.write(self.base_K)
-        mask_N = torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=self.weight.numel()).astype(np.bool_))
-        self._take(mask_N.to(self.weight.device))
+        mask_N = torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=self.weight.numel()))
+        self._choose(mask_N.to(self.weight.device))
         self.values.data.copy_(values_K)
-        setattr(self.layer, NAME, self.values)
-        self.layer.weight = self._through()
         self.write()
 
     def dissolve(self) -> None:
@@ -124,6 +121,6 @@ class _Through(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
         entries: Entries = ctx.entries
         grad_K = grads[0].reshape(-1)[entries.index_K].float()
-        if entries.settled is not None:
-            grad_K.masked_fill_(entries.settled[0], 0)
+        if entries.settled_K is not None:
+            grad_K.masked_fill_(entries.settled_K, 0)
         return None, grad_K, None

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
-
 from luthier.models.adapters import sampled
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.depth import blocks
 from luthier.models.adapters.lora import LowRank, Rank
+from luthier.models.adapters.sampled import Measuring, Rows
 from luthier.models.adapters.tuner import wrapped
-from luthier.recipe.schema import Int, Why
+from luthier.recipe.schema import Why
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,13 +29,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GeLora(LowRank):
+class GeLora(Measuring, LowRank):
     """LoRA with a rank for each block: one more than the dimensions that the block adds to the hidden states."""
 
     r: Annotated[Rank, Why("only alpha is read against it")] = 16
     """Alpha stands for this rank: each layer's scale is alpha / r. Also the rank of layers outside the blocks."""
-    rows: Annotated[Int, Field(gt=0), Why("fewer make the estimate unsteady")] = 1000
-    """Rows of the training data to measure."""
+    rows: Annotated[Rows, Why("fewer make the estimate unsteady")] = 1000
     least: Annotated[Rank, Why("so that no layer is without an update")] = 1
     """The rank of blocks that add no dimension, and what is added to the others'."""
 
@@ -57,11 +55,6 @@ class GeLora(LowRank):
         "states are ours. Dimensions are underestimated above about 15; one forward pass over the rows before training",
         related=("lora", "adalora", "eva"),
     )
-
-    @property
-    def sample_rows(self) -> int:  # type: ignore[override]
-        """As the key says."""
-        return self.rows
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Measure the dimensions, then wrap the model; ranks that the recipe sets itself stay."""

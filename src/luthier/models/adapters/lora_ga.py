@@ -17,6 +17,7 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.lora import Rewriting
+from luthier.models.adapters.sampled import Measuring, Rows, given
 from luthier.models.adapters.targets import is_linear
 from luthier.recipe.schema import Float, Int, Why
 
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoraGa(Rewriting):
+class LoraGa(Measuring, Rewriting):
     """LoRA that begins with the main directions of the loss's gradient on your data, which are taken out of the base.
 
     The gradient is that of the next-token loss on the first responses, whatever the objective.
     """
 
-    rows: Annotated[Int, Field(gt=0), Why("half of what the authors' code takes")] = 64
-    """Rows of the training data to measure."""
+    rows: Annotated[Rows, Why("half of what the authors' code takes")] = 64
     gamma: Annotated[Float, Field(gt=0), Why("the authors' setting")] = 16.0
     """A and B begin with the factor c = outputs^¼ / √gamma: a larger gamma takes less out of the base."""
     niter: Annotated[Int, Field(ge=0), Why("close to the exact vectors, in a fraction of the time")] = 16
@@ -58,27 +58,16 @@ class LoraGa(Rewriting):
         related=("lora", "pissa", "corda", "eva"),
     )
 
-    @property
-    def sample_rows(self) -> int:  # type: ignore[override]
-        """As the key says."""
-        return self.rows
-
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Measure the gradients, wrap the model, put their singular vectors in and take the product out of the base."""
         import torch
 
         from luthier.models.adapters.gradients import gradients
 
-        if not sample:
-            raise LuthierError(
-                "`lora_ga` measures the model on rows of the training data, and there are none here",
-                where="adapt",
-                fix="train with a recipe, or hand rows to `models.load(…, sample=…)`",
-            )
         layers = self.layers(module)
         ranks = dict.fromkeys(layers, self.r) | dict(self.config(module).rank_pattern)
         started: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, gradient_OI in gradients(module, layers, sample):
+        for name, gradient_OI in gradients(module, layers, given(sample, "lora_ga")):
             started[name] = self._first(name, gradient_OI, ranks[name])
         peft = super().attach(module, sample)
         inside = dict(peft.get_base_model().named_modules())

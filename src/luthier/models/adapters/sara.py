@@ -110,19 +110,13 @@ class Sara(Own):
             part.write()
 
     def memory(self, module: Any) -> dict[str, Tensor]:
-        """Which entries are settled, and their values."""
-        return {
-            f"{name}.{key}": value
-            for name, part in self._parts.items()
-            if part.settled is not None
-            for key, value in zip(("settled", "values"), part.settled, strict=True)
-        }
+        """Which entries are settled."""
+        return {name: part.settled_K for name, part in self._parts.items() if part.settled_K is not None}
 
     def remember(self, module: Any, tensors: Mapping[str, Tensor]) -> None:
         """Settle the same entries again."""
-        for name, part in self._parts.items():
-            device = part.values.device
-            part.settled = tensors[f"{name}.settled"].to(device), tensors[f"{name}.values"].to(device)
+        for name, settled_K in tensors.items():
+            self._parts[name].settled_K = settled_K.to(self._parts[name].values.device)
 
     def tensors(self, module: Any) -> dict[str, Tensor]:
         """For each matrix which entries were trained, as bits, and their values in fp32."""

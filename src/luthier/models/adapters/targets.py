@@ -41,6 +41,17 @@ def free_layers(module: Any, targets: Targets, adapter: str) -> dict[str, Any]:
     return free
 
 
+def free_weights(module: Any) -> dict[str, Any]:
+    """The weights that are not frozen, by name. Of a base in few bits (loading froze it): all not rounded."""
+    weights = dict(module.named_parameters())
+    few_bits = any(is_quantised(weight) for weight in weights.values())
+    return {
+        name: weight
+        for name, weight in weights.items()
+        if weight.requires_grad or (few_bits and weight.is_floating_point() and not is_quantised(weight))
+    }
+
+
 def named_by(free: Sequence[str], module: Any) -> list[str]:
     """The last names of the layers where they mean exactly these layers, else the full names."""
     last = sorted({name.split(".")[-1] for name in free})

@@ -10,7 +10,7 @@ from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.depth import select
 from luthier.models.adapters.own import Chosen
-from luthier.models.quantizers import is_quantised
+from luthier.models.adapters.targets import free_weights
 
 if TYPE_CHECKING:
     from luthier.types import Encoded
@@ -47,12 +47,8 @@ class Train(Chosen):
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Mark the named weights that are not frozen. Raises LuthierError when there are none."""
-        few_bits = any(is_quantised(weight) for weight in module.parameters())  # then loading froze everything
-        chosen = {
-            name: weight
-            for name, weight in select(module, self.weights)
-            if weight.requires_grad or (few_bits and weight.is_floating_point() and not is_quantised(weight))
-        }
+        free = free_weights(module)
+        chosen = {name: weight for name, weight in select(module, self.weights) if name in free}
         if not chosen:
             raise LuthierError(
                 f"train: every weight that {self.weights!r} means is frozen", fix="freeze less, or name other weights"

@@ -1,4 +1,5 @@
-"""LoRA with another scale, another form, or other first weights: rsLoRA, DoRA, PiSSA, OLoRA, EVA, CorDA, LoftQ."""
+"""LoRA that does not begin with noise and zero, but with a part of the base (PiSSA, OLoRA, CorDA), of the layers'
+inputs (EVA) or of what quantising took away (LoftQ)."""
 
 from __future__ import annotations
 
@@ -12,63 +13,13 @@ from luthier.errors import LuthierError
 from luthier.models.adapters import sampled
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.lora import LowRank, Rewriting
+from luthier.models.adapters.sampled import Measuring, Rows
 from luthier.models.adapters.targets import transposed
 from luthier.models.adapters.tuner import wrapped
 from luthier.recipe.schema import Float, Int, Why
 
 if TYPE_CHECKING:
     from luthier.types import Encoded
-
-Rows = Annotated[Int, Field(gt=0)]
-
-
-@dataclass(frozen=True)
-class RsLora(LowRank):
-    """LoRA with alpha divided by the root of its rank, so that a higher rank learns as fast as a lower one."""
-
-    scale: ClassVar[float] = 0.5
-    card: ClassVar[Card] = Card(
-        title="rsLoRA: rank-stabilised LoRA",
-        paper="arXiv:2312.03732",
-        authors="Kalajdzievski",
-        venue="arXiv 2023",
-        problem="With α/r the update shrinks as the rank grows: high ranks learn no more than low ones.",
-        idea="Scale by α/√r, under which the size of activations and gradients does not depend on r.",
-        formula="y = W x + (α/√r) B A x",
-        trains="as LoRA",
-        choose="for ranks of 64 and more",
-        avoid="for small ranks: nothing to gain",
-        limits="an α tuned for α/r does not carry over; the default here, r/2, equals LoRA's α = 2r at r = 16",
-        related=("lora", "dora"),
-    )
-
-    def options(self, module: Any) -> dict[str, Any]:
-        """PEFT's switch."""
-        return {"use_rslora": True}
-
-
-@dataclass(frozen=True)
-class Dora(LowRank):
-    """LoRA on the direction of each output's weights, and their length beside it."""
-
-    card: ClassVar[Card] = Card(
-        title="DoRA: weight-decomposed low-rank adaptation",
-        paper="arXiv:2402.09353",
-        authors="Liu, Wang, Yin, Molchanov, Wang, Cheng, Chen",
-        venue="ICML 2024",
-        problem="LoRA changes length and direction of weights together, full fine-tuning does not.",
-        idea="Keep each output's weight vector as a length, which trains, and a direction, which gets LoRA.",
-        formula="W' = m · (W + (α/r) B A) / ‖W + (α/r) B A‖ by output, m = ‖W‖ at the start",
-        trains="A and B of every linear layer, and one length for each output",
-        choose="at low ranks (up to 16), when LoRA falls short",
-        avoid="when speed matters: each forward pass forms the whole W + BA for its norms",
-        limits="the norm is taken as constant in the backward pass, as in the paper; slower than LoRA",
-        related=("lora", "rslora"),
-    )
-
-    def options(self, module: Any) -> dict[str, Any]:
-        """PEFT's switch."""
-        return {"use_dora": True}
 
 
 @dataclass(frozen=True)
@@ -130,11 +81,10 @@ class Olora(Rewriting):
 
 
 @dataclass(frozen=True)
-class Eva(LowRank):
+class Eva(Measuring, LowRank):
     """LoRA whose A begins with the main directions of each layer's inputs on your data; ranks go where they explain."""
 
     rows: Annotated[Rows, Why("the directions have settled by then")] = 64
-    """Rows of the training data to measure."""
     rho: Annotated[Float, Field(ge=1), Why("the paper's: ranks move between layers")] = 2.0
     """A layer's rank is at most so many times r. 1: every layer has r."""
     tau: Annotated[Float, Field(gt=0, le=1), Why("PEFT's default")] = 0.99
@@ -154,11 +104,6 @@ class Eva(LowRank):
         limits="one pass over the rows before training",
         related=("lora", "adalora", "gelora", "corda"),
     )
-
-    @property
-    def sample_rows(self) -> int:  # type: ignore[override]
-        """As the key says."""
-        return self.rows
 
     def options(self, module: Any) -> dict[str, Any]:
         """PEFT's name of the initialisation and its keys."""
@@ -186,11 +131,10 @@ class Eva(LowRank):
 
 
 @dataclass(frozen=True)
-class Corda(Rewriting):
+class Corda(Measuring, Rewriting):
     """LoRA that begins with the part of each weight matrix that matters most, or least, for the inputs of your data."""
 
     rows: Annotated[Rows, Why("256 rows of 2,048 tokens is what the authors take")] = 256
-    """Rows of the training data to measure."""
     mode: Annotated[Literal["knowledge", "instruction"], Why("your rows say what must be learnt")] = "instruction"
     """instruction: train what matters for these rows. knowledge: keep it, train what matters least."""
 
@@ -208,11 +152,6 @@ class Corda(Rewriting):
         limits="holds a covariance for each layer before training; as PiSSA otherwise",
         related=("pissa", "eva", "lora_ga"),
     )
-
-    @property
-    def sample_rows(self) -> int:  # type: ignore[override]
-        """As the key says."""
-        return self.rows
 
     def options(self, module: Any) -> dict[str, Any]:
         """PEFT's name of the initialisation and its keys."""
