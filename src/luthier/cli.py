@@ -79,7 +79,8 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             from luthier.faults import report
 
-            raise typer.Exit(report(error, debug=_debug.on)) from error
+            resumes = function.__name__ in ("train", "demo")
+            raise typer.Exit(report(error, debug=_debug.on, resumes=resumes)) from error
 
     return guarded
 

@@ -14,12 +14,13 @@ STOPPED = 130
 """The shell's status for a command that Ctrl-C ended."""
 
 
-def report(error: BaseException, *, debug: bool = False) -> int:
-    """Say on stderr what went wrong; the exit status. `debug`: the traceback too."""
+def report(error: BaseException, *, debug: bool = False, resumes: bool = False) -> int:
+    """Say on stderr what went wrong; the exit status. `debug`: the traceback too. `resumes`: would the command, given
+    again, go on from where it was stopped?"""
     if debug and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
-        _say("stopped; run the same command to resume")
+        _say("stopped; run the same command to resume" if resumes else "stopped")
         return STOPPED
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing is wrong

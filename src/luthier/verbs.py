@@ -217,6 +217,12 @@ def chat(
         policy = load(Model(name=str(model)), train=False)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     template = Template(policy.tokenizer)
+    if not template.exists:
+        raise LuthierError(
+            "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
+            where=str(model if not isinstance(model, Run) else model.folder),
+            fix="take an instruct model, or put a chat_template.jinja into the model's folder",
+        )
     serve.chat(policy, template, console(), system=system or None, sampling=sampling, both=both)
 
 

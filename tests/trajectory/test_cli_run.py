@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,15 @@ def test_chat_answers_a_pipe(bench: Bench) -> None:
     assert done.returncode == 0, done.stderr
     assert "base" in done.stdout
     assert "tuned" in done.stdout
+
+
+def test_chat_wants_a_model_that_knows_turns(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(_base(bench), plain)
+    (plain / "chat_template.jinja").unlink()
+    assert bench.inside(main, "chat", str(plain)) == 1
+    said = capfd.readouterr().err
+    assert "plain: this model has no chat template" in said and "chat_template.jinja" in said and "rows" not in said
 
 
 def test_chat_refuses_to_compare_a_plain_model_and_a_model_it_does_not_know(

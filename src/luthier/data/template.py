@@ -163,8 +163,13 @@ class Template:
         parts = [words, repr(tokenizer.chat_template), repr(sorted(tokenizer.special_tokens_map.items(), key=repr))]
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
+    @property
+    def exists(self) -> bool:
+        """Has the model's tokenizer a chat template at all?"""
+        return self._renderer.exists
+
     def _require_template(self, where: str | None) -> None:
-        if not self._renderer.exists:
+        if not self.exists:
             raise LuthierError(
                 "the model's tokenizer has no chat template, and these rows are conversations",
                 where=where,

@@ -30,8 +30,10 @@ def test_every_kind_of_fault_has_plain_words(error: Exception, start: str) -> No
 def test_a_fault_has_its_exit_status_and_a_traceback_only_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(LuthierError("bad")) == 1
     assert capsys.readouterr().err == "error: bad\n"
-    assert report(KeyboardInterrupt()) == 130
+    assert report(KeyboardInterrupt(), resumes=True) == 130
     assert capsys.readouterr().err == "stopped; run the same command to resume\n"
+    assert report(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "stopped\n", "there is nothing to resume"
     try:
         raise LuthierError("bad")
     except LuthierError as error:
