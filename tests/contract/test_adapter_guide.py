@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier import verbs
+from luthier.models import catalogue, fetch
 from luthier.models.adapters import ADAPTERS, guide
+from luthier.models.adapters.shape import DEFAULT, Shape
+from luthier.recipe import Model
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +27,31 @@ def test_explain_tables_every_adapter(capsys: pytest.CaptureFixture[str]) -> Non
     verbs.explain("adapt")
     shown = capsys.readouterr().out
     assert all(name in shown for name in ADAPTERS.names())
+
+
+def test_the_share_that_trains_is_told_where_it_is_known() -> None:
+    shares = {row[0]: row[guide.HEADINGS.index("share")] for row in guide.rows()}
+    # r (inputs + outputs) of 30 blocks with layers of 576 x 576, 576 x 192 and 576 x 1536 numbers, of 134,515,008
+    assert 30 * 16 * (2 * 1152 + 2 * 768 + 3 * 2112) == guide.numbers(ADAPTERS.get("lora")) == 4_884_480
+    assert shares["lora"] == shares["pissa"] == "3.6 %" and shares["full"] == "100 %" and shares["ia3"] == "0.043 %"
+    assert {name for name, share in shares.items() if share == "–"} == {"bitfit", "eva", "freeze", "gelora", "peft"}
+
+
+def test_the_guide_is_made_without_torch() -> None:
+    code = "import sys; from luthier.models.adapters import guide; guide.page(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_the_default_models_sizes_are_its_own() -> None:
+    known = next(each for each in catalogue() if each.alias == DEFAULT.name)
+    if not known.cached:
+        pytest.skip("the default model is not cached")
+    config = AutoConfig.from_pretrained(fetch(Model(name=DEFAULT.name)).folder)
+    keys = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+    sizes = config.num_hidden_layers, config.hidden_size, config.intermediate_size, keys, config.vocab_size
+    assert Shape(DEFAULT.name, *sizes, config.tie_word_embeddings) == DEFAULT
+    with torch.device("meta"):
+        assert sum(each.numel() for each in AutoModelForCausalLM.from_config(config).parameters()) == DEFAULT.total
 
 
 @pytest.mark.parametrize("name", ADAPTERS.names())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from adapter_cases import (
     INNER,
     KEYS,
     RECIPES,
+    VOCABULARY,
     WIDTH,
     case,
     logits,
@@ -25,6 +27,7 @@ from adapter_cases import (
 
 from luthier.errors import LuthierError
 from luthier.models import ADAPTERS, merge, open_run, save
+from luthier.models.adapters.shape import Shape
 from luthier.run import Run
 
 LAYERS = [(WIDTH, WIDTH), (WIDTH, KEYS), (WIDTH, KEYS), (WIDTH, WIDTH), (WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)]
@@ -57,6 +60,46 @@ CLOSED_FORMS = {
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_the_number_of_weights_that_train_is_the_closed_form(folder: Path, name: str) -> None:
     assert opened(folder, RECIPES[name]).parameter_counts()[0] == CLOSED_FORMS[name]
+
+
+UNTOLD = {
+    *("eva", "gelora"),  # the data decide
+    *("freeze", "freeze + lora", "peft", "peft hra"),  # their keys do
+    "lora of many kinds",  # whole modules train beside it
+}
+"""Recipes of which nothing tells beforehand how many weights train."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_as_many_weights_train_as_the_adapters_tell_of_a_models_sizes(folder: Path, name: str) -> None:
+    if name == "loftq":
+        pytest.importorskip("bitsandbytes")
+    policy = opened(folder, RECIPES[name], quantize=plugin("nf4") if name == "loftq" else None)
+    policy.attached.before_step(5, 6)  # what joins in the course of a run has joined
+    shape = Shape("tiny", DEPTH, WIDTH, INNER, KEYS, VOCABULARY)
+    told = [adapter.count(shape) for adapter in policy.adapters]
+    assert (None in told) == (name in UNTOLD)
+    if name not in UNTOLD:
+        assert sum(count for count in told if count is not None) == policy.parameter_counts()[0]
+
+
+def test_the_keys_that_name_layers_are_counted() -> None:
+    shape = Shape("tiny", 2, 64, 128, 32, 96, tied=False)
+    assert shape.total - replace(shape, tied=True).total == 96 * 64
+
+    def count(name: str, **keys: Any) -> int | None:
+        return ADAPTERS.build(name, keys).count(shape)
+
+    assert count("lora", r=2, targets=["q_proj"], ranks={"1.self_attn.q_proj": 3}) == (2 + 3) * (64 + 64)
+    assert count("dora", r=2, targets=r".*0\.mlp\.down_proj") == 2 * (128 + 64) + 64
+    assert count("ia3", targets=["up_proj"]) == 2 * 128
+    assert count("loreft", r=3, tied=False, layers=[1]) == 2 * 3 * (2 * 64 + 1)
+    assert count("bitfit", add_biases=True, targets=["v_proj"]) == 2 * 32
+    assert count("bitfit") is count("sara", threshold=1e-3) is count("p_tuning", encoder="lstm") is None
+    assert count("oft", block=24) is None
+    assert count("train", weights="head") == 96 * 64
+    with pytest.raises(LuthierError, match="no linear layer"):
+        count("lora", targets=["c_attn"])
 
 
 def weights(folder: Path, name: str, tmp_path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -14,6 +14,7 @@ from luthier.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 ADAPTERS = Registry(
@@ -98,6 +99,10 @@ class Adapter(ABC):
         `sample`: the first `sample_rows` rows of the training data; () when the weights are loaded afterwards, and then
         whatever is drawn or measured here is overwritten. Raises LuthierError when nothing would train.
         """
+
+    def count(self, shape: Shape) -> int | None:
+        """How many numbers train on a model of this shape; None where the data or the model itself decide."""
+        return None
 
     # while training
     def before_step(self, module: Any, step: int, total: int) -> bool:

@@ -16,6 +16,8 @@ from luthier.recipe.schema import Float, Int, Why
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
+
 Share = Annotated[Float, Field(ge=0, lt=1)]
 RANK, SENSITIVITY, UNCERTAINTY = "rank.", "sensitivity.", "uncertainty."
 
@@ -58,11 +60,15 @@ class AdaLora(Layered):
         related=("lora", "eva", "gelora"),
     )
 
+    def count(self, shape: Shape) -> int | None:
+        """P, Λ and Q, at the rank of the start."""
+        return shape.over(self.targets, lambda i, o: self._start() * (i + o + 1))
+
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model; the schedule follows when the number of steps is known."""
         from peft import AdaLoraConfig
 
-        start = self.start if self.start is not None else self.r * 3 // 2 + 1
+        start = self._start()
         if start <= self.r:
             raise LuthierError(
                 f"adalora: the rank at the start ({start}) must be above the one in the end ({self.r})",
@@ -80,6 +86,9 @@ class AdaLora(Layered):
             total_step=1 << 30,
             **self.oriented(module),
         )
+
+    def _start(self) -> int:
+        return self.start if self.start is not None else self.r * 3 // 2 + 1
 
     def after_step(self, module: Any, step: int, total: int) -> None:
         """Measure importance and take rank away (algorithm 1), on the gradients of this step."""

@@ -14,6 +14,7 @@ from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers, fr
 from luthier.recipe.schema import Why
 
 if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 
@@ -50,6 +51,10 @@ class BitFit(Chosen):
     def mergeable(self) -> bool:  # type: ignore[override]
         """A model's own biases are weights of it; added ones are not."""
         return not self.add_biases
+
+    def count(self, shape: Shape) -> int | None:
+        """One for each output where biases are added; a model of this kind has none of its own."""
+        return shape.over(self.targets, lambda _i, o: o) if self.add_biases else None
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Mark the biases that are not frozen. Raises LuthierError when there are none."""

@@ -14,6 +14,7 @@ from luthier.models.adapters.depth import discriminative
 from luthier.recipe.schema import Float, Why
 
 if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 
@@ -43,6 +44,10 @@ class Full(Adapter):
         "the result is a whole model",
         related=("freeze", "lora", "progressive"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """All of them."""
+        return shape.total
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Nothing to do: a loaded model's weights all train."""

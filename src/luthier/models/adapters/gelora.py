@@ -25,6 +25,7 @@ from luthier.recipe.schema import Why
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 
@@ -55,6 +56,10 @@ class GeLora(Measuring, LowRank):
         "states are ours. Dimensions are underestimated above about 15; one forward pass over the rows before training",
         related=("lora", "adalora", "eva"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """The data decide."""
+        return None
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Measure the dimensions, then wrap the model; ranks that the recipe sets itself stay."""

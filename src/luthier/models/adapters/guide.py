@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.models.adapters import ADAPTERS
 from luthier.models.adapters.card import Card
+from luthier.models.adapters.shape import DEFAULT
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-HEADINGS = ("name", "paper", "what trains", "kept as", "merges", "on 4 or 8 bits", "choose it", "leave it")
+HEADINGS = ("name", "paper", "what trains", "share", "kept as", "merges", "on 4 or 8 bits", "choose it", "leave it")
 KEPT = {"base": "a whole model", "peft": "PEFT's adapter", "own": "an adapter"}
 
 
@@ -25,7 +27,25 @@ def _row(name: str, adapter: Any) -> tuple[str, ...]:
     card: Card = adapter.card
     merges = "needs none" if adapter.kind == "base" else _yes(adapter.mergeable)
     bits = _yes(adapter.quantisable)
-    return name, paper(card), card.trains, KEPT[adapter.kind], merges, bits, card.choose, card.avoid
+    return name, paper(card), card.trains, share(adapter), KEPT[adapter.kind], merges, bits, card.choose, card.avoid
+
+
+def numbers(adapter: Any) -> int | None:
+    """How many numbers an adapter with its default keys trains on the default model; None where that is not known
+    beforehand, or where it takes a key to say what trains."""
+    required = any(
+        each.init and each.default is each.default_factory is dataclasses.MISSING
+        for each in dataclasses.fields(adapter)
+    )
+    return None if required else adapter().count(DEFAULT)
+
+
+def share(adapter: Any) -> str:
+    """`numbers` as a share of the default model's own, to two digits."""
+    count = numbers(adapter)
+    if count is None:
+        return "–"
+    return "100 %" if count == DEFAULT.total else f"{100 * count / DEFAULT.total:.2g} %"
 
 
 def _yes(value: Any) -> str:
@@ -47,6 +67,7 @@ def table() -> Table:
         shown.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in rows():
         shown.add_row(*row)
+    shown.caption = f"share: of {DEFAULT.name}'s numbers, with the default keys; – where data, model or keys decide"
     return shown
 
 
@@ -67,6 +88,7 @@ def facts(name: str) -> list[tuple[str, str]]:
         ("idea", card.idea),
         ("formula", card.formula),
         ("trains", card.trains),
+        ("share", _share(adapter)),
         ("kept as", KEPT[adapter.kind]),
         ("learning rate", f"{adapter.default_lr:g} unless the recipe sets one"),
         *((what, _yes(value)) for what, value in abilities),
@@ -75,6 +97,11 @@ def facts(name: str) -> list[tuple[str, str]]:
         ("limits", card.limits),
         ("related", ", ".join(card.related)),
     ]
+
+
+def _share(adapter: Any) -> str:
+    count = numbers(adapter)
+    return "" if count is None else f"{count:,} numbers: {share(adapter)} of {DEFAULT.name}'s, with the default keys"
 
 
 def shown(name: str, keys: Sequence[tuple[str, str, str]]) -> Group:
@@ -105,7 +132,9 @@ def page() -> str:
         "",
         "`adapt:` in a recipe takes a name, `{name: {key: value}}`, or a list of them that composes. This page is made "
         "from the adapters' own declarations (`make docs`); their keys are in [recipes.md](recipes.md#adapt). "
-        "`luthier explain adapt` prints the table, `luthier explain NAME` a method's card.",
+        "`luthier explain adapt` prints the table, `luthier explain NAME` a method's card. "
+        f"*share*: how many numbers train with the default keys, of {DEFAULT.name}'s {DEFAULT.total:,}; – where the "
+        "data, the model or the keys decide.",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "---|" * len(HEADINGS),

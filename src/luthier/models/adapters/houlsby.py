@@ -16,6 +16,8 @@ from luthier.recipe.schema import Float, Int, Why
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
+
 MODULES = {
     "attention": ("self_attn", "attn", "self_attention", "attention"),
     "feed_forward": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
@@ -61,6 +63,11 @@ class Houlsby(Beside):
     def exact_start(self) -> bool:  # type: ignore[override]
         """As `start` says."""
         return self.start == "identity"
+
+    def count(self, shape: Shape) -> int | None:
+        """2 d m + d + m for each network."""
+        networks = shape.blocks * (2 if self.at == "both" else 1)
+        return networks * (2 * shape.width * self.size + shape.width + self.size)
 
     def add(self, module: Any) -> None:
         """A network for each module. Raises LuthierError where a block has no such module."""

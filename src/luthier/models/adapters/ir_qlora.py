@@ -18,6 +18,8 @@ from luthier.recipe.schema import Float, Int, Why
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
+
 
 @dataclass(frozen=True)
 class IrQlora(Beside):
@@ -58,6 +60,10 @@ class IrQlora(Beside):
     exact_start: ClassVar[bool] = False
     rewrites_base: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+
+    def count(self, shape: Shape) -> int | None:
+        """LoRA's, and two for each layer."""
+        return shape.over(self.targets, lambda i, o: self.r * (i + o) + 2)
 
     def add(self, module: Any) -> None:
         """A part for each layer. Raises LuthierError for layers in int8, or with rows of broken blocks."""

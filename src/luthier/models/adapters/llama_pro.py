@@ -18,6 +18,7 @@ from luthier.recipe.schema import Int, Why
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 OUTPUTS = {"o_proj", "out_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "fc2", "w2", "fc_out"}
@@ -53,6 +54,10 @@ class LlamaPro(Adapter):
     default_lr: ClassVar[float] = 2e-4
     kind: ClassVar[Literal["base", "peft", "own"]] = "base"
     alone: ClassVar[bool] = True
+
+    def count(self, shape: Shape) -> int | None:
+        """The new blocks."""
+        return (self.blocks or max(1, shape.blocks // 4)) * shape.block
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Expand the model in place. Raises LuthierError where a zeroed copy is not the identity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from luthier.models.adapters.card import Card
 from luthier.models.adapters.targets import linear_layers, transposed
 from luthier.models.adapters.tuner import Layered, per_layer, whole
 from luthier.recipe.schema import Float, Int, Why
+
+if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
 
 __all__ = ["Lora", "LowRank", "linear_layers"]
 
@@ -48,15 +51,22 @@ class LowRank(Layered):
         """What sets it apart from plain LoRA, as keys of PEFT's LoraConfig."""
         return {}
 
+    def count(self, shape: Shape) -> int | None:
+        """r (inputs + outputs) for each layer; not known with whole modules beside it."""
+        layers = shape.linear(self.targets)
+        ranks = dict.fromkeys(layers, self.r) | per_layer(layers, self.ranks, "ranks")
+        update = sum(ranks[name] * (inputs + outputs) for name, (inputs, outputs) in layers.items())
+        return None if self.save_modules else update
+
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
         from peft import LoraConfig
 
         layers = self.layers(module)
         alpha = self.scale * self.r if self.alpha is None else self.alpha
-        ranks = per_layer(module, layers, self.ranks, "ranks")
+        ranks = per_layer(layers, self.ranks, "ranks")
         alphas = {name: whole(alpha / self.r * r) for name, r in ranks.items()}
-        alphas |= {name: whole(a) for name, a in per_layer(module, layers, self.alphas, "alphas").items()}
+        alphas |= {name: whole(a) for name, a in per_layer(layers, self.alphas, "alphas").items()}
         if self.save_modules and transposed(layers):
             raise LuthierError(
                 f"PEFT does not load whole modules of a {type(module).__name__} as they were saved",
@@ -124,6 +134,11 @@ class Lora(LowRank):
         limits="the update has at most rank r; A gets no gradient in the very first step",
         related=("rslora", "dora", "pissa", "adalora", "full"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """With DoRA also one length for each output."""
+        update = super().count(shape)
+        return update + shape.over(self.targets, lambda _i, o: o) if self.dora and update is not None else update
 
     def options(self, module: Any) -> dict[str, Any]:
         """rsLoRA, DoRA, and how A is drawn."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.lora import LowRank
+
+if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Dora(LowRank):
         limits="the norm is taken as constant in the backward pass, as in the paper; slower than LoRA",
         related=("lora", "rslora"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """LoRA's, and one length for each output."""
+        update = super().count(shape)
+        return None if update is None else update + shape.over(self.targets, lambda _i, o: o)
 
     def options(self, module: Any) -> dict[str, Any]:
         """PEFT's switch."""

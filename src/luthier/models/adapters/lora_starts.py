@@ -19,6 +19,7 @@ from luthier.models.adapters.tuner import wrapped
 from luthier.recipe.schema import Float, Int, Why
 
 if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 
@@ -104,6 +105,10 @@ class Eva(Measuring, LowRank):
         limits="one pass over the rows before training",
         related=("lora", "adalora", "gelora", "corda"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """The data decide: layers differ in size, and ranks move between them."""
+        return None
 
     def options(self, module: Any) -> dict[str, Any]:
         """PEFT's name of the initialisation and its keys."""

@@ -16,6 +16,8 @@ from luthier.recipe.schema import Int, Why
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
+
 Tokens = Annotated[Int, Field(ge=0)]
 
 
@@ -61,6 +63,11 @@ class LoReft(Beside):
     def exact_start(self) -> bool:  # type: ignore[override]
         """As `start` says."""
         return self.start == "identity"
+
+    def count(self, shape: Shape) -> int | None:
+        """r (2 d + 1) for each edit."""
+        edits = (shape.blocks if self.layers is None else len(self.layers)) * (1 if self.tied else 2)
+        return edits * self.r * (2 * shape.width + 1)
 
     def add(self, module: Any) -> None:
         """Edits on the blocks. Raises LuthierError for blocks the model has not, and models that tell their blocks not

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -11,6 +11,9 @@ from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.tuner import Layered
 from luthier.recipe.schema import Float, Int, Why
+
+if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Oft(Layered):
         limits="in bf16 the merged matrix keeps the angles to rounding only",
         related=("boft", "lora", "dora"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """b (b − 1) / 2 for each block of inputs; where b does not divide them PEFT takes another size."""
+        if any(inputs % self.block for inputs, _ in shape.linear(self.targets).values()):
+            return None
+        return shape.over(self.targets, lambda i, _o: i // self.block * (self.block * (self.block - 1) // 2))
 
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
@@ -85,6 +94,10 @@ class Boft(Layered):
         "change lengths, the angles stay",
         related=("oft", "lora"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """b² for each block and factor, and one for each output."""
+        return shape.over(self.targets, lambda i, o: self.factors * i * self.block + o)
 
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model. Raises LuthierError where PEFT would drop factors."""

@@ -15,6 +15,7 @@ from luthier.models.adapters.depth import blocks, depths, discriminative
 from luthier.recipe.schema import Float, Int, Why
 
 if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 
@@ -66,6 +67,10 @@ class Progressive(Adapter):
     )
     default_lr: ClassVar[float] = 2e-5
     kind: ClassVar[Literal["base", "peft", "own"]] = "base"
+
+    def count(self, shape: Shape) -> int | None:
+        """All of them, in the end."""
+        return shape.total
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Nothing is frozen before the first step: memory is planned for the last stage."""

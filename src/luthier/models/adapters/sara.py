@@ -25,6 +25,7 @@ from luthier.recipe.schema import Float, Why
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 SMALLEST_REGULARISED = 64
@@ -71,6 +72,12 @@ class Sara(Own):
         related=("lora", "train", "freeze"),
     )
     default_lr: ClassVar[float] = 2e-4
+
+    def count(self, shape: Shape) -> int | None:
+        """A share of each matrix; not known beforehand for a threshold."""
+        if self.threshold is not None:
+            return None
+        return shape.over(self.targets, lambda i, o: int(self.share * i * o))
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Take the small entries out of every target that is not frozen."""

@@ -4,7 +4,7 @@ column of fixed random factors shared by all layers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,12 @@ from luthier.models.adapters.card import Card
 from luthier.models.adapters.targets import free_layers, transposed
 from luthier.models.adapters.tuner import Layered, Tuner
 from luthier.recipe.schema import Float, Int, Why
+
+if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
+
+LLAMAS = ("k_proj", "v_proj"), ("down_proj",)
+"""The layers of Llama's kind whose outputs, and whose inputs, (IA)³ scales."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class Ia3(Tuner):
         related=("vera", "bitfit", "lora"),
     )
 
+    def count(self, shape: Shape) -> int | None:
+        """One for each output of the layers whose outputs are scaled, and for each input of the others."""
+        outputs, inputs = (self.targets, self.feedforward) if self.targets else LLAMAS
+        scaled = shape.over(outputs, lambda _i, o: o)
+        return scaled + shape.over(inputs, lambda i, _o: i) if inputs else scaled
+
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
         from peft import IA3Config
@@ -62,8 +74,8 @@ class Ia3(Tuner):
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
 
         last = {name.rpartition(".")[2] for name, _ in module.named_modules()}
-        if {"k_proj", "v_proj", "down_proj"} <= last:  # PEFT scales queries for some of these families, the paper keys
-            return ("k_proj", "v_proj"), ("down_proj",)
+        if {*LLAMAS[0], *LLAMAS[1]} <= last:  # PEFT scales queries for some of these families, the paper keys
+            return LLAMAS
         family = module.config.model_type
         if family not in TARGETS:
             raise LuthierError(
@@ -104,6 +116,10 @@ class Vera(Layered):
         "folder does not depend on the random numbers of another version",
         related=("ia3", "lora"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """r + outputs for each layer."""
+        return shape.over(self.targets, lambda _i, o: self.r + o)
 
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
@@ -32,8 +32,8 @@ def linear_layers(module: Any) -> dict[str, Any]:
 def free_layers(module: Any, targets: Targets, adapter: str) -> dict[str, Any]:
     """The linear layers that `targets` means and that are not frozen. Raises LuthierError when there are none."""
     linear = linear_layers(module)
-    chosen = _chosen(linear, targets, adapter)
-    free = {n: linear[n] for n in chosen if linear[n].weight.requires_grad or is_quantised(linear[n].weight)}
+    named = chosen(linear, targets, adapter)
+    free = {n: linear[n] for n in named if linear[n].weight.requires_grad or is_quantised(linear[n].weight)}
     if not free:
         raise LuthierError(
             f"every layer that {adapter} targets is frozen", fix="freeze fewer blocks or target other layers"
@@ -71,19 +71,20 @@ def is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
 
 
-def _chosen(linear: dict[str, Any], targets: Targets, adapter: str) -> list[str]:
+def chosen(linear: Mapping[str, Any], targets: Targets, adapter: str) -> list[str]:
+    """The names among these layers' that `targets` means. Raises LuthierError when there are none."""
     if targets == ALL_LINEAR:
         return list(linear)
     known = sorted({name.split(".")[-1] for name in linear})
     if isinstance(targets, str):
-        chosen = [name for name in linear if re.fullmatch(targets, name)]
-        if not chosen:
+        found = [name for name in linear if re.fullmatch(targets, name)]
+        if not found:
             raise LuthierError(
                 f"{adapter}: no linear layer's name matches the expression {targets!r}",
                 fix=f"layers are named like {next(iter(linear))!r}; for some by their last name give a list: "
                 f"{', '.join(known)}",
             )
-        return chosen
+        return found
     for target in targets:
         if not any(_named(name, target) for name in linear):
             raise LuthierError(f"{adapter}: the model has no linear layer {target!r}", fix=suggest(target, known))

@@ -13,6 +13,7 @@ from luthier.models.adapters.own import Chosen
 from luthier.models.adapters.targets import free_weights
 
 if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
     from luthier.types import Encoded
 
 
@@ -44,6 +45,11 @@ class Train(Chosen):
         related=("lora", "bitfit", "ia3", "freeze"),
     )
     default_lr: ClassVar[float] = 1e-3
+
+    def count(self, shape: Shape) -> int | None:
+        """Those of the norms or the tables; not known for an expression."""
+        tables = {"embeddings": shape.table, "head": shape.table}
+        return {"norms": shape.norms, **tables}.get(self.weights)
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Mark the named weights that are not frozen. Raises LuthierError when there are none."""

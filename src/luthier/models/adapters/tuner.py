@@ -76,7 +76,7 @@ def whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def per_layer(module: Any, layers: Mapping[str, Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def per_layer(layers: Mapping[str, Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Layer → value, for those that a key of `given` (a name's end, or an expression) means.
 
     Raises LuthierError for a key that means none of them.

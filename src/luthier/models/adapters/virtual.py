@@ -4,13 +4,16 @@ layer (prefix tuning, P-tuning v2). The base's weights stay as they are."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.tuner import Tuner
 from luthier.recipe.schema import Float, Int, Why
+
+if TYPE_CHECKING:
+    from luthier.models.adapters.shape import Shape
 
 Count = Annotated[Int, Field(gt=0)]
 
@@ -51,6 +54,10 @@ class Prompt(Virtual):
         limits="takes p tokens of the context; wants high learning rates and many steps; cannot be merged",
         related=("p_tuning", "prefix", "p_tuning_v2"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """One embedding for each virtual token."""
+        return self.tokens * shape.width
 
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
@@ -93,6 +100,13 @@ class PTuning(Virtual):
         related=("prompt", "p_tuning_v2", "prefix"),
     )
 
+    def count(self, shape: Shape) -> int | None:
+        """Three layers, and what they read; not known for an LSTM."""
+        if self.encoder == "lstm":
+            return None
+        inside = self.hidden * (self.hidden + 1)
+        return self.tokens * shape.width + 2 * shape.width * self.hidden + self.hidden + inside + shape.width
+
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
         from peft import PromptEncoderConfig
@@ -131,6 +145,11 @@ class Prefix(Virtual):
         related=("p_tuning_v2", "prompt", "lora"),
     )
 
+    def count(self, shape: Shape) -> int | None:
+        """Two layers, and what they read."""
+        made = 2 * shape.blocks * shape.keys
+        return self.tokens * shape.keys + (shape.keys + 1) * self.hidden + (self.hidden + 1) * made
+
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
         from peft import PrefixTuningConfig
@@ -161,6 +180,10 @@ class PTuningV2(Virtual):
         limits="as prefix-tuning",
         related=("prefix", "prompt", "p_tuning"),
     )
+
+    def count(self, shape: Shape) -> int | None:
+        """A key and a value for each virtual token in every block."""
+        return self.tokens * 2 * shape.blocks * shape.keys
 
     def config(self, module: Any) -> Any:
         """PEFT's configuration of it for this model."""
