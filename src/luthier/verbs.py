@@ -70,13 +70,14 @@ def _fit(recipe: Recipe, run: Run) -> None:
     prepared = _prepare(recipe, _template(recipe))
     run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = _objective(recipe, prepared)
-    card = HeadCard(objective.needs.head, recipe.objective.name) if objective.needs.head != "no" else False
+    needs, separator = objective.needs, prepared.ledger.separator or HeadCard.separator
+    card = HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     policy = models.load(
         recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
     )
     check.context(prepared.train, policy.module.config)
-    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, objective.needs, policy))
+    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy))
     models.save(policy, run)
     record_environment(run)
 

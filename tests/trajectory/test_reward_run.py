@@ -69,6 +69,18 @@ def test_a_reward_model_ranks_held_out_pairs_and_picks_answers(judged: Bench, ca
     assert not (judged.folder / "other" / "events.jsonl").exists()
 
 
+def test_a_process_reward_model_cuts_answers_as_its_rows_were_cut(bench: Bench):
+    rows = [
+        {"prompt": f"count {n}", "completions": ["a\nb\n\n", "c\nd\n\n", "e"], "labels": [1, 0, 1]} for n in range(8)
+    ]
+    write(bench.folder / "steps.jsonl", rows)
+    assert bench.here("train", objective="process_reward", data="steps.jsonl", output="prm") == 0
+    head = json.loads((bench.folder / "prm" / "adapter" / "head.json").read_text())
+    assert head["separator"] == "\n\n", "a newline within a step does not end it"
+    ledger = json.loads((bench.folder / "prm" / "ledger.json").read_text())
+    assert ledger["judged"]["wrong_steps"] == 8 and ledger["step_joints"] == {"\n\n": 16}
+
+
 @pytest.mark.parametrize(("objective", "base"), [("dpo", 0.5), ("simpo", None)])
 def test_implicit_rewards_before_and_after(judged: Bench, objective: str, base: float | None):
     trained = {"objective": objective, "data": "pairs.jsonl", "output": objective}

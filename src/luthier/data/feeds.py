@@ -6,12 +6,13 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from luthier.data import sources as files
 from luthier.data.formats import FORMATS, recognise, unknown_columns
+from luthier.data.formats.judged import Stepwise, zero_means_wrong
 from luthier.data.formats.shape import BadRow
 from luthier.data.ledger import Ledger
 from luthier.errors import LuthierError
@@ -72,7 +73,8 @@ class Feed:
             if shape is None:
                 name, shape = self._recognise(row, source)
             if count == 0:
-                ledger.recognised(self.name, name)
+                shape, said = self._settled(shape, name)
+                ledger.recognised(self.name, said)
             count += 1
             if self.shape is None and (columns := frozenset(row)) not in known:
                 self._check_same(row, source, name, shape)
@@ -86,6 +88,18 @@ class Feed:
                 ledger.drop(self.name, source, str(fault))
         if count == 0:
             raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
+
+    def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
+        """The shape with what only the whole source can tell, and its name for the ledger."""
+        if isinstance(shape, Stepwise) and self._zero_means_wrong:
+            return replace(shape, binary=True), f"{name} (label 0: wrong)"
+        return shape, name
+
+    @cached_property
+    def _zero_means_wrong(self) -> bool:
+        """Of judged steps; read ahead, so that no row is scored before it is known."""
+        numbered = ((Source(part.name, number), row) for part in self.parts for number, row in part.rows())
+        return zero_means_wrong(self._columns(row, source) for source, row in numbered if isinstance(row, Mapping))
 
     def _columns(self, row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
         mapping = self.entry.columns

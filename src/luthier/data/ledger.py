@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from luthier.types import Source
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from luthier.data.store import View
 
@@ -74,6 +75,8 @@ class Ledger:
     lengths: dict[str, int] = field(default_factory=dict)
     """Percentiles of the examples' lengths in tokens; p100 is the longest."""
     mean_length: float = 0.0
+    joints: dict[str, int] = field(default_factory=dict)
+    """What divides the judged steps of the kept rows, and how often."""
     judged: Judgements | None = None
     """Pairs, labels and lengths, where responses are judged."""
     validation: Ledger | None = None
@@ -99,6 +102,11 @@ class Ledger:
         """Share of the rows left out without being asked to."""
         return (self.rows_dropped - self.deduplicated) / max(self.rows_read, 1)
 
+    @property
+    def separator(self) -> str | None:
+        """What divides judged steps most often; None where no row has two."""
+        return max(self.joints, key=lambda joint: self.joints[joint]) if self.joints else None
+
     def read(self, name: str) -> None:
         """One more row of this source."""
         self.sources.setdefault(name, Tally()).read += 1
@@ -112,6 +120,11 @@ class Ledger:
     def keep(self, name: str) -> None:
         """One more row of this source is of use."""
         self.sources[name].kept += 1
+
+    def divide(self, joints: Iterable[str]) -> None:
+        """This stands between the judged steps of a kept row."""
+        for joint in joints:
+            self.joints[joint] = self.joints.get(joint, 0) + 1
 
     def drop(self, name: str, source: Source | None, reason: str, fix: str | None = None) -> None:
         """One more row of this source is left out."""
@@ -159,6 +172,7 @@ class Ledger:
                 reason: {"count": entry.count, "rows": entry.rows, "fix": entry.fix}
                 for reason, entry in self.main_reasons()
             },
+            "step_joints": self.joints,
             "judged": self.judged.to_json() if self.judged else None,
             "validation": self.validation.to_json() if self.validation else None,
         }
@@ -187,6 +201,7 @@ class Ledger:
             scored=content["tokens"]["scored"],
             lengths=length,
             mean_length=mean,
+            joints=dict(content["step_joints"]),
             judged=Judgements.from_json(content["judged"]) if content["judged"] else None,
             validation=cls.from_json(content["validation"]) if content["validation"] else None,
         )
@@ -211,6 +226,15 @@ class Ledger:
             parts.append(self.validation.table("Validation data"))
         return Group(*parts)
 
+    def _division(self, separator: str) -> Text:
+        from rich.text import Text
+
+        share = self.joints[separator] / sum(self.joints.values())
+        line = f"steps are divided by {separator!r}" + (f" ({share:.0%} of them)" if share < 1 else "")
+        if "\n" in separator:
+            return Text(line)
+        return Text(f"{line}: only a newline would show where the steps of an answer end, to score answers", "yellow")
+
     def _notes(self) -> list[RenderableType]:
         from rich.text import Text
 
@@ -221,6 +245,8 @@ class Ledger:
         ]
         for line, warning in self.judged.lines() if self.judged else ():
             lines.append(Text(line, "yellow" if warning else ""))
+        if self.separator is not None:
+            lines.append(self._division(self.separator))
         counts = {
             "truncated to whole turns": self.truncated,
             "with a response cut at its end": self.cut,

@@ -27,7 +27,7 @@ from luthier.types import Example, Source, TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 3
+LAYOUT = 4
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 
@@ -119,6 +119,7 @@ def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path) -> 
             for example, outcome in _encoded(one, ledger, template, rules.score):
                 assert example.source is not None
                 kept = _kept(one.name, example.source, outcome, ledger, fitting, seen)
+                ledger.divide(example.meta.get("joints", ()) if kept else ())
                 for coded in kept:
                     writer.add(coded, example.source, number)
     fitting.complain(ledger)

@@ -35,7 +35,7 @@ class HeadCard:
     objective: str = "reward"
     """What the head was trained with."""
     separator: str = "\n"
-    """What stands between the steps of a response."""
+    """What divided the steps of the responses it learnt from: an answer is cut into steps there."""
 
 
 class ScalarHead(nn.Linear):

@@ -95,8 +95,8 @@ class ProcessReward(RewardModel):
     """
 
     neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as the paper scores solutions")] = "positive"
-    """What a step labelled 0 counts as: neither right nor wrong in data of -1, 0 and 1. Data that write 0 for a wrong
-    step need `negative`."""
+    """What a step labelled 0 counts as, in data of -1, 0 and 1: there it is neither right nor wrong. (A source that has
+    only 0 and 1 means wrong by 0, and is read so.)"""
     needs: ClassVar[Needs] = Needs(head="step", unit="step")
 
     def loss(self, rows: Rows) -> Tensor:

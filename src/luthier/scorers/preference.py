@@ -65,7 +65,7 @@ class StepAccuracy(Judgement):
     """
 
     neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as in `objective: process_reward`")] = "positive"
-    """What a step labelled 0 counts as. Data that write 0 for a wrong step need `negative`."""
+    """What a step labelled 0 counts as. In a source that has only 0 and 1, 0 is a wrong step whatever stands here."""
 
     lacking: ClassVar[str] = "they have no steps with labels"
 

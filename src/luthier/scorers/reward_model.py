@@ -73,13 +73,21 @@ class RewardModel(Metric):
         return scores
 
     def check(self) -> None:
-        """Raise LuthierError where the run is no run, has not finished, or has no head that fits the keys."""
+        """Raise LuthierError where the run is no run, has not finished, has no head that fits the keys, or learnt from
+        steps that cannot be told apart in an answer."""
         card = head_card(Run.open(self.run))
         if self.aggregation is not None and card.kind == "row":
             raise LuthierError(
                 f"`aggregation` is for process reward models, and {self.run} rewards whole responses",
                 where="reward_model",
                 fix="leave it out",
+            )
+        if card.kind == "step" and "\n" not in card.separator:
+            raise LuthierError(
+                f"{self.run} learnt from steps that {card.separator!r} divides, which does not show where the steps of "
+                "an answer end",
+                where="reward_model",
+                fix="train it on rows whose steps end with a newline, or none at all (step_accuracy does judge it)",
             )
 
     def statistics_many(self, pairs: Sequence[tuple[Example, Response]]) -> list[tuple[float, ...] | None]:

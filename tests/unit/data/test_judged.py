@@ -17,11 +17,12 @@ from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.data import FORMATS, Ledger, Prepared, Template, prepare, show
-from luthier.data.feeds import as_text
+from luthier.data.feeds import as_text, read
 from luthier.data.formats.judged import Stepwise
 from luthier.data.judgements import Judgements
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.recipe import Source as Entry
 from luthier.types import Encoded, Example
 
 SHARED = Path(os.environ.get("LUTHIER_SHARED", Path(__file__).parents[4] / "shared"))
@@ -84,6 +85,64 @@ def test_steps_survive_the_store(tmp_path: Path) -> None:
     assert [text.strip() for text in said(ct.tokenizer(), given[0])] == STEPS["completions"]
     assert given[1].steps[0][1].tolist() == [1.0, 1.0, -1.0]
     assert given.steps.tolist() == [3, 3] and given[0].scores == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "scores", "shape"),
+    [
+        ([[[1, 0]], [[0, 1]]], [1, -1, -1, 1], "stepwise (label 0: wrong)"),
+        ([[[1.0, 0.0], [True, False]]], [1, -1, 1, -1], "stepwise (label 0: wrong)"),
+        ([[[1, 0]], [[1, -1]]], [1, 0, 1, -1], "stepwise"),  # the second file decides for the first one's rows
+        ([[[1, 0], [1, 0.5]]], [1, 0, 1, 0.5], "stepwise"),
+        ([[[1, 1], [True, False]]], [1, 1, 1, -1], "stepwise"),
+        (
+            [[[1, 0], [float("nan"), -1]]],
+            [1, -1],
+            "stepwise (label 0: wrong)",
+        ),  # a row that cannot be read says nothing
+    ],
+)
+def test_the_whole_source_says_whether_a_label_of_0_is_wrong(
+    files: list[list[list[Any]]], scores: list[float], shape: str, tmp_path: Path
+) -> None:
+    for number, labels in enumerate(files):
+        rows = [
+            {"prompt": f"{number} {i}?", "completions": ["a", "b"], "labels": each} for i, each in enumerate(labels)
+        ]
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ledger = Ledger()
+    examples = list(read([str(tmp_path / "*.jsonl")], ledger))
+    assert [score for example in examples for score in example.responses[0].step_scores or ()] == scores
+    assert [tally.shape for tally in ledger.sources.values()] == [shape]
+
+
+def test_each_source_decides_for_itself_and_a_limit_hides_nothing(tmp_path: Path) -> None:
+    row = {"prompt": "?", "completions": ["a", "b"], "labels": [1, 0]}
+    (tmp_path / "two.jsonl").write_text(json.dumps(row))
+    (tmp_path / "three.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'labels': [1, -1]})}")
+    entries = [Entry(path=str(tmp_path / name), limit=1) for name in ("two.jsonl", "three.jsonl")]
+    assert [example.responses[0].step_scores for example in read(entries)] == [(1, -1), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "separator", "line"),
+    [
+        ([["a", "b"], ["c", "d", "e"]], "\n", r"steps are divided by '\n'"),
+        ([["a\n\n", "b\n\n", "c"], ["d", "e"]], "\n\n", r"steps are divided by '\n\n' (67% of them)"),
+        ([["a", " b"]], " ", "steps are divided by ' ': only a newline would show where the steps of an answer end"),
+        ([["a"]], None, None),
+    ],
+)
+def test_the_ledger_knows_what_divides_steps(
+    rows: list[list[str]], separator: str | None, line: str | None, tmp_path: Path
+) -> None:
+    given = [{"prompt": "?", "completions": texts, "labels": [True] * len(texts)} for texts in rows]
+    ledger = prepared(tmp_path, given).ledger
+    assert ledger.separator == separator
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(ledger.table())
+    text = console.export_text()
+    assert line in text if line else "divided" not in text
 
 
 def tokenizers() -> list[Any]:
@@ -255,6 +314,8 @@ def test_the_ledger_says_what_is_judged(tmp_path: Path) -> None:
         tmp_path, [THUMB, THUMB, {**THUMB, "completion": "It is five, I should think.", "label": 0}]
     ).ledger
     assert Ledger.from_json(json.loads(json.dumps(ledger.to_json()))) == ledger
+    divided = prepared(tmp_path, [STEPS]).ledger
+    assert divided.joints and Ledger.from_json(json.loads(json.dumps(divided.to_json()))) == divided
     console = Console(width=150, file=io.StringIO(), record=True)
     console.print(ledger.table())
     text = console.export_text()

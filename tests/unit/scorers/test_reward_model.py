@@ -143,6 +143,12 @@ def test_a_process_reward_model_reads_each_step_and_aggregates(model: Path, tmp_
         Reader(made.module, made.head)([encoded])
 
 
+def test_steps_that_no_newline_divides_cannot_be_found_in_an_answer(model: Path, tmp_path: Path):
+    run = write_run(tmp_path / "prm", policy(model, HeadCard("step", "process_reward", " ")), model, "process_reward")
+    with pytest.raises(LuthierError, match="learnt from steps that ' ' divides"):
+        RewardModel(str(run.folder)).check()
+
+
 def test_aggregation_by_hand():
     logit_K = np.log(np.array([0.9, 0.5, 0.8]) / (1 - np.array([0.9, 0.5, 0.8]))).astype(np.float32)
     assert aggregate(logit_K, "product") == pytest.approx(0.36)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from luthier.data.formats.conversation import Tagged
@@ -171,10 +173,12 @@ class Unpaired(Judged):
 
 @dataclass(frozen=True)
 class Stepwise(Shape):
-    """A solution in steps, each with a label. `meta["steps"]` keeps them apart."""
+    """A solution in steps, each with a label. `meta["steps"]` keeps them apart; `meta["joints"]`: what divides them."""
 
     separator: str = "\n"
     """Put between steps that have no white space of their own there."""
+    binary: bool = False
+    """A label of 0 means wrong, not neither: so it is where a whole source has no other number than 0 and 1."""
 
     needs: ClassVar = (("prompt",), ("completions",), ("labels",))
     optional: ClassVar = ("system",)
@@ -188,9 +192,10 @@ class Stepwise(Shape):
             raise BadRow(f"'completions' and 'labels' differ in length: {len(steps)} steps, {len(labels)} labels")
         if not all(step.strip() for step in steps):
             raise BadRow("a step in 'completions' is empty")
-        scores = tuple(_step_score(label) for label in labels)
+        scores = tuple(self._score(label) for label in labels)
+        joints = tuple(self._joint(before, after) for before, after in pairwise(steps))
         response = Response((Turn("assistant", self._joined(steps)),), step_scores=scores)
-        return Example(prompt_turns(row, "prompt"), (response,), meta={"steps": tuple(steps)})
+        return Example(prompt_turns(row, "prompt"), (response,), meta={"steps": tuple(steps), "joints": joints})
 
     def _joined(self, steps: list[str]) -> str:
         """The steps as one text. Steps that bring white space of their own are not given more."""
@@ -199,9 +204,31 @@ class Stepwise(Shape):
             text += step if text[-1].isspace() or step[0].isspace() else self.separator + step
         return text
 
+    def _joint(self, before: str, after: str) -> str:
+        """What divides two steps in that text."""
+        own = before[len(before.rstrip()) :] + after[: len(after) - len(after.lstrip())]
+        return own or self.separator
 
-def _step_score(label: Any) -> float:
-    """A step's label: true is 1 and false -1; a number stays (-1, 0 and 1 in PRM800K, where 0 is neither)."""
-    if isinstance(label, int | float) and not isinstance(label, bool):
-        return number(label, "labels")
-    return 1.0 if truth(label, "labels") else -1.0
+    def _score(self, label: Any) -> float:
+        """A step's label: true is 1 and false -1; a number stays (-1, 0 and 1 in PRM800K, where 0 is neither), but 0
+        is -1 where labels are binary."""
+        if isinstance(label, int | float) and not isinstance(label, bool):
+            score = number(label, "labels")
+            return -1.0 if self.binary and score == 0 else score
+        return 1.0 if truth(label, "labels") else -1.0
+
+
+def zero_means_wrong(rows: Iterable[Row]) -> bool:
+    """Are the step labels of these rows 0 and 1 and no other number? Rows that cannot be read, and the labels true and
+    false, say nothing. It ends with the first other number."""
+    zero = False
+    for row in rows:
+        try:
+            labels = [label for label in listed(row, "labels") if not isinstance(label, bool | str)]
+            numbers = {number(label, "labels") for label in labels}
+        except BadRow:
+            continue
+        if numbers - {0.0, 1.0}:
+            return False
+        zero = zero or 0.0 in numbers
+    return zero
