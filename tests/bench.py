@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,17 @@ class Bench:
 
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump({**self.content, **content}))
         return self.inside(main, verb, "recipe.yaml", *overrides)
+
+    def killed(self, verb: str, *overrides: str, **content: Any) -> None:
+        """As calling it, but killed as soon as the run has a checkpoint."""
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump({**self.content, **content}))
+        environment = {**os.environ, "LUTHIER_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "luthier", verb, "recipe.yaml", *overrides]
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.DEVNULL)
+        while not any((self.run / "checkpoints").glob("step-*")) and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
 
     def inside(self, main: Callable[[list[str]], None], *arguments: str) -> int:
         """The exit status of the command line, run in this process and this bench's folder."""

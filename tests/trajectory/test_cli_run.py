@@ -150,14 +150,7 @@ def test_python_does_what_the_command_line_does(
 def test_a_killed_run_goes_on_and_ends_the_same(bench: Bench) -> None:
     settings = ("train.epochs=20", "train.save_every=5")
     assert bench.here("train", *settings, "output=whole") == 0
-    environment = {**os.environ, "LUTHIER_CACHE": str(bench.cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "luthier", "train", "recipe.yaml", *settings]
-    process = subprocess.Popen(command, cwd=bench.folder, env=environment, stderr=subprocess.DEVNULL)
-    checkpoints = bench.run / "checkpoints"
-    while not any(checkpoints.glob("step-*")) and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    bench.killed("train", *settings)
     assert not (bench.run / "adapter").exists()
     assert bench("train", *settings).returncode == 0
     name = "adapter/adapter_model.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,13 +35,14 @@ class Fetched:
 
     folder: Path
     name: str
-    origin: Literal["hub", "package", "folder", "gguf", "run"]
+    origin: Literal["hub", "package", "folder", "gguf", "run", "adapter"]
     licence: str
     reference: str
 
 
 def fetch(model: Model) -> Fetched:
-    """A local folder of the model: an alias, a hub id, a folder, a GGUF file or the folder of an earlier run.
+    """A local folder of the model: an alias, a hub id, a folder, a GGUF file, the folder of an earlier run or of an
+    adapter, which is merged into its base.
 
     Downloads and converts once; what is cached is used without asking the network. Raises LuthierError for an unknown
     name (with the nearest alias), a folder that holds no model or no tokenizer, a hub that cannot be reached, a
@@ -84,6 +86,8 @@ def _from_disk(path: Path, model: Model) -> Fetched:
         from luthier.models.saving import merged_folder
 
         return Fetched(merged_folder(path), str(path), "run", "its base model's", str(path))
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        return _from_adapter(path, model)
     _check(path)
     return Fetched(path, str(path), "folder", "its owner's", str(path))
 
@@ -91,12 +95,6 @@ def _from_disk(path: Path, model: Model) -> Fetched:
 def _check(folder: Path) -> None:
     """Raises LuthierError unless the folder holds configuration, safetensors and tokenizer."""
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise LuthierError(
-                "this folder holds an adapter, not a model",
-                where=str(folder),
-                fix="give its base model, or merge it first",
-            )
         raise LuthierError("not a model folder (no config.json)", where=str(folder), fix="check the path")
     if not is_whole(folder):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
@@ -113,6 +111,32 @@ def _check(folder: Path) -> None:
             where=str(folder),
             fix="copy the tokenizer files of the model into it",
         )
+
+
+def _from_adapter(path: Path, model: Model) -> Fetched:
+    """What plain PEFT has written, or a run: merged into the base it names, once."""
+    from luthier.models.digest import weights_digest
+    from luthier.models.loading import open_adapter
+    from luthier.models.saving import merge
+
+    settings = (path / "adapter_config.json").read_text(encoding="utf-8")
+    known = json.loads(settings)
+    base = known.get("base_model_name_or_path")
+    if not base:
+        raise LuthierError(
+            "this folder holds an adapter, not a model, and names no base",
+            where=str(path),
+            fix="write base_model_name_or_path into its adapter_config.json, or merge it first",
+        )
+    digest = hashlib.sha256(f"{settings}{model.dtype}{weights_digest(path)}".encode()).hexdigest()
+    name = f"{path.name}-{digest[:12]}"
+    folder = cache.root() / "merged" / name
+    with _alone(name):
+        if not is_whole(folder):
+            with saying(f"Merging {path.name} into {base} (once)"):
+                as_asked = replace(model, name=base, revision=known.get("revision"))
+                merge(open_adapter(path, device="cpu", model=as_asked), folder)
+    return Fetched(folder, str(path), "adapter", "its base model's", str(folder))
 
 
 def _from_gguf(path: Path) -> Fetched:

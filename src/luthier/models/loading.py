@@ -168,11 +168,25 @@ def _origin(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def _origin_by_peft(folder: Path) -> dict[str, Any]:
+    """As `_origin`, from PEFT's own configuration; {} where that names no base."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    base = config.get("base_model_name_or_path")
+    if not base:
+        return {}
+    adapt = [{"name": "peft", "args": {"peft_type": config["peft_type"]}}]
+    return {"model": {"name": base, "revision": config.get("revision")}, "folder": base, "digest": None, "adapt": adapt}
+
+
 def open_adapter(
     folder: Path, *, merged: bool = False, device: str | None = None, model: Model | None = None
 ) -> Policy:
-    """The base that an adapter's folder names (or `model`, as which it is to be opened) with the adapter on it."""
-    origin = _origin(folder)
+    """The base that an adapter's folder names (or `model`, as which it is to be opened) with the adapter on it.
+
+    The folder is one of ours, or what plain PEFT has written; that the base is the same is known of ours alone.
+    """
+    origin = _origin(folder) or _origin_by_peft(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
     model, trained = model or Model(**origin["model"]), Model(**origin["model"])
@@ -180,7 +194,7 @@ def open_adapter(
     # other bits come out of weights in another type
     policy = _open(_fetch_base(model, origin), model if quantize is None else trained, device, quantize)
     found = weights_digest(policy.folder)
-    if found != origin["digest"]:
+    if found != (origin["digest"] or found):
         raise LuthierError(
             f"the base model {model.name!r} at hand is not the one this adapter was trained on "
             f"(weights {found[:12]}, trained on {origin['digest'][:12]})",
@@ -212,7 +226,8 @@ def _fetch_base(model: Model, origin: dict[str, Any]) -> Fetched:
         if not before.is_dir():
             raise
         return fetch(Model(name=str(before)))
-    if weights_digest(fetched.folder) != origin["digest"] and before.is_dir() and before != fetched.folder:
+    found = weights_digest(fetched.folder)
+    if found != (origin["digest"] or found) and before.is_dir() and before != fetched.folder:
         return fetch(Model(name=str(before)))
     return fetched
 

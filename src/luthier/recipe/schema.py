@@ -79,10 +79,10 @@ PluginField = Annotated[Plugin, BeforeValidator(_plugin)]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Model:
-    """`model:` an alias, hub id, folder, GGUF file or run folder; or a mapping with these keys."""
+    """`model:` an alias, hub id, folder, GGUF file, run folder or PEFT adapter; or a mapping with these keys."""
 
     name: Place
-    """Alias (see `luthier models`), hub id, folder, GGUF file or run folder."""
+    """Alias (see `luthier models`), hub id, folder, GGUF file, run folder, or PEFT adapter (merged into its base)."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
     dtype: Annotated[
