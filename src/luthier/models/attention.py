@@ -4,7 +4,8 @@ A micro-batch is a forest of token runs (`Node`); a token sees its own run causa
 Registered with transformers' attention and mask interfaces under `PACKED`; the layout travels as a keyword argument
 of the model's forward, so nothing is patched.
 
-On CPU the nodes are cut into pieces, these are put into buckets of similar length, and each bucket is three batched
+On CPU the nodes are cut into pieces. Where the processor multiplies bf16 (AVX512-BF16), `kernels/attention.c` attends
+piece by piece in one pass. Elsewhere pieces are put into buckets of similar length, and each bucket is three batched
 matrix products (torch's own CPU attention is about three times slower in bf16 at these lengths). On CUDA it is
 FlexAttention with a block mask.
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models import kernels
+from luthier.models.kernels import attention as one_pass
 
 PACKED = "luthier_packed"
 PIECE = 128
@@ -74,6 +76,19 @@ class PackedLayout:
         return chain[::-1]
 
     @cached_property
+    def pieces(self) -> one_pass.Pieces:
+        """All pieces and the places of their keys."""
+        rows: list[tuple[int, int, int, int]] = []
+        places: list[Tensor] = []
+        first = 0
+        for piece in self._pieces():
+            length = piece.end - piece.start
+            rows.append((piece.start, length, piece.keys - length, first))
+            places.append(piece.places)
+            first += piece.keys
+        return torch.tensor(rows), torch.cat(places)
+
+    @cached_property
     def buckets(self) -> list[Bucket]:
         """The nodes' pieces in groups of similar length."""
         groups: list[list[_Piece]] = []
@@ -97,7 +112,7 @@ class PackedLayout:
                 yield _Piece(start, end, prefix + end - node.start, (*above, Node(node.start, end, None)))
 
     def _bucket(self, group: Sequence[_Piece]) -> Bucket:
-        paths = [torch.cat([torch.arange(a.start, a.end) for a in piece.path]) for piece in group]
+        paths = [piece.places for piece in group]
         lengths = [piece.end - piece.start for piece in group]
         longest, widest = (_rounded(max(sizes)) for sizes in (lengths, [len(path) for path in paths]))
         query_BL = torch.full((len(group), longest), -1)
@@ -124,6 +139,11 @@ class _Piece:
     keys: int
     path: tuple[Node, ...]
 
+    @property
+    def places(self) -> Tensor:
+        """Its keys' places in the micro-batch."""
+        return torch.cat([torch.arange(run.start, run.end) for run in self.path])
+
 
 def _rounded(size: int) -> int:
     """Up to a multiple of 16: few sizes of matrix products, each compiled once."""
@@ -140,13 +160,15 @@ class PackedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value)
+        out, kept = attend(query, key, value, layout, scale, window)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
-        return attend(query, key, value, layout, scale, window)[0]
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found = attend_backward(grads[0], ctx.saved_tensors, [], ctx.layout, ctx.scale, ctx.window)
+        query, key, value, *kept = ctx.saved_tensors
+        found = attend_backward(grads[0], (query, key, value), kept, ctx.layout, ctx.scale, ctx.window)
         return *found, None, None, None
 
 
@@ -155,8 +177,9 @@ def attend(
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention output, T H D, and what `attend_backward` wants kept.
 
-    On CPU that is nothing: probabilities are made again, which costs little beside the projections and saves a
-    quarter of the activations' memory. On CUDA it is the differentiable output and its inputs.
+    On CPU that is nothing, or the output and each query's log-sum-exp: probabilities are made again, which costs little
+    beside the projections and saves a quarter of the activations' memory. On CUDA it is the differentiable output and
+    its inputs.
     """
     if query.is_cuda:
         from luthier.models.attention_cuda import flex_attention
@@ -165,6 +188,9 @@ def attend(
             inputs = [x.detach().transpose(0, 1).requires_grad_() for x in (query, key, value)]
             out = flex_attention(inputs[0], inputs[1], inputs[2], layout, scale, window)
         return out.detach(), [out, *inputs]
+    if one_pass.serves(query, key, value):
+        kept = one_pass.forward(query, key, value, layout.pieces, scale, window)
+        return kept[0], [*kept]
     out = query.new_empty(query.shape)
     for bucket in layout.buckets:
         q, k, v = _gather(query, key, value, bucket)
@@ -186,6 +212,8 @@ def attend_backward(
     if query.is_cuda:
         q, k, v = torch.autograd.grad(kept[0], kept[1:], grad)
         return q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
+    if kept:
+        return one_pass.backward(grad, inputs, kept, layout.pieces, scale, window)
     grad_query = query.new_empty(query.shape)
     grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
     grad_value = torch.zeros_like(grad_key)

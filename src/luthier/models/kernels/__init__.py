@@ -1,8 +1,10 @@
-"""The few elementwise kernels of the training core, from three backends that compute the same.
+"""The few kernels of the training core: elementwise ones from three backends that compute the same, and attention.
 
 `reference.py` says in torch what each computes, for every dtype and device. On CPU in bf16 `cpu.py` runs them from
 `cpu.c`, compiled once by the machine's own C compiler and cached; on CUDA `cuda.py` runs them from Triton. Where
 neither can be had the reference serves. A name that ends in an underscore may overwrite its first argument.
+`attention.py` runs whole attention from `attention.c` where the processor multiplies bf16; elsewhere it is made of
+matrix products and the kernels here.
 
 Shape suffixes: T = tokens, D = hidden size, F = width of the feed-forward layer, H = heads, C = tokens of a chunk,
 V = vocabulary (or a block of it), B = nodes of a bucket.

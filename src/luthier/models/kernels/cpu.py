@@ -1,7 +1,8 @@
-"""`cpu.c`, compiled once by the machine's C compiler and kept in the cache; None where there is no compiler.
+"""The C kernels, compiled once by the machine's C compiler and kept in the cache; None where there is no compiler.
 
 The library is loaded after torch, whose OpenMP runtime it then shares: one pool of threads, set by
-`torch.set_num_threads`. The functions below serve contiguous bf16 tensors (rows of `rope_` may be strided).
+`torch.set_num_threads`. The functions below run those of `cpu.c` on contiguous bf16 tensors (rows of `rope_` may be
+strided); `attention.py` runs those of `attention.c`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from luthier.cache import root
 
-SOURCE = Path(__file__).with_name("cpu.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu.c", "attention.c")]
+HEADERS = [Path(__file__).with_name("tiles.h")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     # reassociation lets sums vectorise; NaN and infinity keep their meaning, the guards need them
@@ -72,7 +74,8 @@ def _digest(compiler: str) -> str:
         flags = next(
             (line for line in processor.read_text().splitlines() if line.startswith(("flags", "Features"))), ""
         )
-    content = "\n".join([SOURCE.read_text(), *FLAGS, compiler, platform.platform(), flags])
+    sources = [path.read_text() for path in (*SOURCES, *HEADERS)]
+    content = "\n".join([*sources, *FLAGS, compiler, platform.platform(), flags])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -80,9 +83,8 @@ def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(built), "-lm"], check=True, capture_output=True, timeout=120
-        )
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
         built.replace(path)
 
 
