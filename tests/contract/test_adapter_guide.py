@@ -34,6 +34,8 @@ def test_the_share_that_trains_is_told_where_it_is_known() -> None:
     # r (inputs + outputs) of 30 blocks with layers of 576 x 576, 576 x 192 and 576 x 1536 numbers, of 134,515,008
     assert 30 * 16 * (2 * 1152 + 2 * 768 + 3 * 2112) == guide.numbers(ADAPTERS.get("lora")) == 4_884_480
     assert shares["lora"] == shares["pissa"] == "3.6 %" and shares["full"] == "100 %" and shares["ia3"] == "0.043 %"
+    # 2 bytes for each number of the base, 16 for each that trains
+    assert guide.memory(ADAPTERS.get("lora")) == "331 MiB" and guide.memory(ADAPTERS.get("full")) == "2.3 GiB"
     assert {name for name, share in shares.items() if share == "–"} == {"bitfit", "eva", "freeze", "gelora", "peft"}
 
 

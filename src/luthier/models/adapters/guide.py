@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-HEADINGS = ("name", "paper", "what trains", "share", "kept as", "merges", "on 4 or 8 bits", "choose it", "leave it")
+SIZES = ("what trains", "share", "memory")
+HEADINGS = ("name", "paper", *SIZES, "kept as", "merges", "on 4 or 8 bits", "choose it", "leave it")
+EACH = 16
+"""Bytes for each number that trains: itself and its gradient in fp32, and Adam's two moments."""
 KEPT = {"base": "a whole model", "peft": "PEFT's adapter", "own": "an adapter"}
+MEMORY = f"for its weights in bf16 and {EACH} bytes a number that trains (AdamW); activations come on top"
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -27,7 +31,8 @@ def _row(name: str, adapter: Any) -> tuple[str, ...]:
     card: Card = adapter.card
     merges = "needs none" if adapter.kind == "base" else _yes(adapter.mergeable)
     bits = _yes(adapter.quantisable)
-    return name, paper(card), card.trains, share(adapter), KEPT[adapter.kind], merges, bits, card.choose, card.avoid
+    sizes = card.trains, share(adapter), memory(adapter)
+    return name, paper(card), *sizes, KEPT[adapter.kind], merges, bits, card.choose, card.avoid
 
 
 def numbers(adapter: Any) -> int | None:
@@ -46,6 +51,15 @@ def share(adapter: Any) -> str:
     if count is None:
         return "–"
     return "100 %" if count == DEFAULT.total else f"{100 * count / DEFAULT.total:.2g} %"
+
+
+def memory(adapter: Any) -> str:
+    """What the default model in bf16 and `EACH` for all that trains take together, rounded."""
+    count = numbers(adapter)
+    if count is None:
+        return "–"
+    mebibytes = (2 * DEFAULT.total + EACH * count) / 2**20
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:.1f} GiB"
 
 
 def _yes(value: Any) -> str:
@@ -67,7 +81,10 @@ def table() -> Table:
         shown.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in rows():
         shown.add_row(*row)
-    shown.caption = f"share: of {DEFAULT.name}'s numbers, with the default keys; – where data, model or keys decide"
+    shown.caption = (
+        f"share: of {DEFAULT.name}'s numbers, with the default keys; – where data, model or keys decide. "
+        f"memory: {MEMORY}"
+    )
     return shown
 
 
@@ -89,6 +106,7 @@ def facts(name: str) -> list[tuple[str, str]]:
         ("formula", card.formula),
         ("trains", card.trains),
         ("share", _share(adapter)),
+        ("memory", f"{memory(adapter)} {MEMORY}" if numbers(adapter) is not None else ""),
         ("kept as", KEPT[adapter.kind]),
         ("learning rate", f"{adapter.default_lr:g} unless the recipe sets one"),
         *((what, _yes(value)) for what, value in abilities),
@@ -134,7 +152,7 @@ def page() -> str:
         "from the adapters' own declarations (`make docs`); their keys are in [recipes.md](recipes.md#adapt). "
         "`luthier explain adapt` prints the table, `luthier explain NAME` a method's card. "
         f"*share*: how many numbers train with the default keys, of {DEFAULT.name}'s {DEFAULT.total:,}; – where the "
-        "data, the model or the keys decide.",
+        f"data, the model or the keys decide. *memory*: {MEMORY}.",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "---|" * len(HEADINGS),
