@@ -139,9 +139,10 @@ def context(store: TokenStore, config: Any) -> None:
     longest = context_length(config)
     if longest is None or not len(store):
         return
-    index = int(store.lengths.argmax())
-    tokens = max(len(ids) for ids in store[index].ids)
-    if tokens > longest:
+    for index in np.flatnonzero(store.lengths > longest).tolist():  # a row's length counts all of its responses
+        tokens = max(len(ids) for ids in store[index].ids)
+        if tokens <= longest:
+            continue
         raise LuthierError(
             f"the row has {tokens:,} tokens, the model's context is {longest:,}",
             where=str(store.source(index)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, set_peft_model_state_dict
 
 from luthier.errors import LuthierError
+from luthier.models import heads
 from luthier.models.adapters import build
-from luthier.models.loading import ORIGIN, open_adapter
+from luthier.models.loading import ORIGIN, OWN, open_adapter
 from luthier.models.policy import Policy
 from luthier.recipe.schema import Plugin
 from luthier.registry import suggest
@@ -55,6 +57,10 @@ def parts(written: Sequence[str]) -> list[Part]:
             raise LuthierError(
                 f"how much of {text!r}? A run to combine is written folder:weight", fix=f"for instance {text}:0.5"
             ) from None
+    if not all(map(math.isfinite, (part.weight for part in found))) or not any(part.weight for part in found):
+        raise LuthierError(
+            "weights are numbers, and at least one of them is not 0", where="--merge", fix="for instance a:0.7 b:0.3"
+        )
     if len(found) < 2:
         raise LuthierError(
             "to combine adapters takes two runs at least", fix="write luthier export --merge a:0.7 b:0.3"
@@ -70,6 +76,8 @@ def combine(given: Sequence[Part], how: str = "linear", density: float = 0.5, se
     """
     if how not in HOW:
         raise LuthierError(f"there is no way {how!r} to combine adapters", where="--how", fix=suggest(how, list(HOW)))
+    if not 0 < density <= 1:
+        raise LuthierError(f"the density is a share above 0 and at most 1, not {density:g}", where="--density")
     folders = [_adapter(part.folder) for part in given]
     configs = [_config(folder) for folder in folders]
     _same_base(folders)
@@ -121,6 +129,8 @@ def _config(folder: Path) -> Any:
         "extra modules": config.modules_to_save,
         "biases": config.bias != "none" or config.lora_bias,
     }
+    beside = {"weights of other kinds beside it": OWN, "a reward model's head": heads.WEIGHTS}
+    other_than_sums |= {what: (folder / file).is_file() for what, file in beside.items()}
     named = [name for name, there in other_than_sums.items() if there]
     if named:
         raise LuthierError(

@@ -84,14 +84,16 @@ def choose(policy: Model, forward: Forward, second: tuple[Forward, Model] | None
     if second is not None:
         frozen, model = second
         live = Live(frozen, f"a second model, {model.base}")
-        return Choice(live, (model.digest, str(model.dtype)), keep=True)
+        return Choice(live, (model.digest, str(model.dtype), frozen.path), keep=True)
     note = f" (in {policy.quantized})" if policy.quantized else ""
+    # the path, because another one rounds otherwise and the first loss would not be that of equal models
+    same = (policy.digest, str(policy.dtype), str(policy.quantized), forward.path)
     if policy.has_adapter and not policy.rewrites_base:
         live = Live(forward, f"the base{note}, the adapter switched off", policy.adapter_off)
-        return Choice(live, (policy.digest, str(policy.dtype), str(policy.quantized)), keep=False)
+        return Choice(live, same, keep=False)
     start = Start(forward.module, everything=not policy.has_adapter)
     live = Live(forward, f"the model{note} as training began", start)
-    return Choice(live, (policy.digest, str(policy.dtype), str(policy.quantized), adapt), keep=not policy.has_adapter)
+    return Choice(live, (*same, adapt), keep=not policy.has_adapter)
 
 
 class Start:

@@ -120,6 +120,17 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     (e.adapter / loading.ORIGIN).write_text(json.dumps({**origin, "quantize": {"name": "nf4", "args": {}}}))
     with pytest.raises(LuthierError, match="in other bits"):
         combine([Part(a.folder, 1), Part(e.folder, 1)])
+    f = run(tmp_path / "f", one, 5)
+    with pytest.raises(LuthierError, match="share above 0 and at most 1, not 0"):
+        combine([Part(a.folder, 1), Part(f.folder, 1)], "ties", density=0)
+    for file, what in (
+        (loading.OWN, "weights of other kinds beside it"),
+        ("head.safetensors", "a reward model's head"),
+    ):
+        (f.adapter / file).touch()
+        with pytest.raises(LuthierError, match=f"only plain LoRA adds up; this adapter has {what}"):
+            combine([Part(a.folder, 1), Part(f.folder, 1)])
+        (f.adapter / file).unlink()
 
 
 @pytest.mark.parametrize("written", [["a"], ["a:much", "b:1"], ["a:0.7"]])
@@ -127,3 +138,9 @@ def test_a_weight_that_is_missing_is_asked_for(written: list[str]) -> None:
     with pytest.raises(LuthierError, match=r"how much of|two runs at least"):
         parts(written)
     assert combining.parts(["a:0.7", "b:c:-1"]) == [Part(Path("a"), 0.7), Part(Path("b:c"), -1.0)]
+
+
+@pytest.mark.parametrize("written", [["a:nan", "b:1"], ["a:1", "b:inf"], ["a:0", "b:0"]])
+def test_weights_that_make_no_update_are_refused(written: list[str]) -> None:
+    with pytest.raises(LuthierError, match="at least one of them is not 0"):
+        parts(written)
