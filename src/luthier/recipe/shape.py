@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from luthier.errors import LuthierError
 from luthier.recipe.document import Key, Node, Override, dotted
-from luthier.recipe.schema import Model, Plugin, Recipe, Seam, Source, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Seam, Source, Why
 from luthier.registry import suggest
 
 PEERS = {
@@ -135,6 +135,8 @@ def normal(node: Node, hint: Any, key: Key = ()) -> Node:
         return _plugin(node, key)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
+    if hint is Reference and isinstance(node.value, str):
+        node = Node({"model": Node(node.value, node.origin)}, node.origin)
     if hint is Model and isinstance(node.value, str):
         node = Node({"name": Node(node.value, node.origin)}, node.origin)
     if not dataclasses.is_dataclass(hint):

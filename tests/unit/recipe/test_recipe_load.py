@@ -191,3 +191,10 @@ def test_from_python_places_may_be_paths() -> None:
     given = Recipe(model=sft, data=[Path("a.jsonl"), "b.jsonl"], output=Path("o"), reference=sft)  # type: ignore[arg-type]
     told = Recipe(model="runs/sft", data=["a.jsonl", "b.jsonl"], output="o", reference="runs/sft")  # type: ignore[arg-type]
     assert given == told
+
+
+def test_a_reference_may_be_written_as_its_name() -> None:
+    written = "model: m\ndata: d.jsonl\noutput: o\nobjective: dpo\n"
+    short, overridden = loads(written + "reference: runs/sft"), loads(written, ["reference=runs/sft"])
+    whole = loads(written + "reference: {model: runs/sft}")
+    assert short.recipe == overridden.recipe == whole.recipe

@@ -60,6 +60,14 @@ class AdaLora(Layered):
         related=("lora", "eva", "gelora"),
     )
 
+    def __post_init__(self) -> None:
+        if self.before + self.after >= 1:
+            raise LuthierError(
+                f"adalora: no step is left in which ranks fall ({self.before:g} before, {self.after:g} after)",
+                where="adapt.adalora.before",
+                fix="let before and after be less than 1 together",
+            )
+
     def count(self, shape: Shape) -> int | None:
         """P, Λ and Q, at the rank of the start."""
         return shape.over(self.targets, lambda i, o: self._start() * (i + o + 1))
