@@ -15,6 +15,7 @@ from luthier.errors import LuthierError
 from luthier.types import Example, Format
 
 USER, REPLY = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+DEEP = {"function": {"name": "f", "arguments": "[" * 100_000}}
 GOOD: dict[str, list[dict[str, Any]]] = {
     "alpaca": [
         {"instruction": "Add", "output": "4"},
@@ -80,6 +81,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "'content' is null, not text"),
         ({"messages": [USER, {**REPLY, "weight": "much"}]}, "'weight' is not a number"),
         ({"messages": [USER, {**REPLY, "tool_calls": [{}]}]}, "a tool call has no 'name'"),
+        ({"messages": [USER, {**REPLY, "tool_calls": [DEEP]}]}, "'arguments' are JSON that is nested too deeply"),
         ({"messages": [USER, REPLY], "tools": "{"}, "'tools' is text, but not JSON"),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, "an assistant message is empty"),
         ({"messages": [USER, {"role": "Assistant", "content": "4"}]}, "role is 'Assistant': write 'assistant'"),

@@ -26,12 +26,34 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
+def _wide(path: Path) -> str | None:
+    """The encoding of a file whose characters are two or four bytes, by its byte order mark or its zeros; else None."""
+    with _open(path) as file:
+        first = file.read(4)
+    if first in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "UTF-32"
+    if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    zeros = [not byte for byte in first]  # rows begin with characters of ASCII, one byte of which is zero
+    kinds = {
+        "UTF-16LE": [False, True] * 2,
+        "UTF-16BE": [True, False] * 2,
+        "UTF-32LE": [False, True, True, True],
+        "UTF-32BE": [True, True, True, False],
+    }
+    return next((name for name, places in kinds.items() if places == zeros), None)
+
+
+def _save_as_utf8(encoding: str) -> str:
+    return f"save the file as UTF-8, for example: iconv -f {encoding} -t UTF-8 old > new"
+
+
 def _not_utf8(path: Path, line: int, offset: int, bad: int) -> LuthierError:
-    marked = offset == 0 and bad in (0xFE, 0xFF)  # the byte order mark of UTF-16
+    wide = _wide(path)
     return LuthierError(
-        f"not UTF-8 text: byte 0x{bad:02x} at offset {offset}" + (" (the file seems to be UTF-16)" if marked else ""),
+        f"not UTF-8 text: byte 0x{bad:02x} at offset {offset}" + (f" (the file seems to be {wide})" if wide else ""),
         where=f"{path}:{line}",
-        fix=f"save the file as UTF-8, for example: iconv -f {'UTF-16' if marked else 'LATIN1'} -t UTF-8 old > new",
+        fix=_save_as_utf8(wide or "LATIN1"),
     )
 
 
@@ -69,7 +91,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _broken_json(path: Path, line: int, error: json.JSONDecodeError) -> LuthierError:
-    column = error.colno
+    column, wide = error.colno, _wide(path)
+    if wide:  # all of it ASCII, so that only the zeros between the characters show it
+        return LuthierError(f"not UTF-8 text: the file seems to be {wide}", where=str(path), fix=_save_as_utf8(wide))
     return LuthierError(
         f"broken JSON: {error.msg} (column {column})",
         where=f"{path}:{line}",

@@ -145,10 +145,11 @@ def test_too_many_lost_rows_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_roles_stop_the_run(tmp_path: Path) -> None:
-    bad = {"messages": [{"role": "user", "content": "a"}, {"role": "asistant", "content": "b"}, *LONG["messages"]]}
-    path = write(tmp_path / "a.jsonl", [{"messages": LONG["messages"]}] * 30 + [bad])
-    with pytest.raises(LuthierError, match=r"(?s)a.jsonl:31: .*role 'asistant'.*did you mean 'assistant'"):
-        prepared(path)
+    bad = [{"role": "user", "content": "a"}, {"role": "asistant", "content": "b"}]
+    for messages in ([*bad, *LONG["messages"]], bad):
+        path = write(tmp_path / "a.jsonl", [{"messages": LONG["messages"]}] * 30 + [{"messages": messages}])
+        with pytest.raises(LuthierError, match=r"(?s)a.jsonl:31: .*role 'asistant'.*did you mean 'assistant'"):
+            prepared(path)
 
 
 def test_pretraining_scores_the_prompt_too(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def _calls(value: Any) -> tuple[Mapping[str, Any], ...]:
                 arguments = json.loads(arguments)
             except json.JSONDecodeError as error:
                 raise BadRow("a tool call's 'arguments' are text, but not JSON") from error
+            except RecursionError:
+                raise BadRow("a tool call's 'arguments' are JSON that is nested too deeply") from None
         identity = {"id": call["id"]} if call.get("id") is not None else {}
         shaped = {"name": function["name"], "arguments": {} if arguments is None else arguments}
         calls.append({**identity, "type": "function", "function": shaped})
