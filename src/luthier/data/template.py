@@ -182,8 +182,8 @@ class Template:
         where = str(example.source) if example.source else None
         if not example.responses:
             if example.prompt and self.exists:  # a last role that is only misspelt is the better thing to be told of
-                weights = (None,) * len(example.prompt)
-                self._renderer.check_roles(Conversation(example.prompt, example.tools, weights, 0.0, where))
+                unscored = (None,) * len(example.prompt)
+                self._renderer.check_roles(Conversation(example.prompt, example.tools, unscored, 0.0, where))
             raise RowFault(
                 "there is no response to train on (the row does not end with the assistant)",
                 where=where,
