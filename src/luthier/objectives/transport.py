@@ -23,7 +23,8 @@ class AOT(Compared):
     Paired: the pairs' differences of log-probability, sorted, against the reference's own sorted differences.
     `unpaired`: the better rewards, sorted, against the sorted worse ones. The logistic loss of each difference between
     equal ranks; log 2 at the start. Ranks exist only within the whole step (`whole_step`), which the loop therefore
-    lays out as one micro-batch: the step has to fit into memory at once, and `train.batch` is the sample's size.
+    lays out as one micro-batch: the step has to fit into memory at once, and `train.batch` is the sample's size, in
+    the evaluation loss too, where as many validation examples are ranked at a time, in their order.
     """
 
     unpaired: bool = False

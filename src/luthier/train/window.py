@@ -60,6 +60,7 @@ class Window:
         self._model = cast(Any, forward.causal_lm)
         self.shard = losses.shard
         self.budget = train.micro_tokens or LARGEST_MICRO
+        self.batch = train.batch
         self.may_checkpoint = train.checkpointing == "auto"
         self.checkpointing = False
         if train.checkpointing is True:
@@ -199,8 +200,10 @@ class Window:
         judgement = self.losses.judgement = Judgement()
         weights = torch.tensor(self.losses.weights, dtype=torch.float64, device=self.device)
         total_M, units_M = torch.zeros_like(weights), torch.zeros_like(weights)
-        for begin in range(0, len(store), EVALUATED_AT_ONCE):
-            chosen = range(begin, min(begin + EVALUATED_AT_ONCE, len(store)))
+        # ranks depend on how many are ranked: by steps of training's size the loss is that of training, and fits
+        at_once = self.batch if self.losses.objective.whole_step else EVALUATED_AT_ONCE
+        for begin in range(0, len(store), at_once):
+            chosen = range(begin, min(begin + at_once, len(store)))
             half = (len(chosen) + 1) // 2  # neighbours in a file may share a prompt: pair with what lies far off
             self._begin([i for both in zip_longest(chosen[:half], chosen[half:]) for i in both if i is not None], store)
             for batch in self._lay_out([store[i] for i in chosen], self.budget):
@@ -224,16 +227,19 @@ class Window:
 
     def _shrink(self, batch: Batch, store: TokenStore) -> None:
         """Make the micro-batch that did not fit smaller: half the tokens, then gradient checkpointing."""
-        if len(batch.rows) > 1:
+        whole = self.losses.objective.whole_step
+        if len(batch.rows) > 1 and not whole:
             size = batch.shape[0] * batch.shape[1]
             self.budget = min(self.budget, size) // 2
         elif self.may_checkpoint and not self.checkpointing and torch.is_grad_enabled():
             self.turn_on_checkpointing()
         else:
             raise LuthierError(
-                f"not enough memory for a single row of {batch.whole_tokens:,} tokens",
+                f"not enough memory for {'a whole step' if whole else 'a single row'} of {batch.whole_tokens:,} tokens"
+                + (", which this objective takes at once" if whole else ""),
                 where=str(store.source(batch.rows[0])),
-                fix="lower train.max_tokens, set train.checkpointing=true, use lora, or a smaller model",
+                fix=("lower train.batch or " if whole else "lower ")
+                + "train.max_tokens, set train.checkpointing=true, use lora, or a smaller model",
             )
         self._ahead = None
         fields = {"micro_tokens": self.budget, "checkpointing": self.checkpointing, "tokens": batch.whole_tokens}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 import tiny
 import torch
 
+from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters.lora import Lora
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
-from luthier.recipe.schema import Reference
+from luthier.recipe.schema import Reference, Validate
 from luthier.run import Run
 from luthier.train import fit
 from luthier.train.reference import mismatched
@@ -112,6 +114,32 @@ def test_sharing_and_splitting_change_nothing(tmp_path: Path, objective: str) ->
 def test_every_pairwise_objective_prefers_the_better_response_more(tmp_path: Path, objective: str) -> None:
     steps, _ = trained(tmp_path, objective, Judged(8), module=untouched_lora(), steps=12)
     assert steps[-1]["margin"] > steps[0]["margin"] + 1e-3
+
+
+def test_ranks_of_the_evaluation_loss_are_those_of_steps_of_trainings_size(tmp_path: Path) -> None:
+    rows, held = Judged(8), Judged(8, seed=1)
+    parts = {"all": held.encoded, "first": held.encoded[:4], "last": held.encoded[4:]}
+    losses = {}
+    for name, encoded in parts.items():
+        validation = Judged(len(encoded))
+        validation.encoded = [replace(each, row=row) for row, each in enumerate(encoded)]
+        recipe = tiny.recipe(tmp_path / name, validate=Validate(every=1), steps=1, batch=4)
+        run, objective = Run(tmp_path / name), OBJECTIVES.build("aot", {"unpaired": True, "beta": 5.0})
+        fit(tiny.Policy(tiny.lora()), objective, tiny.Prepared(rows, validation), recipe, run)
+        losses[name] = next(event["loss"] for event in run.events("evaluation"))
+    assert losses["first"] != pytest.approx(losses["last"], abs=1e-3)
+    assert losses["all"] == pytest.approx((losses["first"] + losses["last"]) / 2, rel=1e-5)
+
+
+def test_a_whole_step_that_does_not_fit_is_told_not_tried_for_ever(tmp_path: Path) -> None:
+    def full(model: Any, _args: Any) -> None:
+        if model.training:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module = tiny.lora()
+    module.get_base_model().model.register_forward_pre_hook(full)
+    with pytest.raises(LuthierError, match=r"not enough memory for a whole step of \d+ tokens.*\n.*lower train.batch"):
+        trained(tmp_path, "aot", Judged(8), module=module)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "bco", "reward", "process_reward"])
