@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from luthier.models import caching
+from luthier.models.adapters.attached import bare
 from luthier.models.positions import placed
 from luthier.models.virtual import virtual
 
@@ -116,6 +118,7 @@ class Decoding:
         self._first = self._virtual.count if self._virtual else 0
         self._prompts = [[NO_ID] * self._first + list(prompt) for prompt in prompts]
         self._length_B = torch.tensor([len(prompt) for prompt in self._prompts])
+        self._keyword = caching.keyword(bare(self._module))
         self._cache: Any = self._empty()
         self._mask_BK = torch.zeros(0, 0, dtype=torch.long)
 
@@ -214,11 +217,11 @@ class Decoding:
             input_ids=ids.to(self._device),
             attention_mask=mask_BK.to(self._device) if padded and mask_BK is not None else None,
             position_ids=position.expand(len(ids), -1).to(self._device),
-            past_key_values=cache,
             use_cache=True,
             # The last place as an index, not as a slice: of a slice, whose rows lie apart, torch multiplies each row
             # with its own copy of the output head.
             logits_to_keep=torch.tensor([ids.shape[1] - 1], device=self._device),
+            **{self._keyword: cache},
         )
         logits: Tensor = out.logits[:, -1]
         return logits

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from luthier.models import attention, kernels, projections
+from luthier.models import attention, caching, kernels, projections
 from luthier.models.projections import Projection, projection
 
 LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -70,7 +70,7 @@ class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(1, T, D) -> (1, T, D)."""
         layout: attention.PackedLayout | None = kwargs.get(attention.LAYOUT)
-        blocks = _blocks(self) if layout is not None and kwargs.get("past_key_values") is None else None
+        blocks = _blocks(self) if layout is not None and caching.given(kwargs) is None else None
         if blocks is None or layout is None:
             return self.original(hidden_states, **kwargs)
         cos, sin = kwargs["position_embeddings"]

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from luthier.models import caching
+
 KEYWORD = "prompts"
 """The keyword under which `Prompts` is handed to the model."""
 
@@ -90,7 +92,7 @@ def _assumed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prompts:
     if given is None:
         given = kwargs["inputs_embeds"]
     mask_BL: Any = kwargs.get("attention_mask")
-    cache = kwargs.get("past_key_values")
+    cache = caching.given(kwargs)
     if cache is not None and cache.get_seq_length():
         mask_BL = torch.zeros(given.shape[:2], device=given.device)
     elif not isinstance(mask_BL, Tensor) or mask_BL.shape != given.shape[:2]:

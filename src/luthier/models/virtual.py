@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models import caching
+
 KEYS = {"PREFIX_TUNING", "CARTRIDGE"}
 """Tuners whose virtual tokens are keys and values in every layer; those of all others are embeddings."""
 
@@ -37,7 +39,7 @@ class Virtual:
         if mask_BT is not None:
             inputs["attention_mask"] = torch.cat([mask_BT.new_ones(rows, self.count), mask_BT], 1)
         if self._in_cache:
-            inputs |= {"input_ids": ids_BT, "past_key_values": self._module.get_prompt(rows)}
+            inputs |= {"input_ids": ids_BT, caching.keyword(self.model): self._module.get_prompt(rows)}
             positions = torch.arange(self.count, self.count + length, device=device)
         else:
             embedded = self.model.get_input_embeddings()(ids_BT)
@@ -51,7 +53,7 @@ class Virtual:
         prompts = self._module.get_prompt(rows)
         if not self._in_cache:
             like = self.model.get_input_embeddings().weight
-            self.model(inputs_embeds=prompts.to(like.dtype), past_key_values=cache, use_cache=True)
+            self.model(inputs_embeds=prompts.to(like.dtype), use_cache=True, **{caching.keyword(self.model): cache})
             return
         for number, layer in enumerate(prompts.layers):
             cache.update(layer.keys, layer.values, number)
