@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from luthier import machine
 from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters import ADAPTERS, Adapter, build, named
@@ -33,7 +34,7 @@ ORIGIN = "luthier.json"
 """Beside every adapter and whole model of a run: which base it belongs to, and which adapters it carries."""
 OWN = "luthier.safetensors"
 """Beside it: the weights of the adapters that PEFT does not know."""
-DTYPES = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def load(
@@ -49,7 +50,8 @@ def load(
 ) -> Policy:
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
-    Weights are bf16 unless `model.dtype` says otherwise, added ones fp32. `device`: default CUDA where there is one.
+    Weights are of the type that suits the machine unless `model.dtype` says otherwise, added ones fp32. `device`:
+    default CUDA where there is one.
     `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar head at zero, which trains with
     the rest. `quantize`: the base in few bits. `sample`: rows of the training data, for adapters that measure them
     first. Raises LuthierError as `fetch` does, and when the architecture is no language model.
@@ -119,7 +121,7 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
 
 def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin | None = None) -> Policy:
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = DTYPES[model.dtype]
+    dtype = _dtype(model)
     # a quantised model is put on its device while it is read, piece by piece
     few_bits = {} if quantize is None else {"quantization_config": settings(quantize, dtype), "device_map": {"": where}}
     tokenizer = load_tokenizer(fetched.folder, trust_remote_code=model.trust_remote_code)
@@ -146,6 +148,10 @@ def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin |
     policy = Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
     policy.quantize = quantize
     return policy
+
+
+def _dtype(model: Model) -> torch.dtype:
+    return DTYPES[machine.best_dtype() if model.dtype == "auto" else model.dtype]
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -202,7 +208,7 @@ def open_adapter(
             fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
         )
     if merged and quantize is not None:  # to codes of few bits nothing can be added
-        policy.dtype, policy.quantize = DTYPES[model.dtype], None
+        policy.dtype, policy.quantize = _dtype(model), None
         dequantise_(policy.module, policy.dtype)
     _remember(policy, named([Plugin(**plugin) for plugin in origin.get("adapt", [{"name": "lora", "args": {}}])]))
     policy.module = attach(policy.module, [adapter for adapter in policy.adapters if adapter.kind != "peft"])

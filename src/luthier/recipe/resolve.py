@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from luthier import machine
 from luthier.errors import LuthierError
 from luthier.recipe import abilities
 from luthier.recipe.document import Key, dotted
@@ -25,6 +26,11 @@ Seams = Mapping[str, Registry]
 
 LARGEST_MICRO = 2048
 """Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
+
+DTYPE_REASONS = {
+    "bf16": "half the memory of fp32, same loss within noise",
+    "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
+}
 
 FREE = ("output", "evaluate", "export", "train.log_every", "train.trackers", "train.keep")
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
@@ -60,8 +66,9 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
     reasons: dict[Key, str] = {}
     model, train = recipe.model, recipe.train
     if model.dtype == "auto":
-        model = replace(model, dtype="bf16")
-        reasons["model", "dtype"] = "from auto: half the memory of fp32, same loss within noise"
+        best = machine.best_dtype()
+        model = replace(model, dtype=best)
+        reasons["model", "dtype"] = f"from auto: {DTYPE_REASONS[best]}"
     if train.lr is None and seams and "adapter" in seams:
         way, rate = _rate(recipe, seams)
         train = replace(train, lr=rate)

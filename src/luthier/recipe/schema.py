@@ -86,9 +86,10 @@ class Model:
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
     dtype: Annotated[
-        Literal["auto", "bf16", "fp32", "fp16"], Why("half the memory of fp32, same loss within noise")
+        Literal["auto", "bf16", "fp32", "fp16"], Why("bf16 is half the memory of fp32, with the same loss within noise")
     ] = "auto"
-    """Weights in memory while training and generating. auto: bf16."""
+    """Weights in memory while training and generating. auto: bf16 where the GPU or processor multiplies such numbers
+    (from NVIDIA's Ampere on; AVX512-BF16, AMX, newer ARM), else fp32."""
     trust_remote_code: Annotated[bool, Why("a model should be data, not a program that runs on your machine")] = False
     """Run Python code that comes with the model. Off unless you say so."""
 

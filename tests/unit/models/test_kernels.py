@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from luthier.models import kernels
 from luthier.models.kernels import cpu, reference
 
 T, D, F, H, E = 5, 48, 40, 6, 8
@@ -37,45 +38,62 @@ def outputs(backend, name: str, arguments: tuple) -> list[torch.Tensor]:
     return [*(found if isinstance(found, tuple) else (found,)), *changed]
 
 
-@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+compiled = pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+ROUNDING = {torch.bfloat16: 4e-3, torch.float32: 2e-6}
+"""Of numbers of size one."""
+both = pytest.mark.parametrize("dtype", ROUNDING, ids=["bf16", "fp32"])
+
+
+@compiled
+@both
 @pytest.mark.parametrize("name", sorted(cases(torch.bfloat16)))
-def test_compiled_equals_reference_to_bf16_rounding(name: str) -> None:
-    arguments = cases(torch.bfloat16)[name]
+def test_compiled_equals_reference_to_rounding(name: str, dtype: torch.dtype) -> None:
+    arguments, close = cases(dtype)[name], 5 * ROUNDING[dtype]
     for mine, theirs in zip(outputs(cpu, name, arguments), outputs(reference, name, arguments), strict=True):
         assert mine.dtype == theirs.dtype
-        assert torch.allclose(mine.float(), theirs.float(), rtol=0.02, atol=0.02), name
+        assert torch.allclose(mine.float(), theirs.float(), rtol=close, atol=close), name
 
 
-@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+@compiled
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_tensors_of_one_compiled_type_are_served_by_the_compiled_kernels(dtype: torch.dtype) -> None:
+    assert kernels.describe(torch.device("cpu"), dtype) == "compiled CPU kernels"
+    assert kernels.describe(torch.device("cpu"), torch.float64) == "torch kernels"
+    assert kernels._backend(torch.zeros(2).to(dtype), torch.zeros(2).double()) is reference
+
+
+@compiled
+@both
 @pytest.mark.parametrize("window", [0, 3])
-def test_compiled_causal_softmax(window: int) -> None:
+def test_compiled_causal_softmax(window: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     prefix, length = torch.tensor([4, 0], dtype=torch.int32), torch.tensor([3, 5], dtype=torch.int32)
-    scores = 4 * torch.randn(2 * 2, 3 * 5, 9).bfloat16()
+    scores = 4 * torch.randn(2 * 2, 3 * 5, 9).to(dtype)
     mine = cpu.causal_softmax_(scores.clone(), prefix, length, 5, 0.3, window)
     theirs = reference.causal_softmax_(scores.clone(), prefix, length, 5, 0.3, window)
-    assert torch.allclose(mine.float(), theirs.float(), atol=4e-3)
+    assert torch.allclose(mine.float(), theirs.float(), atol=ROUNDING[dtype])
     assert torch.equal(mine == 0, theirs == 0), "the same keys are seen"
-    grad = torch.randn(scores.shape).bfloat16()
+    grad = torch.randn(scores.shape).to(dtype)
     back = [b.causal_softmax_backward_(grad.clone(), theirs, 0.3).float() for b in (cpu, reference)]
-    assert torch.allclose(back[0], back[1], atol=4e-3)
+    assert torch.allclose(back[0], back[1], atol=ROUNDING[dtype])
 
 
-@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+@compiled
+@both
 @pytest.mark.parametrize("size", [8, 64])
-def test_compiled_fold_and_unfold(size: int) -> None:
+def test_compiled_fold_and_unfold(size: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     place = torch.tensor([[0, 1, 2, -1], [3, 4, -1, -1]])
-    x = torch.randn(5, 7 * size).bfloat16()[:, size:].unflatten(1, (6, size))  # rows that are not contiguous
+    x = torch.randn(5, 7 * size).to(dtype)[:, size:].unflatten(1, (6, size))  # rows that are not contiguous
     folded = [b.fold(x, place, 2) for b in (cpu, reference)]
     assert folded[0].shape == (4, 12, size)
     assert torch.equal(folded[0], folded[1])
-    back = torch.zeros(2, 5, 6, size).bfloat16()
+    back = torch.zeros(2, 5, 6, size).to(dtype)
     for out, backend in zip(back, (cpu, reference), strict=True):
         backend.unfold_(out, folded[0], place, 2)
         assert torch.equal(out, x)
     shared = torch.tensor([[0, 1, 2], [0, 1, 4]])
-    keys = torch.randn(4, 3, size).bfloat16()
+    keys = torch.randn(4, 3, size).to(dtype)
     sums = torch.zeros(2, 5, 2, size)
     cpu.unfold_add_(sums[0], keys, shared)
     reference.unfold_add_(sums[1], keys, shared)
@@ -83,18 +101,20 @@ def test_compiled_fold_and_unfold(size: int) -> None:
     assert torch.equal(sums[0][1, 0], keys[0, 1].float() + keys[2, 1].float())
 
 
-@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
-def test_a_nan_is_not_lost() -> None:
-    x = torch.randn(2, 8).bfloat16()
+@compiled
+@both
+def test_a_nan_is_not_lost(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 8).to(dtype)
     x[1, 3] = torch.nan
-    assert torch.isnan(cpu.rms_norm(x, torch.ones(8).bfloat16(), 1e-5)[0]).any(1).tolist() == [False, True]
+    assert torch.isnan(cpu.rms_norm(x, torch.ones(8).to(dtype), 1e-5)[0]).any(1).tolist() == [False, True]
     state = (torch.full((2,), -torch.inf), torch.zeros(2), torch.zeros(2))
     cpu.online_softmax_(x.clone(), *state)
     assert torch.isnan(state[1]).tolist() == [False, True]
 
 
-def test_extreme_logits_stay_finite() -> None:
-    x = torch.tensor([[1e4, -1e4, 0.0, 9.9e3]]).bfloat16()
+@both
+def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
+    x = torch.tensor([[1e4, -1e4, 0.0, 9.9e3]]).to(dtype)
     for backend in filter(None, (reference, cpu if cpu.library() else None)):
         state = (torch.full((1,), -torch.inf), torch.zeros(1), torch.zeros(1))
         terms, _ = backend.online_softmax_(x.clone(), *state)

@@ -1,7 +1,7 @@
 """The few kernels of the training core: elementwise ones from three backends that compute the same, and attention.
 
-`reference.py` says in torch what each computes, for every dtype and device. On CPU in bf16 `cpu.py` runs them from
-`cpu.c`, compiled once by the machine's own C compiler and cached; on CUDA `cuda.py` runs them from Triton. Where
+`reference.py` says in torch what each computes, for every dtype and device. On CPU in bf16 and fp32 `cpu.py` runs them
+from `cpu.c`, compiled once by the machine's own C compiler and cached; on CUDA `cuda.py` runs them from Triton. Where
 neither can be had the reference serves. A name that ends in an underscore may overwrite its first argument.
 `attention.py` runs whole attention from `attention.c` where the processor multiplies bf16; elsewhere it is made of
 matrix products and the kernels here.
@@ -46,9 +46,9 @@ def describe(device: torch.device, dtype: torch.dtype) -> str:
 def _backend(*tensors: Tensor) -> ModuleType:
     if all(x.is_cuda for x in tensors):
         return _cuda() or reference
-    if all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in tensors) and cpu.library():
-        return cpu
-    return reference
+    kinds = {(x.device.type, x.dtype) for x in tensors}
+    compiled = len(kinds) == 1 and kinds <= {("cpu", dtype) for dtype in cpu.KINDS}
+    return cpu if compiled and cpu.library() else reference
 
 
 def _on_cpu(*tensors: Tensor) -> ModuleType:

@@ -1,8 +1,8 @@
 """The C kernels, compiled once by the machine's C compiler and kept in the cache; None where there is no compiler.
 
 The library is loaded after torch, whose OpenMP runtime it then shares: one pool of threads, set by
-`torch.set_num_threads`. The functions below run those of `cpu.c` on contiguous bf16 tensors (rows of `rope_` may be
-strided); `attention.py` runs those of `attention.c`.
+`torch.set_num_threads`. The functions below run those of `cpu.c` on contiguous tensors of one type, bf16 or fp32 (rows
+of `rope_` may be strided); `attention.py` runs those of `attention.c`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from torch import Tensor
 from luthier.cache import root
 
 SOURCES = [Path(__file__).with_name(name) for name in ("cpu.c", "attention.c")]
-HEADERS = [Path(__file__).with_name("tiles.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("elementwise.h", "tiles.h")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     # reassociation lets sums vectorise; NaN and infinity keep their meaning, the guards need them
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
 ]
 POINTER, SIZE, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+"""What the kernels are compiled for, and how their names end."""
 SIGNATURES = {
     "rms_norm": [POINTER] * 4 + [SIZE] * 2 + [REAL],
     "rms_norm_backward": [POINTER] * 6 + [SIZE] * 2,
@@ -61,8 +63,9 @@ def library() -> ctypes.CDLL | None:
             None  # a compiler that cannot build them is no compiler to us; the path that a run takes says which it is
         )
     for name, signature in SIGNATURES.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = signature, None
+        for kind in KINDS.values():
+            function = getattr(loaded, f"{name}_{kind}")
+            function.argtypes, function.restype = signature, None
     return loaded
 
 
@@ -168,6 +171,7 @@ def online_softmax_(logits_CV: Tensor, top_C: Tensor, sum_C: Tensor, total_C: Te
     return logits_CV, rescale_C
 
 
-def _call(name: str, *arguments: Tensor | int | float) -> None:
-    pointers = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
-    getattr(library(), name)(*pointers)
+def _call(name: str, first: Tensor, *more: Tensor | int | float) -> None:
+    """The kernel for the type of `first`."""
+    pointers = (a.data_ptr() if isinstance(a, Tensor) else a for a in (first, *more))
+    getattr(library(), f"{name}_{KINDS[first.dtype]}")(*pointers)
