@@ -27,7 +27,7 @@ from luthier.types import Example, Source, TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 4
+LAYOUT = 5
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 

@@ -35,6 +35,11 @@ NEAR: dict[str, tuple[str, ...]] = {
 class BadRow(ValueError):
     """This row cannot be read. The message is the ledger's reason: short, and the same for all rows with the fault."""
 
+    def __init__(self, reason: str, fix: str | None = None) -> None:
+        super().__init__(reason)
+        self.fix = fix
+        """What to do, where the reason does not say it."""
+
 
 class Shape(ABC):
     """A row shape. `needs`: for each required column the names it may have. `gives` says what becomes of a row."""
