@@ -102,11 +102,20 @@ def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared)
 
 
 def _prepare(recipe: Recipe, template: Template) -> Prepared:
-    """Read, render and tokenise the data (or find it in the cache), and show the ledger."""
+    """Read, render and tokenise the data (or find it in the cache), and show the ledger.
+
+    Raises LuthierError where early stopping has no validation rows.
+    """
     from luthier.data import prepare
 
     prepared = prepare(recipe, template.tokenizer)
     console(stderr=True).print(prepared.ledger.table())
+    if recipe.validate.share > 0 and prepared.validation is None:
+        what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
+        if recipe.validate.patience is not None:
+            fix = "raise it, set validate.data, or leave validate.patience out"
+            raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
+        say(f"warning: {what}")
     return prepared
 
 

@@ -136,6 +136,19 @@ def test_a_validation_row_longer_than_the_context_and_room_that_virtual_tokens_t
     assert f"beside {CONTEXT - 2} virtual tokens the model's context is 2" in said()
 
 
+def test_a_share_that_holds_out_nothing_or_everything(
+    bench: Bench, said: Said, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Judged answers to one prompt are held out together: all of them or none."""
+    lines(bench.folder / "rows.jsonl", {**GOOD, "label": True}, {**GOOD, "completion": "three", "label": False})
+    assert bench.here("data", "objective=kto", "validate.share=0.001") == 0
+    assert "validate.share holds out no row" in "".join(capfd.readouterr())
+    assert bench.here("data", "objective=kto", "validate.share=0.001", "validate.patience=1") == 1
+    assert "so nothing can stop the run early" in said()
+    assert bench.here("data", "objective=kto", "validate.share=0.999") == 1
+    assert "validate.share holds out all 2 rows" in said()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
