@@ -11,8 +11,6 @@ from luthier.data.judgements import GOOD
 from luthier.errors import LuthierError
 from luthier.types import Needs, TokenStore
 
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-"""What model configurations call the longest sequence they were made for."""
 PAIRS = "`chosen` and `rejected`, or `responses` and `scores`"
 
 
@@ -134,30 +132,21 @@ def _has_pair(store: TokenStore) -> NDArray[np.bool_]:
     return made
 
 
-def context(store: TokenStore, config: Any) -> None:
-    """Raises LuthierError where a row is longer than the model can attend to."""
-    longest = context_length(config)
-    if longest is None or not len(store):
+def context(store: TokenStore, room: int | None, model: str = "the model") -> None:
+    """Raises LuthierError where a row is longer than a model has room for (None: it does not say)."""
+    if room is None or not len(store):
         return
-    for index in np.flatnonzero(store.lengths > longest).tolist():  # a row's length counts all of its responses
+    for index in np.flatnonzero(store.lengths > room).tolist():  # a row's length counts all of its responses
         tokens = max(len(ids) for ids in store[index].ids)
-        if tokens <= longest:
+        if tokens <= room:
             continue
         raise LuthierError(
-            f"the row has {tokens:,} tokens, the model's context is {longest:,}",
+            f"the row has {tokens:,} tokens, {model}'s context is {room:,}",
             where=str(store.source(index)),
-            fix=f"set train.max_tokens={longest}, and train.long_rows to drop or truncate",
+            fix=f"set train.max_tokens={room}, and train.long_rows to drop or truncate"
+            if room > 0
+            else "take fewer virtual tokens",
         )
-
-
-def context_length(config: Any) -> int | None:
-    """The longest sequence a model's configuration was made for; None if it does not say."""
-    text = config.get_text_config()
-    for key in CONTEXT_KEYS:
-        value = getattr(text, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def vocabulary(policy: Any, reference: Any, name: str) -> None:

@@ -19,6 +19,7 @@ from luthier.seams import SEAMS
 from luthier.types import Completion, Encoded, Engine, Example, Sampling
 
 if TYPE_CHECKING:
+    from luthier.data import Template
     from luthier.evaluate import Comparison
     from luthier.evaluate.asking import Judge
     from luthier.models import Policy
@@ -37,7 +38,7 @@ class Switched:
     """An engine that works on a model with its adapter off."""
 
     def __init__(self, engine: Engine, off: Callable[[], AbstractContextManager[None]]) -> None:
-        self.engine, self._off = engine, off
+        self.engine, self._off, self.context = engine, off, engine.context
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """As `Engine.generate`."""
@@ -101,16 +102,18 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
     return found
 
 
-def check(recipe: Recipe, tasks: Sequence[Task]) -> None:
-    """Raise LuthierError, before anything is trained, where a scorer of the tasks could not judge this run."""
+def check(recipe: Recipe, tasks: Sequence[Task], template: Callable[[Recipe], Template]) -> None:
+    """Raise LuthierError, before anything is trained, where the tasks could not be scored on this run: their rows are
+    not there or too long for the model, a scorer could judge none of them or not this run. `template` gives the
+    recipe's model's."""
+    from luthier import models
+    from luthier.evaluate import check as check_task
     from luthier.evaluate.rewards import gives_rewards, no_rewards
 
     name = recipe.objective.name
     for task in tasks:
-        for plugin in (*task.scorers, *([task.by] if task.by is not None and task.best_of > 1 else [])):
-            scorer = SEAMS["scorer"].build(plugin.name, plugin.args)
-            if isinstance(scorer, Metric):
-                scorer.check()
+        rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
+        check_task(task, rows, template(recipe), models.expected_room(recipe.model, recipe.adapt)[0])
         if needs_rewards(task) and not gives_rewards(SEAMS["objective"].build(name, recipe.objective.args)):
             raise no_rewards(name)
 

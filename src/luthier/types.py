@@ -136,6 +136,11 @@ class Completion:
 class Engine(Protocol):
     """Tokens out. One engine holds one model; `prompts` are token ids rendered by the chat template."""
 
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that its model can read, in tokens; None where that is not known."""
+        ...
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One completion for each prompt, in order."""
         ...

@@ -46,7 +46,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     run = Run(Path(resolved.output).expanduser())
     with run.locked():
         held = claim.claim(run, resolved)
-        scoring.check(resolved, held.unscored)
+        scoring.check(resolved, held.unscored, _template)
         if not held.trained:
             _fit(resolved, run)
         for plugin in held.unexported:
@@ -62,7 +62,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
 
 def _fit(recipe: Recipe, run: Run) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
-    from luthier import check, models
+    from luthier import models
     from luthier.evaluate import record_environment
     from luthier.models.heads import HeadCard
     from luthier.train import fit
@@ -76,13 +76,12 @@ def _fit(recipe: Recipe, run: Run) -> None:
     policy = models.load(
         recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
     )
-    check.context(prepared.train, policy.module.config)
-    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy))
+    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy, prepared))
     models.save(policy, run)
     record_environment(run)
 
 
-def _reference(recipe: Recipe, needs: Needs, policy: Policy) -> Policy | None:
+def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared) -> Policy | None:
     """The second model that the objective compares with, if the recipe names one."""
     from luthier import check, models
 
@@ -96,26 +95,40 @@ def _reference(recipe: Recipe, needs: Needs, policy: Policy) -> Policy | None:
         )
     second = models.load(recipe.reference.model, train=False)
     check.vocabulary(policy.tokenizer, second.tokenizer, recipe.reference.model.name)
+    for store in (prepared.train, prepared.validation):
+        if store is not None:
+            check.context(store, models.room(second.module), "the reference")
     return second
 
 
 def _prepare(recipe: Recipe, template: Template) -> Prepared:
-    """Read, render and tokenise the data (or find it in the cache), and show the ledger."""
+    """Read, render and tokenise the data (or find it in the cache), and show the ledger.
+
+    Raises LuthierError where early stopping has no validation rows.
+    """
     from luthier.data import prepare
 
     prepared = prepare(recipe, template.tokenizer)
     console(stderr=True).print(prepared.ledger.table())
+    if recipe.validate.share > 0 and prepared.validation is None:
+        what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
+        if recipe.validate.patience is not None:
+            fix = "raise it, set validate.data, or leave validate.patience out"
+            raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
+        say(f"warning: {what}")
     return prepared
 
 
 def _objective(recipe: Recipe, prepared: Prepared) -> Any:
-    """The recipe's objective. Raises LuthierError where the rows do not suit it."""
-    from luthier import check
+    """The recipe's objective. Raises LuthierError where the rows do not suit it, or the model."""
+    from luthier import check, models
 
     objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
-    check.responses(prepared.train, objective.needs, recipe.objective.name)
-    if prepared.validation is not None:
-        check.responses(prepared.validation, objective.needs, recipe.objective.name, trains=False)
+    room, virtual = models.expected_room(recipe.model, recipe.adapt)
+    for store, trains in ((prepared.train, True), (prepared.validation, False)):
+        if store is not None:
+            check.responses(store, objective.needs, recipe.objective.name, trains=trains)
+            check.context(store, room, f"beside {virtual} virtual tokens the model" if virtual else "the model")
     return objective
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"prompt": "2+2?", "completion": "4", "label": "true"},
         {"messages": [USER, REPLY], "label": True},
         {"instruction": "Add", "output": "4", "kto_tag": True},
+        {"prompt": "2+2?", "completion": "4", "label": "1.0"},
     ],
     "stepwise": [{"prompt": "2+2?", "completions": ["two", "4"], "labels": [True, False]}],
     "task": [{"prompt": "2+2?"}, {"prompt": "2+2?", "answer": "4"}, {"prompt": [USER], "answer": "4"}],
@@ -79,7 +81,9 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"messages": ["hello"]}, "a message is text, not an object"),
         ({"messages": [{"content": "x"}]}, "a message has no 'role'"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "'content' is null, not text"),
-        ({"messages": [USER, {**REPLY, "weight": "much"}]}, "'weight' is not a number"),
+        ({"messages": [USER, {**REPLY, "weight": "much"}]}, "'weight' is not a finite number"),
+        ({"messages": [USER, {**REPLY, "weight": math.nan}]}, "'weight' is not a finite number"),
+        ({"messages": [USER, {**REPLY, "weight": math.inf}]}, "'weight' is not a finite number"),
         ({"messages": [USER, {**REPLY, "tool_calls": [{}]}]}, "a tool call has no 'name'"),
         ({"messages": [USER, {**REPLY, "tool_calls": [DEEP]}]}, "'arguments' are JSON that is nested too deeply"),
         ({"messages": [USER, REPLY], "tools": "{"}, "'tools' is text, but not JSON"),
@@ -126,7 +130,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompt": None, "responses": ["4", "5"], "scores": [1, 0]}, "'prompt' is null"),
     ],
     "unpaired": [
-        ({"prompt": "2+2?", "completion": "4", "label": "good"}, "'label' is text, not true or false"),
+        ({"prompt": "2+2?", "completion": "4", "label": "good"}, "'label' is another text, not true or false"),
         ({"prompt": "2+2?", "completion": "4", "label": None}, "'label' is null, not true or false"),
         ({"messages": [USER], "label": True}, "does not end with the assistant"),
         ({"prompt": "2+2?", "completion": "4", "label": "good"}, r"allowed: true, false, 1, 0"),
@@ -135,7 +139,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
     "stepwise": [
         ({"prompt": "2+2?", "completions": ["two"], "labels": [True, False]}, "differ in length: 1 steps, 2 labels"),
         ({"prompt": "2+2?", "completions": ["two", " "], "labels": [True, False]}, "a step in 'completions' is empty"),
-        ({"prompt": "2+2?", "completions": ["two"], "labels": ["good"]}, "'labels' is text, not true or false"),
+        ({"prompt": "2+2?", "completions": ["two"], "labels": ["good"]}, "'labels' is another text, not true or false"),
         ({"prompt": "2+2?", "completions": "two", "labels": [True]}, "'completions' is text, but not JSON"),
         ({"prompt": "2+2?", "completions": [2], "labels": [True]}, "'completions' is not a list of texts"),
     ],

@@ -127,6 +127,56 @@ def test_a_row_longer_than_the_context(bench: Bench, said: Said) -> None:
     assert f"context is {CONTEXT}" in text
 
 
+def test_a_validation_row_longer_than_the_context_and_room_that_virtual_tokens_take(bench: Bench, said: Said) -> None:
+    lines(bench.folder / "rows.jsonl", GOOD)
+    lines(bench.folder / "apart.jsonl", GOOD, {"prompt": "long", "completion": "x" * CONTEXT})
+    assert bench.here("data", "train.max_tokens=4096", "validate.data=apart.jsonl") == 1
+    assert said().startswith("error: apart.jsonl:2: the row has")
+    assert bench.here("data", "adapt=prefix", f"adapt.prefix.tokens={CONTEXT - 2}") == 1
+    assert f"beside {CONTEXT - 2} virtual tokens the model's context is 2" in said()
+
+
+def test_a_share_that_holds_out_nothing_or_everything(
+    bench: Bench, said: Said, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Judged answers to one prompt are held out together: all of them or none."""
+    lines(bench.folder / "rows.jsonl", {**GOOD, "label": True}, {**GOOD, "completion": "three", "label": False})
+    assert bench.here("data", "objective=kto", "validate.share=0.001") == 0
+    assert "validate.share holds out no row" in "".join(capfd.readouterr())
+    assert bench.here("data", "objective=kto", "validate.share=0.001", "validate.patience=1") == 1
+    assert "so nothing can stop the run early" in said()
+    assert bench.here("data", "objective=kto", "validate.share=0.999") == 1
+    assert "validate.share holds out all 2 rows" in said()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluate.0.data=absent.jsonl"], "absent.jsonl: no such file"),
+        (["evaluate.0.data=long.jsonl"], "long.jsonl:1: the prompt has"),
+        (["evaluate.0.data=bare.jsonl"], "they have no answer"),
+        (
+            [
+                "evaluate.0.data=rows.jsonl",
+                "evaluate.0.best_of=2",
+                "evaluate.0.temperature=1",
+                "evaluate.0.by=perplexity",
+            ],
+            "picks by 'perplexity', which does not judge an answer",
+        ),
+    ],
+)
+def test_tasks_that_cannot_be_scored_are_told_before_training(
+    bench: Bench, said: Said, overrides: list[str], message: str
+) -> None:
+    lines(bench.folder / "rows.jsonl", GOOD)
+    lines(bench.folder / "long.jsonl", {"prompt": "x" * CONTEXT, "completion": "y"})
+    lines(bench.folder / "bare.jsonl", {"prompt": "x"})
+    assert bench.here("train", *overrides) == 1
+    assert message in said()
+    assert not Run(bench.run).events_path.exists(), "nothing has trained"
+
+
 def test_a_run_folder_in_use(bench: Bench, said: Said) -> None:
     with Run(bench.run).locked():
         assert bench.here("train") == 1

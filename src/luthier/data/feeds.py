@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from luthier.data import sources as files
 from luthier.data.formats import FORMATS, recognise, unknown_columns
-from luthier.data.formats.judged import Stepwise, zero_means_wrong
+from luthier.data.formats.judged import Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.formats.shape import BadRow
 from luthier.data.ledger import Ledger
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
+
+LOOKED_AT = 1000
+"""Rows that tell whether the pairs of a source repeat their prompt."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Feed:
                 _whole_characters(example)
                 yield self._mend(example, source)
             except BadRow as fault:
-                ledger.drop(self.name, source, str(fault))
+                ledger.drop(self.name, source, str(fault), fault.fix)
         if count == 0:
             raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
 
@@ -93,13 +96,25 @@ class Feed:
         """The shape with what only the whole source can tell, and its name for the ledger."""
         if isinstance(shape, Stepwise) and self._zero_means_wrong:
             return replace(shape, binary=True), f"{name} (label 0: wrong)"
+        if isinstance(shape, Preference) and self._repetition is not None:
+            return replace(shape, repeated=self._repetition == "text"), f"{name} (prompt repeated)"
         return shape, name
+
+    @cached_property
+    def _repetition(self) -> Literal["text", "turns"] | None:
+        """Where pairs repeat the prompt of its column; by the first rows, so that none is split before it is known."""
+        shape = self.shape if isinstance(self.shape, Preference) else Preference()
+        return repeats_prompt(shape, itertools.islice(self._ahead(), LOOKED_AT))
 
     @cached_property
     def _zero_means_wrong(self) -> bool:
         """Of judged steps; read ahead, so that no row is scored before it is known."""
+        return zero_means_wrong(self._ahead())
+
+    def _ahead(self) -> Iterator[Mapping[str, Any]]:
+        """The rows before they are read."""
         numbered = ((Source(part.name, number), row) for part in self.parts for number, row in part.rows())
-        return zero_means_wrong(self._columns(row, source) for source, row in numbered if isinstance(row, Mapping))
+        return (self._columns(row, source) for source, row in numbered if isinstance(row, Mapping))
 
     def _columns(self, row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
         mapping = self.entry.columns

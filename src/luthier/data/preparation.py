@@ -27,7 +27,7 @@ from luthier.types import Example, Source, TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 4
+LAYOUT = 5
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 
@@ -78,6 +78,13 @@ def _refuse(ledger: Ledger, max_lost: float, examples: int) -> None:
     """Raises LuthierError when there is nothing to train on, or more is lost than the recipe allows."""
     why = "; ".join(f"{r} ({entry.count:,}×, first {entry.rows[0]})" for r, entry in ledger.main_reasons()[:3])
     fix = next((entry.fix for _, entry in ledger.main_reasons() if entry.fix), None)
+    if not examples and ledger.held_out:
+        raise LuthierError(
+            f"nothing to train on: validate.share holds out all {ledger.held_out:,} rows (equal ones, and judged "
+            "answers to one prompt, stay together)",
+            where="validate.share",
+            fix="give rows to more prompts, lower it, or set validate.data",
+        )
     if not examples:
         raise LuthierError(
             f"nothing to train on: none of {ledger.rows_read:,} rows is left: {why}", where="data", fix=fix

@@ -20,7 +20,7 @@ from luthier.engines.decoding import Decoding
 from luthier.engines.padding import alike, padded
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
-from luthier.models import positions
+from luthier.models import positions, room
 from luthier.models.virtual import virtual
 from luthier.types import Completion, Encoded, Sampling
 
@@ -41,10 +41,7 @@ class LocalEngine:
         self._module, self._tokenizer, self._stop = module, tokenizer, frozenset(stop_ids)
         self._rows, self._tokens = rows, tokens
         self._device = next(module.parameters()).device
-        self._context: int | None = getattr(module.config.get_text_config(), "max_position_embeddings", None)
-        tokens_before = virtual(module)
-        if self._context is not None and tokens_before is not None:
-            self._context -= tokens_before.count
+        self.context = room(module)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: Callable[[int], None] | None = None
@@ -108,15 +105,15 @@ class LocalEngine:
         """How many tokens may follow the prompt."""
         if not len(prompt):
             raise LuthierError("an empty prompt has nothing to go on from", where=f"prompt {number + 1}")
-        if self._context is None:
+        if self.context is None:
             return sampling.max_new_tokens
-        if len(prompt) >= self._context:
+        if len(prompt) >= self.context:
             raise LuthierError(
-                f"the prompt has {len(prompt)} tokens, but the model's context ends at {self._context}",
+                f"the prompt has {len(prompt)} tokens, but the model's context ends at {self.context}",
                 where=f"prompt {number + 1}",
                 fix="shorten it",
             )
-        return min(sampling.max_new_tokens, self._context - len(prompt))
+        return min(sampling.max_new_tokens, self.context - len(prompt))
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling

@@ -1,7 +1,7 @@
 """Evaluation: systems compared on tasks with intervals, and the report of a run."""
 
 from luthier.evaluate.charts import write_loss_plot
-from luthier.evaluate.compare import compare
+from luthier.evaluate.compare import check, compare
 from luthier.evaluate.comparison import Comparison, record
 from luthier.evaluate.curves import loss_curve_text
 from luthier.evaluate.environment import environment, record_environment
@@ -9,6 +9,7 @@ from luthier.evaluate.report import write_report
 
 __all__ = [
     "Comparison",
+    "check",
     "compare",
     "environment",
     "loss_curve_text",

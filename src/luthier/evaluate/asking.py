@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.errors import LuthierError
 from luthier.scorers.metric import Metric
 from luthier.types import RAW, Completion, Encoded, Engine, Example, Response, Sampling, Turn
 
@@ -94,6 +95,30 @@ class Questions:
     seed: int
     by: Metric | None
 
+    def check_lengths(self, metrics: Mapping[str, Metric], context: int | None) -> None:
+        """Raise LuthierError for a row that a model of this context (None: not known) could not read, or not answer."""
+        if context is None:
+            return
+        every = metrics.values()
+        if any(judges_words(metric) for metric in every):
+            for row, prompt in zip(self.rows, self._prompts, strict=True):
+                if len(prompt) >= context:
+                    raise self._too_long(row, f"the prompt has {len(prompt):,} tokens", context)
+        read = [self._references[1:]] if any(metric.needs_likelihood for metric in every) else []
+        read += [self._own_responses] if any(metric.needs_rewards for metric in every) else []
+        for known, encoded in read:
+            for index, row_tokens in zip(known, encoded, strict=True):
+                tokens = max(len(ids) for ids in row_tokens.ids)
+                if tokens > context:
+                    raise self._too_long(self.rows[index], f"prompt and response have {tokens:,} tokens", context)
+
+    def _too_long(self, row: Example, what: str, context: int) -> LuthierError:
+        return LuthierError(
+            f"{what}, the model's context is {context:,}",
+            where=str(row.source) if row.source else self.task.name,
+            fix=f"shorten the row or leave it out of the data of the task {self.task.name!r}",
+        )
+
     def put_to(self, system: System, metrics: Mapping[str, Metric], progress: Progress) -> Outcome:
         """Ask what the metrics need."""
         start = time.perf_counter()
@@ -115,8 +140,23 @@ class Questions:
     def _zipped(self, candidates: list[list[Completion]]) -> list[tuple[Example, list[Completion]]]:
         return list(zip(self.rows, candidates, strict=True))
 
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        return [self.template.prompt_ids(row.prompt, row.tools) for row in self.rows]
+
+    @cached_property
+    def _references(self) -> tuple[list[Response], list[int], list[Encoded]]:
+        """The reference of each row; the rows that have one, and those as tokens."""
+        references = [_reference_response(row) for row in self.rows]
+        known = [index for index, response in enumerate(references) if response.turns]
+        encoded = [
+            self.template.encode(replace(self.rows[index], responses=(references[index],)), score="last")
+            for index in known
+        ]
+        return references, known, encoded
+
     def _candidates(self, system: System, progress: Progress) -> list[list[Completion]]:
-        prompts = [self.template.prompt_ids(row.prompt, row.tools) for row in self.rows]
+        prompts = self._prompts
         sampling = Sampling(max_new_tokens=self.task.max_new_tokens, temperature=self.task.temperature)
         count = self.task.best_of
 
@@ -132,20 +172,15 @@ class Questions:
 
     def _likelihoods(self, system: System, progress: Progress) -> list[Response]:
         """The reference of each row with the log-probability of each of its tokens; no `logp` where there is none."""
-        references = [_reference_response(row) for row in self.rows]
-        known = [index for index, response in enumerate(references) if response.turns]
-        encoded = [
-            self.template.encode(replace(self.rows[index], responses=(references[index],)), score="last")
-            for index in known
-        ]
+        (references, known, encoded), found = self._references, list(self._references[0])
 
         def likelihood(chosen: Sequence[int]) -> list[NDArray[np.float32]]:
             return system.engine.score([encoded[index] for index in chosen])
 
         logps = _batched(likelihood, [len(row) for row in encoded], progress, f"{system.name}: likelihoods")
         for index, logp in zip(known, logps, strict=True):
-            references[index] = replace(references[index], logp=tuple(logp.tolist()), by=system.name)
-        return references
+            found[index] = replace(references[index], logp=tuple(logp.tolist()), by=system.name)
+        return found
 
     @cached_property
     def _own_responses(self) -> tuple[list[int], list[Encoded]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.data.template import Template
     from luthier.recipe.schema import Plugin, Task
 
-__all__ = ["BATCH", "compare"]
+__all__ = ["BATCH", "check", "compare"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ def compare(
     for, and a scorer that can judge no row at all; all of these before generating.
     """
     metrics = {_label(plugin): _metric(plugin) for plugin in task.scorers}
-    by = (_label(task.by), _metric(task.by)) if task.by is not None and task.best_of > 1 else None
+    by = _picking(task)
     rows = tuple(examples[: task.limit])
     systems = [System(name, engine, (judges or {}).get(name)) for name, engine in engines.items()]
-    _check(task, metrics, rows, systems)
-    if by is not None:
-        by[1].check()
+    _check(task, rows)
+    _check_judges(task, metrics, systems)
     questions = Questions(task, rows, template, seed, by[1] if by else None)
+    for system in systems:
+        questions.check_lengths(metrics, system.engine.context)
     with _progress() as progress:
         outcomes = {system.name: questions.put_to(system, metrics, progress) for system in systems}
     found = verdicts(metrics, rows, outcomes, task.best_of, by)
@@ -81,6 +82,20 @@ def compare(
     return comparison
 
 
+def check(task: Task, examples: Sequence[Example], template: Template, context: int | None) -> None:
+    """Raise LuthierError, before there is a model, for what `compare` would refuse then: rows that no scorer can judge
+    or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn."""
+    rows = tuple(examples[: task.limit])
+    _check(task, rows)
+    metrics = {_label(plugin): _metric(plugin) for plugin in task.scorers}
+    Questions(task, rows, template, 0, None).check_lengths(metrics, context)
+
+
+def _picking(task: Task) -> tuple[str, Metric] | None:
+    """The scorer that picks among several answers, with its label."""
+    return (_label(task.by), _metric(task.by)) if task.by is not None and task.best_of > 1 else None
+
+
 def _metric(plugin: Plugin) -> Metric:
     scorer = SCORERS.build(plugin.name, plugin.args)
     return scorer if isinstance(scorer, Metric) else _Mean(scorer)
@@ -96,45 +111,60 @@ def _shown(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _check(task: Task, metrics: Mapping[str, Metric], rows: Sequence[Example], systems: Sequence[System]) -> None:
-    """Refuse, before anything is generated, what could only end without a score."""
+def _check(task: Task, rows: Sequence[Example]) -> None:
+    """Refuse what could only end without a score, whatever the model."""
     if not rows:
         raise LuthierError(f"the task {task.name!r} has no rows to score", fix="look at its `data:` and `limit:`")
-    for label, metric in metrics.items():
-        metric.check()
-        if isinstance(metric, Judgement):
-            _check_judgement(task, label, metric, rows, systems)
-    if not any(judges_words(metric) for metric in metrics.values()):
-        return
-    for row in rows:
-        if not row.prompt:
-            raise LuthierError(
-                f"the task {task.name!r} has a row without a prompt to answer",
-                where=str(row.source) if row.source else None,
-                fix="plain text can be scored by `perplexity` alone",
-            )
-    for label, metric in metrics.items():
-        if not judges_words(metric) or not metric.needs_reference:
-            continue
-        # a reference that cannot be judged against itself has nothing to say about answers either
-        if all(metric(row, Response((Turn("assistant", reference(row) or ""),))) is None for row in rows):
-            raise LuthierError(
-                f"the scorer {label!r} can judge none of the {len(rows)} rows of the task {task.name!r}: "
-                "they have no answer, or none of the kind it compares",
-                fix="give the rows an `answer` (or a last assistant turn), or take another scorer",
-            )
-
-
-def _check_judgement(
-    task: Task, label: str, metric: Judgement, rows: Sequence[Example], systems: Sequence[System]
-) -> None:
-    if not any(metric.judges(row) for row in rows):
+    metrics, by = {_label(plugin): _metric(plugin) for plugin in task.scorers}, _picking(task)
+    if by is not None and not judges_words(by[1]):
         raise LuthierError(
-            f"the scorer {label!r} can judge none of the {len(rows)} rows of the task {task.name!r}: {metric.lacking}",
-            fix="give rows of that kind, or take another scorer",
+            f"the task {task.name!r} picks by {by[0]!r}, which does not judge an answer that a model drew",
+            where="evaluate",
+            fix="set `by:` to a reward model ({reward_model: runs/rm}) or a scorer of answers (f1, exact_match, …)",
         )
+    if by is not None and not any(judges_words(metric) for metric in metrics.values()):
+        raise LuthierError(
+            f"the task {task.name!r} draws {task.best_of} answers to each prompt, and no scorer judges answers",
+            where="evaluate",
+            fix="name a scorer of answers, or leave `best_of` out",
+        )
+    for metric in (*metrics.values(), *([by[1]] if by else [])):
+        metric.check()
+    for label, metric in metrics.items():
+        if isinstance(metric, Judgement) and not any(metric.judges(row) for row in rows):
+            raise _no_judgement(task, label, len(rows), metric.lacking)
+        if metric.needs_likelihood and not any(row.responses or row.answer is not None for row in rows):
+            raise _no_judgement(task, label, len(rows), "they have no answer")
+    judging = dict([*metrics.items(), *([by] if by else [])])
+    judging = {label: metric for label, metric in judging.items() if judges_words(metric)}
+    promptless = next((row for row in rows if not row.prompt), None)
+    if judging and promptless is not None:
+        raise LuthierError(
+            f"the task {task.name!r} has a row without a prompt to answer",
+            where=str(promptless.source) if promptless.source else None,
+            fix="plain text can be scored by `perplexity` alone",
+        )
+    for label, metric in judging.items():
+        # a reference that cannot be judged against itself has nothing to say about answers either
+        if metric.needs_reference and all(
+            metric(row, Response((Turn("assistant", reference(row) or ""),))) is None for row in rows
+        ):
+            raise _no_judgement(task, label, len(rows), "they have no answer, or none of the kind it compares")
+
+
+def _no_judgement(task: Task, label: str, rows: int, lacking: str) -> LuthierError:
+    return LuthierError(
+        f"the scorer {label!r} can judge none of the {rows} rows of the task {task.name!r}: {lacking}",
+        fix="give the rows what it judges by (an `answer`, a last assistant turn, `chosen` and `rejected`), or take "
+        "another scorer",
+    )
+
+
+def _check_judges(task: Task, metrics: Mapping[str, Metric], systems: Sequence[System]) -> None:
+    """Refuse systems that give no rewards where rewards are judged."""
+    label = next((label for label, metric in metrics.items() if isinstance(metric, Judgement)), None)
     for system in systems:
-        if system.judge is None:
+        if label is not None and system.judge is None:
             raise LuthierError(
                 f"the scorer {label!r} needs a model that rewards responses, and {system.name!r} does not",
                 where=task.name,

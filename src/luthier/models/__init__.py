@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.models.adapters import ADAPTERS
     from luthier.models.aliases import Known, catalogue
+    from luthier.models.context import expected_room, room
     from luthier.models.export import EXPORTERS
     from luthier.models.fetching import Fetched, fetch
     from luthier.models.loading import load, open_run, sample_rows
@@ -23,10 +24,12 @@ __all__ = [
     "Known",
     "Policy",
     "catalogue",
+    "expected_room",
     "fetch",
     "load",
     "merge",
     "open_run",
+    "room",
     "sample_rows",
     "save",
 ]
@@ -39,10 +42,12 @@ _HOMES = {
     "Policy": "policy",
     "QUANTIZERS": "quantizers",
     "catalogue": "aliases",
+    "expected_room": "context",
     "fetch": "fetching",
     "load": "loading",
     "merge": "saving",
     "open_run": "loading",
+    "room": "context",
     "sample_rows": "loading",
     "save": "saving",
 }

@@ -36,6 +36,7 @@ class Guards:
     rewards: list[tuple[float, float]] = field(default_factory=list)
     """Implicit rewards of the better and the worse responses at each step, where the objective has a reference."""
     falling: bool = False
+    cut: bool = False
 
     def observe(self, loss: float, judged: Mapping[str, float]) -> list[tuple[str, str]]:
         """Warnings that step's numbers give rise to: (which guard, what it says). Each is given once a run."""
@@ -54,6 +55,9 @@ class Guards:
             if after >= before:
                 self.stalled = True
                 warnings.append(("stall", _stalled(self.stall_window, before, after)))
+        if not self.cut and judged.get("mismatched_cut"):
+            self.cut = True
+            warnings.append(("mismatched", _cut(judged["mismatched_cut"])))
         return [*warnings, *self._both_fall(judged)]
 
     def _both_fall(self, judged: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -83,6 +87,7 @@ class Guards:
         """Put back what `state()` gave."""
         self.recent, self.memorising, self.stalled = list(state["recent"]), state["memorising"], state["stalled"]
         self.rewards, self.falling = [tuple(pair) for pair in state.get("rewards", [])], state.get("falling", False)
+        self.cut = state.get("cut", False)
 
 
 def _memorising(mean: float) -> str:
@@ -96,6 +101,14 @@ def _stalled(window: int, before: float, after: float) -> str:
     return (
         f"the loss has not fallen over the last {window} steps ({before:.4f} → {after:.4f}). If it has converged, stop "
         "here; otherwise check the learning rate (train.lr), what is scored (luthier data --show 5) and the data"
+    )
+
+
+def _cut(share: float) -> str:
+    return (
+        f"{share:.0%} of this step's pairs of one row's prompt with another's response, from which the divergence is "
+        "estimated, are longer than train.max_tokens (or than the model's context) and cut at their end; "
+        "`mismatched_cut` in events.jsonl counts on"
     )
 
 

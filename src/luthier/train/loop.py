@@ -8,6 +8,7 @@ optimiser, guards and the event log all continue from the newest whole checkpoin
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from luthier.errors import LuthierError
+from luthier.models import room
 from luthier.models.quantizers import numbers
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
@@ -102,7 +104,7 @@ class Loop:
         self.schedule = SCHEDULES.build(self.train.schedule.name, self.train.schedule.args)
         self.warmup = warmup_steps(self.train.warmup, self.total)
         self.weights = Weights(policy, self.train, self.total)
-        self.losses = Losses(forward, objective)
+        self.losses = Losses(forward, objective, longest=min(self.train.max_tokens, room(policy.module) or sys.maxsize))
         self.window = Window(forward, self.losses, self.weights.update, self.train, self.device)
         self.window.on_out_of_memory = self._out_of_memory
         self.guards = Guards(self.train.stall_window, per_token=objective.needs.unit == "token")
@@ -113,7 +115,10 @@ class Loop:
 
     def refer(self, second: Forward | None, model: Policy | None) -> None:
         """Decide where the reference's log-probabilities come from (before the first step changes any weight)."""
-        pair = (second, model) if second is not None and model is not None else None
+        pair = None
+        if second is not None and model is not None:
+            pair = second, model
+            self.losses.longest = min(self.losses.longest, room(model.module) or sys.maxsize)
         choice = reference.choose(self.policy, self.window.forward, pair, repr(self.recipe.adapt))
         passes = self.total / self.order.steps_per_epoch
         chosen: reference.Reference = choice.live

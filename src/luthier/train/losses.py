@@ -8,6 +8,7 @@ Shape suffixes: N = rows, S = scored tokens, M = terms.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from luthier.train.batches import Batch
 from luthier.train.forward import Forward
 from luthier.train.judgement import Judgement
 from luthier.train.likelihoods import LayOut
-from luthier.train.reference import Live, Reference, mismatched
+from luthier.train.reference import Live, Reference, cut, mismatched
 from luthier.train.shard import Shard
 from luthier.types import Encoded, Needs
 
@@ -54,8 +55,10 @@ class Losses:
         objective: Objective,
         reference: Reference | None = None,
         live: Live | None = None,
+        longest: int = sys.maxsize,
     ) -> None:
-        """`live` computes what cannot be kept ahead: the drift of mismatched pairs."""
+        """`live` computes what cannot be kept ahead: the drift of mismatched pairs, of `longest` tokens at most."""
+        self.longest = longest
         self.forward, self.objective, self.reference, self.live = forward, objective, reference, live
         self.terms = [(weight, term) for weight, term in objective.terms()]
         self.state = objective.begin()
@@ -67,6 +70,8 @@ class Losses:
         self.row_weights: dict[str, NDArray[np.float32]] = {}
         """A weight for each example, by the digest of their store."""
         self._contrast: Tensor | None = None
+        self._cut = 0.0
+        """The share of the step's mismatched pairs that were cut."""
         self._store = ""
         self._rewards: list[Tensor] = []
         self._scores: list[Tensor] = []
@@ -82,13 +87,14 @@ class Losses:
         self._contrast = None
         if self.contrasts:
             paired = mismatched(examples) if len(examples) > 1 else mismatched([*examples, another])[:1]
-            self._contrast = self._drift(lay_out(paired))
+            self._cut = sum(len(pair) > self.longest for pair in paired) / len(paired)
+            self._contrast = self._drift(lay_out([cut(pair, self.longest) for pair in paired]))
 
     def end_step(self) -> dict[str, float]:
         """Bring the objective's state up to the step; what the step showed of the rows' worth, as numbers."""
         if self._rewards:
             self.state = self.objective.updated(self.state, torch.cat(self._rewards), torch.cat(self._scores))
-        return self.judgement.take()
+        return {**self.judgement.take(), **({"mismatched_cut": self._cut} if self._cut else {})}
 
     def sums(self, batch: Batch) -> Tensor:
         """Each term's values summed over a micro-batch already on the device: M, with gradient."""

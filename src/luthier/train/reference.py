@@ -205,5 +205,10 @@ def mismatched(examples: Sequence[Encoded]) -> list[Encoded]:
     return made
 
 
+def cut(pair: Encoded, longest: int) -> Encoded:
+    """A mismatched pair without what its response has beyond `longest` tokens, as a judged row that is too long."""
+    return Encoded((pair.ids[0][:longest],), (pair.weights[0][:longest],), row=pair.row)
+
+
 def _first_scored(example: Encoded) -> int:
     return int(np.flatnonzero(example.weights[0])[0])

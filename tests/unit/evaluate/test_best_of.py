@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from test_compare import Letters
 
-from luthier.evaluate import compare
+from luthier.errors import LuthierError
+from luthier.evaluate import check, compare
 from luthier.evaluate.asking import best
 from luthier.evaluate.comparison import Comparison
 from luthier.recipe.schema import Task
@@ -22,6 +24,8 @@ WORDS = ["one", "two", "three", "four", "five", "six"]
 
 class Drawing:
     """An engine that says each word of WORDS or not, by the seed and the place of the prompt alone."""
+
+    context = None
 
     def __init__(self, chance: float = 0.5) -> None:
         self.chance = chance
@@ -127,3 +131,19 @@ def test_a_scorer_for_which_less_is_better_gains_by_falling():
 def test_what_makes_no_sense_is_refused(keys, message):
     with pytest.raises(ValidationError, match=message):
         Task(data=["x"], **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "answers", "message"),
+    [
+        ({"by": "perplexity"}, True, "picks by 'perplexity', which does not judge an answer that a model drew"),
+        ({"by": "preference_accuracy"}, True, "picks by 'preference_accuracy', which does not judge an answer"),
+        ({"by": "f1", "scorers": ["perplexity"]}, True, "draws 4 answers to each prompt, and no scorer judges"),
+        ({"by": "f1"}, False, "'exact_match' can judge none of the 3 rows .* no answer"),
+    ],
+)
+def test_what_cannot_pick_is_refused_before_there_is_a_model(keys, answers, message):
+    task = Task(data=["x"], best_of=4, temperature=1.0, **keys)
+    asked = [row if answers else replace(row, answer=None) for row in rows(3)]
+    with pytest.raises(LuthierError, match=message):
+        check(task, asked, Letters(), None)

@@ -34,6 +34,8 @@ class Letters:
 class ByHeart:
     """An engine that answers from a table; every token of a reference has the same likelihood."""
 
+    context: int | None = None
+
     def __init__(self, answers: dict[str, str], likelihood: float = 0.5) -> None:
         self.answers, self.likelihood = answers, likelihood
         self.asked: list[tuple[int, Sampling]] = []
@@ -165,12 +167,27 @@ def test_what_cannot_end_in_a_score_is_refused_before_generating():
         ([Example((Turn("user", "?"),))], ["exact_match"], "can judge none of the 1 rows"),
         ([Example((Turn("user", "?"),), answer="prose")], ["contains", "json_match"], "'json_match' can judge none"),
         ([Example((Turn("user", "?"),), answer="x")], ["exact_mtch"], "exact_match"),
+        ([Example((Turn("user", "?"),))], ["perplexity"], "'perplexity' can judge none .* no answer"),
     ]:
         with pytest.raises(LuthierError, match=message):
             compare(task(*scorers), examples, Letters(), {"base": engine})
-    with pytest.raises(LuthierError, match="could judge no row"):
-        compare(task("perplexity"), [Example((Turn("user", "?"),))], Letters(), {"base": engine})
     assert engine.asked == []
+
+
+def test_rows_longer_than_the_context_are_named_before_generating():
+    """A letter is a token, and a prompt ends with one more."""
+    engine = ByHeart({"abc": "x"})
+    engine.context = 4
+    row = Example((Turn("user", "abc"),), answer="x", source=Source("held-out.jsonl", 3))
+    for scorer, message in [
+        ("exact_match", r"held-out\.jsonl:3: the prompt has 4 tokens, the model's context is 4"),
+        ("perplexity", r"held-out\.jsonl:3: prompt and response have 6 tokens, the model's context is 4"),
+    ]:
+        with pytest.raises(LuthierError, match=message):
+            compare(task(scorer), [row], Letters(), {"base": engine})
+    assert engine.asked == [] and engine.scored == 0
+    engine.context = 6
+    compare(task("exact_match", "perplexity"), [row], Letters(), {"base": engine})
 
 
 def test_record_replaces_its_own_task_and_keeps_the_rest(tmp_path):

@@ -21,6 +21,8 @@ from luthier.types import Encoded, Example, Turn
 class Likes:
     """Log-probabilities by letter: every scored token has the value its id is given."""
 
+    context = None
+
     def __init__(self, **letters: float) -> None:
         self.letters = {ord(letter): value for letter, value in letters.items()}
         self.scored = 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from transformers import GPT2LMHeadModel
 
 from luthier.errors import LuthierError
 from luthier.models import heads
@@ -20,7 +21,7 @@ from luthier.recipe import Plugin
 from luthier.recipe.schema import Reference, Validate
 from luthier.run import Run
 from luthier.train import fit
-from luthier.train.reference import mismatched
+from luthier.train.reference import cut, mismatched
 from luthier.types import Encoded
 
 PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "orpo", "cpo", "simpo"]
@@ -189,6 +190,42 @@ def test_mismatched_pairs_join_each_prompt_with_the_response_before_it() -> None
         response = int(np.flatnonzero(other.weights[0])[0])
         assert made.ids[0].tolist() == [*own.ids[0][:prompt], *other.ids[0][response:]]
         assert made.weights[0].sum() == other.weights[0].sum()
+
+
+class Uneven(tiny.Store):
+    """Labelled rows of 16 tokens at most, whose prompts and responses come to 28 where they are mixed up."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        ids = [np.arange(3, 19, dtype=np.int32) for _ in range(4)]
+        prompts = [14, 2, 14, 2]
+        weights = [(np.arange(16) >= prompt).astype(np.float32) for prompt in prompts]
+        self.encoded = [Encoded((ids[i],), (weights[i],), row=i, scores=(float(i < 2),)) for i in range(4)]
+        self.digest = "uneven"
+        self.lengths = np.full(4, 16, np.int32)
+        self.scored = np.array([w.sum() for w in weights], np.int32)
+
+
+@pytest.mark.parametrize(("context", "max_tokens"), [(16, 1024), (256, 16)])
+def test_mismatched_pairs_stay_within_the_context_and_the_longest_row(
+    tmp_path: Path, context: int, max_tokens: int
+) -> None:
+    """GPT-2 has no position beyond its context: a pair of 14 and 14 tokens would be an index error there."""
+    torch.manual_seed(0)
+    module = Lora(r=4).attach(GPT2LMHeadModel(tiny.config("gpt2", max_position_embeddings=context)))
+    steps, _ = trained(tmp_path, "kto", Uneven(), module=module, steps=1, batch=4, max_tokens=max_tokens)
+    assert steps[0]["mismatched_cut"] in (0.25, 0.5)
+    told = [event for event in Run(tmp_path).events() if event.get("guard") == "mismatched"]
+    assert len(told) == 1 and "cut at their end" in told[0]["text"]
+
+
+def test_a_mismatched_pair_is_cut_in_its_response() -> None:
+    one, other = Uneven()[0], Uneven()[1]
+    pair = mismatched([one, other])[0]
+    assert len(pair) == 28
+    short = cut(pair, 16)
+    assert short.ids[0].tolist() == [*one.ids[0][:14], *other.ids[0][2:4]]
+    assert short.weights[0].tolist() == [0.0] * 14 + [1.0] * 2
 
 
 def test_a_sum_trains_on_pairs_and_on_the_better_responses(tmp_path: Path) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from luthier.data.formats.conversation import Tagged
-from luthier.data.formats.pairs import Split, asked_in_transcript, messages, not_empty, reply, split_texts, split_turns
+from luthier.data.formats.pairs import (
+    Split,
+    agreed,
+    asked_in_transcript,
+    behind_prompt,
+    messages,
+    not_empty,
+    reply,
+    rest,
+    split_texts,
+    split_turns,
+    transcript,
+)
 from luthier.data.formats.plain import alpaca_prompt, prompt_turns
 from luthier.data.formats.shape import BadRow, Row, Shape, column, kind, listed, number, truth
 from luthier.data.formats.turns import conversation, tools, turns, with_system
@@ -16,6 +29,8 @@ from luthier.types import Example, Response, Turn
 
 PROMPTS = ("prompt", "question", "instruction", "messages", "conversations")
 """Columns that may hold the prompt of judged responses."""
+CHATS = ("messages", "conversations")
+"""Those that hold it as messages."""
 
 
 def _margin(row: Row) -> dict[str, float]:
@@ -34,7 +49,7 @@ class Judged(Tagged):
 
     def prompt(self, row: Row) -> tuple[Turn, ...] | None:
         """The prompt's turns, None when no column holds one. Raises BadRow."""
-        for name in ("messages", "conversations"):
+        for name in CHATS:
             if row.get(name) is not None:
                 return with_system(row, turns(listed(row, name), self.tags))
         if row.get("instruction") is not None:
@@ -49,7 +64,10 @@ class Judged(Tagged):
 
 @dataclass(frozen=True)
 class Preference(Judged):
-    """A better and a worse response. The prompt is a column, or what both begin with."""
+    """A better and a worse response. The prompt is a column, or what both begin with, or both."""
+
+    repeated: bool = False
+    """Both texts begin with the prompt of the column: so it is where most pairs of a source do. They lose it."""
 
     needs: ClassVar = (("chosen",), ("rejected",))
     optional: ClassVar = (
@@ -76,18 +94,70 @@ class Preference(Judged):
 
     def _parts(self, row: Row) -> Split:
         better, worse = row.get("chosen"), row.get("rejected")
-        spoken = messages(better), messages(worse)
-        if spoken[0] and spoken[1] and len(spoken[0]) + len(spoken[1]) > 2:
-            prompt, chosen, rejected = split_turns(turns(spoken[0], self.tags), turns(spoken[1], self.tags))
-            return with_system(row, prompt), chosen, rejected
-        given = self.prompt(row)
+        given, whole = self._given(row), self._whole(row)
+        if whole[0] and whole[1]:
+            prompt, chosen, rejected = split_turns(whole[0], whole[1])
+            prompt = with_system(row, prompt)
+            return prompt if given is None else agreed(given, prompt, self._holder(row)), chosen, rejected
+        if whole[0] or whole[1]:
+            raise BadRow("only one of 'chosen' and 'rejected' is a whole conversation, the other is a response alone")
         if given is not None:
+            if self.repeated:
+                better, worse = behind_prompt(given[-1].text, better, worse, self._holder(row))
             return given, reply(better, "chosen", self.tags), reply(worse, "rejected", self.tags)
+        if messages(better) and messages(worse):
+            raise BadRow("there is no prompt: 'chosen' and 'rejected' are responses alone, and no column holds it")
         if not isinstance(better, str) or not isinstance(worse, str):
             wrong = ("chosen", better) if not isinstance(better, str) else ("rejected", worse)
             raise BadRow(f"{wrong[0]!r} is {kind(wrong[1])}, not text")
         prompt, chosen, rejected = split_texts(better, worse)
         return with_system(row, prompt), chosen, rejected
+
+    def _holder(self, row: Row) -> str:
+        """The column that holds the prompt."""
+        return next((name for name in (*CHATS, "instruction", "prompt", "question") if row.get(name)), "prompt")
+
+    def _given(self, row: Row) -> tuple[Turn, ...] | None:
+        """The prompt in a column; None also where whole conversations stand beside an empty one."""
+        empty = not any(row.get(name) for name in PROMPTS)
+        return None if empty and any(self._whole(row)) else self.prompt(row)
+
+    def _whole(self, row: Row) -> tuple[tuple[Turn, ...] | None, tuple[Turn, ...] | None]:
+        """The better and the worse response as the conversations that they end, where they are more than responses."""
+        beside = any(row.get(name) for name in PROMPTS)
+
+        def whole(value: Any) -> tuple[Turn, ...] | None:
+            listed = messages(value)
+            spoken = turns(listed, self.tags) if listed else transcript(value) if isinstance(value, str) else None
+            least = 2 if listed or beside else 1  # a text that only names its speaker is no more than a response
+            return spoken if spoken and len(spoken) >= least else None
+
+        return whole(row.get("chosen")), whole(row.get("rejected"))
+
+    def repetition(self, row: Row) -> Literal["text", "turns"] | None:
+        """Where the row's responses hold the prompt of a column again: as turns, or (one at least) as text. Raises
+        BadRow."""
+        if not any(row.get(name) for name in PROMPTS):
+            return None
+        if all(self._whole(row)):
+            return "turns"
+        given, texts = self.prompt(row) or (), (row.get("chosen"), row.get("rejected"))
+        return "text" if given and any(rest(given[-1].text, text) for text in texts) else None
+
+
+def repeats_prompt(shape: Preference, rows: Iterable[Row]) -> Literal["text", "turns"] | None:
+    """Where most of these pairs hold the prompt of a column again; None where few or none do: a single response may
+    well begin with the words of its prompt."""
+    found: Counter[Literal["text", "turns"] | None] = Counter()
+    for row in rows:
+        if not shape.matches(frozenset(row)):
+            continue
+        try:
+            found[shape.repetition(row)] += 1
+        except BadRow:
+            continue
+    most, count = found.most_common(1)[0] if found else (None, 0)
+    return most if 2 * count > found.total() else None
 
 
 @dataclass(frozen=True)
@@ -159,7 +229,7 @@ class Unpaired(Judged):
         if self.strict and not isinstance(row.get(name), bool):
             raise BadRow(f"{name!r} is {kind(row.get(name))}, not true or false")
         score = float(truth(row.get(name), name))
-        for key in ("messages", "conversations"):
+        for key in CHATS:
             if row.get(key) is not None:
                 example = conversation(row, turns(listed(row, key), self.tags), score)
                 if not example.responses:

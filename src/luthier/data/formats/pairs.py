@@ -59,8 +59,61 @@ def split_turns(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> Split:
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2:
         raise BadRow("'chosen' and 'rejected' do not share a prompt: they differ before their last turn")
     if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-        raise BadRow("'chosen' or 'rejected' does not end with the assistant")
+        wrong = ("chosen", chosen) if chosen[-1].role != "assistant" else ("rejected", rejected)
+        raise BadRow(f"{wrong[0]!r} ends with the role {wrong[1][-1].role!r}, not with 'assistant'")
     return chosen[:-1], chosen[-1], rejected[-1]
+
+
+def agreed(given: tuple[Turn, ...], spoken: tuple[Turn, ...], column: str) -> tuple[Turn, ...]:
+    """The prompt that a column gives and whole conversations begin with, a system message of either kept.
+
+    The column may hold less than they do (one question of several) or more (what was said before). Raises BadRow
+    where they contradict each other. White space is no difference.
+    """
+    (led, asked), (leading, said) = _parted(given), _parted(spoken)
+    ours, theirs = [_bare(turn) for turn in asked], [_bare(turn) for turn in said]
+    within = any(theirs[at : at + len(ours)] == ours for at in range(len(theirs) - len(ours) + 1))
+    instructed = not led or not leading or [_bare(turn) for turn in led] == [_bare(turn) for turn in leading]
+    if not instructed or not (within or ours[-len(theirs) :] == theirs):
+        raise BadRow(
+            f"'chosen' and 'rejected' begin with another prompt than {column!r} holds", fix=other_column(column)
+        )
+    return (*(leading or led), *(said if within else asked))
+
+
+def _parted(spoken: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
+    """System messages at the beginning, and what follows."""
+    first = next((i for i, turn in enumerate(spoken) if turn.role not in ("system", "developer")), len(spoken))
+    return spoken[:first], spoken[first:]
+
+
+def _bare(turn: Turn) -> tuple[str, str, str]:
+    return turn.role, " ".join(turn.text.split()), repr(turn.calls)
+
+
+def rest(prompt: str, text: Any) -> str:
+    """What a text says behind the prompt that it begins with; "" where it does not, or says no more."""
+    words, asked = text.strip() if isinstance(text, str) else "", prompt.strip()
+    behind = words[len(asked) :]
+    cut_word = asked[-1:].isascii() and asked[-1:].isalnum() and behind[:1].isalnum()
+    return behind.strip() if asked and words.startswith(asked) and not cut_word else ""
+
+
+def behind_prompt(prompt: str, chosen: Any, rejected: Any, column: str) -> tuple[str, str]:
+    """Both texts without the prompt they begin with, as most pairs of their source do. Raises BadRow for others."""
+    for value, name in ((chosen, "chosen"), (rejected, "rejected")):
+        reply_turn(value, name)  # what is no response at all is told as that
+    better, worse = rest(prompt, chosen), rest(prompt, rejected)
+    if better and worse:
+        return better, worse
+    which = "only one of 'chosen' and 'rejected'" if better or worse else "neither 'chosen' nor 'rejected'"
+    what = f"{which} begins with the prompt and goes on, as both do in most pairs of the source"
+    raise BadRow(what, fix=other_column(column))
+
+
+def other_column(column: str) -> str:
+    """What to do about a column that is not the prompt of its row."""
+    return f"mend those rows; a column that is no prompt is left out by another name (`columns: {{other: {column}}}`)"
 
 
 def reply(value: Any, name: str, tags: Tags) -> Turn:

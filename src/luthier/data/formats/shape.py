@@ -35,6 +35,11 @@ NEAR: dict[str, tuple[str, ...]] = {
 class BadRow(ValueError):
     """This row cannot be read. The message is the ledger's reason: short, and the same for all rows with the fault."""
 
+    def __init__(self, reason: str, fix: str | None = None) -> None:
+        super().__init__(reason)
+        self.fix = fix
+        """What to do, where the reason does not say it."""
+
 
 class Shape(ABC):
     """A row shape. `needs`: for each required column the names it may have. `gives` says what becomes of a row."""
@@ -133,10 +138,11 @@ def number(value: Any, name: str) -> float:
 
 
 def truth(value: Any, name: str) -> bool:
-    """A label as true or false; 0, 1 and the words of CSV files count. Raises BadRow."""
-    words = {"true": True, "false": False, "1": True, "0": False}
+    """A label as true or false; 0, 1 and the words of CSV files count (a column with gaps has 1.0). Raises BadRow."""
+    words = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
     if isinstance(value, str) and value.strip().lower() in words:
         return words[value.strip().lower()]
     if isinstance(value, bool) or value in (0, 1):
         return bool(value)
-    raise BadRow(f"{name!r} is {kind(value)}, not true or false (allowed: true, false, 1, 0, also as text)")
+    other = "another text" if isinstance(value, str) and value.strip() else kind(value)
+    raise BadRow(f"{name!r} is {other}, not true or false (allowed: true, false, 1, 0, also as text)")

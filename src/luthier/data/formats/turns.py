@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,8 +67,9 @@ def turn(message: Any, tags: Tags = OPENAI) -> Turn:
     words, media, extra, more = _content(content, tags.content, missing_ok=bool(calls))
     extra |= {key: message[key] for key in EXTRA if message.get(key) is not None}
     weight = message.get("weight", message.get("loss_weight"))
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0):
-        raise BadRow("a message's 'weight' is not a number of at least 0")
+    given = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if weight is not None and not (given and 0 <= weight < math.inf):  # which NaN is not
+        raise BadRow("a message's 'weight' is not a finite number of at least 0")
     return Turn(tags.speaker(role), words, None if weight is None else float(weight), media, calls + more, extra)
 
 

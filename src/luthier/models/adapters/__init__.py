@@ -91,6 +91,11 @@ class Adapter(ABC):
         """Does the recipe ask to keep the outputs of the frozen blocks on disk, for later epochs?"""
         return False
 
+    @property
+    def virtual_tokens(self) -> int:
+        """Places of the context that it takes before each row."""
+        return 0
+
     # before training
     @abstractmethod
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:

@@ -71,6 +71,11 @@ class Peft(Tuner):
         return not self._virtual
 
     @property
+    def virtual_tokens(self) -> int:
+        """As PEFT's own key says."""
+        return int(self.options.get("num_virtual_tokens") or 0) if self._virtual else 0
+
+    @property
     def rewrites_base(self) -> bool:  # type: ignore[override]
         """Some first weights are taken out of the base's."""
         drawn = self.options.get("init_lora_weights", True)

@@ -31,6 +31,11 @@ class Virtual(Tuner):
     packs: ClassVar[bool] = False
     shares_prefix: ClassVar[bool] = False
 
+    @property
+    def virtual_tokens(self) -> int:
+        """As `tokens`."""
+        return self.tokens
+
 
 @dataclass(frozen=True)
 class Prompt(Virtual):
