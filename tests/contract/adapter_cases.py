@@ -66,8 +66,9 @@ RECIPES: dict[str, list[Plugin]] = {
 NOT_ON = {
     "gpt2": {"oft", "boft", "olora", "peft", "peft hra", "lora of many kinds"},
     "whole": {"loftq"},
+    "int8": {"ir_qlora"},
 }
-"""What refuses a model, in words: transposed weights for some, a base that is not rounded for LoftQ."""
+"""What refuses a model, in words: transposed weights for some, a base that is not rounded for LoftQ, or not to nf4."""
 
 
 SIZES = {

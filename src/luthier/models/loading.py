@@ -144,7 +144,7 @@ def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin |
     if quantize is None:
         module.to(where)
     else:
-        settle(module)
+        settle(module, dtype)
     policy = Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
     policy.quantize = quantize
     return policy

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from luthier.models import attention, positions
+from luthier.models import attention, noise, positions
 from luthier.models.fused import fuse, unfuse
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
@@ -54,9 +54,10 @@ class Forward:
                 f"the packed layout cannot be used: {obstacle}", where="train.layout", fix="set it to auto"
             )
         self.layout: Layout = "padded" if layout == "padded" or obstacle else "packed"
-        noise = has_dropout(self.causal_lm)
+        # rows that share a prefix would share its noise
+        noisy = bool(noise.of_base(module) or noise.of_adapters(module))
         self.placed = positions.placed(self.causal_lm)
-        self.share_prefix = share_prefix and self.layout == "packed" and not noise and not self.placed
+        self.share_prefix = share_prefix and self.layout == "packed" and not noisy and not self.placed
         self._own_attention = self.causal_lm.config._attn_implementation
         self._fused = 0
         if self.layout == "packed":
@@ -65,7 +66,7 @@ class Forward:
             self._fused = fuse(self.causal_lm) if fused else 0
         self._head = plain_head(self.causal_lm)
         self.trunk: Callable[[Batch], AbstractContextManager[object]] = nullcontext  # see luthier.train.trunk
-        self.path = self._describe(obstacle if layout == "auto" else None, noise and share_prefix)
+        self.path = self._describe(obstacle if layout == "auto" else None, noisy and share_prefix)
 
     def rows(self, batch: Batch, *, mean_logp: bool = False, readings: Readings = "no", logp: bool = True) -> Rows:
         """Log-probabilities of the batch's scored tokens, with gradients where gradients are enabled.
@@ -177,13 +178,13 @@ class Forward:
         logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
         return logp_SV.gather(1, batch.target_S[:, None]).squeeze(1), logp_SV.mean(-1)
 
-    def _describe(self, obstacle: str | None, noise: bool) -> str:
+    def _describe(self, obstacle: str | None, noisy: bool) -> str:
         if self.layout == "padded":
             return "padded rows" + (f" ({obstacle})" if obstacle else "")
         parts = ["packed rows without padding"]
         if self.share_prefix:
             parts.append("shared prefixes computed once")
-        elif noise:
+        elif noisy:
             parts.append("prefixes not shared (the model has dropout)")
         total = self.causal_lm.config.get_text_config().num_hidden_layers
         parts.append(f"{self._fused} of {total} layers fused" if self._fused else "the model's own layers")
@@ -214,11 +215,6 @@ def why_not_packed(model: Any) -> str | None:
     if model.config.is_encoder_decoder:
         return f"{name} has an encoder"
     return None
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether any dropout is active while training: rows that share a prefix would share its noise."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def plain_head(model: Any) -> Head | None:

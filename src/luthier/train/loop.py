@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from luthier.errors import LuthierError
-from luthier.models import room
+from luthier.models import noise, room
 from luthier.models.quantizers import numbers
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
@@ -69,6 +69,10 @@ def fit(
     with ExitStack() as stack:
         log = Log(run, stack.enter_context(Screen(total)), watch)
         paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
+        if objective.needs.reference:
+            quieten(policy.module, stack, log)
+            if second is not None:  # it is never in training mode, but where noise may be, prefixes are not shared
+                stack.enter_context(noise.off(noise.of_base(second.module)))
         forward = Forward(policy.module, scalar_head=policy.head, **paths)
         stack.enter_context(forward.opened())
         loop = Loop(policy, objective, prepared, recipe, forward, log)
@@ -83,6 +87,16 @@ def fit(
         result = loop.finish()
     policy.module.eval()
     return result
+
+
+def quieten(module: Any, stack: ExitStack, log: Log) -> None:
+    """Switch the base's own dropout off until `stack` closes: a policy with noise differs from a reference without, and
+    what would be learnt at first is to make up for the noise."""
+    rates = noise.of_base(module)
+    stack.enter_context(noise.off(rates))
+    if rates:
+        values = ", ".join(f"{value:g}" for value in sorted({rate.value for rate in rates}))
+        log.screen.say(f"the model's own dropout ({values}) is off: its reference has none")
 
 
 class Loop:
@@ -112,6 +126,8 @@ class Loop:
         self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
         self.progress = Progress(digest(recipe), self.store.digest, self.window.budget, self.window.checkpointing)
         self.resumed_from: int | None = None
+        self.compared: dict[str, Any] = {}
+        """What the `start` event says of the reference."""
 
     def refer(self, second: Forward | None, model: Policy | None) -> None:
         """Decide where the reference's log-probabilities come from (before the first step changes any weight)."""
@@ -132,6 +148,13 @@ class Loop:
             choice.live.off.remember()
         self.losses.reference = chosen
         self.log.screen.say(f"reference: {chosen.about}")
+        reasons: list[str] = []
+        if second is None:
+            penalty = self.weights.attached.penalty() is not None
+            reasons = reference.unequal(self.policy, self.policy.module, penalty, bool(self.train.neftune))
+        if reasons:
+            self.log.screen.say(f"the first loss will not be that of equal models: {'; '.join(reasons)}")
+        self.compared = {"reference": chosen.about, "first_loss_differs": reasons}
 
     def weigh_prompts(self) -> None:
         """Weigh the rows by where their prompts come from, as the model sees them before the first step."""
@@ -305,6 +328,7 @@ class Loop:
             "batch": self.train.batch,
             "micro_tokens": self.window.budget,
             "objective": self.recipe.objective.name,
+            **self.compared,
             "optimizer": self.train.optimizer.name,
             "versions": {
                 "luthier": __version__,

@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from luthier import cache
+from luthier.models import noise
+from luthier.models.adapters import Adapter
 from luthier.train.batches import Batch
 from luthier.train.forward import Forward
 from luthier.train.likelihoods import LayOut, each
 from luthier.types import Encoded, TokenStore
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise when what is kept changes its meaning: old folders are then not found any more."""
 LOGP, EDGES = "logp.bin", "edges.bin"
 
@@ -62,6 +64,8 @@ class Model(Protocol):
     def rewrites_base(self) -> bool: ...
     @property
     def quantized(self) -> str | None: ...
+    @property
+    def adapters(self) -> Sequence[Adapter]: ...
     def adapter_off(self) -> AbstractContextManager[None]: ...
 
 
@@ -88,12 +92,31 @@ def choose(policy: Model, forward: Forward, second: tuple[Forward, Model] | None
     note = f" (in {policy.quantized})" if policy.quantized else ""
     # the path, because another one rounds otherwise and the first loss would not be that of equal models
     same = (policy.digest, str(policy.dtype), str(policy.quantized), forward.path)
-    if policy.has_adapter and not policy.rewrites_base:
+    if policy.has_adapter and not policy.rewrites_base and _base_is_what_it_was(policy.adapters):
         live = Live(forward, f"the base{note}, the adapter switched off", policy.adapter_off)
         return Choice(live, same, keep=False)
     start = Start(forward.module, everything=not policy.has_adapter)
     live = Live(forward, f"the model{note} as training began", start)
-    return Choice(live, (*same, adapt), keep=not policy.has_adapter)
+    return Choice(live, (*same, start.digest() if policy.has_adapter else adapt), keep=not policy.has_adapter)
+
+
+def _base_is_what_it_was(adapters: Sequence[Adapter]) -> bool:
+    """Is the base what the model was, or what it is to be compared with, rather than the model as training began?"""
+    return all(adapter.exact_start for adapter in adapters) or any(adapter.starts_elsewhere for adapter in adapters)
+
+
+def unequal(policy: Model, module: nn.Module, penalty: bool, neftune: bool) -> list[str]:
+    """Why the first loss is not that of equal models, where the reference is the model's own past; [] where it is."""
+    reasons = [
+        f"{adapter.card.title.partition(':')[0]} begins as another model than the base"
+        for adapter in policy.adapters
+        if adapter.starts_elsewhere
+    ]
+    rates = sorted({rate.value for rate in noise.of_adapters(module)})
+    if rates and not all(adapter.exact_start for adapter in policy.adapters):  # else it falls on what adds nothing yet
+        reasons.append(f"the adapter has a dropout of {', '.join(f'{rate:g}' for rate in rates)}")
+    reasons += ["the adapter adds a penalty to the loss"] if penalty else []
+    return [*reasons, "NEFTune adds noise"] if neftune else reasons
 
 
 class Start:
@@ -102,6 +125,13 @@ class Start:
     def __init__(self, module: nn.Module, *, everything: bool) -> None:
         self._weights = [weight for weight in module.parameters() if everything or weight.requires_grad]
         self._now: list[Tensor] | None = None
+
+    def digest(self) -> str:
+        """Identity of the weights by content: seeds draw them, and rows of the data are measured for them."""
+        found = hashlib.blake2b(digest_size=16)
+        for weight in self._weights:
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     def remember(self) -> None:
         """Copy the weights, if that was not done."""

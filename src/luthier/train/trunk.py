@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from luthier.errors import LuthierError
+from luthier.models import noise
 from luthier.models.adapters.attached import bare
 from luthier.models.adapters.depth import blocks, embeddings
 from luthier.recipe.schema import Recipe
@@ -224,10 +225,10 @@ def refuse_noise(module: Any, depth: int, neftune: float | None) -> None:
         raise _inexact("NEFTune adds other noise to the embeddings each time", "leave train.neftune out")
     model = bare(module)
     above = {id(part) for layer in blocks(model)[depth:] for part in layer.modules()}
-    for name, part in model.named_modules():
-        rate = part.p if isinstance(part, nn.Dropout) else vars(part).get("attention_dropout", 0)
-        if id(part) not in above and isinstance(rate, float) and rate > 0:
-            raise _inexact(f"{name} has a dropout of {rate}", "leave cache_trunk out")
+    names = {id(part): name for name, part in model.named_modules()}
+    for rate in noise.of_base(module):
+        if id(rate.module) not in above:
+            raise _inexact(f"{names[id(rate.module)]} has a dropout of {rate.value}", "leave cache_trunk out")
 
 
 def _inexact(why: str, fix: str) -> LuthierError:

@@ -88,7 +88,7 @@ def opened(folder: Path, name: str = "nf4", dtype: torch.dtype = torch.float32, 
     module = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, quantization_config=few_bits, device_map={"": "cpu"}
     )
-    settle(module)
+    settle(module, dtype)
     return module
 
 
@@ -118,10 +118,12 @@ def test_lora_on_few_bits_has_the_gradients_of_lora_on_the_dequantised_weights(n
         assert torch.allclose(grad, theirs[key], rtol=1e-4, atol=1e-5 * float(theirs[key].abs().max())), key
 
 
-def test_an_evaluation_between_steps_changes_nothing(tmp_path: Path) -> None:
-    """bitsandbytes would repack the weights for good on the first call in evaluation (on CPUs with AVX512-BF16)."""
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_an_evaluation_between_steps_computes_the_same_and_changes_nothing(name: str, tmp_path: Path) -> None:
+    """bitsandbytes would repack weights in nf4 for good on the first call in evaluation (on CPUs with AVX512-BF16), and
+    round the inputs of those in int8 there."""
     ids = torch.arange(40).view(2, 20)
-    few = adapted(opened(saved(tmp_path), dtype=torch.bfloat16))
+    few = adapted(opened(saved(tmp_path), name, dtype=torch.bfloat16))
     before = gradients(few, ids)
     with torch.no_grad():
         evaluated = few.eval()(ids).logits
@@ -129,6 +131,15 @@ def test_an_evaluation_between_steps_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(evaluated, trained)
     after = gradients(few, ids)
     assert all(torch.equal(grad, after[key]) for key, grad in before.items())
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_a_layer_in_few_bits_computes_in_the_models_type_whatever_its_input_is_widened_to(
+    name: str, tmp_path: Path
+) -> None:
+    layer = opened(saved(tmp_path), name, torch.bfloat16).model.layers[0].mlp.down_proj
+    x = torch.randn(3, 128, dtype=torch.bfloat16)
+    assert layer(x.float()).dtype == torch.bfloat16 and torch.equal(layer(x.float()), layer(x))
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])

@@ -11,43 +11,23 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_judged import Judged
 from transformers import GPT2LMHeadModel
 
 from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters.lora import Lora
+from luthier.models.adapters.lora_starts import Pissa
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
 from luthier.recipe.schema import Reference, Validate
 from luthier.run import Run
 from luthier.train import fit
-from luthier.train.reference import cut, mismatched
+from luthier.train.forward import Forward
+from luthier.train.reference import choose, cut, mismatched
 from luthier.types import Encoded
 
 PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "orpo", "cpo", "simpo"]
-
-
-class Judged(tiny.Store):
-    """A prompt and `responses` scored responses (1 the best), or one labelled good or bad."""
-
-    def __init__(self, rows: int, responses: int = 2, seed: int = 0) -> None:
-        super().__init__(rows, seed)
-        random = np.random.default_rng(seed)
-        self.encoded = []
-        for row in range(rows):
-            prompt = random.integers(3, tiny.VOCABULARY, int(random.integers(9, 20)))
-            ids, weights = [], []
-            for _ in range(responses):
-                answer = random.integers(3, tiny.VOCABULARY, int(random.integers(3, 12)))
-                ids.append(np.concatenate([prompt, answer]).astype(np.int32))
-                weights.append(np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))]).astype(np.float32))
-            scores = tuple(float(n) for n in range(responses, 0, -1)) if responses > 1 else (float(row % 2),)
-            steps = tuple((np.array([len(p) - 3, len(p) - 1]), np.array([1, row % 2], np.float32)) for p in ids)
-            shared = len(prompt) if responses > 1 else 0
-            self.encoded.append(Encoded(tuple(ids), tuple(weights), shared, row, scores=scores, steps=steps))
-        self.digest = f"judged-{rows}-{responses}-{seed}"
-        self.lengths = np.array([len(each) for each in self.encoded], np.int32)
-        self.scored = np.array([sum(np.count_nonzero(w) for w in each.weights) for each in self.encoded], np.int32)
 
 
 def trained(
@@ -268,3 +248,13 @@ def test_linear_attention_switches_sharing_off_and_says_so(tmp_path: Path, capsy
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert "padded rows (Qwen3NextForCausalLM has layers of type linear_attention)" in capsys.readouterr().err
     assert Run(tmp_path).read_json(Run(tmp_path).summary_path)["shared"] == 0
+
+
+def test_kept_references_of_other_first_weights_are_told_apart() -> None:
+    identities = []
+    for seed in (0, 0, 1):
+        policy = tiny.Policy(tiny.lora(seed=seed), adapters=[Pissa(r=4)])
+        policy.started = {"taken": torch.zeros(1)}
+        with Forward(policy.module).opened() as forward:
+            identities.append(choose(policy, forward, None, "the same recipe").identity)
+    assert identities[0] == identities[1] != identities[2]

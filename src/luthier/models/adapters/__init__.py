@@ -69,6 +69,10 @@ class Adapter(ABC):
     ours beside (or on top of) the base's, saved by name. The last two can be switched off."""
     exact_start: ClassVar[bool] = True
     """The untrained adapter leaves the model's outputs as they were, to the last bit."""
+    starts_elsewhere: ClassVar[bool] = False
+    """The untrained adapter makes another model of the base, by design and not by rounding. Preference training then
+    compares with the base, and its first loss is not that of equal models. Where this is False and `exact_start` too,
+    it compares with the model as training began."""
     rewrites_base: ClassVar[bool] = False
     """Its first weights are taken out of the base's: switched off, the model is not the base."""
     mergeable: ClassVar[bool] = True

@@ -67,6 +67,19 @@ def _yes(value: Any) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else "by its keys"
 
 
+def compared(adapter: Any) -> str:
+    """The reference of preference training, and whether the model begins as it."""
+    exact, elsewhere = adapter.exact_start, adapter.starts_elsewhere
+    if not isinstance(elsewhere, bool):
+        near = "the model as training began, with virtual tokens " if exact is False else ""
+        return f"{near}the base, as which it need not begin: its keys say"
+    if elsewhere:
+        return "the base, as which it does not begin: the first loss is not that of equal models"
+    if not isinstance(exact, bool):
+        return "the base, or the model as training began where its keys draw other first weights"
+    return "the base" if exact else "the model as training began"
+
+
 def paper(card: Card) -> str:
     """Short name of where it was published."""
     return card.paper.removeprefix("https://")
@@ -110,6 +123,7 @@ def facts(name: str) -> list[tuple[str, str]]:
         ("kept as", KEPT[adapter.kind]),
         ("learning rate", f"{adapter.default_lr:g} unless the recipe sets one"),
         *((what, _yes(value)) for what, value in abilities),
+        ("preference training compares with", compared(adapter)),
         ("choose it", card.choose),
         ("leave it", card.avoid),
         ("limits", card.limits),

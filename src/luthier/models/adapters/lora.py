@@ -140,6 +140,11 @@ class Lora(LowRank):
         update = super().count(shape)
         return update + shape.over(self.targets, lambda _i, o: o) if self.dora and update is not None else update
 
+    @property
+    def exact_start(self) -> bool:  # type: ignore[override]
+        """B A of right angles is zero to rounding only."""
+        return self.init != "orthogonal"
+
     def options(self, module: Any) -> dict[str, Any]:
         """rsLoRA, DoRA, and how A is drawn."""
         drawn: Any = True if self.init == "default" else self.init

@@ -64,6 +64,11 @@ class LoReft(Beside):
         """As `start` says."""
         return self.start == "identity"
 
+    @property
+    def starts_elsewhere(self) -> bool:  # type: ignore[override]
+        """A random edit sets the states of whole tokens."""
+        return self.start == "random"
+
     def count(self, shape: Shape) -> int | None:
         """r (2 d + 1) for each edit."""
         edits = (shape.blocks if self.layers is None else len(self.layers)) * (1 if self.tied else 2)

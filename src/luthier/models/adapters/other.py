@@ -82,6 +82,11 @@ class Peft(Tuner):
         return isinstance(drawn, str) and drawn.lower() not in PLAIN
 
     @property
+    def starts_elsewhere(self) -> bool:  # type: ignore[override]
+        """Virtual tokens take attention from the first step on."""
+        return self._virtual
+
+    @property
     def _virtual(self) -> bool:
         from peft.config import PromptLearningConfig
 

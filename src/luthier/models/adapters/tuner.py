@@ -41,13 +41,36 @@ def wrapped(module: Any, config: Any, name: str) -> Any:
     from peft import get_peft_model
 
     try:
-        return get_peft_model(module, config)
+        peft = get_peft_model(module, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise LuthierError(
             f"PEFT cannot put {name} on a {type(module).__name__}: {str(error).strip().splitlines()[0]}",
             where="adapt",
             fix="change its keys, or take `adapt: lora`",
         ) from error
+    settle_lengths(peft)
+    return peft
+
+
+def settle_lengths(peft: Any) -> None:
+    """Set DoRA's lengths m to the very norms that its layers divide by, so that m / ‖W + s B A‖ is 1 to the bit.
+
+    PEFT takes the first lengths from weights in the base's type, and in training the norms from weights in the type of
+    A and B: on a bf16 base they differ by up to 1/256.
+    """
+    import torch
+    from peft.tuners.lora.dora import DoraLinearLayer
+    from peft.utils.integrations import dequantize_module_weight
+
+    for layer in peft.modules():
+        for name, length in getattr(layer, "lora_magnitude_vector", {}).items():
+            if type(length) is not DoraLinearLayer:
+                continue
+            down, up = layer.lora_A[name], layer.lora_B[name]
+            with torch.no_grad():
+                update = length.get_lora_weight(down, up)
+                weight = dequantize_module_weight(layer.get_base_layer()).to(update.dtype)
+                length.weight.copy_(length.get_weight_norm(weight, update, layer.scaling[name]))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Virtual(Tuner):
     """Virtual tokens."""
 
     exact_start: ClassVar[bool] = False
+    starts_elsewhere: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     quantisable: ClassVar[bool] = True
     packs: ClassVar[bool] = False
@@ -56,7 +57,8 @@ class Prompt(Virtual):
         trains="p embeddings",
         choose="a large base, one task, the smallest file there is",
         avoid="bases of less than some billions of weights: it falls behind every other method there",
-        limits="takes p tokens of the context; wants high learning rates and many steps; cannot be merged",
+        limits="not the base at the start; takes p tokens of the context; wants high learning rates and many steps; "
+        "cannot be merged",
         related=("p_tuning", "prefix", "p_tuning_v2"),
     )
 

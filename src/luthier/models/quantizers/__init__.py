@@ -52,15 +52,29 @@ def need_bitsandbytes(name: str) -> None:
         raise missing_extra("bitsandbytes", "quant", f"`quantize: {name}`")
 
 
-def settle(module: Any) -> None:
+def settle(module: Any, dtype: torch.dtype) -> None:
     """Make a model that was just read in few bits fit for training, or raise LuthierError where it cannot be.
 
     On CPUs with AVX512-BF16 bitsandbytes repacks a 4-bit layer's weights the first time it is called for evaluation,
     and rounds their scales to bf16 for good: later losses would be another model's, and a training step after an
     evaluation would find no gradient. Its switch for that is a field of each layer. And its CPU kernels take the scales
     of other blocks where a block of 64 weights reaches over the end of a row (0.50.2).
+
+    An 8-bit layer on a CPU would compute in evaluation what it does not in training: see `int8.steady`. And every layer
+    computes in the model's `dtype`, whatever type an adapter around it widens its input to: (IA)³ of PEFT's would have
+    other values, and keys of another type than queries.
     """
+
+    def narrow(_layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].to(dtype), *args[1:])
+
     for name, layer in module.named_modules():
+        if is_quantised(getattr(layer, "weight", None)):
+            layer.register_forward_pre_hook(narrow)
+        if type(layer).__name__ == "Linear8bitLt" and layer.weight.device.type == "cpu":
+            from luthier.models.quantizers.int8 import steady
+
+            layer.state = steady(layer.state)
         if type(layer).__name__ != "Linear4bit":
             continue
         layer.support_avx512bf16_for_cpu = False

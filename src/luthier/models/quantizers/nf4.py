@@ -21,9 +21,7 @@ class Nf4:
 
     double: Annotated[bool, Why("0.37 bits a weight for nothing measurable, as the paper found")] = True
     """Quantise the scales too, to 8 bits: 4.127 bits a weight instead of 4.5."""
-    compute: Annotated[
-        Literal["auto", "bf16", "fp32", "fp16"], Why("the model's dtype")
-    ] = "auto"
+    compute: Annotated[Literal["auto", "bf16", "fp32", "fp16"], Why("the model's dtype")] = "auto"
     """Type in which the matrices are multiplied. auto: the model's."""
 
     def config(self, dtype: torch.dtype) -> Any:
