@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Loaded, Model, Plugin, Recipe, Task, json_schema, load, lock, override, resolve
+from luthier.recipe import (
+    Loaded,
+    Model,
+    Plugin,
+    Recipe,
+    Task,
+    json_schema,
+    load,
+    lock,
+    models_located,
+    override,
+    resolve,
+)
 from luthier.recipe import explain as explained
 from luthier.recipe.describe import plugin_entries
 from luthier.run import Run, write_atomically
@@ -42,7 +54,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     """
     from luthier import claim, scoring
 
-    resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
+    resolved = models_located(resolve(_loaded(recipe, overrides), SEAMS).recipe)
     run = Run(Path(resolved.output).expanduser())
     with run.locked():
         held = claim.claim(run, resolved)
@@ -64,18 +76,21 @@ def _fit(recipe: Recipe, run: Run) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
     from luthier import check, models
     from luthier.evaluate import record_environment
-    from luthier.models.heads import HeadCard
+    from luthier.models import heads
     from luthier.train import fit
 
     prepared = _prepare(recipe, _template(recipe))
     run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = _objective(recipe, prepared)
-    needs, separator = objective.needs, prepared.ledger.separator or HeadCard.separator
-    card = HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
+    needs, separator = objective.needs, prepared.ledger.separator or heads.HeadCard.separator
+    card = heads.HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     policy = models.load(
         recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
     )
+    head = heads.told(policy.folder, policy.head)
+    if head is not None:
+        say(head)
     check.context(prepared.train, policy.module.config)
     fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy))
     models.save(policy, run)

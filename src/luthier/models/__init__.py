@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.models.adapters import ADAPTERS
-    from luthier.models.aliases import Known, catalogue
     from luthier.models.export import EXPORTERS
     from luthier.models.fetching import Fetched, fetch
-    from luthier.models.loading import load, open_run, sample_rows
+    from luthier.models.known import Known, catalogue
+    from luthier.models.loading import load, open_base, open_run, sample_rows
     from luthier.models.policy import Policy
     from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
@@ -26,6 +26,7 @@ __all__ = [
     "fetch",
     "load",
     "merge",
+    "open_base",
     "open_run",
     "sample_rows",
     "save",
@@ -35,13 +36,14 @@ _HOMES = {
     "ADAPTERS": "adapters",
     "EXPORTERS": "export",
     "Fetched": "fetching",
-    "Known": "aliases",
+    "Known": "known",
     "Policy": "policy",
     "QUANTIZERS": "quantizers",
-    "catalogue": "aliases",
+    "catalogue": "known",
     "fetch": "fetching",
     "load": "loading",
     "merge": "saving",
+    "open_base": "loading",
     "open_run": "loading",
     "sample_rows": "loading",
     "save": "saving",

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,7 +15,8 @@ from luthier.errors import LuthierError
 from luthier.recipe import abilities
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded
-from luthier.recipe.schema import Plugin, Recipe, Source
+from luthier.recipe.places import located
+from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
 from luthier.registry import Registry
 
@@ -254,30 +254,6 @@ def lock(recipe: Recipe) -> str:
         f"# Written by luthier {__version__}, every value resolved. `luthier train` on this file runs the same again.\n"
     )
     return head + yaml.dump(tree(whole), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def located(recipe: Recipe) -> Recipe:
-    """Paths of data and model made absolute, so that the lock works from any directory."""
-
-    def sources(items: tuple[Source, ...]) -> tuple[Source, ...]:
-        return tuple(
-            replace(
-                source,
-                path=source.path and str(Path(source.path).expanduser().resolve()),
-                llamafactory=source.llamafactory and str(Path(source.llamafactory).expanduser().resolve()),
-            )
-            for source in items
-        )
-
-    name = recipe.model.name
-    on_disk = ("/" in name or name.endswith(".gguf")) and Path(name).expanduser().exists()
-    return replace(
-        recipe,
-        model=replace(recipe.model, name=str(Path(name).expanduser().resolve())) if on_disk else recipe.model,
-        data=sources(recipe.data),
-        validate=replace(recipe.validate, data=sources(recipe.validate.data)),
-        evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),
-    )
 
 
 def digest(recipe: Recipe) -> str:
