@@ -169,10 +169,10 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
     from luthier import gate
 
     run = _opened(run)
+    plugin = gate.asked(to, keys)
     folder = gate.place(folder) if folder is not None else run.folder / to
-    recipe = _recipe_of(run, [f"export={to}", *(f"export.{to}.{key}" for key in keys)])
     with run.locked():
-        return _export(run, recipe, recipe.export[0], folder)
+        return _export(run, _recipe_of(run), plugin, folder)
 
 
 def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", density: float = 0.5) -> Run:
@@ -182,10 +182,12 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
     from luthier.models import combining
 
     given = combining.parts(runs)
-    if folder is None or (folder.expanduser().exists() and any(folder.expanduser().iterdir())):
-        what = "where should the combined run go?" if folder is None else f"{folder} is not empty"
+    there = None if folder is None else folder.expanduser()
+    if there is None or there.is_file() or (there.is_dir() and any(there.iterdir())):
+        taken = "is a file" if there is not None and there.is_file() else "is not empty"
+        what = "where should the combined run go?" if folder is None else f"{folder} {taken}"
         raise LuthierError(what, where="--folder", fix="name a new folder, for instance --folder runs/combined")
-    run = Run(folder.expanduser())
+    run = Run(there)
     recipe = dataclasses.replace(_recipe_of(Run.open(given[0].folder)), output=str(run.folder))
     policy = combining.combine(given, how, density, recipe.seed)
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,7 @@ def test_preferences_on_preferences_on_answers(chained: Bench, capsys: pytest.Ca
     # without the first runs: from the cache; without that too: said
     shutil.rmtree(chained.folder / "dpo1")
     assert elsewhere(chained, "evaluate", str(chained.folder / "dpo2")) == 0
+    assert chained.here("train", output="dpo2", **again) == 0, "it is finished, and no other recipe's"
     shutil.rmtree(chained.cache)
     capsys.readouterr()
     assert elsewhere(chained, "evaluate", str(chained.folder / "dpo2")) == 1
@@ -147,3 +148,52 @@ def test_a_reward_run_is_trained_further_with_its_head(chained: Bench, capsys: p
     assert chained.here("train", output="sft", model="rm2") == 0
     assert "is left out" in " ".join(capsys.readouterr().err.split())
     assert not (chained.folder / "sft/adapter/head.json").exists()
+
+
+def test_a_killed_run_goes_on_only_on_the_weights_it_began_with(
+    chained: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chained.here("train", output="sft") == 0
+    long = {"model": {"name": "sft", "dtype": "fp32"}, "data": "pairs.jsonl", "objective": "dpo"}
+    keys = ("train.epochs=60", "train.save_every=1")
+    chained.killed("train", *keys, **long)
+    shutil.move(chained.folder / "sft", chained.folder / "first")
+    assert chained.here("train", "seed=1", output="sft") == 0
+    capsys.readouterr()
+    assert chained.here("train", *keys, **long) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "this run folder holds a run of other weights of the base model" in told and "go back" in told
+    shutil.rmtree(chained.folder / "sft")
+    assert chained.here("train", *keys, **long) == 1
+    assert "no folder here" in " ".join(capsys.readouterr().err.split())
+    shutil.move(chained.folder / "first", chained.folder / "sft")
+    assert chained.here("train", *keys, **long) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "recipe.yaml", "output=file"), "file: cannot make the run folder or write in it: there is a file"),
+        (("train", "recipe.yaml", "output=file/run"), "there is a file of that name → set another `output:`"),
+        (("export", "run", "export=merged"), "export=merged: what to write is named by `--to`"),
+        (("export", "run", "dtype=fp99"), "dtype=fp99: exporter 'merged', key 'dtype': must be 'auto', 'bf16'"),
+        (("export", "run", "dtyp=fp32"), "dtyp=fp32: exporter 'merged' has no key 'dtyp' → did you mean"),
+        (("export", "run", "--to", "gguf"), "--to gguf: unknown exporter 'gguf' → "),
+        (("export", "run", "fp32"), "fp32: a key of the exporter is written key=value"),
+        (("export", "--merge", "run:1", "run:1", "--folder", "file"), "--folder: file is a file → name a new folder"),
+        (("export", "run", "--folder", "file"), "file: there is a file of that name"),
+        (("chat", "file"), "a model is a folder or a GGUF file, and this is another file"),
+        (("chat", "runs/none"), "is no folder here"),
+    ],
+)
+def test_a_wrong_place_or_key_is_one_message(
+    chained: Bench, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    (chained.folder / "file").write_text("mine")
+    (chained.folder / "recipe.yaml").write_text(yaml.safe_dump(chained.content))
+    chained.run.mkdir()
+    (chained.run / "recipe.lock.yaml").write_text(yaml.safe_dump(chained.content))
+    assert chained.inside(main, *arguments) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told and " → " in told and told.count("error:") == 1
+    assert (chained.folder / "file").read_text() == "mine"

@@ -66,7 +66,7 @@ def fetch(model: Model) -> Fetched:
     if "/" in model.name or path.suffix == ".gguf":
         raise LuthierError("no such model folder or file", where=model.name, fix="check the path")
     raise LuthierError(
-        f"unknown model {model.name!r}",
+        f"unknown model {model.name!r}: it is no short name, and no folder here",
         fix=f"{suggest(model.name, list(ALIASES))} (or give a hub id, owner/name; a folder; a GGUF file)",
     )
 
@@ -208,9 +208,9 @@ def _download(repository: str, model: Model) -> Path:
 
     if not hub_reachable():
         raise LuthierError(
-            f"the model {repository!r} is not on this machine and the hub cannot be reached",
+            f"the model {repository!r} is no folder here, is not in the hub's cache, and the hub cannot be reached",
             where=model.name,
-            fix="go online, unset HF_HUB_OFFLINE, or give a model folder",
+            fix="check the path, or go online and unset HF_HUB_OFFLINE",
         )
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"] + ["*.py"] * model.trust_remote_code
     try:

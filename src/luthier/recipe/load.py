@@ -113,7 +113,7 @@ def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierEr
     value = node.plain() if node else same[0]["input"]
     if not isinstance(value, dict | list) and "value_error" not in {fault["type"] for fault in same}:
         what += f", got {value!r}" if value is not None else ", got nothing"
-    return LuthierError(what, where=str(node.origin) if node else None, fix=_fix(same, value))
+    return LuthierError(what, where=str(node.origin) if node else None, fix=_fix(same, value, dotted(key)))
 
 
 def _must(fault: Any) -> str:
@@ -130,9 +130,9 @@ def _longest(loc: Key, nodes: Mapping[Key, Node]) -> Key:
     return loc
 
 
-def _fix(faults: Sequence[Any], value: Any) -> str | None:
+def _fix(faults: Sequence[Any], value: Any, key: str) -> str:
     if any(fault["type"] == "string_type" for fault in faults) and isinstance(value, int | float):
         return f'put it in quotes: "{value}"'
     expected = [word for fault in faults for word in re.findall(r"'([^']+)'", fault.get("ctx", {}).get("expected", ""))]
     near = difflib.get_close_matches(str(value), expected, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else None
+    return f"did you mean {near[0]!r}?" if near else f"docs/recipes.md says what {key} takes"

@@ -15,7 +15,7 @@ from luthier.errors import LuthierError
 from luthier.recipe import abilities
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded
-from luthier.recipe.places import located
+from luthier.recipe.places import absolute, located
 from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
 from luthier.registry import Registry
@@ -287,5 +287,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys that shape the weights and differ, with both values (None where absent)."""
     a, b = flat(old), flat(new)
+    for key in ("model.name", "reference.model.name"):  # a folder that is gone by now is the same one for all that
+        if key in a and key in b and absolute(b[key]) == a[key]:
+            b[key] = a[key]
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _free(key)]
     return {key: (a.get(key), b.get(key)) for key in keys}
