@@ -10,6 +10,16 @@ import traceback
 from luthier.errors import LuthierError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FIXES = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file: name another place",
+    errno.EEXIST: "name another place, or remove it",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EROFS: "it cannot be written to: name a place on another disk",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.EMFILE: "see `ulimit -n`",
+}
+"""The system's own faults → what to do."""
 STOPPED = 130
 """The shell's status for a command that Ctrl-C ended."""
 
@@ -57,8 +67,9 @@ def _of_system(error: OSError) -> LuthierError:
     if error.errno == errno.EFBIG:
         return LuthierError("the file would be larger than this account may write", where=where, fix="see `ulimit -f`")
     if isinstance(error, PermissionError):
-        return LuthierError("permission denied", where=where)
-    return LuthierError(os.strerror(error.errno).lower() if error.errno else str(error), where=where)
+        return LuthierError("permission denied", where=where, fix="give this account the right, or name another place")
+    fix = FIXES.get(error.errno or 0, "look at that place; `--debug` shows what was done there")
+    return LuthierError(os.strerror(error.errno).lower() if error.errno else str(error), where=where, fix=fix)
 
 
 def _say(text: str) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Recipe
+from luthier.recipe import Plugin, Recipe
+from luthier.recipe.document import parse_override
+from luthier.seams import SEAMS
 from luthier.types import RAW, Encoded, Example, Response, Turn
 
 if TYPE_CHECKING:
@@ -52,6 +54,30 @@ def gated(write: Callable[[Path], object], folder: Path, tokenizer: PreTrainedTo
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     return rows
+
+
+def asked(to: str, keys: Sequence[str]) -> Plugin:
+    """The exporter that was named, with keys written `key=value`. Raises LuthierError for what it does not know."""
+    args: dict[str, Any] = {}
+    for written in keys:
+        name, equals, value = written.partition("=")
+        if not equals:
+            raise LuthierError(
+                "a key of the exporter is written key=value", where=written, fix="for instance dtype=fp32"
+            )
+        if name == "export":
+            raise LuthierError(
+                "what to write is named by `--to`; key=value sets the exporter's own keys",
+                where=written,
+                fix=f"write `luthier export RUN --to {value}`",
+            )
+        args[name] = parse_override(written).node.plain()
+    try:
+        SEAMS["exporter"].build(to, args)
+    except LuthierError as error:
+        named = [written for written in keys if repr(written.partition("=")[0]) in error.what]
+        raise LuthierError(error.what, where=(named or [f"--to {to}"])[0], fix=error.fix) from error
+    return Plugin(name=to, args=args)
 
 
 def place(folder: Path) -> Path:
@@ -115,7 +141,11 @@ def compare(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Sequence[Exa
             _same(ours.prompt_ids(row.prompt, row.tools), _plain_prompt(fresh, row), row, folder, tokenizer)
         compared += 1
     if not compared:
-        raise LuthierError("no sample row could be rendered, so the export cannot be checked", where=str(folder))
+        raise LuthierError(
+            "no sample row could be rendered, so the export cannot be checked",
+            where=str(folder),
+            fix="see `luthier data` with the run's recipe.lock.yaml for what is wrong with its rows",
+        )
     return compared
 
 

@@ -84,7 +84,11 @@ class Registry:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise LuthierError(f"{self.kind} {name!r}, key {key!r}: {first['msg']}, got {first['input']!r}") from error
+            must = first["msg"].replace("Input should be", "must be")
+            raise LuthierError(
+                f"{self.kind} {name!r}, key {key!r}: {must}, got {first['input']!r}",
+                fix=f"docs/recipes.md lists the keys of {name} and what each takes",
+            ) from error
 
     def _entry_points(self) -> dict[str, Any]:
         if self._external is None:

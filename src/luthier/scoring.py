@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.evaluate import Comparison
     from luthier.evaluate.asking import Judge
     from luthier.models import Policy
+    from luthier.models.heads import ScalarHead
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:
         return {"tuned": Model(policy)}
     if policy.has_adapter and not policy.rewrites_base:
         return {"base": Model(policy, policy.adapter_off), "tuned": Model(policy)}
-    return {"base": Model(models.load(recipe.model, train=False)), "tuned": Model(policy)}
+    return {"base": Model(models.open_base(run, recipe.model)), "tuned": Model(policy)}
 
 
 def _engine(model: Model) -> Engine:
@@ -129,14 +130,15 @@ def _judges(systems: Mapping[str, Model], recipe: Recipe) -> Mapping[str, Judge]
     likelihoods."""
     from luthier import models
     from luthier.engines.reading import Reader
-    from luthier.evaluate.rewards import ImplicitRewards, Remembered, Untrained
+    from luthier.evaluate.rewards import ImplicitRewards, Remembered
     from luthier.train.likelihoods import Likelihoods
 
     name = recipe.objective.name
     objective = SEAMS["objective"].build(name, recipe.objective.args)
     policy = systems["tuned"].policy
     if policy.head is not None:
-        return {"base": Untrained(policy.head.card.kind), "tuned": Reader(policy.module, policy.head)}
+        first = _first_rewards(systems["base"], policy.head)
+        return {"base": first, "tuned": Reader(policy.module, policy.head)}
     base = Remembered(Likelihoods(systems["base"].policy.module, systems["base"].off))
     second = recipe.reference.model
     reference = base if second is None else Remembered(Likelihoods(models.load(second, train=False).module))
@@ -144,6 +146,25 @@ def _judges(systems: Mapping[str, Model], recipe: Recipe) -> Mapping[str, Judge]
         "base": ImplicitRewards(name, objective, base, reference),
         "tuned": ImplicitRewards(name, objective, Likelihoods(policy.module), reference),
     }
+
+
+def _first_rewards(base: Model, head: ScalarHead) -> Judge:
+    """The rewards before training: those of the head that the base brought along, else zeros."""
+    from luthier.engines.reading import Reader
+    from luthier.evaluate.rewards import Untrained
+    from luthier.models import heads
+
+    policy = base.policy
+    first = heads.begin(policy.folder, policy.module, policy.device, head.card)
+    if not first.weight.any():
+        return Untrained(head.card.kind)
+    reader = Reader(policy.module, first)
+
+    def judge(rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        with base.off():
+            return reader(rows)
+
+    return judge
 
 
 def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:

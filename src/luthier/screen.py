@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.run import Run
@@ -52,10 +54,19 @@ def closing(run: Run) -> None:
 
 
 def _next(run: Run) -> str:
-    """What the run is good for: a reward model scores, another model answers."""
+    """What the run is good for: a reward model scores, a chat model answers, another goes on with a text."""
     if any((folder / "head.safetensors").is_file() for folder in (run.adapter, run.model)):
         return f"Score with it:  `scorers: [{{reward_model: {run.folder}}}]` in a recipe's `evaluate:`"
-    return f"Talk to it:  luthier chat {run.folder}"
+    if any(_has_template(folder) for folder in (run.adapter, run.model)):
+        return f"Talk to it:  luthier chat {run.folder}"
+    return f"Write it for others:  luthier export {run.folder}"
+
+
+def _has_template(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
 
 
 def _figures(summary: dict[str, Any]) -> str:

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Loaded, Model, Plugin, Recipe, Task, json_schema, load, lock, override, resolve
+from luthier.recipe import (
+    Loaded,
+    Model,
+    Plugin,
+    Recipe,
+    Task,
+    json_schema,
+    load,
+    lock,
+    models_located,
+    override,
+    resolve,
+)
 from luthier.recipe import explain as explained
 from luthier.recipe.describe import plugin_entries
 from luthier.run import Run, write_atomically
@@ -42,7 +54,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     """
     from luthier import claim, scoring
 
-    resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
+    resolved = models_located(resolve(_loaded(recipe, overrides), SEAMS).recipe)
     run = Run(Path(resolved.output).expanduser())
     with run.locked():
         held = claim.claim(run, resolved)
@@ -64,18 +76,21 @@ def _fit(recipe: Recipe, run: Run) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
     from luthier import models
     from luthier.evaluate import record_environment
-    from luthier.models.heads import HeadCard
+    from luthier.models import heads
     from luthier.train import fit
 
     prepared = _prepare(recipe, _template(recipe))
     run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = _objective(recipe, prepared)
-    needs, separator = objective.needs, prepared.ledger.separator or HeadCard.separator
-    card = HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
+    needs, separator = objective.needs, prepared.ledger.separator or heads.HeadCard.separator
+    card = heads.HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     policy = models.load(
         recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
     )
+    head = heads.told(policy.folder, policy.head)
+    if head is not None:
+        say(head)
     fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy, prepared))
     models.save(policy, run)
     record_environment(run)
@@ -167,10 +182,10 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
     from luthier import gate
 
     run = _opened(run)
+    plugin = gate.asked(to, keys)
     folder = gate.place(folder) if folder is not None else run.folder / to
-    recipe = _recipe_of(run, [f"export={to}", *(f"export.{to}.{key}" for key in keys)])
     with run.locked():
-        return _export(run, recipe, recipe.export[0], folder)
+        return _export(run, _recipe_of(run), plugin, folder)
 
 
 def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", density: float = 0.5) -> Run:
@@ -180,10 +195,12 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
     from luthier.models import combining
 
     given = combining.parts(runs)
-    if folder is None or (folder.expanduser().exists() and any(folder.expanduser().iterdir())):
-        what = "where should the combined run go?" if folder is None else f"{folder} is not empty"
+    there = None if folder is None else folder.expanduser()
+    if there is None or there.is_file() or (there.is_dir() and any(there.iterdir())):
+        taken = "is a file" if there is not None and there.is_file() else "is not empty"
+        what = "where should the combined run go?" if folder is None else f"{folder} {taken}"
         raise LuthierError(what, where="--folder", fix="name a new folder, for instance --folder runs/combined")
-    run = Run(folder.expanduser())
+    run = Run(there)
     recipe = dataclasses.replace(_recipe_of(Run.open(given[0].folder)), output=str(run.folder))
     policy = combining.combine(given, how, density, recipe.seed)
     run.folder.mkdir(parents=True, exist_ok=True)

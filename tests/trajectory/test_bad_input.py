@@ -215,7 +215,7 @@ def test_a_base_that_does_not_match_the_adapter(
     for arguments in (("export", "run"), ("evaluate", "run", "evaluate.0.data=rows.jsonl")):
         assert bench.inside(main, *arguments) == 1
         text = said()
-        assert "not the one this adapter was trained on" in text
+        assert "not the one that was trained on" in text
         assert "run/adapter" in text
     assert not (bench.run / "merged").exists()
 

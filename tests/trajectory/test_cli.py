@@ -74,7 +74,7 @@ def test_version_is_the_packages_own() -> None:
 def test_a_fault_is_one_message_and_a_traceback_only_on_demand(tmp_path: Path) -> None:
     plain = luthier("explain", str(tmp_path / "none.yaml"))
     assert (plain.returncode, plain.stdout) == (1, "")
-    assert plain.stderr.strip() == f"error: {tmp_path / 'none.yaml'}: no such recipe"
+    assert plain.stderr.strip() == f"error: {tmp_path / 'none.yaml'}: no such recipe\n  → check the path"
     debug = luthier("explain", str(tmp_path / "none.yaml"), "--debug")
     assert debug.returncode == 1
     assert "Traceback" in debug.stderr

@@ -43,7 +43,9 @@ def llamafactory_feed(entry: Entry) -> Feed:
     try:
         known = json.loads(listing.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise LuthierError(f"broken JSON: {error.msg}", where=f"{listing}:{error.lineno}") from None
+        raise LuthierError(
+            f"broken JSON: {error.msg}", where=f"{listing}:{error.lineno}", fix="mend the file there"
+        ) from None
     if entry.name not in known:
         raise LuthierError(f"no entry {entry.name!r}", where=str(listing), fix=suggest(str(entry.name), list(known)))
     info, where = known[entry.name], f"{listing}, entry {entry.name!r}"

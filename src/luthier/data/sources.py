@@ -197,7 +197,9 @@ def _read_table(path: Path, delimiter: str) -> Iterator[NumberedRow]:
                 )
             yield number, row
     except csv.Error as error:
-        raise LuthierError(f"broken table: {error}", where=f"{path}:{before + 1}") from None
+        raise LuthierError(
+            f"broken table: {error}", where=f"{path}:{before + 1}", fix="mend that line, or save the table anew"
+        ) from None
 
 
 def read_csv(path: Path) -> Iterator[NumberedRow]:
@@ -231,7 +233,11 @@ def _arrow_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise LuthierError(f"cannot be read as {path.suffix[1:]}: {error}", where=str(path)) from error
+        raise LuthierError(
+            f"cannot be read as {path.suffix[1:]}: {error}",
+            where=str(path),
+            fix="fetch or write the file again; if it is of another kind, give it that ending",
+        ) from error
 
 
 def read_parquet(path: Path) -> Iterator[NumberedRow]:

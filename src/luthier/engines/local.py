@@ -104,7 +104,11 @@ class LocalEngine:
     def _room(self, prompt: Sequence[int], number: int, sampling: Sampling) -> int:
         """How many tokens may follow the prompt."""
         if not len(prompt):
-            raise LuthierError("an empty prompt has nothing to go on from", where=f"prompt {number + 1}")
+            raise LuthierError(
+                "an empty prompt has nothing to go on from",
+                where=f"prompt {number + 1}",
+                fix="give it a token at least",
+            )
         if self.context is None:
             return sampling.max_new_tokens
         if len(prompt) >= self.context:

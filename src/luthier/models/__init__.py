@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.models.adapters import ADAPTERS
-    from luthier.models.aliases import Known, catalogue
     from luthier.models.context import expected_room, room
     from luthier.models.export import EXPORTERS
     from luthier.models.fetching import Fetched, fetch
-    from luthier.models.loading import load, open_run, sample_rows
+    from luthier.models.known import Known, catalogue
+    from luthier.models.loading import load, open_base, open_run, sample_rows
     from luthier.models.policy import Policy
     from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
@@ -28,6 +28,7 @@ __all__ = [
     "fetch",
     "load",
     "merge",
+    "open_base",
     "open_run",
     "room",
     "sample_rows",
@@ -38,14 +39,15 @@ _HOMES = {
     "ADAPTERS": "adapters",
     "EXPORTERS": "export",
     "Fetched": "fetching",
-    "Known": "aliases",
+    "Known": "known",
     "Policy": "policy",
     "QUANTIZERS": "quantizers",
-    "catalogue": "aliases",
+    "catalogue": "known",
     "expected_room": "context",
     "fetch": "fetching",
     "load": "loading",
     "merge": "saving",
+    "open_base": "loading",
     "open_run": "loading",
     "room": "context",
     "sample_rows": "loading",

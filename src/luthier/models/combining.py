@@ -77,7 +77,11 @@ def combine(given: Sequence[Part], how: str = "linear", density: float = 0.5, se
     if how not in HOW:
         raise LuthierError(f"there is no way {how!r} to combine adapters", where="--how", fix=suggest(how, list(HOW)))
     if not 0 < density <= 1:
-        raise LuthierError(f"the density is a share above 0 and at most 1, not {density:g}", where="--density")
+        raise LuthierError(
+            f"the density is a share above 0 and at most 1, not {density:g}",
+            where="--density",
+            fix="for instance --density 0.5",
+        )
     folders = [_adapter(part.folder) for part in given]
     configs = [_config(folder) for folder in folders]
     _same_base(folders)

@@ -23,7 +23,11 @@ def convert(gguf: Path, folder: Path) -> None:
     """
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise LuthierError("not a GGUF file (it does not begin with 'GGUF')", where=str(gguf))
+            raise LuthierError(
+                "not a GGUF file (it does not begin with 'GGUF')",
+                where=str(gguf),
+                fix="fetch it again: what is there may be a web page, or a pointer of Git LFS",
+            )
     # Quantised weights take at least 2 bits and at most 16: bf16 needs up to 8 times the file. Blocks of about 4.5
     # bits are the rule, and what is asked for here only spares the work when the disk is surely too small.
     with cache.whole_folder(folder, "the converted model", size=2 * gguf.stat().st_size) as temporary:

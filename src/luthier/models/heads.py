@@ -3,7 +3,9 @@
 The head is a linear map without a bias in fp32, beside the model and not inside it: r = w . h, where h is the trunk's
 last hidden state (after its final norm) at the last token of a response (an outcome reward model) or of each of its
 steps (a process reward model, arXiv:2305.20050). There is no shift: the reading at a token is that token's own.
-It begins at zero, so that every reward does, and a Bradley-Terry loss (arXiv:2203.02155) at exactly log 2.
+It begins at zero, so that every reward does, and a Bradley-Terry loss (arXiv:2203.02155) at exactly log 2; on a model
+that brings a head of the same kind along (an earlier reward run, a checkpoint for sequence classification) it goes on
+from that.
 
 Shape suffixes: D = hidden size, K = readings.
 """
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +26,8 @@ from luthier.errors import LuthierError
 
 WEIGHTS = "head.safetensors"
 CARD = "head.json"
+SCORE = "score.weight"
+"""The head of transformers' models for sequence classification, among the model's own weights."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,77 @@ def attach(module: Any, device: torch.device, card: HeadCard | None = None) -> S
     return ScalarHead(size, card, device)
 
 
+@dataclass(frozen=True)
+class Brought:
+    """A head that a model to train on brings along: a reward model of ours, or a checkpoint for classification."""
+
+    weight_KD: Tensor
+    kind: Literal["row", "step"]
+    whose: str
+    """In a message: which head it is."""
+
+    def why_not(self, card: HeadCard, hidden: int) -> str | None:
+        """Why training cannot go on with it where it is to be read as `card` says; None where it can."""
+        if tuple(self.weight_KD.shape) != (1, hidden):
+            return f"it gives {len(self.weight_KD)} numbers, not one"
+        reads = {"row": "whole responses", "step": "single steps"}
+        return None if self.kind == card.kind else f"it reads {reads[self.kind]}, not {reads[card.kind]}"
+
+
+def brought(folder: Path) -> Brought | None:
+    """The head in a model's folder, None where there is none. Raises LuthierError when its files are damaged."""
+    try:
+        if (folder / WEIGHTS).is_file():
+            card = HeadCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+            weight_KD = load_file(folder / WEIGHTS)["weight"]
+            return Brought(weight_KD, card.kind, f"the scalar head that objective {card.objective} trained")
+        return _of_classifier(folder)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _of_classifier(folder: Path) -> Brought | None:
+    """`score`, as transformers calls the head of its models for sequence classification: read at the last token."""
+    config = folder / "config.json"
+    named = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
+    if not any("ForSequenceClassification" in name for name in named or ()):
+        return None
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            if SCORE in file.keys():  # noqa: SIM118  no mapping
+                return Brought(file.get_tensor(SCORE).float(), "row", "the `score` head of a classifier")
+    return None
+
+
+def must_speak(folder: Path, module: Any) -> None:
+    """Raises LuthierError for a checkpoint for sequence classification that has no output head of its own."""
+    if not module.config.tie_word_embeddings and _of_classifier(folder) is not None:
+        raise LuthierError(
+            "this checkpoint is a classifier without an output head: it judges texts and writes none",
+            where=str(folder),
+            fix="train it further with `objective: reward`, or take a language model",
+        )
+
+
+def begin(folder: Path, module: Any, device: torch.device, card: HeadCard | None = None) -> ScalarHead:
+    """The head as training begins: the one that the model's folder brings where it is read alike, else zeros."""
+    head, old = attach(module, device, card), brought(folder)
+    if old is not None and old.why_not(head.card, head.in_features) is None:
+        head.load_state_dict({"weight": old.weight_KD})
+    return head
+
+
+def told(folder: Path, head: ScalarHead | None) -> str | None:
+    """What becomes of a head that the model brings along, in a sentence; None where it brings none."""
+    old = brought(folder)
+    if old is None:
+        return None
+    if head is None:
+        return f"{old.whose} is left out: this objective reads none"
+    why = old.why_not(head.card, head.in_features)
+    return f"training goes on with {old.whose}" if why is None else f"a new head begins at zero; {old.whose}: {why}"
+
+
 def write(head: ScalarHead, folder: Path) -> None:
     """Write the head and how it is read beside an adapter or a whole model."""
     save_file({"weight": head.weight.detach().contiguous().cpu()}, folder / WEIGHTS)
@@ -85,9 +160,13 @@ def read(folder: Path, module: Any, device: torch.device) -> ScalarHead | None:
         head = attach(module, device, card)
         head.load_state_dict({"weight": weight_1D})
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LuthierError(
-            f"the reward model's head cannot be read: {str(error).strip().splitlines()[-1].strip()}",
-            where=str(folder),
-            fix="train the reward model again",
-        ) from error
+        raise _unreadable(folder, error) from error
     return head
+
+
+def _unreadable(folder: Path, error: Exception) -> LuthierError:
+    return LuthierError(
+        f"the reward model's head cannot be read: {str(error).strip().splitlines()[-1].strip()}",
+        where=str(folder),
+        fix="train the reward model again",
+    )

@@ -51,14 +51,16 @@ def load(
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
     Weights are of the type that suits the machine unless `model.dtype` says otherwise, added ones fp32. `device`:
-    default CUDA where there is one.
-    `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar head at zero, which trains with
-    the rest. `quantize`: the base in few bits. `sample`: rows of the training data, for adapters that measure them
-    first. Raises LuthierError as `fetch` does, and when the architecture is no language model.
+    default CUDA where there is one. `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar
+    head, which trains with the rest: the one that the model brings along, else zeros. `quantize`: the base in few bits.
+    `sample`: rows of the training data, for adapters that measure them first. Raises LuthierError as `fetch` does, and
+    when the architecture is no language model.
     """
     if quantize is not None and train:
         refuse_unquantisable(adapt, quantize, ADAPTERS, "quantize")
     policy = _open(fetch(model), model, device, quantize)
+    if not head:
+        heads.must_speak(policy.folder, policy.module)
     policy.module.requires_grad_(train and quantize is None)
     _remember(policy, named(adapt) if train else [])
     with torch.random.fork_rng(devices=[]):
@@ -75,7 +77,7 @@ def load(
     policy.module.train(train)
     if head:
         card = head if isinstance(head, heads.HeadCard) else None
-        policy.head = heads.attach(policy.module, policy.device, card).requires_grad_(train)
+        policy.head = heads.begin(policy.folder, policy.module, policy.device, card).requires_grad_(train)
     return policy
 
 
@@ -198,15 +200,8 @@ def open_adapter(
     model, trained = model or Model(**origin["model"]), Model(**origin["model"])
     quantize = Plugin(**origin["quantize"]) if origin.get("quantize") else None
     # other bits come out of weights in another type
-    policy = _open(_fetch_base(model, origin), model if quantize is None else trained, device, quantize)
-    found = weights_digest(policy.folder)
-    if found != (origin["digest"] or found):
-        raise LuthierError(
-            f"the base model {model.name!r} at hand is not the one this adapter was trained on "
-            f"(weights {found[:12]}, trained on {origin['digest'][:12]})",
-            where=str(folder),
-            fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
-        )
+    base = _fetch_base(model, origin, folder)
+    policy = _open(base, model if quantize is None else trained, device, quantize)
     if merged and quantize is not None:  # to codes of few bits nothing can be added
         policy.dtype, policy.quantize = _dtype(model), None
         dequantise_(policy.module, policy.dtype)
@@ -223,19 +218,43 @@ def open_adapter(
     return policy
 
 
-def _fetch_base(model: Model, origin: dict[str, Any]) -> Fetched:
-    """By name; where that fails, or means other weights by now, from the folder it lay in while training."""
-    before = Path(origin["folder"])
-    try:
-        fetched = fetch(model)
-    except LuthierError:
-        if not before.is_dir():
-            raise
-        return fetch(Model(name=str(before)))
-    found = weights_digest(fetched.folder)
-    if found != (origin["digest"] or found) and before.is_dir() and before != fetched.folder:
-        return fetch(Model(name=str(before)))
-    return fetched
+def open_base(run: Run, model: Model) -> Policy:
+    """The base of what a run has trained, frozen, loaded as `model` says. Raises LuthierError where it is not at hand,
+    or not the one that was trained on."""
+    folder = run.model if run.model.is_dir() else run.adapter
+    policy = _open(_fetch_base(model, _origin(folder), folder), model, None)
+    policy.module.requires_grad_(False)
+    policy.module.eval()
+    return policy
+
+
+def _fetch_base(model: Model, origin: dict[str, Any], folder: Path) -> Fetched:
+    """The base that the weights in `folder` were trained on: by name, else from the folder it lay in while training,
+    else from where it lies now if both were moved together. Raises LuthierError where none has its weights."""
+    before = [folder.parent / origin[key] for key in ("folder", "beside") if origin.get(key)]
+    other, fault = None, None
+    for each in (model, *(Model(name=str(path.resolve())) for path in before if path.exists())):
+        try:
+            fetched = fetch(each)
+        except LuthierError as error:
+            fault = fault or error
+            continue
+        found = weights_digest(fetched.folder)
+        if found == (origin.get("digest") or found):
+            return fetched
+        other = other or found
+    if other is None:
+        raise LuthierError(
+            f"the base model that was trained on cannot be opened: {fault and fault.what} ({model.name})",
+            where=str(folder),
+            fix=f"bring it back there{f', or to {before[0]}' if before else ''}",
+        ) from fault
+    raise LuthierError(
+        f"the base model {model.name!r} at hand is not the one that was trained on "
+        f"(weights {other[:12]}, trained on {origin['digest'][:12]})",
+        where=str(folder),
+        fix=f"bring back the weights that lay in {origin['folder']}, or train again on these",
+    )
 
 
 def _restore(policy: Policy, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,11 +23,10 @@ from luthier import cache
 from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters.residual import write_plain
-from luthier.models.aliases import is_whole
-from luthier.models.digest import weights_digest
-from luthier.models.loading import ORIGIN, OWN, open_adapter, open_run
+from luthier.models.loading import ORIGIN, OWN, open_adapter
 from luthier.models.policy import Policy
 from luthier.models.quiet import quiet
+from luthier.recipe.places import absolute, is_place
 from luthier.run import Run
 
 CARD = """\
@@ -36,6 +36,10 @@ base_model: {reference}
 ---
 An adapter for [{base}], trained with Luthier. `peft.AutoPeftModelForCausalLM.from_pretrained(folder)` loads it.
 """
+
+
+class Unmergeable(LuthierError):
+    """An adapter is no change of its base's weights."""
 
 
 def save(policy: Policy, run: Run) -> Path:
@@ -77,7 +81,7 @@ def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> lis
     """
     unmergeable = [p.name for p, adapter in zip(policy.adapt, policy.adapters, strict=True) if not adapter.mergeable]
     if unmergeable:
-        raise LuthierError(
+        raise Unmergeable(
             f"`{unmergeable[0]}` cannot be merged into the base's weights: what it learns is no change of them",
             where="export",
             fix="serve the run with its adapter (`luthier chat`), or train with `adapt: lora` to merge",
@@ -111,33 +115,26 @@ def write_model(policy: Policy, folder: Path, state: dict[str, Tensor], dtype: t
         _write_origin(policy, temporary)
 
 
-def merged_folder(run_folder: Path) -> Path:
-    """The run's result as one whole model, merged now if that was not done since it was trained."""
-    run = Run.open(run_folder)
-    if run.model.is_dir():
-        return run.model
-    adapter = weights_digest(run.adapter) if run.adapter.is_dir() else None
-    stamp = run.merged / "adapter.digest"
-    if adapter is not None and is_whole(run.merged) and stamp.is_file() and stamp.read_text().strip() == adapter:
-        return run.merged
-    merge(open_run(run, device="cpu"), run.merged)
-    if adapter is not None:
-        stamp.write_text(adapter + "\n", encoding="utf-8")
-    return run.merged
-
-
 def _write_origin(policy: Policy, folder: Path) -> None:
     if policy.head is not None:
         heads.write(policy.head, folder)
     origin: dict[str, Any] = {
         "model": dataclasses.asdict(policy.model),
         "folder": str(policy.folder.resolve()),
+        "beside": _beside(policy, folder),
         "digest": policy.digest,
         "quantize": None if policy.quantize is None else dataclasses.asdict(policy.quantize),
     }
     if policy.adapt and not policy.started:  # what began in the base's own weights was saved as plain LoRA
         origin["adapt"] = [dataclasses.asdict(plugin) for plugin in policy.adapt]
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+
+
+def _beside(policy: Policy, folder: Path) -> str | None:
+    """The way from the folder that `folder` lies in to a base on this disk: it holds when both are moved together."""
+    if not is_place(policy.model.name):
+        return None
+    return os.path.relpath(absolute(policy.model.name), folder.resolve().parent)
 
 
 def _base_state(module: Any) -> dict[str, Tensor]:
@@ -176,7 +173,7 @@ def _merged_layer(name: str, layer: Any) -> Any:
     try:
         wide.merge()
     except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
-        raise LuthierError(
+        raise Unmergeable(
             f"PEFT cannot merge a {type(layer).__name__} into the base's weights: {str(error).strip()}",
             where=f"export, {name}",
             fix="serve the run with its adapter (`luthier chat`)",

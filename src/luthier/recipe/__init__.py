@@ -2,7 +2,8 @@
 
 from luthier.recipe.describe import explain, json_schema
 from luthier.recipe.load import Loaded, load, loads, override
-from luthier.recipe.resolve import differences, digest, located, lock, resolve
+from luthier.recipe.places import located, models_located
+from luthier.recipe.resolve import differences, digest, lock, resolve
 from luthier.recipe.schema import Model, Plugin, Recipe, Source, Task, Train, Validate
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "loads",
     "located",
     "lock",
+    "models_located",
     "override",
     "resolve",
 ]

@@ -84,7 +84,7 @@ def _tree(node: yaml.Node, origin: Origin, file: str | None, above: tuple[int, .
     """A composed YAML node as a tree. With `file`, origins are file:line; otherwise all are `origin`."""
     here = Origin("file", f"{file}:{node.start_mark.line + 1}") if file else origin
     if id(node) in above:
-        raise LuthierError("an anchor that contains itself", where=str(here))
+        raise LuthierError("an anchor that contains itself", where=str(here), fix="write the value out")
     if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
         raise LuthierError(f"the tag {node.tag!r} means nothing here", where=str(here), fix="write the plain value")
     above = (*above, id(node))
@@ -96,10 +96,14 @@ def _tree(node: yaml.Node, origin: Origin, file: str | None, above: tuple[int, .
     for key_node, value_node in node.value:
         where = Origin("file", f"{file}:{key_node.start_mark.line + 1}") if file else origin
         if not isinstance(key_node, yaml.ScalarNode):
-            raise LuthierError("a key must be a word", where=str(where))
+            raise LuthierError("a key must be a word", where=str(where), fix="write `word: value`")
         if key_node.value in mapping:
             first = mapping[key_node.value].origin
-            raise LuthierError(f"the key {key_node.value!r} is given twice (first at {first})", where=str(where))
+            raise LuthierError(
+                f"the key {key_node.value!r} is given twice (first at {first})",
+                where=str(where),
+                fix="keep one of them",
+            )
         child = _tree(value_node, origin, file, above)
         mapping[key_node.value] = Node(child.value, where)
     return Node(mapping, here)
@@ -121,7 +125,8 @@ def parse(text: str, file: str) -> Node:
     except yaml.YAMLError as error:
         what, where = _fault(error, file)
         tab = "a tab" in what or "\\t" in what
-        raise LuthierError(what, where=where, fix="indent with spaces, not tabs" if tab else None) from error
+        fix = "indent with spaces, not tabs" if tab else "mend the file there; a text with : or # wants quotes"
+        raise LuthierError(what, where=where, fix=fix) from error
     if node is None:
         raise LuthierError("the recipe is empty", where=file, fix="it needs at least `model:`, `data:` and `output:`")
     tree = _tree(node, Origin("file", file), file)
@@ -137,7 +142,9 @@ def read(path: Path) -> Node:
     if not path.exists():
         near = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         match = difflib.get_close_matches(str(path), near, n=1, cutoff=0.6)
-        raise LuthierError("no such recipe", where=str(path), fix=f"did you mean {match[0]}?" if match else None)
+        raise LuthierError(
+            "no such recipe", where=str(path), fix=f"did you mean {match[0]}?" if match else "check the path"
+        )
     if path.is_dir():
         raise LuthierError("this is a folder, not a recipe", where=str(path), fix="give the path of its YAML file")
     raw = path.read_bytes()
@@ -164,7 +171,9 @@ def parse_override(text: str) -> Override:
     parts = tuple(name.strip().split("."))
     origin = Origin("override", text)
     if not equals or not all(parts):
-        raise LuthierError("an override is written key=value, for instance train.lr=1e-4", where=str(origin))
+        raise LuthierError(
+            "an override is written key=value", where=str(origin), fix="for instance train.lr=1e-4, without spaces"
+        )
     try:
         composed = yaml.compose(value, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:

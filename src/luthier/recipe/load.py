@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import LuthierError
-from luthier.recipe import document, shape
+from luthier.recipe import document, places, shape
 from luthier.recipe.document import Key, Node, Origin, dotted
 from luthier.recipe.schema import Recipe
 
@@ -67,39 +66,13 @@ def _build(tree: Node, overrides: Sequence[str], path: Path | None) -> Loaded:
     for item in parsed:
         tree = shape.apply(tree, item)
     tree = shape.normal(tree, Recipe)
-    notes = _find_files(tree, path.parent if path else None)
+    notes = places.find(tree, path.parent if path else None)
     nodes = dict(tree.walk())
     try:
         recipe = TypeAdapter(Recipe).validate_python(tree.plain())
     except ValidationError as error:
         raise _plain_words(error, nodes) from error
     return Loaded(recipe, {key: node.origin for key, node in nodes.items() if key}, notes, path)
-
-
-# relative paths: from the current directory first, then from the recipe's folder
-def _find_files(tree: Node, folder: Path | None) -> dict[Key, str]:
-    """Point relative paths that exist only beside the recipe there; say so in the notes."""
-    notes: dict[Key, str] = {}
-    if folder is None:
-        return notes
-    for key, node in tree.walk():
-        is_source = len(key) >= 3 and "data" in key and key[-1] in ("path", "llamafactory")
-        if not (is_source or key == ("model", "name")) or not isinstance(node.value, str):
-            continue
-        given = node.value
-        if Path(given).is_absolute() or _exists(given) or "://" in given:
-            continue
-        beside = str(folder / given)
-        if _exists(beside) and (is_source or "/" in given):
-            node.value = beside
-            notes[key] = f"{given} found beside the recipe"
-    return notes
-
-
-def _exists(path: str) -> bool:
-    if not glob.has_magic(path):
-        return Path(path).exists()
-    return Path(path).exists() or any(True for _ in Path(Path(path).anchor or ".").glob(path.lstrip("/")))
 
 
 # pydantic's errors in plain words
@@ -140,7 +113,7 @@ def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierEr
     value = node.plain() if node else same[0]["input"]
     if not isinstance(value, dict | list) and "value_error" not in {fault["type"] for fault in same}:
         what += f", got {value!r}" if value is not None else ", got nothing"
-    return LuthierError(what, where=str(node.origin) if node else None, fix=_fix(same, value))
+    return LuthierError(what, where=str(node.origin) if node else None, fix=_fix(same, value, dotted(key)))
 
 
 def _must(fault: Any) -> str:
@@ -157,9 +130,9 @@ def _longest(loc: Key, nodes: Mapping[Key, Node]) -> Key:
     return loc
 
 
-def _fix(faults: Sequence[Any], value: Any) -> str | None:
+def _fix(faults: Sequence[Any], value: Any, key: str) -> str:
     if any(fault["type"] == "string_type" for fault in faults) and isinstance(value, int | float):
         return f'put it in quotes: "{value}"'
     expected = [word for fault in faults for word in re.findall(r"'([^']+)'", fault.get("ctx", {}).get("expected", ""))]
     near = difflib.get_close_matches(str(value), expected, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else None
+    return f"did you mean {near[0]!r}?" if near else f"docs/recipes.md says what {key} takes"

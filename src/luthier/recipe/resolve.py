@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +16,8 @@ from luthier.errors import LuthierError
 from luthier.recipe import abilities
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded
-from luthier.recipe.schema import Plugin, Recipe, Source
+from luthier.recipe.places import absolute, located
+from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
 from luthier.registry import Registry
 
@@ -263,30 +263,6 @@ def lock(recipe: Recipe) -> str:
     return head + yaml.dump(tree(whole), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def located(recipe: Recipe) -> Recipe:
-    """Paths of data and model made absolute, so that the lock works from any directory."""
-
-    def sources(items: tuple[Source, ...]) -> tuple[Source, ...]:
-        return tuple(
-            replace(
-                source,
-                path=source.path and str(Path(source.path).expanduser().resolve()),
-                llamafactory=source.llamafactory and str(Path(source.llamafactory).expanduser().resolve()),
-            )
-            for source in items
-        )
-
-    name = recipe.model.name
-    on_disk = ("/" in name or name.endswith(".gguf")) and Path(name).expanduser().exists()
-    return replace(
-        recipe,
-        model=replace(recipe.model, name=str(Path(name).expanduser().resolve())) if on_disk else recipe.model,
-        data=sources(recipe.data),
-        validate=replace(recipe.validate, data=sources(recipe.validate.data)),
-        evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),
-    )
-
-
 def digest(recipe: Recipe) -> str:
     """A short name for what shapes the weights: the keys of `FREE` do not count, data paths do."""
     content = {key: value for key, value in flat(recipe).items() if not _free(key)}
@@ -318,5 +294,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys that shape the weights and differ, with both values (None where absent)."""
     a, b = flat(old), flat(new)
+    for key in ("model.name", "reference.model.name"):  # a folder that is gone by now is the same one for all that
+        if key in a and key in b and absolute(b[key]) == a[key]:
+            b[key] = a[key]
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _free(key)]
     return {key: (a.get(key), b.get(key)) for key in keys}

@@ -178,7 +178,11 @@ def _mapping(node: Node, cls: type, key: Key) -> Node:
     missing = [slot.name for slot in known.values() if slot.required and slot.name not in node.value]
     if missing:
         names = " and ".join(repr(dotted((*key, name))) for name in missing)
-        raise LuthierError(f"{names} {'is' if len(missing) == 1 else 'are'} missing", where=str(node.origin))
+        raise LuthierError(
+            f"{names} {'is' if len(missing) == 1 else 'are'} missing",
+            where=str(node.origin),
+            fix=f"write `{missing[0]}: …`" + (f"; docs/recipes.md says what {dotted(key)} takes" if key else ""),
+        )
     return Node(
         {
             name: child
@@ -256,7 +260,11 @@ def _index(items: list[Node], part: str, item: Any, key: Key, origin: Any) -> in
     if part.isdigit():
         if int(part) > len(items):
             have = f"it has {len(items)} entries" if items else "it has no entries"
-            raise LuthierError(f"{dotted(key)} has no entry {part}: {have}, counted from 0", where=str(origin))
+            raise LuthierError(
+                f"{dotted(key)} has no entry {part}: {have}, counted from 0",
+                where=str(origin),
+                fix=f"{len(items)} would add one" if items else "0 would add one",
+            )
         return int(part)
     if item is Plugin:
         named = [index for index, node in enumerate(items) if part in node.value]

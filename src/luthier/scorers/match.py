@@ -41,7 +41,9 @@ class ExactMatch(Metric):
                 re.compile(self.regex)
             except re.error as error:
                 raise LuthierError(
-                    f"scorer 'exact_match', key 'regex': not a regular expression: {error}", where=repr(self.regex)
+                    f"scorer 'exact_match', key 'regex': not a regular expression: {error}",
+                    where=repr(self.regex),
+                    fix="mend it; in YAML put it in single quotes",
                 ) from error
 
     def __call__(self, example: Example, response: Response) -> float | None:

@@ -206,7 +206,7 @@ def _opened(folder: str, stamp: tuple[int, ...], batch: int) -> _Opened:
 
     policy = open_run(Run.open(folder))
     if policy.head is None:  # `check` has looked
-        raise LuthierError("the run has no scalar head", where=folder)
+        raise LuthierError("the run has no scalar head", where=folder, fix="name a run of a reward objective")
     context = getattr(policy.module.config.get_text_config(), "max_position_embeddings", None)
     return _Opened(
         Template(policy.tokenizer), Reader(policy.module, policy.head, rows=batch), policy.head.card, context

@@ -149,7 +149,11 @@ class Forward:
             if self.placed:
                 from luthier.errors import LuthierError
 
-                raise LuthierError("edits of prompt tokens and virtual tokens do not go together", where="adapt")
+                raise LuthierError(
+                    "edits of prompt tokens and virtual tokens do not go together",
+                    where="adapt",
+                    fix="keep one of the two adapters",
+                )
             return tokens.before(batch.ids_T.view(batch.shape), _padding_mask(batch)), tokens.places
         inputs: dict[str, object] = {
             "input_ids": batch.ids_T.view(batch.shape),

@@ -124,7 +124,8 @@ class Loop:
         self.guards = Guards(self.train.stall_window, per_token=objective.needs.unit == "token")
         self.save_at = due_after(self.train.save_every, self.total)
         self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
-        self.progress = Progress(digest(recipe), self.store.digest, self.window.budget, self.window.checkpointing)
+        budget, checkpointing = self.window.budget, self.window.checkpointing
+        self.progress = Progress(digest(recipe), self.store.digest, budget, checkpointing, policy.digest)
         self.resumed_from: int | None = None
         self.compared: dict[str, Any] = {}
         """What the `start` event says of the reference."""
@@ -187,13 +188,15 @@ class Loop:
     def _continue(self, found: checkpoint.Checkpoint) -> None:
         state = found.state()
         before = Progress(**state["progress"])
-        for key, what in (("recipe", "another recipe"), ("data", "other data")):
-            if getattr(before, key) != getattr(self.progress, key):
+        kinds = (("recipe", "another recipe"), ("data", "other data"), ("base", "other weights of the base model"))
+        for key, what in kinds:
+            if getattr(before, key) not in (None, getattr(self.progress, key)):
                 raise LuthierError(
                     f"this run folder holds a run of {what}, {before.step} steps far",
                     where=str(self.log.run.folder),
                     fix="go back to what the run began with, set another `output:`, or remove the folder",
                 )
+        before.base = self.progress.base
         self.progress, self.resumed_from = before, before.step
         self.window.budget = before.micro_tokens
         if before.checkpointing and not self.window.checkpointing:

@@ -40,6 +40,8 @@ class Progress:
     data: str
     micro_tokens: int
     checkpointing: bool = False
+    base: str | None = None
+    """Digest of the base's weights; None in checkpoints of before it was kept."""
     step: int = 0
     tokens: int = 0
     computed: int = 0

@@ -14,8 +14,9 @@ from tiny_gguf import TEMPLATE, full_disk, tiny_llama, write_gguf, write_wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.errors import LuthierError
-from luthier.models import aliases, catalogue, fetch
-from luthier.models.aliases import Alias, Wheel
+from luthier.models import catalogue, fetch
+from luthier.recipe import aliases
+from luthier.recipe.aliases import Alias, Wheel
 from luthier.recipe.schema import Model
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from bench import save_tiny_model
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
 from luthier.errors import LuthierError
 from luthier.models import Policy, load, merge, open_run, save
-from luthier.models.heads import HeadCard, ScalarHead
+from luthier.models.heads import HeadCard, ScalarHead, told
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 
@@ -93,3 +93,48 @@ def test_a_head_of_another_size_is_refused(folder: Path, tmp_path: Path):
     save(policy, run)
     with pytest.raises(LuthierError, match=r"head cannot be read: .*size mismatch"):
         open_run(run, device="cpu")
+
+
+@pytest.mark.parametrize("adapt", ["lora", "full"])
+def test_training_on_goes_on_with_the_head_of_the_earlier_run(folder: Path, tmp_path: Path, adapt: str):
+    first, run = opened(folder, adapt), Run(tmp_path / "run")
+    assert first.head is not None and told(first.folder, first.head) is None
+    with torch.no_grad():
+        first.head.weight.copy_(torch.randn(1, 32))
+    save(first, run)
+    run.recipe_path.write_text("model: x\n")
+    outcome = HeadCard("row", "outcome_reward")
+    second = opened(run.folder, "lora", head=outcome)
+    assert second.head is not None and torch.equal(second.head.weight, first.head.weight)
+    assert second.head.card == outcome and second.head.weight.requires_grad
+    assert told(second.folder, second.head) == "training goes on with the scalar head that objective reward trained"
+
+    steps = opened(run.folder, "lora", head=STEPS)
+    assert steps.head is not None and not steps.head.weight.any()
+    said = told(steps.folder, steps.head)
+    assert said is not None and said.startswith("a new head begins at zero") and "reads whole responses" in said
+    other = opened(run.folder, "lora", head=False)
+    assert other.head is None and "is left out" in str(told(other.folder, None))
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_checkpoint_for_classification_brings_its_head(folder: Path, tmp_path: Path, labels: int):
+    config = LlamaConfig.from_pretrained(folder, num_labels=labels, pad_token_id=0)
+    torch.manual_seed(0)
+    classifier = LlamaForSequenceClassification(config).eval()
+    classifier.save_pretrained(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    policy = load(Model(name=str(tmp_path), dtype="fp32"), [Plugin(name="lora")], device="cpu", head=True)
+    assert policy.head is not None
+    if labels == 3:
+        assert not policy.head.weight.any() and "gives 3 numbers, not one" in str(told(tmp_path, policy.head))
+    else:
+        ids = torch.arange(3, 20)[None]
+        with torch.no_grad():
+            theirs = classifier(ids).logits[0, 0]
+            hidden_KD = policy.module(ids, output_hidden_states=True).hidden_states[-1][0, -1:]
+            assert torch.allclose(policy.head.read(hidden_KD)[0], theirs, atol=1e-5) and theirs.abs() > 1e-3
+        assert told(tmp_path, policy.head) == "training goes on with the `score` head of a classifier"
+    with pytest.raises(LuthierError, match="a classifier without an output head"):
+        load(Model(name=str(tmp_path)), train=False, device="cpu")

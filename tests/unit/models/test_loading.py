@@ -12,6 +12,7 @@ import torch
 from tiny_gguf import full_disk, tiny_llama, write_gguf
 from transformers import AutoModelForCausalLM
 
+from luthier import cache
 from luthier.errors import LuthierError
 from luthier.models import Policy, fetch, load, merge, open_run, save
 from luthier.models.digest import weights_digest
@@ -119,7 +120,7 @@ def test_an_adapter_refuses_another_base(folder: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         other.model.norm.weight += 0.5
     other.save_pretrained(base)
-    with pytest.raises(LuthierError, match="not the one this adapter was trained on"):
+    with pytest.raises(LuthierError, match="not the one that was trained on"):
         open_run(run)
 
 
@@ -139,22 +140,74 @@ def test_a_run_without_a_result_says_so(tmp_path: Path) -> None:
         open_run(Run(tmp_path))
 
 
-def test_a_run_can_be_trained_further(folder: Path, tmp_path: Path) -> None:
+def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of every file of a folder."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_can_be_trained_further_and_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
     run = trained(folder, tmp_path / "run")
     run.recipe_path.write_text("model: x\n")
+    run.merged.mkdir()
+    (run.merged / "model.safetensors").write_bytes(b"an export of the user's own")
+    before = everything(run.folder)
     fetched = fetch(Model(name=str(run.folder)))
-    assert fetched.folder == run.merged
+    assert fetched.folder.parent == cache.root() / "merged" and Path(fetched.reference) == fetched.folder
     ids = torch.arange(3, 20)[None]
     plain = AutoModelForCausalLM.from_pretrained(fetched.folder)
-    before = (fetched.folder / "model.safetensors").stat().st_mtime_ns
     with torch.no_grad():
         assert torch.allclose(plain(ids).logits, open_run(run).module(ids).logits, atol=1e-4)
-    assert fetch(Model(name=str(run.folder))).folder == run.merged
-    assert (fetched.folder / "model.safetensors").stat().st_mtime_ns == before, "merged again without need"
+    merged = everything(fetched.folder)
+    assert fetch(Model(name=str(run.folder))).folder == fetched.folder
+    assert everything(fetched.folder) == merged, "merged again without need"
+    assert everything(run.folder) == before, "an earlier run was written to"
+
+
+def test_a_run_that_was_trained_anew_is_another_model_to_train_on(folder: Path, tmp_path: Path) -> None:
+    run, ids = trained(folder, tmp_path / "run"), torch.arange(3, 20)[None]
+    run.recipe_path.write_text("model: x\n")
+    first = fetch(Model(name=str(run.folder))).folder
     trained(folder, tmp_path / "run")
+    second = fetch(Model(name=str(run.folder))).folder
+    assert first != second and first.is_dir(), "what was trained on the first one still needs it"
     with torch.no_grad():
-        run_again = AutoModelForCausalLM.from_pretrained(fetch(Model(name=str(run.folder))).folder)
-        assert not torch.allclose(run_again(ids).logits, plain(ids).logits, atol=1e-2), "the merged model is stale"
+        logits = [AutoModelForCausalLM.from_pretrained(each)(ids).logits for each in (first, second)]
+    assert not torch.allclose(*logits, atol=1e-2)
+
+
+def test_an_adapter_that_does_not_merge_is_no_model_and_the_error_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    save(load(Model(name=str(folder)), [Plugin(name="prefix")]), run)
+    run.recipe_path.write_text("model: x\n")
+    with pytest.raises(LuthierError, match="cannot be a model to train on: `prefix` cannot be merged") as caught:
+        fetch(Model(name=str(run.folder)))
+    assert caught.value.where == "model" and str(run.folder) in caught.value.what and "adapt: lora" in str(caught.value)
+    assert not list((cache.root() / "merged").glob("*"))
+
+
+def test_a_base_that_moved_with_its_run_is_found_by_its_weights(folder: Path, tmp_path: Path) -> None:
+    project, moved = tmp_path / "project", tmp_path / "moved"
+    shutil.copytree(folder, project / "bases/tiny")
+    trained(project / "bases/tiny", project / "runs/one")
+    project.rename(moved)
+    assert open_run(Run(moved / "runs/one")).folder == (moved / "bases/tiny").resolve()
+    shutil.rmtree(moved / "bases")
+    with pytest.raises(
+        LuthierError, match="the base model that was trained on cannot be opened: no such model"
+    ) as caught:
+        open_run(Run(moved / "runs/one"))
+    assert str(project / "bases/tiny") in str(caught.value.fix)
+    shutil.copytree(folder, moved / "bases/tiny")
+    with torch.no_grad():
+        other = AutoModelForCausalLM.from_pretrained(folder)
+        other.model.norm.weight += 0.5
+    other.save_pretrained(moved / "bases/tiny")
+    with pytest.raises(LuthierError, match="not the one that was trained on"):
+        open_run(Run(moved / "runs/one"))
 
 
 def test_merged_in_memory_gives_the_adapters_logits(folder: Path, tmp_path: Path) -> None:

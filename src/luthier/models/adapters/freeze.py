@@ -110,9 +110,17 @@ class Freeze(Adapter):
     def _frozen_blocks(self, total: int) -> int:
         if self.last is not None:
             if self.last > total:
-                raise LuthierError(f"freeze: last is {self.last}, but the model has only {total} blocks")
+                raise LuthierError(
+                    f"freeze: last is {self.last}, but the model has only {total} blocks",
+                    where="adapt.freeze.last",
+                    fix=f"give 0 to {total}",
+                )
             return total - self.last
         frozen = round(self.bottom * total) if isinstance(self.bottom, float) else self.bottom
         if frozen > total:
-            raise LuthierError(f"freeze: bottom is {frozen}, but the model has only {total} blocks")
+            raise LuthierError(
+                f"freeze: bottom is {frozen}, but the model has only {total} blocks",
+                where="adapt.freeze.bottom",
+                fix=f"give 0 to {total}, or a share such as 0.5",
+            )
         return frozen

@@ -64,7 +64,11 @@ class LlamaPro(Adapter):
         layers = blocks(module)
         old, count = len(layers), self.blocks or max(1, len(layers) // 4)
         if count > old:
-            raise LuthierError(f"llama_pro: {count} blocks to add, but the model has only {old} to copy")
+            raise LuthierError(
+                f"llama_pro: {count} blocks to add, but the model has only {old} to copy",
+                where="adapt.llama_pro.blocks",
+                fix=f"give 1 to {old}",
+            )
         before = _logits(module)
         after = {round((j + 1) * old / count) - 1 for j in range(count)}
         order = [source for i in range(old) for source in ([(i, False), (i, True)] if i in after else [(i, False)])]

@@ -115,14 +115,20 @@ class Peft(Tuner):
                 f"PEFT has no tuner {self.peft_type!r}", where="adapt.peft", fix=suggest(name, list(known))
             )
         if name in NOT_HERE:
-            raise LuthierError(f"{name} cannot be trained here: {NOT_HERE[name]}", where="adapt.peft")
+            raise LuthierError(
+                f"{name} cannot be trained here: {NOT_HERE[name]}",
+                where="adapt.peft",
+                fix="take another way to adapt: `luthier explain adapt` lists them",
+            )
         keys = [each.name for each in fields(known[name]) if each.init and each.name not in GIVEN]
         for key in self.options:
             if key not in keys:
                 raise LuthierError(f"PEFT's {name} has no key {key!r}", where="adapt.peft", fix=suggest(key, keys))
         if self.rewrites_base and self.options.get("use_dora"):
             raise LuthierError(
-                "DoRA on weights taken out of the base's cannot be saved as plain LoRA", where="adapt.peft"
+                "DoRA on weights taken out of the base's cannot be saved as plain LoRA",
+                where="adapt.peft",
+                fix="leave use_dora out, or take `adapt: dora`",
             )
         return known[name]
 

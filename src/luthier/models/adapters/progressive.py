@@ -76,7 +76,11 @@ class Progressive(Adapter):
         """Nothing is frozen before the first step: memory is planned for the last stage."""
         total = len(blocks(module))
         if self.groups is not None and self.groups > total:
-            raise LuthierError(f"progressive: {self.groups} groups, but the model has only {total} blocks")
+            raise LuthierError(
+                f"progressive: {self.groups} groups, but the model has only {total} blocks",
+                where="adapt.progressive.groups",
+                fix=f"give 1 to {total}",
+            )
         return module
 
     def before_step(self, module: Any, step: int, total: int) -> bool:
