@@ -25,6 +25,17 @@ def suggest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
+def _written(place: tuple[Any, ...], value: Any) -> list[str]:
+    """pydantic's place of a fault, cut to what was written: it adds steps of its own for unions and keys."""
+    found: list[str] = []
+    for step in place:
+        listed = isinstance(value, list | tuple) and isinstance(step, int)
+        if not listed and not (isinstance(value, Mapping) and step in value):
+            break
+        found, value = [*found, str(step)], value[step]
+    return found
+
+
 class Registry:
     """The plug-ins of one kind ("objective", "adapter", "scorer", …)."""
 
@@ -83,8 +94,11 @@ class Registry:
             return TypeAdapter(cls).validate_python(args)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise LuthierError(f"{self.kind} {name!r}, key {key!r}: {first['msg']}, got {first['input']!r}") from error
+            key = ".".join(_written(first["loc"], args))
+            what = (
+                first["ctx"]["error"] if first["type"] == "value_error" else f"{first['msg']}, got {first['input']!r}"
+            )
+            raise LuthierError(f"{self.kind} {name!r}, key {key!r}: {what}") from error
 
     def _entry_points(self) -> dict[str, Any]:
         if self._external is None:

@@ -230,8 +230,9 @@ def test_dare_keeps_what_the_seed_draws_and_scales_it_up(tmp_path: Path) -> None
     runs = in_bf16(tmp_path)
     made = combined(tmp_path, runs, "dare_linear", density=0.5)
     found, parts = in_file(made), [in_file(each) for each in runs]
+    names = [f"base_model.model.{name}" for name in updates_of(made)]
     torch.manual_seed(0)  # the recipe's
-    for name in [f"base_model.model.{name}" for name in updates_of(made)]:  # drawn layer by layer, in the model's order
+    for name in names:  # drawn layer by layer, in the model's order
         update = found[name]
         expected = torch.zeros_like(update)
         for part, weight in zip(parts, (0.7, 0.3), strict=True):

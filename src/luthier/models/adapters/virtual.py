@@ -27,7 +27,7 @@ class Virtual(Tuner):
 
     exact_start: ClassVar[bool] = False
     mergeable: ClassVar[bool] = False
-    quantisable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = True
     packs: ClassVar[bool] = False
     shares_prefix: ClassVar[bool] = False
 
