@@ -24,7 +24,8 @@ def mended(module: Any) -> Any:
         if not is_quantised(getattr(base, "weight", None)):
             continue
         if isinstance(layer, IA3Layer):
-            layer.register_forward_hook(_in_the_inputs_type)
+            owner: Any = layer
+            owner.register_forward_hook(_in_the_inputs_type)
         elif type(base).__name__ == "Linear8bitLt":
             base.register_forward_pre_hook(_seen)
     return module

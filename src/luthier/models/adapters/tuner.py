@@ -58,6 +58,7 @@ def _of_its_rank(peft: Any, name: str) -> None:
     """Raises LuthierError where PEFT has cut a layer's rank without a word: the adapter could not be opened again."""
     from peft.tuners.lora import LoraLayer
 
+    layer: Any
     for place, layer in peft.get_base_model().named_modules():
         for adapter, down in layer.lora_A.items() if isinstance(layer, LoraLayer) else ():
             if len(down.weight) < layer.r[adapter]:
