@@ -25,6 +25,17 @@ def suggest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
+def _written(place: tuple[Any, ...], value: Any) -> list[str]:
+    """pydantic's place of a fault, cut to what was written: it adds steps of its own for unions and keys."""
+    found: list[str] = []
+    for step in place:
+        listed = isinstance(value, list | tuple) and isinstance(step, int)
+        if not listed and not (isinstance(value, Mapping) and step in value):
+            break
+        found, value = [*found, str(step)], value[step]
+    return found
+
+
 class Registry:
     """The plug-ins of one kind ("objective", "adapter", "scorer", …)."""
 
@@ -83,10 +94,11 @@ class Registry:
             return TypeAdapter(cls).validate_python(args)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            must = first["msg"].replace("Input should be", "must be")
+            key = ".".join(_written(first["loc"], args))
+            must = f"{first['msg'].replace('Input should be', 'must be')}, got {first['input']!r}"
+            what = first["ctx"]["error"] if first["type"] == "value_error" else must
             raise LuthierError(
-                f"{self.kind} {name!r}, key {key!r}: {must}, got {first['input']!r}",
+                f"{self.kind} {name!r}, key {key!r}: {what}",
                 fix=f"docs/recipes.md lists the keys of {name} and what each takes",
             ) from error
 

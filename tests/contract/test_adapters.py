@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_cases import IDS, NOT_ON, RECIPES, Case, case, logits, opened, plugin, rows, write
+from adapter_cases import IDS, NOT_ON, RECIPES, Case, case, logits, opened, plugin, rows, train_a_little, write
 from passes import Pass, computed, differing, once
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -17,7 +17,8 @@ from luthier.errors import LuthierError
 from luthier.models import ADAPTERS, EXPORTERS, merge, open_run, save
 from luthier.models.adapters import Adapter, build
 from luthier.models.adapters.card import Card
-from luthier.recipe.schema import Model
+from luthier.models.quantizers import QUANTIZERS
+from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 from luthier.train import activations
 from luthier.train.forward import Forward
@@ -39,9 +40,24 @@ def pairs() -> Iterator[Any]:
             label = f"{family}-{'tied' if tied else 'untied'}-{name}"
             yield pytest.param((family, tied, adapt, None), id=label, marks=marks)
     for name, adapt in RECIPES.items():
-        if all(ADAPTERS.get(each.name).quantisable is True for each in adapt):
+        if goes_on(adapt, "nf4"):
             marks = () if name in ("lora", "loftq", "houlsby") else (pytest.mark.slow,)
             yield pytest.param(("llama", True, adapt, plugin("nf4")), id=f"llama-nf4-{name}", marks=marks)
+
+
+def goes_on(adapt: list[Plugin], quantizer: str) -> bool:
+    """Do all of them declare that they train on a base in these few bits?"""
+    declared = [ADAPTERS.get(each.name).quantisable for each in adapt]
+    return all(goes is True or (goes and quantizer in goes) for goes in declared)
+
+
+def in_few_bits() -> Iterator[Any]:
+    """Every adapter and kind of few bits: on bf16 bases, as runs have them."""
+    for quantizer in QUANTIZERS.names():
+        for name, adapt in RECIPES.items():
+            fast = name in ("lora", "dora", "ia3", "houlsby", "ir_qlora")
+            marks = () if fast or not goes_on(adapt, quantizer) else (pytest.mark.slow,)
+            yield pytest.param(name, quantizer, id=f"{quantizer}-{name}", marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +105,29 @@ def test_what_does_not_go_on_a_model_says_so(folders: dict[tuple[str, bool], Pat
 def test_loftq_wants_a_rounded_base(llama: Path) -> None:
     with pytest.raises(LuthierError, match="makes up for rounding"):
         opened(llama, RECIPES["loftq"])
+
+
+@pytest.mark.parametrize(("name", "quantizer"), in_few_bits())
+def test_it_trains_on_a_bf16_base_in_few_bits_as_declared(
+    llama: Path, tmp_path: Path, name: str, quantizer: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    if not goes_on(RECIPES[name], quantizer):
+        with pytest.raises(LuthierError, match="cannot train on a base in"):
+            opened(llama, RECIPES[name], dtype="bf16", quantize=plugin(quantizer))
+        return
+    policy = opened(llama, RECIPES[name], dtype="bf16", quantize=plugin(quantizer))
+    before = {name: weight.detach().clone() for name, weight in policy.trainable()}
+    policy.module.train()
+    trained = train_a_little(policy, steps=2)
+    assert trained
+    after = dict(policy.trainable())
+    moved = [each for each, old in before.items() if not torch.equal(after[each], old)]
+    assert moved and all(torch.isfinite(after[each]).all() for each in before)
+    policy.module.eval()
+    tuned, run = logits(policy.module), Run(tmp_path / "run")
+    save(policy, run)
+    assert torch.allclose(logits(open_run(run, device="cpu").module), tuned, atol=TIGHT)
 
 
 # at the start and after some steps

@@ -42,8 +42,6 @@ def cases() -> Iterator[Any]:
             if (few_bits and not quantisable) or name in NOT_ON.get(kind if few_bits else "whole", ()):
                 continue
             marks = [] if kind == "fp32" or name in FAST[kind] else [pytest.mark.slow]
-            if (name, kind) == ("dora", "int8"):
-                marks.append(pytest.mark.xfail(raises=AttributeError, reason="DoRA on int8 fails in bf16"))
             yield pytest.param(name, kind, id=f"{kind}-{name}", marks=marks)
 
 

@@ -1,8 +1,11 @@
-"""Several adapters of one base made into one: linear, TIES and DARE, through PEFT.
+"""Several adapters of one base made into one: linear, TIES and DARE.
 
 PEFT's own "linear", "ties" and "dare_*" combine the factors A and B apart, which mixes the B of one adapter with the A
-of another. Here the updates B A are combined: `linear` puts the factors side by side, which is the exact sum; the
-others are followed by an SVD at the sum of the ranks.
+of another. Here the updates s B A are combined: `linear` puts the factors side by side, which is the exact sum; the
+others are followed by an SVD at the sum of the ranks. All of it is done and written in fp32 whatever the base's type:
+what began in the base's own weights (PiSSA) is saved as halves that nearly cancel, and in bf16 they would not.
+
+Shape suffixes: O = outputs, I = inputs, R = rank.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
+from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.models import heads
@@ -27,15 +33,16 @@ from luthier.recipe.schema import Plugin
 from luthier.registry import suggest
 from luthier.run import Run
 
-HOW = {
-    "linear": "cat",
-    "ties": "ties_svd",
-    "dare_linear": "dare_linear_svd",
-    "dare_ties": "dare_ties_svd",
-    "magnitude_prune": "magnitude_prune_svd",
+HOW: dict[str, Callable[..., Tensor] | None] = {
+    "linear": None,
+    "ties": ties,
+    "dare_linear": dare_linear,
+    "dare_ties": dare_ties,
+    "magnitude_prune": magnitude_prune,
 }
-"""Our name → PEFT's combination type."""
-RESULT = "combined"
+"""Our name → what makes one matrix of several, their weights and the density. None: the sum, which needs no matrix."""
+Factors = tuple[Tensor, Tensor]
+"""A (R x I) with the scale in it, and B (O x R)."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +97,84 @@ def combine(given: Sequence[Part], how: str = "linear", density: float = 0.5, se
     names = [f"part{number}" for number in range(len(given))]
     for name, folder in zip(names, folders, strict=True):
         module.load_adapter(folder, adapter_name=name)
-    # the new adapter takes over its first part's settings, but its scale is already in its factors
-    module.peft_config[names[0]] = dataclasses.replace(configs[0], use_rslora=False)
-    rank = sum(max([config.r, *config.rank_pattern.values()]) for config in configs)
+    weights = {name: part.weight for name, part in zip(names, given, strict=True)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module.base_model.add_weighted_adapter(
-            names,
-            [part.weight for part in given],
-            RESULT,
-            combination_type=HOW[how],
-            svd_rank=rank,
-            svd_full_matrices=False,
-            density=None if how == "linear" else density,
-        )
-    _keep_only_result(module)
-    rank = module.peft_config["default"].r
+        made = {name: _one(_factors(layer, weights), how, density) for name, layer in _layers(module, weights).items()}
+    policy.module, rank = _with(module.unload(), configs[0], made)
     policy.adapt = [Plugin(name="lora", args={"r": rank, "alpha": float(rank)})]
     policy.adapters = build(policy.adapt)
     return policy
+
+
+def _layers(module: PeftModel, names: Iterable[str]) -> dict[str, Any]:
+    """The layers on which one of these adapters lies, by name."""
+    inside: dict[str, Any] = dict(module.get_base_model().named_modules())
+    return {
+        name: layer
+        for name, layer in inside.items()
+        if isinstance(layer, LoraLayer) and any(_has(layer, each) for each in names)
+    }
+
+
+def _has(layer: Any, name: str) -> bool:
+    return name in layer.lora_A or name in layer.lora_embedding_A
+
+
+def _weights(layer: Any, name: str) -> tuple[Any, Any]:
+    """PEFT's A and B of one adapter; those of an embedding are transposed like any others."""
+    if name in layer.lora_A:
+        return layer.lora_A[name].weight, layer.lora_B[name].weight
+    return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+
+
+def _factors(layer: Any, weights: Mapping[str, float]) -> list[tuple[float, Factors]]:
+    """Weight and factors, in fp32, of each adapter that lies on this layer."""
+    found = []
+    for name, weight in weights.items():
+        if _has(layer, name):
+            a_RI, b_OR = (factor.detach().float() for factor in _weights(layer, name))
+            found.append((weight, (layer.scaling[name] * a_RI, b_OR)))
+    return found
+
+
+def _one(given: Sequence[tuple[float, Factors]], how: str, density: float) -> Factors:
+    """The factors that stand for all of these together."""
+    join = HOW[how]
+    if join is None:
+        return torch.cat([w * a_RI for w, (a_RI, _) in given]), torch.cat([b_OR for _, (_, b_OR) in given], 1)
+    updates = [b_OR @ a_RI for _, (a_RI, b_OR) in given]
+    mixed_OI = join(updates, torch.tensor([w for w, _ in given], device=updates[0].device), density)
+    rank = sum(len(a_RI) for _, (a_RI, _) in given)
+    u, s, vh = torch.linalg.svd(mixed_OI, full_matrices=False)
+    return vh[:rank], u[:, :rank] * s[:rank]
+
+
+@torch.no_grad()
+def _with(base: Any, like: Any, made: Mapping[str, Factors]) -> tuple[PeftModel, int]:
+    """The base with these factors as its one adapter, and that adapter's rank.
+
+    It takes over the settings of the first part, but the scale is in its factors. A layer of a lower rank is filled up
+    with zeros.
+    """
+    rank = max(len(a_RI) for a_RI, _ in made.values())
+    config = dataclasses.replace(
+        like,
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern={},
+        alpha_pattern={},
+        use_rslora=False,
+        target_modules=list(made),
+    )
+    module: Any = get_peft_model(base, config)
+    for name, layer in _layers(module, ["default"]).items():
+        for weight, factor in zip(_weights(layer, "default"), made[name], strict=True):
+            weight.zero_()
+            weight[: factor.shape[0], : factor.shape[1]] = factor
+    config.inference_mode = True
+    module.requires_grad_(False)
+    return module.eval(), rank
 
 
 def _adapter(folder: Path) -> Path:
@@ -160,16 +226,3 @@ def _same_base(folders: Sequence[Path]) -> None:
                 where=str(folder),
                 fix="combine runs that were trained alike",
             )
-
-
-def _keep_only_result(module: PeftModel) -> None:
-    """Give the combined adapter the name under which PEFT saves to the folder itself, and drop its parts."""
-    state = get_peft_model_state_dict(module, adapter_name=RESULT, save_embedding_layers=False)
-    config = dataclasses.replace(module.peft_config[RESULT], inference_mode=True)
-    for name in list(module.peft_config):
-        module.delete_adapter(name)
-    module.add_adapter("default", config)
-    set_peft_model_state_dict(module, state, adapter_name="default")
-    module.set_adapter("default")
-    module.requires_grad_(False)
-    module.eval()

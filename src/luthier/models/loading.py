@@ -20,6 +20,7 @@ from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters import ADAPTERS, Adapter, build, named
 from luthier.models.adapters.attached import attach
+from luthier.models.adapters.few_bits import mended
 from luthier.models.digest import weights_digest
 from luthier.models.fetching import Fetched, fetch
 from luthier.models.policy import Policy
@@ -292,4 +293,4 @@ def _with_adapter(module: Any, folder: Path) -> Any:
         raise LuthierError(
             f"the adapter's file is incomplete: {missing[0][:200]}", where=str(folder), fix="train it again"
         )
-    return wrapped
+    return mended(wrapped)

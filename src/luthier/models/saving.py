@@ -31,11 +31,16 @@ from luthier.run import Run
 
 CARD = """\
 ---
-library_name: peft
-base_model: {reference}
+{library}base_model: {reference}
 ---
-An adapter for [{base}], trained with Luthier. `peft.AutoPeftModelForCausalLM.from_pretrained(folder)` loads it.
+An adapter for [{base}], trained with Luthier ({adapt}). {loads}
 """
+WHOLE = "`peft.AutoPeftModelForCausalLM.from_pretrained(folder)` loads it."
+PART = (
+    "It is more than plain PEFT knows: `peft` loads the part in `adapter_model.safetensors` alone, without {beside}, "
+    "which is another model than was trained. `luthier chat` opens all of it{merge}."
+)
+OURS = "Plain PEFT does not know this kind: `luthier chat` opens it{merge}."
 
 
 class Unmergeable(LuthierError):
@@ -64,8 +69,7 @@ def write_adapter(policy: Policy, folder: Path) -> None:
             write_plain(policy.module, policy.started, folder)
         else:
             policy.module.save_pretrained(str(folder), save_embedding_layers=False)
-        card = CARD.format(reference=policy.reference, base=policy.base)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(_card(policy), encoding="utf-8")
     if policy.attached.own:
         tensors = policy.attached.tensors()
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / OWN)
@@ -73,11 +77,29 @@ def write_adapter(policy: Policy, folder: Path) -> None:
     _write_origin(policy, folder)
 
 
+def _card(policy: Policy) -> str:
+    """What the folder is, and who can read it."""
+    names = [plugin.name for plugin in policy.adapt]
+    own = [names[number] for number, _ in policy.attached.own]
+    beside = [f"`{OWN}` ({', '.join(own)})"] * bool(own) + [f"`{heads.WEIGHTS}` (the head)"] * (policy.head is not None)
+    mergeable = all(adapter.mergeable for adapter in policy.adapters)
+    merge = ", `luthier export` merges it into a model that anything loads" * mergeable
+    is_peft = isinstance(policy.module, PeftModel)
+    loads = (PART if beside else WHOLE) if is_peft else OURS
+    return CARD.format(
+        library="library_name: peft\n" * is_peft,
+        reference=policy.reference,
+        base=policy.base,
+        adapt=", ".join(names),
+        loads=loads.format(beside=" and ".join(beside), merge=merge),
+    )
+
+
 def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
     """Write the model with its adapter added into the weights: one folder that plain transformers loads.
 
-    The sum is taken in fp32 and stored as `dtype` (default: the base's type, in which small updates are rounded).
-    The policy itself is left as it is. Returns the files.
+    The sum is taken in fp32 and stored as `dtype` (default: the type it was trained in, in which small updates are
+    rounded). The policy itself is left as it is. Returns the files.
     """
     unmergeable = [p.name for p, adapter in zip(policy.adapt, policy.adapters, strict=True) if not adapter.mergeable]
     if unmergeable:

@@ -38,6 +38,12 @@ def check(loaded: Loaded, recipe: Recipe, found: Built) -> None:
             f"`{remakeless}` does not work under gradient checkpointing",
             "set train.checkpointing=false, or take `adapt: lora`",
         )
+    if recipe.train.steps is not None:
+        for index, (name, adapter) in enumerate(found):
+            try:
+                adapter.fits(recipe.train.steps)
+            except LuthierError as error:
+                refuse(("adapt", index, name), error.what, error.fix or "")
     mergeless = _without(found, "mergeable")
     for index, exporter in enumerate(recipe.export):
         if mergeless and exporter.name == "merged":

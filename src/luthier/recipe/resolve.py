@@ -103,6 +103,12 @@ def _check(loaded: Loaded) -> None:
         raise LuthierError(what, where=str(origin) if origin else dotted(key), fix=fix)
 
     names = [plugin.name for plugin in recipe.adapt]
+    if not names:
+        refuse(
+            ("adapt",),
+            "`adapt:` is empty: nothing is said of what trains",
+            "leave it out for LoRA, or write `adapt: full` to train every weight",
+        )
     others = [name for name in names if name not in ("freeze", "full")]
     if not recipe.data:
         refuse(("data",), "`data:` is empty: there is nothing to train on", "name a file, a folder or a hub data set")
@@ -141,13 +147,21 @@ def _check(loaded: Loaded) -> None:
 
 
 def refuse_unquantisable(adapt: Sequence[Plugin], quantize: Plugin, adapters: Registry, where: str) -> None:
-    """Raises LuthierError where what trains cannot train on a base in few bits."""
-    for name in [plugin.name for plugin in adapt] or ["full"]:
-        adapter = adapters.get(name)
-        if not adapter.quantisable:
+    """Raises LuthierError where what trains cannot train on a base in these few bits."""
+    for plugin in adapt or [Plugin(name="full")]:
+        adapter = adapters.build(plugin.name, plugin.args)
+        goes: bool | tuple[str, ...] = adapter.quantisable
+        if isinstance(goes, tuple) and goes and quantize.name not in goes:
+            raise LuthierError(
+                f"`{plugin.name}` cannot train on a base in {quantize.name}, only in {' or '.join(goes)}",
+                where=where,
+                fix=f"set `quantize: {goes[0]}`",
+            )
+        if not goes:
             why = "the base's own weights train" if adapter.kind == "base" else "it needs the base's weights"
             raise LuthierError(
-                f"`{name}` cannot train on a base in {quantize.name}: {why}, and those are codes of few bits then",
+                f"`{plugin.name}` cannot train on a base in {quantize.name}: {why}, and those are codes of few bits "
+                "then",
                 where=where,
                 fix="leave `quantize:` out, or take `adapt: lora`",
             )

@@ -65,6 +65,8 @@ def fit(
     if train.threads:
         torch.set_num_threads(train.threads)
     total = Order(len(prepared.train), train.batch, recipe.seed).total(train.epochs, train.steps)
+    for adapter in policy.adapters:
+        adapter.fits(total)
     policy.module.train()
     with ExitStack() as stack:
         log = Log(run, stack.enter_context(Screen(total)), watch)

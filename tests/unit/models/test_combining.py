@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier import verbs
@@ -144,3 +146,96 @@ def test_a_weight_that_is_missing_is_asked_for(written: list[str]) -> None:
 def test_weights_that_make_no_update_are_refused(written: list[str]) -> None:
     with pytest.raises(LuthierError, match="at least one of them is not 0"):
         parts(written)
+
+
+# on a base in bf16, as runs have it unless told otherwise
+def in_file(made: Run) -> dict[str, Tensor]:
+    """s B A of each layer by name, in fp64 from the adapter's file alone."""
+    config = json.loads((made.adapter / "adapter_config.json").read_text())
+    state = load_file(made.adapter / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    scale = config["lora_alpha"] / config["r"]
+    assert not config["rank_pattern"] and not config["alpha_pattern"]
+    names = [name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")]
+    assert len(names) == 7
+    return {n: scale * state[f"{n}.lora_B.weight"].double() @ state[f"{n}.lora_A.weight"].double() for n in names}
+
+
+def in_bf16(tmp_path: Path, adapt: str = "lora", **keys: Any) -> list[Run]:
+    """Two runs whose adapters are a little away from where they began."""
+    model = dataclasses.replace(base(tmp_path / "base"), dtype="bf16")
+    runs = []
+    for seed, name in enumerate("ab"):
+        policy = loading.load(model, [Plugin(name=adapt, args={"r": 4, **keys})], device="cpu", seed=seed)
+        assert policy.dtype == torch.bfloat16
+        torch.manual_seed(seed)
+        for _, weight in policy.trainable():
+            weight.data += torch.randn_like(weight) * 0.02
+        made = Run(tmp_path / name)
+        made.folder.mkdir()
+        recipe = Recipe(model=model, data=(Source(path="r.jsonl"),), adapt=tuple(policy.adapt), output=str(made.folder))
+        made.recipe_path.write_text(lock(recipe))
+        saving.save(policy, made)
+        runs.append(made)
+    return runs
+
+
+def nearest(update: Tensor, rank: int) -> Tensor:
+    left, values, right = torch.linalg.svd(update, full_matrices=False)
+    return left[:, :rank] * values[:rank] @ right[:rank]
+
+
+def combined(tmp_path: Path, runs: list[Run], how: str = "linear", density: float = 0.5) -> Run:
+    parts = [f"{made.folder}:{weight}" for made, weight in zip(runs, (0.7, 0.3), strict=True)]
+    return verbs.combine(parts, tmp_path / "ab", how=how, density=density)
+
+
+def off(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("adapt", "keys"), [("lora", {}), ("pissa", {"niter": 0}), ("olora", {})])
+def test_on_a_bf16_base_the_sum_is_written_in_fp32(tmp_path: Path, adapt: str, keys: dict[str, Any]) -> None:
+    runs = in_bf16(tmp_path, adapt, **keys)
+    first, second = map(in_file, runs)
+    made = combined(tmp_path, runs)
+    found = in_file(made)
+    assert all(off(found[name], 0.7 * first[name] + 0.3 * second[name]) < 1e-5 for name in found)
+    opened = updates(loading.open_run(made, device="cpu").module)
+    for name, update in opened.items():
+        assert off(update.double(), found[f"base_model.model.{name}"]) < 1e-5, name
+
+
+@pytest.mark.parametrize("how", ["dare_linear", "magnitude_prune"])
+def test_what_drops_nothing_is_the_sum(tmp_path: Path, how: str) -> None:
+    runs = in_bf16(tmp_path, "pissa", niter=0)
+    first, second = map(in_file, runs)
+    found = in_file(combined(tmp_path, runs, how, density=1.0))
+    assert all(off(found[name], 0.7 * first[name] + 0.3 * second[name]) < 1e-5 for name in found)
+
+
+def test_on_a_bf16_base_ties_is_that_of_the_updates_in_fp32(tmp_path: Path) -> None:
+    """At density 1 nothing is trimmed, so that no near tie decides: elect the sign of the larger total, weigh, mean."""
+    runs = in_bf16(tmp_path)
+    found = in_file(combined(tmp_path, runs, "ties", density=1.0))
+    for name, update in found.items():
+        stack = torch.stack([in_file(made)[name] for made in runs])
+        agree = stack.sign() == torch.where(stack.sum(0) >= 0, 1, -1)
+        weighed = stack * torch.tensor([0.7, 0.3], dtype=torch.float64)[:, None, None]
+        mean = (weighed * agree).sum(0) / agree.sum(0).clamp(min=1)
+        assert off(update, nearest(mean, 8)) < 1e-5, name
+
+
+def test_dare_keeps_what_the_seed_draws_and_scales_it_up(tmp_path: Path) -> None:
+    runs = in_bf16(tmp_path)
+    made = combined(tmp_path, runs, "dare_linear", density=0.5)
+    found, parts = in_file(made), [in_file(each) for each in runs]
+    names = [f"base_model.model.{name}" for name in updates_of(made)]
+    torch.manual_seed(0)  # the recipe's
+    for name in names:  # drawn layer by layer, in the model's order
+        update = found[name]
+        expected = torch.zeros_like(update)
+        for part, weight in zip(parts, (0.7, 0.3), strict=True):
+            delta = part[name]
+            expected += weight * delta * torch.bernoulli(torch.full(delta.shape, 0.5)) / 0.5
+        assert off(update, nearest(expected, 8)) < 1e-5, name

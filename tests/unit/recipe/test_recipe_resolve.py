@@ -64,7 +64,7 @@ SEAMS = {"adapter": Registry("adapter", ADAPTERS)}  # type: ignore[arg-type]
 
 @pytest.mark.parametrize(
     ("adapt", "rate"),
-    [("lora", 2e-4), ("full", 2e-5), ("freeze", 5e-5), ("[freeze, lora]", 2e-4), ("[]", 2e-5)],
+    [("lora", 2e-4), ("full", 2e-5), ("freeze", 5e-5), ("[freeze, lora]", 2e-4)],
 )
 def test_learning_rate_follows_what_trains(adapt: str, rate: float) -> None:
     resolved = resolve(loads(WHOLE + f"adapt: {adapt}"), SEAMS)
@@ -88,6 +88,8 @@ def test_micro_tokens_hold_two_thousand_or_the_longest_row(batch: int, longest: 
     [
         ("adapt: [full, lora]", "`full` trains every weight, `lora`", 4),
         ("adapt: [full, freeze]", "`full` trains every weight and `freeze`", 4),
+        ("adapt: []", "`adapt:` is empty: nothing is said of what trains", 4),
+        ("adapt: null", "`adapt:` is empty: nothing is said of what trains", 4),
         ("adapt: [lora, lora]", "`lora` is given twice", 4),
         ("train: {lr: 1}\nvalidate:\n  patience: 3", "early stopping", 6),
         ("validate: {share: 0.1, data: v.jsonl}", "validate.share and validate.data", 4),

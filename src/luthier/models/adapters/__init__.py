@@ -77,8 +77,8 @@ class Adapter(ABC):
     """Its first weights are taken out of the base's: switched off, the model is not the base."""
     mergeable: ClassVar[bool] = True
     """What it learns can be added into the base's weights."""
-    quantisable: ClassVar[bool] = False
-    """It trains on a base in nf4 or int8."""
+    quantisable: ClassVar[bool | tuple[str, ...]] = False
+    """It trains on a base in few bits: in any kind of them, or in those named."""
     packs: ClassVar[bool] = True
     """Rows may lie end to end: it treats each token by itself, or knows where rows begin."""
     shares_prefix: ClassVar[bool] = True
@@ -89,6 +89,11 @@ class Adapter(ABC):
     """Composes with no other adapter."""
     sample_rows: ClassVar[int] = 0
     """How many rows of the training data `attach` wants to see."""
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return next((n for n in ADAPTERS.names() if ADAPTERS.get(n) is type(self)), type(self).__name__.lower())
 
     @property
     def keeps_trunk(self) -> bool:
@@ -112,6 +117,10 @@ class Adapter(ABC):
     def count(self, shape: Shape) -> int | None:
         """How many numbers train on a model of this shape; None where the data or the model itself decide."""
         return None
+
+    def fits(self, total: int) -> None:
+        """Raises LuthierError where a run of so many steps is too short for it. Called before the first one."""
+        return
 
     # while training
     def before_step(self, module: Any, step: int, total: int) -> bool:

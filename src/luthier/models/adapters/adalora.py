@@ -68,6 +68,20 @@ class AdaLora(Layered):
                 fix="let before and after be less than 1 together",
             )
 
+    def fits(self, total: int) -> None:
+        """Ranks fall over the steps from tinit to total - tfinal; there must be one."""
+        first, last = self._fall(total)
+        if first >= last:
+            raise LuthierError(
+                f"adalora: of {total} step{'s' * (total != 1)} none is left in which ranks fall",
+                where="adapt.adalora",
+                fix="train for more steps, or take `adapt: lora`",
+            )
+
+    def _fall(self, total: int) -> tuple[int, int]:
+        """The step after which ranks begin to fall, and the one at which they have."""
+        return int(self.before * total), total - max(1, int(self.after * total))
+
     def count(self, shape: Shape) -> int | None:
         """P, Λ and Q, at the rank of the start."""
         return shape.over(self.targets, lambda i, o: self._start() * (i + o + 1))
@@ -103,7 +117,8 @@ class AdaLora(Layered):
         tuner = module.base_model
         config = tuner.peft_config[tuner.trainable_adapter_name]
         config.total_step = total
-        config.tinit, config.tfinal = int(self.before * total), max(1, int(self.after * total))
+        first, last = self._fall(total)
+        config.tinit, config.tfinal = first, total - last
         tuner.update_and_allocate(step)
 
     def penalty(self, module: Any) -> Tensor | None:

@@ -32,7 +32,7 @@ class Beside(Own):
     _on: list[bool] = field(default_factory=lambda: [True], init=False, repr=False, compare=False)
 
     mergeable: ClassVar[bool] = False
-    quantisable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = True
 
     @abstractmethod
     def add(self, module: Any) -> None:

@@ -62,14 +62,7 @@ def select(module: Any, which: str) -> list[tuple[str, Parameter]]:
     if which in WORDS:
         found = [(name, weight) for name, weight in weights if id(weight) in _meant(module, which)]
     else:
-        try:
-            found = [(name, weight) for name, weight in weights if re.search(which, name)]
-        except re.error as error:
-            raise LuthierError(
-                f"{which!r} is no regular expression: {error}",
-                where="adapt",
-                fix=f"give {', '.join(WORDS)}, or mend the expression (a dot of a name is written \\.)",
-            ) from error
+        found = [(name, weight) for name, weight in weights if re.search(which, name)]
     if not found:
         raise LuthierError(
             f"the model has no weight that {which!r} means",

@@ -12,7 +12,7 @@ from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.depth import blocks, discriminative, embeddings, select
-from luthier.recipe.schema import Float, Int, Why
+from luthier.recipe.schema import Expression, Float, Int, Why
 
 if TYPE_CHECKING:
     from luthier.types import Encoded
@@ -34,9 +34,9 @@ class Freeze(Adapter):
     """Train only so many blocks, counted from the output, and the final norm."""
     embeddings: bool | None = None
     """Freeze the embeddings. Default: when blocks above them are frozen."""
-    pattern: str | None = None
+    pattern: Expression | None = None
     """Freeze these too: norms, biases, embeddings, head, or a regular expression found in the weights' names."""
-    only: str | None = None
+    only: Expression | None = None
     """Freeze everything but these, named as in `pattern`."""
     decay: Annotated[Float, Field(ge=1), Why("one rate for all, unless early layers should move less")] = 1.0
     """Divide the learning rate by this for every block further from the output (discriminative rates)."""

@@ -63,7 +63,9 @@ def memory(adapter: Any) -> str:
 
 
 def _yes(value: Any) -> str:
-    """A property of the class says that it depends on the keys."""
+    """Some kinds alone; a property of the class says that it depends on the keys."""
+    if isinstance(value, tuple):
+        return f"{' and '.join(value)} only"
     return ("yes" if value else "no") if isinstance(value, bool) else "by its keys"
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.models.adapters.beside import Beside
 from luthier.models.adapters.card import Card
-from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers, is_linear
+from luthier.models.adapters.targets import ALL_LINEAR, Targets, free_layers, is_linear, sides
 from luthier.recipe.schema import Float, Int, Why
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class IrQlora(Beside):
     exact_start: ClassVar[bool] = False
     rewrites_base: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = ("nf4",)
 
     def count(self, shape: Shape) -> int | None:
         """LoRA's, and two for each layer."""
@@ -73,7 +74,7 @@ class IrQlora(Beside):
 
         originals = Originals(Path(module.name_or_path))
         for name, layer in free_layers(module, self.targets, "ir_qlora").items():
-            inputs, outputs = (layer.in_features, layer.out_features) if is_linear(layer) else layer.weight.shape
+            inputs, outputs = sides(layer)
             if type(layer).__name__ == "Linear8bitLt" or inputs % BLOCK:
                 raise LuthierError(
                     f"ir_qlora calibrates nf4 in rows of whole blocks of {BLOCK}, and {name} "

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
-from luthier.models.adapters.targets import linear_layers, transposed
+from luthier.models.adapters.targets import linear_layers, sides, transposed
 from luthier.models.adapters.tuner import Layered, per_layer, whole
-from luthier.recipe.schema import Float, Int, Why
+from luthier.recipe.schema import Expression, Float, Int, Why
+from luthier.registry import suggest
 
 if TYPE_CHECKING:
     from luthier.models.adapters.shape import Shape
@@ -33,9 +34,9 @@ class LowRank(Layered):
     """Scale of the update, divided by r. Default: 2r; r where the first weights are the base's; r/2 for rslora."""
     dropout: Annotated[Float, Field(ge=0, lt=1), Why("little use on one to three epochs, and slower")] = 0.0
     """Dropout on the update's input."""
-    ranks: dict[str, Rank] = field(default_factory=dict)
+    ranks: dict[Expression, Rank] = field(default_factory=dict)
     """Another rank for some layers: the end of their name, or an expression → r. Their alpha follows their rank."""
-    alphas: dict[str, Scale] = field(default_factory=dict)
+    alphas: dict[Expression, Scale] = field(default_factory=dict)
     """Another alpha for some layers."""
     plus: Annotated[Scale, Why("LoRA+ (arXiv:2402.12354) takes 16, at a smaller learning rate")] = 1.0
     """B learns so many times as fast as A."""
@@ -43,9 +44,11 @@ class LowRank(Layered):
     """Modules that train whole beside it and are saved with it, by name: lm_head, embed_tokens, norms."""
 
     default_lr: ClassVar[float] = 2e-4
-    quantisable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = True
     scale: ClassVar[float] = 2.0
     """Default alpha over r."""
+    directions: ClassVar[int] = 0
+    """How many times r directions of each layer's matrix the first weights are made of."""
 
     def options(self, module: Any) -> dict[str, Any]:
         """What sets it apart from plain LoRA, as keys of PEFT's LoraConfig."""
@@ -67,6 +70,8 @@ class LowRank(Layered):
         ranks = per_layer(layers, self.ranks, "ranks")
         alphas = {name: whole(alpha / self.r * r) for name, r in ranks.items()}
         alphas |= {name: whole(a) for name, a in per_layer(layers, self.alphas, "alphas").items()}
+        self._spanned(layers, dict.fromkeys(layers, self.r) | ranks)
+        self._saved(module, layers)
         if self.save_modules and transposed(layers):
             raise LuthierError(
                 f"PEFT does not load whole modules of a {type(module).__name__} as they were saved",
@@ -87,6 +92,40 @@ class LowRank(Layered):
         }
         return LoraConfig(**keys)
 
+    def _spanned(self, layers: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
+        """Raises LuthierError where a layer has fewer directions than the first weights are made of."""
+        for name, layer in layers.items():
+            inputs, outputs = sides(layer)
+            most = min(inputs, outputs)
+            if self.directions * ranks[name] > most:
+                taken = f"r = {ranks[name]}" if self.directions == 1 else f"{self.directions}r = {2 * ranks[name]}"
+                raise LuthierError(
+                    f"{self.name} begins with {taken} directions of each matrix, but {name} ({outputs} x {inputs}) has "
+                    f"only {most}",
+                    where=f"adapt.{self.name}.r",
+                    fix=f"lower r, or that layer's: ranks: {{{name.rpartition('.')[2]}: {most // self.directions}}}",
+                )
+
+    def _saved(self, module: Any, layers: Mapping[str, Any]) -> None:
+        """Raises LuthierError for modules to save that are not there, or have the update too."""
+        names = [name for name, part in module.named_modules() if name and any(True for _ in part.parameters())]
+        for given in self.save_modules:
+            meant = {name for name in names if name == given or name.endswith(f".{given}")}
+            if not meant:
+                known = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
+                raise LuthierError(
+                    f"{self.name}: the model has no module {given!r} with weights",
+                    where=f"adapt.{self.name}.save_modules",
+                    fix=suggest(given, known),
+                )
+            both = next((name for name in layers if any(f"{name}.".startswith(f"{each}.") for each in meant)), None)
+            if both:
+                raise LuthierError(
+                    f"{self.name}: {both} would train whole and have an update beside it",
+                    where=f"adapt.{self.name}.save_modules",
+                    fix="leave it out there, or out of targets",
+                )
+
     def lr_factors(self, module: Any) -> Mapping[str, float]:
         """B learns `plus` times as fast."""
         if self.plus == 1:
@@ -101,7 +140,8 @@ class Rewriting(LowRank):
     scale: ClassVar[float] = 1.0
     exact_start: ClassVar[bool] = False
     rewrites_base: ClassVar[bool] = True
-    quantisable: ClassVar[bool] = False
+    directions: ClassVar[int] = 1
+    quantisable: ClassVar[bool | tuple[str, ...]] = False
 
 
 @dataclass(frozen=True)

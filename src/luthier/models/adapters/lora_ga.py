@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from luthier.errors import LuthierError
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.lora import Rewriting
 from luthier.models.adapters.sampled import Measuring, Rows, given
@@ -42,6 +41,7 @@ class LoraGa(Measuring, Rewriting):
 
     default_lr: ClassVar[float] = 5e-5
     scale: ClassVar[float] = 2.0
+    directions: ClassVar[int] = 2
     card: ClassVar[Card] = Card(
         title="LoRA-GA: low-rank adaptation with gradient approximation",
         paper="arXiv:2407.05000",
@@ -68,7 +68,7 @@ class LoraGa(Measuring, Rewriting):
         ranks = dict.fromkeys(layers, self.r) | dict(self.config(module).rank_pattern)
         started: dict[str, tuple[Tensor, Tensor]] = {}
         for name, gradient_OI in gradients(module, layers, given(sample, "lora_ga")):
-            started[name] = self._first(name, gradient_OI, ranks[name])
+            started[name] = self._first(gradient_OI, ranks[name])
         peft = super().attach(module, sample)
         inside = dict(peft.get_base_model().named_modules())
         with torch.no_grad():
@@ -82,16 +82,10 @@ class LoraGa(Measuring, Rewriting):
                 base.weight.copy_(taken)
         return peft
 
-    def _first(self, name: str, gradient_OI: Tensor, r: int) -> tuple[Tensor, Tensor]:
-        """(A, B). Raises LuthierError where the gradient has fewer than 2r singular vectors."""
+    def _first(self, gradient_OI: Tensor, r: int) -> tuple[Tensor, Tensor]:
+        """(A, B)."""
         import torch
 
-        if 2 * r > min(gradient_OI.shape):
-            raise LuthierError(
-                f"lora_ga takes 2r = {2 * r} directions, but {name} has only {min(gradient_OI.shape)}",
-                where="adapt.lora_ga.r",
-                fix="lower r, or give that layer a lower one (ranks)",
-            )
         if self.niter and 4 * r < min(gradient_OI.shape):
             u, _, v = torch.svd_lowrank(gradient_OI, q=4 * r, niter=self.niter)
         else:

@@ -124,6 +124,7 @@ class Eva(Measuring, LowRank):
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
         rows = sampled.batches(sample, module.device, "eva")
+        self._enough(max(int(batch["attention_mask"].sum()) for batch in rows))
         peft = super().attach(module, sample)
         try:
             initialize_lora_eva_weights(peft, rows, show_progress_bar=False)
@@ -133,6 +134,18 @@ class Eva(Measuring, LowRank):
                 f"eva: {error}", where="adapt.eva", fix="give more rows (adapt.eva.rows) or a smaller r"
             ) from error
         return peft
+
+    def _enough(self, tokens: int) -> None:
+        """Raises LuthierError where no batch has as many tokens as directions are looked for: PEFT passes over it, and
+        goes round for ever."""
+        most = round(self.rho * max([self.r, *self.ranks.values()]))
+        if tokens < most:
+            raise LuthierError(
+                f"eva looks for rho x r = {most} directions in {sampled.ROWS} rows at a time, and there are at most "
+                f"{tokens} tokens in them",
+                where="adapt.eva",
+                fix="give longer or more rows, or a smaller r or rho",
+            )
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,14 @@ class Corda(Measuring, Rewriting):
                 for batch in rows:
                     module(**batch)
 
-        preprocess_corda(module, config, run)
+        try:
+            preprocess_corda(module, config, run)
+        except (ValueError, RuntimeError) as error:  # it divides by the largest input, and inverts their covariance
+            raise LuthierError(
+                f"corda cannot measure these rows: {str(error).strip().splitlines()[0]}",
+                where="adapt.corda",
+                fix="give more and other rows (adapt.corda.rows), or take pissa, which looks at none",
+            ) from error
         return wrapped(module, config, "corda")
 
 
@@ -188,6 +208,7 @@ class Loftq(LowRank):
 
     exact_start: ClassVar[bool] = False
     scale: ClassVar[float] = 1.0
+    directions: ClassVar[int] = 1
     card: ClassVar[Card] = Card(
         title="LoftQ: LoRA-fine-tuning-aware quantization",
         paper="arXiv:2310.08659",

@@ -51,7 +51,7 @@ class Chosen(Own):
     _chosen: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By name in the bare base: the weight, and its value in the base."""
 
-    quantisable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = True
 
     def choose(self, module: Any, weights: Mapping[str, Any]) -> None:
         """From now on these weights train, and no others."""

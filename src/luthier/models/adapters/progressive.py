@@ -87,7 +87,9 @@ class Progressive(Adapter):
         """Let the groups of this step train, the others rest."""
         now = self._now
         now.step, now.total = step, total
-        now.groups = now.groups or self._grouped(module)
+        if not now.groups:
+            now.groups = self._grouped(module)
+            self._check(max(now.groups.values(), default=0), total)
         changed = False
         for name, weight in module.named_parameters():
             if name in now.groups:
@@ -95,6 +97,16 @@ class Progressive(Adapter):
                 changed |= trains != weight.requires_grad
                 weight.requires_grad_(trains)
         return changed
+
+    def _check(self, last: int, total: int) -> None:
+        """Raises LuthierError where the last group would never train."""
+        if self.stage(total - 1, total) < last:
+            raise LuthierError(
+                f"progressive: a run of {total} step{'s' * (total != 1)} ends before the last of {last + 1} groups "
+                f"joins (one every {self._every(total)})",
+                where="adapt.progressive",
+                fix="train for more steps, or lower every or groups",
+            )
 
     def stage(self, step: int, total: int) -> int:
         """The last group that trains at a step (from 0)."""

@@ -31,7 +31,7 @@ class Ia3(Tuner):
     """Layers whose inputs are scaled, by name. Default: the last layer of each feed-forward block."""
 
     default_lr: ClassVar[float] = 3e-3
-    quantisable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = True
     card: ClassVar[Card] = Card(
         title="(IA)³: infused adapter by inhibiting and amplifying inner activations",
         paper="arXiv:2205.05638",

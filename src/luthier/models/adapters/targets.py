@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.models.quantizers import is_quantised
+from luthier.recipe.schema import Expression
 from luthier.registry import suggest
 
 if TYPE_CHECKING:
     from torch import nn
 
 ALL_LINEAR = "all-linear"
-Targets = str | tuple[str, ...]
+Targets = Expression | tuple[str, ...]
 
 
 def linear_layers(module: Any) -> dict[str, Any]:
@@ -62,6 +63,12 @@ def named_by(free: Sequence[str], module: Any) -> list[str]:
 def transposed(layers: dict[str, Any]) -> bool:
     """Do the layers hold their weights input by output, as GPT-2's do?"""
     return any(not is_linear(layer) for layer in layers.values())
+
+
+def sides(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer."""
+    inputs, outputs = (layer.in_features, layer.out_features) if is_linear(layer) else layer.weight.shape
+    return inputs, outputs
 
 
 def is_linear(layer: nn.Module) -> bool:

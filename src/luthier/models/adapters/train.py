@@ -11,6 +11,7 @@ from luthier.models.adapters.card import Card
 from luthier.models.adapters.depth import select
 from luthier.models.adapters.own import Chosen
 from luthier.models.adapters.targets import free_weights
+from luthier.recipe.schema import Expression
 
 if TYPE_CHECKING:
     from luthier.models.adapters.shape import Shape
@@ -24,7 +25,7 @@ class Train(Chosen):
     Saved are these weights, not the model; the base's values are remembered, so that they can be switched off.
     """
 
-    weights: str = "norms"
+    weights: Expression = "norms"
     """norms, biases, embeddings, head, or a regular expression found in the weights' names."""
 
     card: ClassVar[Card] = Card(

@@ -33,15 +33,17 @@ class Tuner(Adapter):
 
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Wrap the model; only the added weights train. Raises LuthierError for what PEFT refuses."""
-        return wrapped(module, self.config(module), type(self).__name__.lower())
+        return wrapped(module, self.config(module), self.name)
 
 
 def wrapped(module: Any, config: Any, name: str) -> Any:
     """The model in PEFT's wrapper; what PEFT refuses as a LuthierError."""
     from peft import get_peft_model
 
+    from luthier.models.adapters.few_bits import mended
+
     try:
-        peft = get_peft_model(module, config)
+        peft = mended(get_peft_model(module, config))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise LuthierError(
             f"PEFT cannot put {name} on a {type(module).__name__}: {str(error).strip().splitlines()[0]}",
@@ -49,6 +51,7 @@ def wrapped(module: Any, config: Any, name: str) -> Any:
             fix="change its keys, or take `adapt: lora`",
         ) from error
     settle_lengths(peft)
+    _of_its_rank(peft, name)
     return peft
 
 
@@ -73,6 +76,23 @@ def settle_lengths(peft: Any) -> None:
                 length.weight.copy_(length.get_weight_norm(weight, update, layer.scaling[name]))
 
 
+def _of_its_rank(peft: Any, name: str) -> None:
+    """Raises LuthierError where PEFT has cut a layer's rank without a word: the adapter could not be opened again."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = {n: part for n, part in peft.get_base_model().named_modules() if isinstance(part, LoraLayer)}
+    layer: Any
+    for place, layer in layers.items():
+        for adapter, down in layer.lora_A.items():
+            if len(down.weight) < layer.r[adapter]:
+                raise LuthierError(
+                    f"{name} begins with r = {layer.r[adapter]} directions of each matrix, but {place} "
+                    f"({layer.out_features} x {layer.in_features}) has only {len(down.weight)}",
+                    where=f"adapt.{name}",
+                    fix="lower r",
+                )
+
+
 @dataclass(frozen=True)
 class Layered(Tuner):
     """A tuner that wraps linear layers."""
@@ -82,7 +102,7 @@ class Layered(Tuner):
 
     def layers(self, module: Any) -> dict[str, Any]:
         """The layers it goes on, by name."""
-        return free_layers(module, self.targets, type(self).__name__.lower())
+        return free_layers(module, self.targets, self.name)
 
     def where(self, module: Any) -> dict[str, Any]:
         """PEFT's keys for them."""
@@ -112,7 +132,7 @@ def per_layer(layers: Mapping[str, Any], given: Mapping[str, Any], what: str) ->
         if not meant:
             raise LuthierError(
                 f"{what}: no layer that is trained is called {key!r}",
-                where="adapt",
+                where=f"adapt.{what}",
                 fix=f"layers are named like {next(iter(layers))!r}; give the end of a name or an expression",
             )
         found |= dict.fromkeys(meant, value)

@@ -28,7 +28,7 @@ class Virtual(Tuner):
     exact_start: ClassVar[bool] = False
     starts_elsewhere: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
-    quantisable: ClassVar[bool] = True
+    quantisable: ClassVar[bool | tuple[str, ...]] = True
     packs: ClassVar[bool] = False
     shares_prefix: ClassVar[bool] = False
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class Merged:
     """Add the adapter into the base's weights; plain transformers (and whatever reads its folders) loads the result."""
 
-    dtype: Annotated[Literal["auto", "bf16", "fp32", "fp16"], Why("the file is as large as the base's")] = "auto"
-    """Type of the written weights. auto: the base's. The sum itself is always taken in fp32."""
+    dtype: Annotated[Literal["auto", "bf16", "fp32", "fp16"], Why("what is written is what was trained and scored")] = (
+        "auto"
+    )
+    """Type of the written weights. auto: the one it was trained in (`model.dtype`), whatever
+    the base's own file is in. The sum itself is always taken in fp32."""
 
     drift: Annotated[Float, Field(gt=0), Why("rounding to bf16 costs a hundredth of it, a wrong merge far more")] = 0.05
     """Largest mean divergence from the trained model, KL in nats a token, on up to 16 rows of the run's data."""

@@ -111,8 +111,8 @@ def test_the_offset_is_taken_out_of_the_base(build: Any) -> None:
 
 
 def test_too_high_a_rank_and_no_rows_are_refused() -> None:
-    with pytest.raises(LuthierError, match=r"2r = 18 directions, but .*k_proj has only 16"):
+    with pytest.raises(LuthierError, match=r"2r = 18 directions of each matrix, but .*k_proj .* has only 16"):
         on(tiny.model(), "lora_ga", r=9, rows=4, sample=SAMPLE)
     on(tiny.model(), "lora_ga", r=9, rows=4, ranks={"k_proj": 8, "v_proj": 8}, sample=SAMPLE)
     with pytest.raises(LuthierError, match="none here"):
-        on(tiny.model(), "lora_ga")
+        on(tiny.model(), "lora_ga", r=4)
