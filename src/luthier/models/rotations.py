@@ -97,12 +97,12 @@ class Rotation(OFTRotationModule):
         """D, K x B x B, with the gradient to the weight."""
         if self.coft:  # constrained OFT: put back into the ball before use, as PEFT does
             with torch.no_grad():
-                self.weight.copy_(self._project_batch(self.weight, eps=self.eps))
+                self.weight.copy_(self._project_batch(self.weight, eps=self.eps))  # type: ignore[no-untyped-call]
         if self.use_cayley_neumann:
             series_KBB = self._cayley_batch(self.weight, self.block_size, True, self.num_cayley_neumann_terms)
             turn_KBB = series_KBB - torch.eye(self.block_size, dtype=series_KBB.dtype, device=series_KBB.device)
         else:
-            q_KBB = self._pytorch_skew_symmetric(self.weight, self.block_size)
+            q_KBB = self._pytorch_skew_symmetric(self.weight, self.block_size)  # type: ignore[no-untyped-call]
             turn_KBB = self._turn(q_KBB, self.weight)
         return turn_KBB * self._kept(turn_KBB) if self.training and self.dropout > 0 else turn_KBB
 
@@ -118,7 +118,7 @@ class Rotation(OFTRotationModule):
         return turned(x, self.turn())
 
 
-class ButterflyLinear(BoftLinear):  # type: ignore[misc]
+class ButterflyLinear(BoftLinear):
     """A linear layer under BOFT with one factor: y = s * (W x_R) + b, block by block and without PEFT's matrix P."""
 
     def __init__(self, of: BoftLinear) -> None:
@@ -141,7 +141,7 @@ class ButterflyLinear(BoftLinear):  # type: ignore[misc]
     def get_delta_weight(self, adapter: str) -> tuple[Tensor, Tensor]:
         """(R as a matrix, s), for merging."""
         turn_KBB = self.turn(adapter)
-        turn_II = torch.block_diag(*turn_KBB)
+        turn_II = torch.block_diag(*turn_KBB)  # type: ignore[no-untyped-call]
         return turn_II + torch.eye(len(turn_II), dtype=turn_II.dtype, device=turn_II.device), self.boft_s[adapter]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
