@@ -114,6 +114,16 @@ def weights(folder: Path, name: str, tmp_path: Path) -> tuple[dict[str, torch.Te
     return {key: base[key].double() for key in chosen}, {key: merged[key].double() for key in chosen}
 
 
+@pytest.mark.parametrize(
+    "name", ["lora", "rslora", "pissa", "olora", "eva", "corda", "lora_ga", "gelora", "oft", "freeze + lora"]
+)
+def test_lora_of_any_scale_and_start_and_oft_take_the_fused_blocks(folder: Path, name: str) -> None:
+    from luthier.train.forward import Forward
+
+    with Forward(opened(folder, RECIPES[name]).module).opened() as forward:
+        assert f"{DEPTH} of {DEPTH} layers fused" in forward.path
+
+
 def test_oft_keeps_the_gram_matrix_of_the_neurons(folder: Path, tmp_path: Path) -> None:
     base, merged = weights(folder, "oft", tmp_path)
     for name, w in base.items():

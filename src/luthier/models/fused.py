@@ -3,9 +3,9 @@ its residual.
 
 The same maths as the model's own layer, with fewer passes over memory: activations that are cheap to make again
 (norms, the gated product) are made again in the backward pass, everything else stays in the weights' precision, and
-LoRA's products join the group that shares their input. A layer is replaced by a `FusedLayer` that holds the same
-submodules under the same names and hands over to the original layer whenever it is called any other way than by the
-packed forward (generation, another adapter, dropout).
+LoRA's products join the group that shares their input, OFT's blocks turn it first. A layer is replaced by a
+`FusedLayer` that holds the same submodules under the same names and hands over to the original layer whenever it is
+called any other way than by the packed forward (generation, another adapter, dropout).
 
 Shape suffixes: T = tokens, D = hidden size, F = width of the feed-forward layer, H = query heads, G = key heads,
 E = head dimension, O = outputs of a group of projections, R = LoRA ranks of a group.
@@ -26,6 +26,8 @@ from luthier.models.projections import Projection, projection
 LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 """What a layer is made of; anything beside it has been added."""
+KNOWN = ("transformers.", "torch.", "peft.tuners.lora.", "peft.tuners.oft.", "luthier.models.rotations")
+"""Where the classes of an untouched layer and its adapters come from."""
 QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
@@ -114,10 +116,10 @@ class _FeedForward:
 
 
 def _untouched(layer: nn.Module) -> bool:
-    """Is the layer transformers' own, with plain LoRA at most: no hooks on it, nothing put in, no forward replaced?"""
+    """Is the layer transformers' own, with plain LoRA or OFT at most, unhooked, nothing put in, no forward replaced?"""
     return (
         all(
-            type(part).__module__.startswith(("transformers.", "torch.", "peft.tuners.lora."))
+            type(part).__module__.startswith(KNOWN)
             and "forward" not in part.__dict__
             and not any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
             and not (part._backward_hooks or part._backward_pre_hooks)

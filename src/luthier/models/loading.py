@@ -21,6 +21,7 @@ from luthier.models import heads
 from luthier.models.adapters import ADAPTERS, Adapter, build, named
 from luthier.models.adapters.attached import attach
 from luthier.models.adapters.few_bits import mended
+from luthier.models.adapters.tuner import Tuner
 from luthier.models.digest import weights_digest
 from luthier.models.fetching import Fetched, fetch
 from luthier.models.policy import Policy
@@ -210,6 +211,9 @@ def open_adapter(
     policy.module = attach(policy.module, [adapter for adapter in policy.adapters if adapter.kind != "peft"])
     if (folder / "adapter_config.json").is_file():
         policy.module = _with_adapter(policy.module, folder)
+        for adapter in policy.adapters:
+            if isinstance(adapter, Tuner):
+                adapter.settle(policy.module)
     if policy.attached.own:
         policy.module.to(policy.device)
         _restore(policy, folder)

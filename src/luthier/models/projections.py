@@ -1,6 +1,7 @@
-"""Linear maps that share an input, with or without LoRA on top, forward and backward as plain functions.
+"""Linear maps that share an input, with or without LoRA or OFT on top, forward and backward as plain functions.
 
-y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T for every projection i of a group; the A_i are one matrix product.
+y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T for every projection i of a group; the A_i are one matrix product. Under OFT
+y_i = (x + x D_i) W_i^T + b_i, with D_i the turn of blocks of inputs.
 
 Shape suffixes: T = tokens, I = inputs, O = outputs of the whole group, R = ranks of the whole group.
 """
@@ -14,21 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.models import rotations
+
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear map: `weight` O x I, and if LoRA is active `down` (A, r x I), `up` (B, O x r) and its scale."""
+    """One linear map: `weight` O x I, and if LoRA is active `down` (A, r x I), `up` (B, O x r) and its scale.
+
+    If OFT is: `turn`, blocks x width x width.
+    """
 
     weight: Tensor
     bias: Tensor | None = None
     down: Tensor | None = None
     up: Tensor | None = None
     scale: float = 1.0
+    turn: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """What may need a gradient, in the order in which `backward` returns the gradients."""
-        return self.weight, self.bias, self.down, self.up
+        return self.weight, self.bias, self.down, self.up, self.turn
 
     @property
     def outputs(self) -> int:
@@ -42,16 +49,19 @@ class Projection:
 
 
 def projection(module: Any) -> Projection | None:
-    """The projection that a module computes, or None if it is anything but a linear map with plain LoRA or without."""
+    """The projection that a module computes; None if it is no linear map, or one under more than plain LoRA or OFT."""
     if type(module) is nn.Linear:
         return Projection(module.weight, module.bias)
     from peft.tuners.lora.layer import Linear as LoraLinear
 
-    if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+    rotation = rotations.rotation(module)
+    if not (rotation or type(module) is LoraLinear) or type(module.base_layer) is not nn.Linear:
         return None
     base = module.base_layer
     if module.disable_adapters or module.merged:
         return Projection(base.weight, base.bias) if not module.merged else None
+    if rotation is not None:
+        return Projection(base.weight, base.bias, turn=rotation.turn())
     if len(module.active_adapters) != 1:
         return None
     name = module.active_adapters[0]
@@ -78,7 +88,7 @@ def forward(x_TI: Tensor, group: Sequence[Projection]) -> tuple[Tensor, Tensor |
     z_TR = None if down_RI is None else x_TI @ down_RI.T
     for p, columns, ranks in _slices(group):
         y = y_TO[:, columns]
-        torch.mm(x_TI, p.weight.T, out=y)
+        torch.mm(_input(x_TI, p), p.weight.T, out=y)
         if p.bias is not None:
             y += p.bias
         if p.up is not None and z_TR is not None:
@@ -94,6 +104,8 @@ class Gradients:
     z_TR: Tensor | None
     own: list[list[Tensor | None]]
     """For each projection, the gradients of its `tensors`."""
+    turned: list[Tensor | None]
+    """For each projection, the gradient of its turned input; None where it takes the input as it is."""
 
     @property
     def flat(self) -> list[Tensor | None]:
@@ -103,12 +115,13 @@ class Gradients:
 
 def backward(grad_TO: Tensor, z_TR: Tensor | None, group: Sequence[Projection], need_input: bool) -> Gradients:
     """Everything that can be had without the input: its own gradient, those of the biases and of LoRA's B."""
-    found = Gradients(None, None if z_TR is None else torch.empty_like(z_TR), [])
+    found = Gradients(None, None if z_TR is None else torch.empty_like(z_TR), [], [])
     for p, columns, ranks in _slices(group):
         grad = grad_TO[:, columns]
+        found.turned.append(None if p.turn is None else grad @ p.weight)
         if need_input:
-            found.x_TI = grad @ p.weight if found.x_TI is None else found.x_TI.addmm_(grad, p.weight)
-        own: list[Tensor | None] = [None] * 4
+            found.x_TI = _onto(found.x_TI, grad, p, found.turned[-1])
+        own: list[Tensor | None] = [None] * len(p.tensors)
         if p.bias is not None and p.bias.requires_grad:
             own[1] = grad.sum(0, dtype=torch.float32).to(p.bias.dtype)
         if p.up is not None and z_TR is not None and found.z_TR is not None:
@@ -124,14 +137,28 @@ def backward(grad_TO: Tensor, z_TR: Tensor | None, group: Sequence[Projection], 
 
 
 def backward_weights(found: Gradients, grad_TO: Tensor, x_TI: Tensor, group: Sequence[Projection]) -> Gradients:
-    """The rest, which needs the input: gradients of the weights and of LoRA's A."""
+    """The rest, which needs the input: gradients of the weights, of LoRA's A and of OFT's turns."""
     down_RI = None if found.z_TR is None else found.z_TR.T @ x_TI
-    for (p, columns, ranks), own in zip(_slices(group), found.own, strict=True):
+    for (p, columns, ranks), own, turned_TI in zip(_slices(group), found.own, found.turned, strict=True):
         if p.weight.requires_grad:
-            own[0] = grad_TO[:, columns].T @ x_TI
+            own[0] = grad_TO[:, columns].T @ _input(x_TI, p)
+        if p.turn is not None and p.turn.requires_grad and turned_TI is not None:
+            own[4] = rotations.turn_gradient(x_TI, turned_TI, p.turn)
         if p.down is not None and p.down.requires_grad and down_RI is not None:
             own[2] = down_RI[ranks].to(p.down.dtype)
     return found
+
+
+def _input(x_TI: Tensor, p: Projection) -> Tensor:
+    return x_TI if p.turn is None else rotations.turned(x_TI, p.turn)
+
+
+def _onto(sum_TI: Tensor | None, grad: Tensor, p: Projection, turned_TI: Tensor | None) -> Tensor:
+    """`sum_TI` and what this projection adds to the gradient of the group's input."""
+    if p.turn is None or turned_TI is None:
+        return grad @ p.weight if sum_TI is None else sum_TI.addmm_(grad, p.weight)
+    back_TI = rotations.turned(turned_TI, p.turn.transpose(1, 2))
+    return back_TI if sum_TI is None else sum_TI.add_(back_TI)
 
 
 def _down(group: Sequence[Projection], dtype: torch.dtype) -> Tensor | None:

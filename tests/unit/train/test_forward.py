@@ -60,6 +60,28 @@ def test_a_frozen_base_costs_no_gradients_below_the_lowest_trained_layer() -> No
     assert all(p.grad is None for n, p in model.named_parameters() if "layers.1." not in n)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", FUSED)
+def test_oft_in_fused_blocks_equals_oft_in_the_models_own_layers(family: str, checkpointing: bool) -> None:
+    from luthier.models.adapters.orthogonal import Oft
+
+    model, examples = Oft(block=8).attach(family_model(family)), rows()
+    for name, parameter in model.named_parameters():
+        if "oft_R" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    padded = loss_and_gradients(model, examples, layout="padded")
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    packed = loss_and_gradients(model, examples)
+    assert "2 of 2 layers fused" in packed.path
+    assert len(packed.gradients) == 2 * 7
+    assert distance(packed, padded) < 5e-6
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    assert distance(loss_and_gradients(model, examples), loss_and_gradients(model, examples, fused=False)) < 5e-6
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["own layers", "fused"])
 @pytest.mark.parametrize("family", FUSED)
 def test_bf16_packed_is_within_the_noise_of_bf16(family: str, fused: bool) -> None:

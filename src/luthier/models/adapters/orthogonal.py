@@ -40,7 +40,7 @@ class Oft(Layered):
         formula="W' = W R,  R = diag(R₁ … R_k),  R_i = (I − Q_i)(I + Q_i)⁻¹,  Q_i = −Q_iᵀ",
         trains="b(b−1)/2 for each block of b inputs of every linear layer",
         choose="when the base's abilities must be kept",
-        avoid="when time is short: slower than LoRA",
+        avoid="when time is short: somewhat slower than LoRA",
         limits="in bf16 the merged matrix keeps the angles to rounding only",
         related=("boft", "lora", "dora"),
     )
@@ -66,6 +66,12 @@ class Oft(Layered):
             **self.oriented(module),
         )
 
+    def settle(self, module: Any) -> None:
+        """One inverse for each change of the weights, and the fused blocks."""
+        from luthier.models.rotations import take_over
+
+        take_over(module, self.dropout)
+
 
 @dataclass(frozen=True)
 class Boft(Layered):
@@ -89,7 +95,7 @@ class Boft(Layered):
         formula="W' = diag(s) W R_m ⋯ R_1,  each R_j a permuted block-diagonal rotation, s = 1 at the start",
         trains="b² for each block and factor, and one scale for each output",
         choose="as OFT, with smaller blocks",
-        avoid="without CUDA and more than one factor; as OFT",
+        avoid="as OFT; slower than it, for its scales take no fused blocks",
         limits="without PEFT's CUDA extension only one factor, which Luthier refuses to drop in silence; the scales s "
         "change lengths, the angles stay",
         related=("oft", "lora"),
@@ -124,6 +130,12 @@ class Boft(Layered):
             boft_dropout=self.dropout,
             **self.oriented(module),
         )
+
+    def settle(self, module: Any) -> None:
+        """Blocks in place of PEFT's matrices of inputs x inputs."""
+        from luthier.models.rotations import take_over
+
+        take_over(module)
 
 
 def _extension() -> bool:
