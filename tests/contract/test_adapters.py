@@ -244,7 +244,7 @@ def test_plain_lora_is_fused_and_what_is_more_is_not(folders: dict[tuple[str, bo
 @pytest.mark.parametrize("name", [n for n in RECIPES if n not in NOT_ON["whole"]])
 def test_added_weights_are_fp32_on_a_bf16_base(llama: Path, name: str) -> None:
     own = {n for n, _ in opened(llama, train=False).module.named_parameters()}
-    policy = opened(llama, RECIPES[name], dtype="auto")
+    policy = opened(llama, RECIPES[name], dtype="bf16")
     assert policy.dtype == torch.bfloat16
     added = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in policy.trainable()}
     whole = ("modules_to_save", ".bias")  # copies of the base's, and biases, are added to what the base computes

@@ -112,7 +112,7 @@ def _store(encoded: list[tuple[list[int], list[int]]]) -> Store:
     return store
 
 
-EPS = 1e-6
+EPS = 1e-5
 """Adam divides by the gradient: with a smaller eps the rounding of a gradient near zero grows to a whole step."""
 WAYS = {
     "full": ([Plugin(name="full")], 1e-3),

@@ -112,5 +112,5 @@ def test_trained_saved_opened_and_merged(base: Model, tmp_path: Path) -> None:
 
 
 def test_int8_is_refused(base: Model) -> None:
-    with pytest.raises(LuthierError, match="calibrates nf4"):
+    with pytest.raises(LuthierError, match="cannot train on a base in int8, only in nf4"):
         loading.load(base, [Plugin(name="ir_qlora", args={})], device="cpu", quantize=Plugin(name="int8"))

@@ -209,7 +209,7 @@ def test_the_key_takes_a_name_a_mapping_or_nothing() -> None:
         quantize("quantize: nf5")
 
 
-@pytest.mark.parametrize("adapt", ["full", "{freeze: {bottom: 1}}", "[{freeze: {bottom: 1}}, lora]", "null"])
+@pytest.mark.parametrize("adapt", ["full", "{freeze: {bottom: 1}}", "[{freeze: {bottom: 1}}, lora]"])
 def test_what_trains_the_bases_own_weights_is_refused_with_the_reason(adapt: str) -> None:
     with pytest.raises(LuthierError, match="cannot train on a base in nf4: the base's own weights train") as caught:
         resolve(loads(f"{RECIPE}adapt: {adapt}\nquantize: nf4\n", name="r.yaml"), SEAMS)

@@ -84,12 +84,13 @@ def settle_lengths(peft: Any) -> None:
 def _of_its_rank(peft: Any, name: str) -> None:
     """Raises LuthierError where PEFT has cut a layer's rank without a word: the adapter could not be opened again."""
     from peft.tuners.lora import LoraLayer
+    from torch import nn
 
     layers = {n: part for n, part in peft.get_base_model().named_modules() if isinstance(part, LoraLayer)}
     layer: Any
     for place, layer in layers.items():
         for adapter, down in layer.lora_A.items():
-            if len(down.weight) < layer.r[adapter]:
+            if isinstance(down, nn.Linear) and len(down.weight) < layer.r[adapter]:
                 raise LuthierError(
                     f"{name} begins with r = {layer.r[adapter]} directions of each matrix, but {place} "
                     f"({layer.out_features} x {layer.in_features}) has only {len(down.weight)}",

@@ -167,13 +167,19 @@ void NAME(online_softmax)(number *logits, float *top, float *sum, float *total, 
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
         number *RESTRICT x = logits + r * n;
-        float here = LARGEST(x, n), high = top[r] > here ? top[r] : here, added = 0, plain = 0;
-        for (i64 k = 0; k < n; k++) plain += LOAD(x[k]);
-        for (i64 k = 0; k < n; k++) added += exp_(LOAD(x[k]) - high);
+        float here = LARGEST(x, n), high = top[r] > here ? top[r] : here;
+        double added = 0, plain = 0;
+        for (i64 from = 0; from < n; from += 256) { /* short sums in fp32, theirs in fp64: thousands of terms round off */
+            i64 to = from + 256 < n ? from + 256 : n;
+            float short_added = 0, short_plain = 0;
+            for (i64 k = from; k < to; k++) short_plain += LOAD(x[k]);
+            for (i64 k = from; k < to; k++) short_added += exp_(LOAD(x[k]) - high);
+            plain += short_plain, added += short_added;
+        }
         for (i64 k = 0; k < n; k++) x[k] = STORE(exp_(LOAD(x[k]) - high));
         rescale[r] = exp_(top[r] - high);
-        sum[r] = sum[r] * rescale[r] + added;
-        total[r] += plain;
+        sum[r] = (float)(sum[r] * rescale[r] + added);
+        total[r] = (float)(total[r] + plain);
         top[r] = high;
     }
 }
