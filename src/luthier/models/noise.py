@@ -17,6 +17,8 @@ from torch import nn
 from luthier.models.adapters.attached import bare
 
 NOISY = re.compile(r"drop|jitter")
+OF_ATTENTION = re.compile(r"att\w*drop|att(n|ention)\.dropout")
+"""Names of the rates at which attention drops probabilities, told from those of an attention's other dropout."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ def of_base(module: Any) -> list[Rate]:
     """The rates of the base's own modules."""
     added = {id(part) for part in _added(module)}
     return [rate for part in bare(module).modules() if id(part) not in added for rate in _rates(part)]
+
+
+def in_attention(module: nn.Module) -> bool:
+    """Would the base drop some of its attention probabilities in the mode that it is in?"""
+    return module.training and any(
+        OF_ATTENTION.search(f"{name}.{rate.key}")
+        for name, part in bare(module).named_modules()
+        for rate in _rates(part)
+    )
 
 
 def of_adapters(module: Any) -> list[Rate]:

@@ -46,7 +46,7 @@ class Forward:
     ) -> None:
         self.module, self.scalar_head = module, scalar_head
         self.causal_lm = causal_lm(module)
-        obstacle = "virtual tokens stand before each row" if virtual(module) else why_not_packed(self.causal_lm)
+        obstacle = why_not_packed(module)
         if layout == "packed" and obstacle:
             from luthier.errors import LuthierError
 
@@ -203,9 +203,14 @@ def causal_lm(module: nn.Module) -> Any:
     return module.get_base_model() if isinstance(module, PeftModel) else module
 
 
-def why_not_packed(model: Any) -> str | None:
+def why_not_packed(module: nn.Module) -> str | None:
     """Why rows cannot be packed for this model, or None if they can."""
+    model = causal_lm(module)
     name = type(model).__name__
+    if virtual(module):
+        return "virtual tokens stand before each row"
+    if noise.in_attention(module):
+        return f"{name} drops some of its attention, which packed rows do not"
     config = model.config.get_text_config()
     foreign = sorted(set(getattr(config, "layer_types", None) or []) - PACKABLE)
     if foreign:

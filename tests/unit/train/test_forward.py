@@ -8,6 +8,7 @@ from core_models import FAMILIES, config, family_model, loss_and_gradients, rows
 from passes import computed, distance, end_to_end
 
 from luthier.errors import LuthierError
+from luthier.models import noise
 from luthier.train.forward import Forward
 
 PACKABLE = sorted(set(FAMILIES) - {"gemma2"})
@@ -146,6 +147,23 @@ def test_dropout_keeps_prefixes_apart() -> None:
     forward = Forward(AutoModelForCausalLM.from_config(noisy))
     assert not forward.share_prefix
     assert "prefixes not shared (the model has dropout)" in forward.path
+
+
+@pytest.mark.parametrize(("family", "key"), [("gpt2", "attn_pdrop"), ("llama", "attention_dropout")])
+def test_attention_that_is_dropped_is_computed_in_padded_rows(family: str, key: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    noisy = config(family)
+    setattr(noisy, key, 0.5)
+    model = AutoModelForCausalLM.from_config(noisy).train()
+    assert "drops some of its attention" in Forward(model).path
+    first, second = (loss_and_gradients(model, rows()).loss for _ in range(2))
+    assert first != second
+    with pytest.raises(LuthierError, match="drops some of its attention"):
+        Forward(model, layout="packed")
+    with noise.off(noise.of_base(model)):
+        assert Forward(model).layout == "packed"
+    assert Forward(model.eval()).layout == "packed"  # in evaluation nothing is dropped
 
 
 def test_a_second_backward_through_the_fused_blocks_is_refused() -> None:
