@@ -25,12 +25,13 @@ class Measured:
     """How busy the processor was in the second before it started, in per cent: above a few, something else ran."""
 
 
-def _tree_rss(root: psutil.Process) -> int:
+def _tree_memory(root: psutil.Process) -> int:
+    """What the processes of a tree hold together. A page that several share, as just after a fork, counts once."""
     total = 0
     for process in [root, *root.children(recursive=True)]:
         try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # ended between the listing and the look
     return total
 
@@ -49,7 +50,7 @@ def measured(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Pat
             nonlocal peak
             while not done.wait(0.1):
                 try:
-                    peak = max(peak, _tree_rss(psutil.Process(child.pid)))
+                    peak = max(peak, _tree_memory(psutil.Process(child.pid)))
                 except psutil.NoSuchProcess:
                     return
 
