@@ -8,6 +8,7 @@ the group `luthier.<kind>`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import import_module
@@ -90,17 +91,23 @@ class Registry:
                 raise LuthierError(
                     f"{self.kind} {name!r} {what}", fix=suggest(key, known) if known else "it takes no keys"
                 )
+        fix = f"docs/recipes.md lists the keys of {name} and what each takes"
         try:
-            return TypeAdapter(cls).validate_python(args)
+            made = TypeAdapter(cls).validate_python(args)
         except ValidationError as error:
             first = error.errors()[0]
+            if first["type"] == "missing":
+                raise LuthierError(f"{self.kind} {name!r} needs the key {first['loc'][-1]!r}", fix=fix) from error
             key = ".".join(_written(first["loc"], args))
             must = f"{first['msg'].replace('Input should be', 'must be')}, got {first['input']!r}"
             what = first["ctx"]["error"] if first["type"] == "value_error" else must
-            raise LuthierError(
-                f"{self.kind} {name!r}, key {key!r}: {what}",
-                fix=f"docs/recipes.md lists the keys of {name} and what each takes",
-            ) from error
+            raise LuthierError(f"{self.kind} {name!r}, key {key!r}: {what}", fix=fix) from error
+        for key in args:
+            value = getattr(made, key)
+            if isinstance(value, float) and not math.isfinite(value):
+                what = f"{self.kind} {name!r}, key {key!r}: must be a finite number, got {value}"
+                raise LuthierError(what, fix=fix)
+        return made
 
     def _entry_points(self) -> dict[str, Any]:
         if self._external is None:

@@ -284,6 +284,12 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
         found = plugin_entries(SEAMS["adapter"].get(name))
         console().print(guide.shown(name, [(entry.key, entry.default, entry.doc) for entry in found]))
     else:
+        kinds = [kind for kind, registry in SEAMS.items() if name in registry.names()]
+        if kinds and not Path(name).exists():
+            raise LuthierError(
+                f"{name!r} is no recipe, but a plug-in ({kinds[0]}), and only adapters have cards",
+                fix=f"docs/recipes.md lists the keys of {name}; `luthier explain RECIPE` prints their values",
+            )
         console().print(explained(_loaded(recipe, overrides), SEAMS))
 
 

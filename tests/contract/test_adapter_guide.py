@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier import verbs
+from luthier.errors import LuthierError
 from luthier.models import catalogue, fetch
 from luthier.models.adapters import ADAPTERS, guide
 from luthier.models.adapters.shape import DEFAULT, Shape
@@ -62,3 +63,10 @@ def test_explain_prints_the_card_of_one(name: str, capsys: pytest.CaptureFixture
     shown = " ".join(capsys.readouterr().out.split())
     assert ADAPTERS.get(name).card.title in shown
     assert "learning rate" in shown
+
+
+@pytest.mark.parametrize("name", ["dpo", "reward_model", "muon"])
+def test_a_plug_in_without_a_card_is_not_called_a_missing_recipe(name: str) -> None:
+    with pytest.raises(LuthierError, match=f"{name}' is no recipe, but a plug-in") as caught:
+        verbs.explain(name)
+    assert "docs/recipes.md" in str(caught.value.fix)

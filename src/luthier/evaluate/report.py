@@ -67,8 +67,9 @@ def _content(run: Run) -> dict[str, Any]:
 
 
 def _told(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An event without what stands under Environment."""
-    return {key: value for key, value in event.items() if event["kind"] != "start" or key not in _START}
+    """An event without what stands under Environment, and without lists of nothing."""
+    hidden = _START if event["kind"] == "start" else ()
+    return {key: value for key, value in event.items() if key not in hidden and value != []}
 
 
 def _recipe(run: Run) -> list[tuple[str, str, str]]:

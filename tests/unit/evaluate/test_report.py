@@ -122,6 +122,14 @@ def test_a_whole_report_says_all_that_the_run_knows(tmp_path):
     assert "No " not in seen.text  # nothing is missing
 
 
+def test_an_event_tells_no_list_of_nothing(tmp_path):
+    run = full(tmp_path)
+    run.event("start", reference="the base", first_loss_differs=[])
+    run.event("start", reference="the base", first_loss_differs=["NEFTune adds noise"])
+    seen = page(run).text
+    assert "[]" not in seen and seen.count("first loss differs") == 1 and "NEFTune adds noise" in seen
+
+
 def test_everything_is_escaped_and_nothing_is_loaded(tmp_path):
     seen = page(full(tmp_path))
     assert "script" not in seen.tags and seen.tags.count("b") == len(re.findall("<b[ >]", run_html(tmp_path)))

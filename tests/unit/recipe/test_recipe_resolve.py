@@ -13,6 +13,7 @@ from rich.console import Console
 
 from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
+from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin, differences, digest, explain, json_schema, loads, lock, override, resolve
 from luthier.recipe.describe import docs, entries, lines
 from luthier.recipe.resolve import plugin_keys
@@ -124,6 +125,14 @@ def test_plugins_are_checked_and_written_out() -> None:
             resolve(loads(WHOLE + text, name="r.yaml"), SEAMS)
         assert caught.value.what.startswith(what)
         assert caught.value.where == f"r.yaml:{line}"
+
+
+def test_a_plugin_says_which_key_it_needs_and_takes_no_infinite_number() -> None:
+    for args in (float("inf"), "inf"):  # pydantic reads the text as the number
+        with pytest.raises(LuthierError, match=r"'dpo', key 'beta': must be a finite number, got inf"):
+            OBJECTIVES.build("dpo", {"beta": args})
+    with pytest.raises(LuthierError, match=r"objective 'sum' needs the key 'of'"):
+        OBJECTIVES.build("sum", {})
 
 
 def test_the_lock_runs_the_same_again() -> None:
