@@ -82,7 +82,7 @@ class Registry:
         if rest is not None:  # a plug-in that hands keys on says which of its fields takes those it does not know
             others = {key: value for key, value in args.items() if key not in known}
             args = {key: value for key, value in args.items() if key in known}
-            if others:
+            if others and isinstance(args.get(rest, {}), Mapping):
                 args[rest] = {**args.get(rest, {}), **others}
         for key in args:
             if key not in known:
@@ -94,6 +94,11 @@ class Registry:
             return TypeAdapter(cls).validate_python(args)
         except ValidationError as error:
             first = error.errors()[0]
+            if first["type"] == "missing":
+                raise LuthierError(
+                    f"{self.kind} {name!r} needs its key {str(first['loc'][-1])!r}",
+                    fix=f"docs/recipes.md lists the keys of {name} and what each takes",
+                ) from error
             key = ".".join(_written(first["loc"], args))
             must = f"{first['msg'].replace('Input should be', 'must be')}, got {first['input']!r}"
             what = first["ctx"]["error"] if first["type"] == "value_error" else must
