@@ -28,7 +28,7 @@ class Ia3(Tuner):
     targets: Annotated[tuple[str, ...], Why("the paper's: keys, values and the feed-forward layer's inside")] = ()
     """Layers whose outputs are scaled, by name. Default: those that make keys and values."""
     feedforward: tuple[str, ...] = ()
-    """Layers whose inputs are scaled, by name. Default: the last layer of each feed-forward block; with targets: none."""
+    """Layers whose inputs are scaled, by name. Default: each feed-forward block's last one; with targets: none."""
 
     default_lr: ClassVar[float] = 3e-3
     quantisable: ClassVar[bool | tuple[str, ...]] = True

@@ -49,7 +49,7 @@ def wrapped(module: Any, config: Any, name: str) -> Any:
 
     try:
         peft = mended(get_peft_model(module, config))
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:  # too little memory is the last of them
+    except (ValueError, TypeError, NotImplementedError) as error:
         kind = str(config.peft_type.value) if name == "peft" else name
         raise LuthierError(
             f"PEFT cannot put {kind} on a {type(module).__name__}: {str(error).strip().splitlines()[0]}",

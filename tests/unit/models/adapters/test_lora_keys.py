@@ -10,6 +10,7 @@ import pytest
 import tiny
 from beside_a_tiny_model import on, rows
 
+from luthier import faults
 from luthier.errors import LuthierError
 from luthier.models import loading, saving
 from luthier.recipe import Plugin
@@ -85,9 +86,11 @@ def test_keys_that_would_do_nothing_are_refused(name: str, keys: dict[str, Any],
         on(tiny.model(), name, **keys)
 
 
-def test_what_memory_cannot_hold_is_told() -> None:
-    with pytest.raises(LuthierError, match=r"PEFT cannot put lora on a LlamaForCausalLM: .*memory"):
-        on(tiny.model(), "lora", r=10**12)
+@pytest.mark.parametrize(("name", "keys"), [("lora", {"r": 10**12}), ("houlsby", {"size": 10**12})])
+def test_what_memory_cannot_hold_is_told(name: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeError) as fault:
+        on(tiny.model(), name, **keys)
+    assert "out of memory" in faults.words(fault.value) and "smaller adapter" in faults.words(fault.value)
 
 
 def test_a_tuner_of_pefts_goes_by_its_own_name() -> None:
