@@ -45,9 +45,12 @@ def words(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return str(_of_system(error))
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _of_memory(error):
         return str(
-            LuthierError("out of memory", fix="lower train.max_tokens or train.micro_tokens, or take a smaller model")
+            LuthierError(
+                "out of memory",
+                fix="lower train.max_tokens or train.micro_tokens, or take a smaller adapter (rank, size) or model",
+            )
         )
     if isinstance(error, ModuleNotFoundError):
         return str(LuthierError(f"the package {error.name!r} is not installed", fix=f"pip install {error.name}"))
@@ -58,6 +61,12 @@ def words(error: BaseException) -> str:
             fix="this is a fault of ours; `--debug` shows where",
         )
     )
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Is there too little memory? torch's own kind of error goes by name, for this floor never imports torch."""
+    by_name = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_name or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _of_system(error: OSError) -> LuthierError:

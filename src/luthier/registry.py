@@ -83,7 +83,7 @@ class Registry:
         if rest is not None:  # a plug-in that hands keys on says which of its fields takes those it does not know
             others = {key: value for key, value in args.items() if key not in known}
             args = {key: value for key, value in args.items() if key in known}
-            if others:
+            if others and isinstance(args.get(rest, {}), Mapping):
                 args[rest] = {**args.get(rest, {}), **others}
         for key in args:
             if key not in known:

@@ -139,6 +139,9 @@ def _objective(recipe: Recipe, prepared: Prepared) -> Any:
     from luthier import check, models
 
     objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
+    judged = prepared.ledger.judged
+    if recipe.objective.name == "kto" and judged is not None and (advice := judged.kto_weights()):
+        say(f"for these labels KTO's authors advise to set {advice}")
     room, virtual = models.expected_room(recipe.model, recipe.adapt)
     for store, trains in ((prepared.train, True), (prepared.validation, False)):
         if store is not None:
@@ -217,11 +220,13 @@ def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: in
     """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
     resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
     template = _template(resolved)
-    prepared = _prepare(resolved, template)
+    lenient = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, max_lost=1.0))
+    prepared = _prepare(lenient, template)  # what is lost is to be seen, too
     if show:
         from luthier.data import show as shown
 
         console().print(shown(prepared.train, template, show))
+    prepared.hold(resolved.train.max_lost)
     _objective(resolved, prepared)
     return prepared
 

@@ -253,6 +253,10 @@ def test_unknown_tuners_and_keys_are_named_with_the_nearest() -> None:
     assert "LOHA" in (error.value.fix or "")
     with pytest.raises(LuthierError, match="no key 'alfa'") as error:
         ADAPTERS.build("peft", {"peft_type": "LOHA", "alfa": 3})
+    with pytest.raises(LuthierError, match="needs the key 'peft_type'"):
+        ADAPTERS.build("peft", {"r": 3})
+    with pytest.raises(LuthierError, match="key 'options': must be a valid dictionary"):
+        ADAPTERS.build("peft", {"peft_type": "LOHA", "r": 3, "options": "abc"})
     assert "alpha" in (error.value.fix or "")
     assert ADAPTERS.build("peft", {"peft_type": "LOHA", "r": 3, "options": {"alpha": 4}}).options == {
         "r": 3,

@@ -11,13 +11,14 @@ import torch
 from adapter_cases import IDS, NOT_ON, RECIPES, Case, case, logits, opened, plugin, rows, train_a_little, write
 from passes import Pass, computed, differing, once
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
 from luthier.models import ADAPTERS, EXPORTERS, merge, open_run, save
 from luthier.models.adapters import Adapter, build
 from luthier.models.adapters.card import Card
-from luthier.models.quantizers import QUANTIZERS
+from luthier.models.quantizers import QUANTIZERS, dequantised
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 from luthier.train import activations
@@ -105,6 +106,26 @@ def test_what_does_not_go_on_a_model_says_so(folders: dict[tuple[str, bool], Pat
 def test_loftq_wants_a_rounded_base(llama: Path) -> None:
     with pytest.raises(LuthierError, match="makes up for rounding"):
         opened(llama, RECIPES["loftq"])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_loftq_takes_the_base_nearer_to_what_it_was(folders: dict[tuple[str, bool], Path], family: str) -> None:
+    """GPT-2's files hold their matrices inputs by outputs, the square ones among them too."""
+    pytest.importorskip("bitsandbytes")
+    folder, nf4 = folders[family, True], plugin("nf4")
+    whole, rounded = opened(folder).module, opened(folder, [plugin("lora", r=4)], quantize=nf4).module
+    mended = opened(folder, [plugin("loftq", r=32)], quantize=nf4).module
+    for (name, before), (_, after) in zip(linear_updates(rounded), linear_updates(mended), strict=True):
+        weight = whole.get_submodule(name).weight.detach()
+        weight = weight.T if family == "gpt2" else weight
+        assert (after - weight).norm() < 0.9 * (before - weight).norm(), name
+
+
+def linear_updates(peft: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every layer's W + s B A by its name in the base, outputs by inputs."""
+    for name, layer in peft.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer):
+            yield name, dequantised(layer.get_base_layer()).float() + layer.get_delta_weight("default").detach()
 
 
 @pytest.mark.parametrize(("name", "quantizer"), in_few_bits())

@@ -89,3 +89,12 @@ def test_rows_that_are_not_scored_are_named(bench: Bench, capfd: pytest.CaptureF
     assert "[/]x" in out
     run = Run(bench.run)
     assert run.read_json(run.summary_path)["scores"]["held-out"]["rows"] == 2
+
+
+def test_lost_rows_are_shown_before_they_are_too_many(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [*[CHAT] * 3, {"messages": []}]
+    (bench.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert bench.here("data", "--show", "1") == 1
+    out, err = capfd.readouterr()
+    assert "⟦b" in out, "the first row, with what trains"
+    assert "25.0% of 4 rows are lost, train.max_lost allows" in err

@@ -87,8 +87,8 @@ class Judgements:
         """What `to_json` wrote."""
         return cls(**content)
 
-    def lines(self, *, train: bool = True) -> list[tuple[str, bool]]:
-        """For the screen: each line, and whether it is a warning. Weights are advised only for what is to `train`."""
+    def lines(self) -> list[tuple[str, bool]]:
+        """For the screen: each line, and whether it is a warning."""
         lines = []
         if self.pairs:
             lines.append((f"{self.pairs:,} pairs of a better and a worse response", False))
@@ -113,9 +113,6 @@ class Judgements:
                 lines.append(
                     (f"length bias: better responses are {factor:.2f} times {how}; length alone may be learnt", True)
                 )
-        weights = self.kto_weights() if train else None
-        if weights:
-            lines.append((f"for KTO, set {weights}", False))
         return lines
 
     def kto_weights(self) -> str | None:

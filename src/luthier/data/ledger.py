@@ -207,7 +207,7 @@ class Ledger:
         )
 
     def table(self, title: str = "Data", *, train: bool = True) -> RenderableType:
-        """The ledger for the screen. Only the rows that `train` are used in a mix, and only they ask for weights."""
+        """The ledger for the screen. Only the rows that `train` are used in a mix."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -220,7 +220,7 @@ class Ledger:
             table.add_column(heading, justify="right")
         for name, tally in self.sources.items():
             table.add_row(Text(name), tally.shape, *(f"{getattr(tally, heading):,}" for heading in headings))
-        parts: list[RenderableType] = [table, *self._notes(train)]
+        parts: list[RenderableType] = [table, *self._notes()]
         if self.validation:
             parts.append(self.validation.table("Validation data", train=False))
         return Group(*parts)
@@ -234,7 +234,7 @@ class Ledger:
             return Text(line)
         return Text(f"{line}: only a newline would show where the steps of an answer end, to score answers", "yellow")
 
-    def _notes(self, train: bool) -> list[RenderableType]:
+    def _notes(self) -> list[RenderableType]:
         from rich.text import Text
 
         share = self.scored / max(self.tokens, 1)
@@ -242,7 +242,7 @@ class Ledger:
             Text(f"{self.examples:,} examples, {self.tokens:,} tokens, {self.scored:,} of them train ({share:.0%})"),
             Text("length in tokens: " + "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())),
         ]
-        for line, warning in self.judged.lines(train=train) if self.judged else ():
+        for line, warning in self.judged.lines() if self.judged else ():
             lines.append(Text(line, "yellow" if warning else ""))
         if self.separator is not None:
             lines.append(self._division(self.separator))

@@ -40,6 +40,11 @@ class Prepared:
     validation: TokenStore | None
     ledger: Ledger
 
+    def hold(self, max_lost: float) -> None:
+        """Raises LuthierError where more rows are lost than this share."""
+        for ledger in filter(None, (self.ledger, self.ledger.validation)):
+            _refuse_lost(ledger, max_lost)
+
 
 def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     """Tokens of the recipe's data, from the cache where they are there already.
@@ -60,24 +65,31 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     for one, count in zip(train.feeds, used, strict=True):
         ledger.sources[one.name].used += int(count)
     ledger.measure(view)
-    _refuse(ledger, recipe.train.max_lost, len(view))
+    _refuse_empty(ledger, len(view))
     validation = None
     if apart:
         everything = np.arange(len(apart.store))
         validation = View(apart.store, everything, digest(apart.store, everything))
         apart.ledger.measure(validation)
-        _refuse(apart.ledger, recipe.train.max_lost, len(apart.store))
+        _refuse_empty(apart.ledger, len(apart.store))
         ledger.validation = apart.ledger
     elif out.any():
         chosen = np.flatnonzero(out)
         validation = View(train.store, chosen, digest(train.store, chosen))
-    return Prepared(view, validation, ledger)
+    prepared = Prepared(view, validation, ledger)
+    prepared.hold(recipe.train.max_lost)
+    return prepared
 
 
-def _refuse(ledger: Ledger, max_lost: float, examples: int) -> None:
-    """Raises LuthierError when there is nothing to train on, or more is lost than the recipe allows."""
+def _why_lost(ledger: Ledger) -> tuple[str, str | None]:
+    """The main reasons, and the first remedy."""
     why = "; ".join(f"{r} ({entry.count:,}×, first {entry.rows[0]})" for r, entry in ledger.main_reasons()[:3])
-    fix = next((entry.fix for _, entry in ledger.main_reasons() if entry.fix), None)
+    return why, next((entry.fix for _, entry in ledger.main_reasons() if entry.fix), None)
+
+
+def _refuse_empty(ledger: Ledger, examples: int) -> None:
+    """Raises LuthierError when there is nothing to train on."""
+    why, fix = _why_lost(ledger)
     if not examples and ledger.held_out:
         raise LuthierError(
             f"nothing to train on: validate.share holds out all {ledger.held_out:,} rows (equal ones, and judged "
@@ -89,6 +101,11 @@ def _refuse(ledger: Ledger, max_lost: float, examples: int) -> None:
         raise LuthierError(
             f"nothing to train on: none of {ledger.rows_read:,} rows is left: {why}", where="data", fix=fix
         )
+
+
+def _refuse_lost(ledger: Ledger, max_lost: float) -> None:
+    """Raises LuthierError when more is lost than the recipe allows."""
+    why, fix = _why_lost(ledger)
     if ledger.lost > max_lost:
         raise LuthierError(
             f"{ledger.lost:.1%} of {ledger.rows_read:,} rows are lost, train.max_lost allows {max_lost:.1%}: {why}",

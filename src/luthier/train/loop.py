@@ -71,6 +71,8 @@ def fit(
     with ExitStack() as stack:
         log = Log(run, stack.enter_context(Screen(total)), watch)
         paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
+        if train.neftune:
+            paths["share_prefix"] = False  # rows that share a prefix would share its noise
         if objective.needs.reference:
             quieten(policy.module, stack, log)
             if second is not None:  # it is never in training mode, but where noise may be, prefixes are not shared

@@ -172,10 +172,9 @@ class Window:
         return self._lay_out(examples, self.budget)
 
     def _lay_out(self, examples: Sequence[Encoded], budget: int) -> list[Batch]:
-        share = self.forward.share_prefix and self.noise is None  # rows that share a prefix would share its noise
         if self.losses.objective.whole_step:
             budget = sys.maxsize
-        return micro_batches(examples, budget, share_prefix=share, layout=self.forward.layout)
+        return micro_batches(examples, budget, share_prefix=self.forward.share_prefix, layout=self.forward.layout)
 
     def _heaviest_step(self, store: TokenStore, order: Order, steps: int) -> int:
         lengths = np.asarray(store.lengths)

@@ -102,13 +102,9 @@ class IrQlora(Beside):
 
     def _original(self, part: Any) -> Tensor:
         """The layer's weights as its file has them, outputs by inputs."""
-        import torch
-        from transformers.pytorch_utils import Conv1D
-
         layer, name, originals = part.origin
-        weight = originals[f"{name}.weight"].to(layer.weight.device, torch.float32)
-        turned = issubclass(getattr(layer, "source_cls", type(layer)), Conv1D)  # what bitsandbytes' layer stands for
-        return weight.T.contiguous() if turned else weight
+        weight: Tensor = originals.of(layer, name)
+        return weight
 
     def change(self, part: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
         """y + (α/r) B' A' x."""

@@ -186,6 +186,13 @@ class Lora(LowRank):
         return self.init != "orthogonal"
 
     def options(self, module: Any) -> dict[str, Any]:
-        """rsLoRA, DoRA, and how A is drawn."""
+        """rsLoRA, DoRA, and how A is drawn. Raises LuthierError for right angles of an odd rank."""
+        odd = next((r for r in (self.r, *self.ranks.values()) if r % 2), None) if self.init == "orthogonal" else None
+        if odd is not None:
+            raise LuthierError(
+                f"init: orthogonal shares its directions between A and B: it wants an even rank, not {odd}",
+                where="adapt.lora.r",
+                fix=f"take {odd + 1}, or another init",
+            )
         drawn: Any = True if self.init == "default" else self.init
         return {"use_rslora": self.rslora, "use_dora": self.dora, "init_lora_weights": drawn}

@@ -3,7 +3,7 @@ inputs (EVA) or of what quantising took away (LoftQ)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from luthier.models.adapters import sampled
 from luthier.models.adapters.card import Card
 from luthier.models.adapters.lora import LowRank, Rewriting
 from luthier.models.adapters.sampled import Measuring, Rows
-from luthier.models.adapters.targets import transposed
+from luthier.models.adapters.targets import sides, transposed
 from luthier.models.adapters.tuner import wrapped
 from luthier.recipe.schema import Float, Int, Why
 
@@ -134,6 +134,17 @@ class Eva(Measuring, LowRank):
                 f"eva: {error}", where="adapt.eva", fix="give more rows (adapt.eva.rows) or a smaller r"
             ) from error
         return peft
+
+    def _spanned(self, layers: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
+        """Raises LuthierError where a layer has fewer inputs than directions are looked for."""
+        for name, layer in layers.items():
+            most, (inputs, _) = round(self.rho * ranks[name]), sides(layer)
+            if most > inputs:
+                raise LuthierError(
+                    f"eva looks for rho x r = {most} directions in the inputs of {name}, which has {inputs} inputs",
+                    where="adapt.eva.r",
+                    fix="take a smaller r or rho",
+                )
 
     def _enough(self, tokens: int) -> None:
         """Raises LuthierError where no batch has as many tokens as directions are looked for: PEFT passes over it, and

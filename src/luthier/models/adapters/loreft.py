@@ -91,6 +91,12 @@ class LoReft(Beside):
                 where="adapt.loreft",
                 fix=f"give layers of {', '.join(each.rpartition('.')[2] for each in free)}, and first or last above 0",
             )
+        if missing := set(self.layers or ()) - {int(name.rpartition(".")[2]) for name in chosen}:
+            raise LuthierError(
+                f"loreft: block {min(missing)} is frozen, or the model has none of that number",
+                where="adapt.loreft.layers",
+                fix=f"take some of {', '.join(each.rpartition('.')[2] for each in free)}",
+            )
         if self.r > width:
             raise LuthierError(f"loreft: a subspace of {self.r} dimensions, but the model has {width}", fix="lower r")
         for name in chosen:

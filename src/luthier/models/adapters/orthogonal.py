@@ -24,8 +24,10 @@ class Oft(Layered):
     """Size of the blocks; where it does not divide a layer's width PEFT takes the nearest size that does."""
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """Share of the blocks that are left out at each step."""
-    neumann: Annotated[Int, Field(ge=0), Why("0 is exact; a truncated series is faster and no rotation any more")] = 0
-    """Terms of the Neumann series in place of the exact inverse. 0: the exact one."""
+    neumann: Annotated[
+        Int, Field(ge=0, le=100), Why("0 is exact; a truncated series is faster and no rotation any more")
+    ] = 0
+    """Terms of the Neumann series in place of the exact inverse. 0: the exact one; 1 would turn nothing."""
     bound: Annotated[Float, Field(gt=0)] | None = None
     """Constrained OFT: how far the rotation may go from the identity."""
 
@@ -44,6 +46,15 @@ class Oft(Layered):
         limits="in bf16 the merged matrix keeps the angles to rounding only",
         related=("boft", "lora", "dora"),
     )
+
+    def __post_init__(self) -> None:
+        """Raises LuthierError for one term, which is the identity: no gradient would reach the weights."""
+        if self.neumann == 1:
+            raise LuthierError(
+                "oft: one Neumann term is the identity, and nothing would train",
+                where="adapt.oft.neumann",
+                fix="take 0 for the exact rotation, or 5 terms",
+            )
 
     def count(self, shape: Shape) -> int | None:
         """b (b − 1) / 2 for each block of inputs; where b does not divide them PEFT takes another size."""

@@ -34,8 +34,7 @@ def begin_with_error(module: Any, folder: str) -> None:
         base: Any = layer.get_base_layer()
         if not is_quantised(base.weight):
             continue
-        whole_OI = weights[f"{name}.weight"].to(base.weight.device, torch.float32)
-        u, s, v = torch.linalg.svd(whole_OI - dequantised(base).float(), full_matrices=False)
+        u, s, v = torch.linalg.svd(weights.of(base, name) - dequantised(base).float(), full_matrices=False)
         lora: Any = layer
         for adapter in lora.active_adapters:
             r, scale = lora.r[adapter], lora.scaling[adapter]
@@ -59,3 +58,11 @@ class Originals:
         with safe_open(self._places[name], framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
+
+    def of(self, layer: Any, name: str) -> Tensor:
+        """The weights of a linear layer in fp32, outputs by inputs, on its device; files keep GPT-2's turned round."""
+        from transformers.pytorch_utils import Conv1D
+
+        weight = self[f"{name}.weight"].to(layer.weight.device, torch.float32)
+        turned = issubclass(getattr(layer, "source_cls", type(layer)), Conv1D)  # what bitsandbytes' layer stands for
+        return weight.T.contiguous() if turned else weight

@@ -90,7 +90,8 @@ class Sara(Own):
             if bool((layer.weight.float().abs() < tau).any()):
                 self._parts[name] = Entries(layer, tau)
         if not self._parts:
-            raise LuthierError("sara: no entry of a matrix that may train is small enough", fix="raise share")
+            key = "share" if self.threshold is None else "threshold"
+            raise LuthierError("sara: no entry of a matrix that may train is small enough", fix=f"raise {key}")
         # once before each forward pass of the model, not of its layers: fused blocks read the layers' weights
         module.get_decoder().register_forward_pre_hook(self._refresh)
         return module

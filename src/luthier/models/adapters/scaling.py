@@ -28,7 +28,7 @@ class Ia3(Tuner):
     targets: Annotated[tuple[str, ...], Why("the paper's: keys, values and the feed-forward layer's inside")] = ()
     """Layers whose outputs are scaled, by name. Default: those that make keys and values."""
     feedforward: tuple[str, ...] = ()
-    """Layers whose inputs are scaled, by name. Default: the last layer of each feed-forward block."""
+    """Layers whose inputs are scaled, by name. Default: each feed-forward block's last one; with targets: none."""
 
     default_lr: ClassVar[float] = 3e-3
     quantisable: ClassVar[bool | tuple[str, ...]] = True
@@ -47,6 +47,21 @@ class Ia3(Tuner):
         "their layer",
         related=("vera", "bitfit", "lora"),
     )
+
+    def __post_init__(self) -> None:
+        """Raises LuthierError for layers that would silently not be scaled as they are named."""
+        if self.feedforward and not self.targets:
+            raise LuthierError(
+                "ia3: feedforward is read beside targets, and there are none",
+                where="adapt.ia3.feedforward",
+                fix="name the layers whose outputs are scaled, too: targets: [k_proj, v_proj]",
+            )
+        for name in set(self.targets) & set(self.feedforward):
+            raise LuthierError(
+                f"ia3: {name!r} is in targets and in feedforward, and a layer is scaled at one side",
+                where="adapt.ia3",
+                fix="leave it out of one of them",
+            )
 
     def count(self, shape: Shape) -> int | None:
         """One for each output of the layers whose outputs are scaled, and for each input of the others."""

@@ -33,6 +33,10 @@ def linear_layers(module: Any) -> dict[str, Any]:
 def free_layers(module: Any, targets: Targets, adapter: str) -> dict[str, Any]:
     """The linear layers that `targets` means and that are not frozen. Raises LuthierError when there are none."""
     linear = linear_layers(module)
+    if targets == ():
+        raise LuthierError(
+            f"{adapter}: targets is empty", where=f"adapt.{adapter}.targets", fix="leave it out for all linear layers"
+        )
     named = chosen(linear, targets, adapter)
     free = {n: linear[n] for n in named if linear[n].weight.requires_grad or is_quantised(linear[n].weight)}
     if not free:

@@ -50,8 +50,9 @@ def wrapped(module: Any, config: Any, name: str) -> Any:
     try:
         peft = mended(get_peft_model(module, config))
     except (ValueError, TypeError, NotImplementedError) as error:
+        kind = str(config.peft_type.value) if name == "peft" else name
         raise LuthierError(
-            f"PEFT cannot put {name} on a {type(module).__name__}: {str(error).strip().splitlines()[0]}",
+            f"PEFT cannot put {kind} on a {type(module).__name__}: {str(error).strip().splitlines()[0]}",
             where="adapt",
             fix="change its keys, or take `adapt: lora`",
         ) from error

@@ -1,4 +1,4 @@
-"""What LoRA and its kin refuse before anything trains, in words."""
+"""What adapters refuse before anything trains, in words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import tiny
 from beside_a_tiny_model import on, rows
 
+from luthier import faults
 from luthier.errors import LuthierError
 from luthier.models import loading, saving
 from luthier.recipe import Plugin
@@ -47,6 +48,54 @@ def test_eva_has_as_many_tokens_as_directions() -> None:
     """Two rows of 12 tokens: 24 of them, fewer than 2 x 13 directions, would be passed over for ever."""
     with pytest.raises(LuthierError, match=r"rho x r = 26 directions .* at most 24 tokens"):
         on(tiny.model(), "eva", sample=SAMPLE, r=13)
+
+
+def test_eva_looks_for_no_more_directions_than_a_layer_has_inputs() -> None:
+    """The tiny model's narrowest layers read 32 numbers: more rows would not help."""
+    with pytest.raises(LuthierError, match=r"rho x r = 34 directions .*q_proj, which has 32 inputs") as refused:
+        on(tiny.model(), "eva", sample=rows(*[(10, 10)] * 4), r=17)
+    assert refused.value.where == "adapt.eva.r" and "smaller r or rho" in str(refused.value.fix)
+
+
+def test_right_angles_want_an_even_rank() -> None:
+    with pytest.raises(LuthierError, match="even rank, not 3") as refused:
+        on(tiny.model(), "lora", r=3, init="orthogonal")
+    assert refused.value.where == "adapt.lora.r"
+
+
+def test_no_targets_at_all() -> None:
+    with pytest.raises(LuthierError, match="targets is empty"):
+        on(tiny.model(), "lora", targets=[])
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "said"),
+    [
+        ("oft", {"neumann": 1}, "one Neumann term is the identity"),
+        ("oft", {"neumann": 10**9}, "'neumann': must be less than or equal to 100"),
+        ("ia3", {"feedforward": ["down_proj"]}, "feedforward is read beside targets"),
+        (
+            "ia3",
+            {"targets": ["down_proj"], "feedforward": ["down_proj"]},
+            "'down_proj' is in targets and in feedforward",
+        ),
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(name: str, keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(LuthierError, match=said):
+        on(tiny.model(), name, **keys)
+
+
+@pytest.mark.parametrize(("name", "keys"), [("lora", {"r": 10**12}), ("houlsby", {"size": 10**12})])
+def test_what_memory_cannot_hold_is_told(name: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeError) as fault:
+        on(tiny.model(), name, **keys)
+    assert "out of memory" in faults.words(fault.value) and "smaller adapter" in faults.words(fault.value)
+
+
+def test_a_tuner_of_pefts_goes_by_its_own_name() -> None:
+    with pytest.raises(LuthierError, match="PEFT cannot put HRA on a LlamaForCausalLM"):
+        on(tiny.model(), "peft", peft_type="hra", r=0)
 
 
 def test_what_peft_cuts_without_a_word_is_refused() -> None:

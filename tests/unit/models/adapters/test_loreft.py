@@ -179,6 +179,11 @@ class _Words:
         return " ".join(map(str, ids))
 
 
+def test_every_layer_that_is_named_is_there() -> None:
+    with pytest.raises(LuthierError, match="block 7 is frozen, or the model has none of that number"):
+        on(tiny.model(), "loreft", layers=[0, 7])
+
+
 def test_keys_that_leave_nothing_to_edit_are_refused() -> None:
     for keys in ({"layers": [7]}, {"first": 0, "last": 0}):
         with pytest.raises(LuthierError, match="nothing to edit"):
