@@ -18,7 +18,6 @@ import torch
 
 from luthier.errors import LuthierError
 from luthier.models import noise, room
-from luthier.models.quantizers import numbers
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
 from luthier.train import SCHEDULES, allocator, checkpoint, memory, reference, rng, trunk
@@ -155,8 +154,7 @@ class Loop:
         self.log.screen.say(f"reference: {chosen.about}")
         reasons: list[str] = []
         if second is None:
-            penalty = self.weights.attached.penalty() is not None
-            reasons = reference.unequal(self.policy, self.policy.module, penalty, bool(self.train.neftune))
+            reasons = reference.unequal(self.policy, self.policy.module, bool(self.train.neftune))
         if reasons:
             self.log.screen.say(f"the first loss will not be that of equal models: {'; '.join(reasons)}")
         self.compared = {"reference": chosen.about, "first_loss_differs": reasons}
@@ -237,11 +235,14 @@ class Loop:
         penalty = self.weights.penalty()
         norm = self.weights.update.norm()
         # the one place in a step where the host waits for the device
-        loss, size = torch.stack([gradients.loss.float() + penalty, norm.float()]).tolist()
+        loss, size, *added = torch.stack(
+            [gradients.loss.float(), norm.float(), *([] if penalty is None else [penalty])]
+        ).tolist()
         if not finite(loss, size):
             raise self._not_finite(gradients, loss, lr)
         self.weights.step(progress.step, lr, size, self.train.clip)
-        progress.stepped(loss, gradients.tokens, gradients.computed, gradients.judged, time.perf_counter() - began)
+        seen = {**gradients.judged, **({"penalty": added[0]} if added else {})}
+        progress.stepped(loss, gradients.tokens, gradients.computed, seen, time.perf_counter() - began)
         if progress.step % self.train.log_every == 0 or progress.step == self.total:
             epoch = round(self.order.epoch(progress.step - 1), 6)
             fields = {"lr": lr, "grad_norm": size, "memory": memory.used(self.device)}
@@ -321,14 +322,13 @@ class Loop:
         from luthier import __version__
 
         update = self.weights.update
-        parameters = {id(parameter): parameter for parameter in self.policy.module.parameters()}.values()
         return {
             "path": self.window.forward.path,
             "allocator": allocation,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "trainable": sum(parameter.numel() for parameter in update.parameters),
-            "parameters": sum(numbers(parameter) for parameter in parameters),
+            "parameters": self.policy.parameter_counts()[1],
             "masters": update.has_masters,
             "examples": len(self.store),
             "steps": self.total,

@@ -105,7 +105,7 @@ def _base_is_what_it_was(adapters: Sequence[Adapter]) -> bool:
     return all(adapter.exact_start for adapter in adapters) or any(adapter.starts_elsewhere for adapter in adapters)
 
 
-def unequal(policy: Model, module: nn.Module, penalty: bool, neftune: bool) -> list[str]:
+def unequal(policy: Model, module: nn.Module, neftune: bool) -> list[str]:
     """Why the first loss is not that of equal models, where the reference is the model's own past; [] where it is."""
     reasons = [
         f"{adapter.card.title.partition(':')[0]} begins as another model than the base"
@@ -115,7 +115,6 @@ def unequal(policy: Model, module: nn.Module, penalty: bool, neftune: bool) -> l
     rates = sorted({rate.value for rate in noise.of_adapters(module)})
     if rates and not all(adapter.exact_start for adapter in policy.adapters):  # else it falls on what adds nothing yet
         reasons.append(f"the adapter has a dropout of {', '.join(f'{rate:g}' for rate in rates)}")
-    reasons += ["the adapter adds a penalty to the loss"] if penalty else []
     return [*reasons, "NEFTune adds noise"] if neftune else reasons
 
 

@@ -30,6 +30,7 @@ class Policy(reference.Model, Protocol):
     head: ScalarHead | None
 
     def trainable(self) -> list[tuple[str, Parameter]]: ...
+    def parameter_counts(self) -> tuple[int, int]: ...
 
 
 class Weights:
@@ -50,11 +51,11 @@ class Weights:
             self.update.train(trainable, resting if self.attached.changes else ())
         self.update.rate(self.attached.lr_factors())
 
-    def penalty(self) -> Tensor:
-        """The adapters' own loss, its gradient added to the step's."""
+    def penalty(self) -> Tensor | None:
+        """The adapters' own loss, its gradient added to the step's; None where they have none."""
         penalty = self.attached.penalty()
         if penalty is None:
-            return torch.zeros((), device=self.policy.device)
+            return None
         penalty.backward()  # type: ignore[no-untyped-call]
         return penalty.detach().float()
 
