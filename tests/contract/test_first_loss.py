@@ -173,7 +173,7 @@ def test_a_bases_own_dropout_stays_where_nothing_is_compared_and_is_back_afterwa
 def test_what_an_adapter_adds_is_told_apart_from_the_loss(llama: Path, tmp_path: Path, name: str) -> None:
     step = first_step(llama, tmp_path, RECIPES[name], "fp32")
     assert step["loss"] == pytest.approx(math.log(2), rel=CLOSE)
-    assert (step["penalty"] > 1e-4) == (name == "adalora")  # an update of nothing has no nuclear norm
+    assert (step.get("penalty", 0.0) > 1e-4) == (name == "adalora")  # sara has none on matrices this small
     start = next(Run(tmp_path).events("start"))
     assert start["parameters"] >= sum(weight.numel() for weight in opened(llama, train=False).module.parameters())
 
