@@ -48,7 +48,7 @@ def measured(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Pat
 
         def watch() -> None:
             nonlocal peak
-            while not done.wait(0.1):
+            while not done.wait(0.5):
                 try:
                     peak = max(peak, _tree_memory(psutil.Process(child.pid)))
                 except psutil.NoSuchProcess:
