@@ -29,6 +29,7 @@ from luthier.recipe import (
 )
 from luthier.recipe import explain as explained
 from luthier.recipe.describe import plugin_entries
+from luthier.registry import suggest
 from luthier.run import Run, write_atomically
 from luthier.screen import closing, console, say
 from luthier.seams import SEAMS
@@ -294,6 +295,11 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
             raise LuthierError(
                 f"{name!r} is no recipe, but a plug-in ({kinds[0]}), and only adapters have cards",
                 fix=f"docs/recipes.md lists the keys of {name}; `luthier explain RECIPE` prints their values",
+            )
+        if name.isidentifier() and not Path(name).exists():
+            raise LuthierError(
+                f"{name!r} is neither a recipe nor a way to adapt a model",
+                fix=f"{suggest(name, SEAMS['adapter'].names())}; of a recipe, give the path",
             )
         console().print(explained(_loaded(recipe, overrides), SEAMS))
 

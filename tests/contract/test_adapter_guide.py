@@ -70,3 +70,10 @@ def test_a_plug_in_without_a_card_is_not_called_a_missing_recipe(name: str) -> N
     with pytest.raises(LuthierError, match=f"{name}' is no recipe, but a plug-in") as caught:
         verbs.explain(name)
     assert "docs/recipes.md" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(("name", "near"), [("lorra", "did you mean 'lora'?"), ("LORA", "lora")])
+def test_explain_of_a_misspelt_name_says_what_is_near(name: str, near: str) -> None:
+    with pytest.raises(LuthierError, match="neither a recipe nor a way to adapt a model") as caught:
+        verbs.explain(name)
+    assert near in str(caught.value.fix)

@@ -29,10 +29,9 @@ def rows() -> list[tuple[str, ...]]:
 
 def _row(name: str, adapter: Any) -> tuple[str, ...]:
     card: Card = adapter.card
-    merges = "needs none" if adapter.kind == "base" else _yes(adapter.mergeable)
     bits = _yes(adapter.quantisable)
     sizes = card.trains, share(adapter), memory(adapter)
-    return name, paper(card), *sizes, KEPT[adapter.kind], merges, bits, card.choose, card.avoid
+    return name, paper(card), *sizes, KEPT[adapter.kind], _merges(adapter), bits, card.choose, card.avoid
 
 
 def numbers(adapter: Any) -> int | None:
@@ -109,7 +108,6 @@ def facts(name: str) -> list[tuple[str, str]]:
     card: Card = adapter.card
     abilities = [
         ("begins as the base", adapter.exact_start),
-        ("merges into the base's weights", True if adapter.kind == "base" else adapter.mergeable),
         ("trains on a base in 4 or 8 bits", adapter.quantisable),
         ("rows are packed", adapter.packs),
         ("gradient checkpointing", adapter.checkpoints),
@@ -124,6 +122,7 @@ def facts(name: str) -> list[tuple[str, str]]:
         ("memory", f"{memory(adapter)} {MEMORY}" if numbers(adapter) is not None else ""),
         ("kept as", KEPT[adapter.kind]),
         ("learning rate", f"{adapter.default_lr:g} unless the recipe sets one"),
+        ("merges into the base's weights", _merges(adapter)),
         *((what, _yes(value)) for what, value in abilities),
         ("preference training compares with", compared(adapter)),
         ("choose it", card.choose),
@@ -131,6 +130,10 @@ def facts(name: str) -> list[tuple[str, str]]:
         ("limits", card.limits),
         ("related", ", ".join(card.related)),
     ]
+
+
+def _merges(adapter: Any) -> str:
+    return "needs none" if adapter.kind == "base" else _yes(adapter.mergeable)
 
 
 def _share(adapter: Any) -> str:
