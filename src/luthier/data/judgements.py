@@ -79,8 +79,8 @@ class Judgements:
         return self.better_tokens / self.worse_tokens if self.better_tokens and self.worse_tokens else None
 
     def to_json(self) -> dict[str, Any]:
-        """The counts as JSON types."""
-        return dict(vars(self))
+        """What was counted, as JSON types; of what there is none, nothing."""
+        return {name: count for name, count in vars(self).items() if count}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Judgements:
