@@ -86,6 +86,10 @@ def _fit(recipe: Recipe, run: Run) -> None:
     needs, separator = objective.needs, prepared.ledger.separator or heads.HeadCard.separator
     card = heads.HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
+    if sample:
+        say(
+            f"{len(sample):,} rows go through the model before training: `adapt:` takes its first weights or ranks from them"
+        )
     policy = models.load(
         recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
     )
