@@ -87,9 +87,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
     card = heads.HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     if sample:
-        say(
-            f"{len(sample):,} rows go through the model before training: `adapt:` takes its first weights or ranks from them"
-        )
+        say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
     policy = models.load(
         recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
     )
