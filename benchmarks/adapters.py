@@ -43,8 +43,9 @@ class Method:
 KEYS: dict[str, dict[str, Any]] = {
     "freeze": {"bottom": 0.5},
     "bitfit": {"add_biases": True},
+    "corda": {"rows": 32},
 }
-"""Keys without which a method trains nothing here."""
+"""Keys without which a method trains nothing here, or measures rows for longer than it trains."""
 LORA = {"r": 16, "target_modules": "all-linear"}
 MORE = {
     "lora nf4": Method("lora", "nf4", "lora"),
