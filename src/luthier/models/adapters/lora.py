@@ -97,11 +97,12 @@ class LowRank(Layered):
         for name, layer in layers.items():
             inputs, outputs = sides(layer)
             most = min(inputs, outputs)
-            if self.directions * ranks[name] > most:
-                taken = f"r = {ranks[name]}" if self.directions == 1 else f"{self.directions}r = {2 * ranks[name]}"
+            taken = self.directions * ranks[name]
+            if taken > most:
+                times = "" if self.directions == 1 else self.directions
                 raise LuthierError(
-                    f"{self.name} begins with {taken} directions of each matrix, but {name} ({outputs} x {inputs}) has "
-                    f"only {most}",
+                    f"{self.name} begins with {times}r = {taken} directions of each matrix, "
+                    f"but {name} ({outputs} x {inputs}) has only {most}",
                     where=f"adapt.{self.name}.r",
                     fix=f"lower r, or that layer's: ranks: {{{name.rpartition('.')[2]}: {most // self.directions}}}",
                 )

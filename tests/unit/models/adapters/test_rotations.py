@@ -75,9 +75,16 @@ def test_the_inverse_is_made_again_when_weights_change_behind_autograds_back() -
 
 def test_what_was_kept_while_generating_serves_training() -> None:
     module, _ = on(tiny.model(), "oft", block=8)
+    rotation = next(part for part in module.modules() if isinstance(part, Rotation))
     with torch.inference_mode():
         module(input_ids=torch.arange(3, 27).view(2, 12))
+    kept = rotation._turn._inverse
+    before = rotation.weight.detach().clone()
+    rotation.turn()[:, 0].sum().backward()  # a tensor of inference mode would be refused here
+    assert kept is not None and rotation._turn._inverse is kept
+    assert rotation.weight.grad is not None and rotation.weight.grad.any()
     step(module, 1)
+    assert not torch.equal(rotation.weight, before)
 
 
 WAYS: dict[str, dict[str, Any]] = {
