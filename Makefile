@@ -28,7 +28,7 @@ check: setup
 
 # the generated tables of docs/recipes.md, and docs/adapters.md; tests say when they are stale
 docs: setup
-	$(BIN)/python -m luthier.docs
+	$(BIN)/python -m luthier.workflow.docs
 
 bench: setup
 	$(BIN)/python benchmarks/run.py

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from luthier.train.batches import micro_batches
-from luthier.train.forward import Forward
+from luthier.forward.batches import micro_batches
+from luthier.forward.forward import Forward
 from luthier.types import Encoded
 
 

@@ -19,7 +19,7 @@ from luthier.types import Example, Response, Turn
 def row(question: str, *answers: str, scores: tuple[float, ...] = ()) -> Example:
     """A prompt and responses, scored or not."""
     known = scores or (None,) * len(answers)
-    responses = tuple(Response((Turn("assistant", a),), score=s) for a, s in zip(answers, known, strict=True))
+    responses = tuple(Response((Turn("assistant", a),), reward=s) for a, s in zip(answers, known, strict=True))
     return Example((Turn("user", question),), responses)
 
 
@@ -55,8 +55,8 @@ def write_run(folder: Path, made: Policy | None, model: Path, objective: str = "
 
 
 def hidden(made: Policy, example: Example, response: Response) -> tuple[Tensor, Any]:
-    """The trunk's last hidden states of prompt and response by themselves, T x D, by transformers' own way; the ids."""
-    judged = Example(example.prompt, (Response(response.turns, score=0.0),))
+    """The backbone's last hidden states of prompt and response by themselves, T x D, by transformers' own way; the ids."""
+    judged = Example(example.prompt, (Response(response.turns, reward=0.0),))
     ids = Template(made.tokenizer).encode(judged).ids[0]
     with torch.no_grad():
         out = made.module.eval()(input_ids=torch.tensor(ids[None], dtype=torch.long), output_hidden_states=True)

@@ -24,7 +24,7 @@ from transformers import (
 
 from luthier import models
 from luthier.models.adapters import Adapter
-from luthier.models.adapters.lora import Lora
+from luthier.models.adapters.peft.lora import Lora
 from luthier.recipe import Model, Plugin, Recipe, Source, Train, Validate
 from luthier.types import Encoded
 from luthier.types import Source as Place

@@ -77,7 +77,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except (KeyboardInterrupt, Exception) as error:
             if isinstance(error, typer.Exit):
                 raise
-            from luthier.faults import report
+            from luthier.workflow.faults import report
 
             resumes = function.__name__ in ("train", "demo")
             raise typer.Exit(report(error, debug=_debug.on, resumes=resumes)) from error

@@ -36,8 +36,8 @@ class Response:
     """One answer to a prompt, with what is known of its worth. `by` names who wrote it."""
 
     turns: tuple[Turn, ...]
-    score: float | None = None
-    step_scores: tuple[float, ...] | None = None
+    reward: float | None = None
+    step_rewards: tuple[float, ...] | None = None
     logp: tuple[float, ...] | None = None
     by: str | None = None
 
@@ -74,12 +74,12 @@ class Needs:
     reference: bool = False
     """Log-probabilities of the same tokens under the model as it was (`Rows.ref_S`)."""
     rollouts: bool = False
-    contrast: bool = False
-    """The step's mean drift on mismatched pairs of prompt and response (`Rows.contrast`)."""
+    kl_baseline: bool = False
+    """The step's mean log-ratio on mismatched pairs of prompt and response (`Rows.kl_baseline`)."""
     head: Literal["no", "row", "step"] = "no"
     """A scalar head, read at the last token of each response or of each step (`Rows.value_K`)."""
     labels: bool = False
-    """A score for each response, above 0.5 good, else bad (`Rows.score_N`)."""
+    """A score for each response, above 0.5 good, else bad (`Rows.reward_N`)."""
     teacher: bool = False
     unit: Literal["token", "row", "pair", "step"] = "token"
     """What the loss is a mean over, the whole optimiser step long."""

@@ -31,8 +31,8 @@ from luthier.recipe import explain as explained
 from luthier.recipe.describe import plugin_entries
 from luthier.registry import suggest
 from luthier.run import Run, write_atomically
-from luthier.screen import closing, console, say
-from luthier.seams import SEAMS
+from luthier.workflow.registries import REGISTRIES
+from luthier.workflow.screen import closing, console, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared, Template
@@ -53,12 +53,12 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     The same recipe on the same folder continues where it was stopped, and does nothing when all is done. Raises
     LuthierError for whatever the user can mend, as early as it can be known.
     """
-    from luthier import claim, scoring
+    from luthier.workflow import resume_check, scoring
 
-    resolved = models_located(resolve(_loaded(recipe, overrides), SEAMS).recipe)
+    resolved = models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe)
     run = Run(Path(resolved.output).expanduser())
     with run.locked():
-        held = claim.claim(run, resolved)
+        held = resume_check.claim(run, resolved)
         scoring.check(resolved, held.unscored, _template)
         if not held.trained:
             _fit(resolved, run)
@@ -101,7 +101,8 @@ def _fit(recipe: Recipe, run: Run) -> None:
 
 def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared) -> Policy | None:
     """The second model that the objective compares with, if the recipe names one."""
-    from luthier import check, models
+    from luthier import models
+    from luthier.workflow import data_check
 
     if recipe.reference.model is None:
         return None
@@ -112,10 +113,10 @@ def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared)
             fix="leave it out",
         )
     second = models.load(recipe.reference.model, train=False)
-    check.vocabulary(policy.tokenizer, second.tokenizer, recipe.reference.model.name)
+    data_check.vocabulary(policy.tokenizer, second.tokenizer, recipe.reference.model.name)
     for store in (prepared.train, prepared.validation):
         if store is not None:
-            check.context(store, models.room(second.module), "the reference")
+            data_check.context(store, models.max_context(second.module), "the reference")
     return second
 
 
@@ -139,17 +140,18 @@ def _prepare(recipe: Recipe, template: Template) -> Prepared:
 
 def _objective(recipe: Recipe, prepared: Prepared) -> Any:
     """The recipe's objective. Raises LuthierError where the rows do not suit it, or the model."""
-    from luthier import check, models
+    from luthier import models
+    from luthier.workflow import data_check
 
-    objective = SEAMS["objective"].build(recipe.objective.name, recipe.objective.args)
+    objective = REGISTRIES["objective"].build(recipe.objective.name, recipe.objective.args)
     judged = prepared.ledger.judged
     if recipe.objective.name == "kto" and judged is not None and (advice := judged.kto_weights()):
         say(f"for these labels KTO's authors advise to set {advice}")
-    room, virtual = models.expected_room(recipe.model, recipe.adapt)
+    room, virtual = models.expected_max_context(recipe.model, recipe.adapt)
     for store, trains in ((prepared.train, True), (prepared.validation, False)):
         if store is not None:
-            check.responses(store, objective.needs, recipe.objective.name, trains=trains)
-            check.context(store, room, f"beside {virtual} virtual tokens the model" if virtual else "the model")
+            data_check.responses(store, objective.needs, recipe.objective.name, trains=trains)
+            data_check.context(store, room, f"beside {virtual} virtual tokens the model" if virtual else "the model")
     return objective
 
 
@@ -157,14 +159,14 @@ def _template(recipe: Recipe) -> Template:
     """The recipe's model's chat template; fetches the model, does not load its weights."""
     from luthier.data import Template
     from luthier.models import fetch
-    from luthier.models.loading import load_tokenizer
+    from luthier.models.loading.load import load_tokenizer
 
     return Template(load_tokenizer(fetch(recipe.model).folder, trust_remote_code=recipe.model.trust_remote_code))
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
     """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
-    from luthier import claim
+    from luthier.workflow import resume_check
 
     run = _opened(run)
     recipe = _recipe_of(run, overrides)
@@ -173,7 +175,7 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
             "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
         )
     with run.locked():
-        claim.claim(run, recipe)  # its lock keeps the tasks that the scores are of
+        resume_check.claim(run, recipe)  # its lock keeps the tasks that the scores are of
         comparisons = _evaluate(run, recipe, recipe.evaluate)
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
@@ -185,11 +187,11 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
 
     `folder` may be new, empty or an earlier export, which is replaced; anything else in it is refused.
     """
-    from luthier import gate
+    from luthier.workflow import export_check
 
     run = _opened(run)
-    plugin = gate.asked(to, keys)
-    folder = gate.place(folder) if folder is not None else run.folder / to
+    plugin = export_check.asked(to, keys)
+    folder = export_check.place(folder) if folder is not None else run.folder / to
     with run.locked():
         return _export(run, _recipe_of(run), plugin, folder)
 
@@ -221,7 +223,7 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
 
 def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:
     """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
-    resolved = resolve(_loaded(recipe, overrides), SEAMS).recipe
+    resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
     template = _template(resolved)
     lenient = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, max_lost=1.0))
     prepared = _prepare(lenient, template)  # what is lost is to be seen, too
@@ -283,16 +285,16 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
 
     `adapt` instead of a recipe: the table of adapters; the name of one: its card.
     """
-    from luthier.models.adapters import guide
+    from luthier.models.adapters.kit import guide
 
     name = str(recipe)
     if name == "adapt":
         console().print(guide.table())
-    elif name in SEAMS["adapter"].names():
-        found = plugin_entries(SEAMS["adapter"].get(name))
+    elif name in REGISTRIES["adapter"].names():
+        found = plugin_entries(REGISTRIES["adapter"].get(name))
         console().print(guide.shown(name, [(entry.key, entry.default, entry.doc) for entry in found]))
     else:
-        kinds = [kind for kind, registry in SEAMS.items() if name in registry.names()]
+        kinds = [kind for kind, registry in REGISTRIES.items() if name in registry.names()]
         if kinds and not Path(name).exists():
             raise LuthierError(
                 f"{name!r} is no recipe, but a plug-in ({kinds[0]}), and only adapters have cards",
@@ -301,14 +303,14 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
         if name.isidentifier() and not Path(name).exists():
             raise LuthierError(
                 f"{name!r} is neither a recipe nor a way to adapt a model",
-                fix=f"{suggest(name, SEAMS['adapter'].names())}; of a recipe, give the path",
+                fix=f"{suggest(name, REGISTRIES['adapter'].names())}; of a recipe, give the path",
             )
-        console().print(explained(_loaded(recipe, overrides), SEAMS))
+        console().print(explained(_loaded(recipe, overrides), REGISTRIES))
 
 
 def schema() -> dict[str, Any]:
     """Print the JSON schema of recipes, for editors; and return it."""
-    content = json_schema(SEAMS)
+    content = json_schema(REGISTRIES)
     print(json.dumps(content, indent=2, ensure_ascii=False))
     return content
 
@@ -332,22 +334,23 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
-    return resolve(load(run.recipe_path, overrides), SEAMS).recipe
+    return resolve(load(run.recipe_path, overrides), REGISTRIES).recipe
 
 
 def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
-    from luthier import gate, models
+    from luthier import models
+    from luthier.workflow import export_check
 
-    exporter = SEAMS["exporter"].build(plugin.name, plugin.args)
+    exporter = REGISTRIES["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
     found = None
 
     def write(target: Path) -> None:
         nonlocal found
         exporter(policy, target)
-        found = exporter.proof(policy, target, gate.encoded(policy.tokenizer, recipe))
+        found = exporter.proof(policy, target, export_check.encoded(policy.tokenizer, recipe))
 
-    rows = gate.gated(write, folder, policy.tokenizer, recipe)
+    rows = export_check.gated(write, folder, policy.tokenizer, recipe)
     say(f"exported to {folder}; {rows} sample rows give the same tokens as in training")
     if found is not None:
         say(str(found))
@@ -358,7 +361,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
 
 
 def _evaluate(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
-    from luthier.scoring import score
+    from luthier.workflow.scoring import score
 
     comparisons = score(run, recipe, tasks, say)
     for comparison in comparisons:

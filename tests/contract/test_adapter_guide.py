@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from luthier import verbs
 from luthier.errors import LuthierError
 from luthier.models import catalogue, fetch
-from luthier.models.adapters import ADAPTERS, guide
-from luthier.models.adapters.shape import DEFAULT, Shape
+from luthier.models.adapters import ADAPTERS
+from luthier.models.adapters.kit import guide
+from luthier.models.adapters.kit.shape import DEFAULT, Shape
 from luthier.recipe import Model
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def test_the_share_that_trains_is_told_where_it_is_known() -> None:
 
 
 def test_the_guide_is_made_without_torch() -> None:
-    code = "import sys; from luthier.models.adapters import guide; guide.page(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from luthier.models.adapters.kit import guide; guide.page(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 

@@ -27,7 +27,7 @@ from adapter_cases import (
 
 from luthier.errors import LuthierError
 from luthier.models import ADAPTERS, merge, open_run, save
-from luthier.models.adapters.shape import Shape
+from luthier.models.adapters.kit.shape import Shape
 from luthier.run import Run
 
 LAYERS = [(WIDTH, WIDTH), (WIDTH, KEYS), (WIDTH, KEYS), (WIDTH, WIDTH), (WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)]
@@ -118,7 +118,7 @@ def weights(folder: Path, name: str, tmp_path: Path) -> tuple[dict[str, torch.Te
     "name", ["lora", "rslora", "pissa", "olora", "eva", "corda", "lora_ga", "gelora", "oft", "freeze + lora"]
 )
 def test_lora_of_any_scale_and_start_and_oft_take_the_fused_blocks(folder: Path, name: str) -> None:
-    from luthier.train.forward import Forward
+    from luthier.forward.forward import Forward
 
     with Forward(opened(folder, RECIPES[name]).module).opened() as forward:
         assert f"{DEPTH} of {DEPTH} layers fused" in forward.path
@@ -139,7 +139,7 @@ def test_boft_keeps_the_angles_between_neurons(folder: Path, tmp_path: Path) -> 
 
 
 def test_boft_refuses_factors_that_peft_would_drop(folder: Path) -> None:
-    from luthier.models.adapters.orthogonal import _extension
+    from luthier.models.adapters.peft.orthogonal import _extension
 
     if _extension():
         pytest.skip("PEFT's CUDA extension is here")

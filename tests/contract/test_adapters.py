@@ -15,14 +15,14 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
+from luthier.forward.forward import Forward
 from luthier.models import ADAPTERS, EXPORTERS, merge, open_run, save
 from luthier.models.adapters import Adapter, build
-from luthier.models.adapters.card import Card
+from luthier.models.adapters.kit.card import Card
 from luthier.models.quantizers import QUANTIZERS, dequantised
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
-from luthier.train import activations
-from luthier.train.forward import Forward
+from luthier.train.loop import activations
 
 TIGHT = 2e-6
 """Rounding of sums of some hundred fp32 terms of size one."""

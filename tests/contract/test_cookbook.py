@@ -24,10 +24,10 @@ from luthier.objectives import OBJECTIVES
 from luthier.recipe import Model, Plugin, Recipe, Source, Train, resolve
 from luthier.recipe.schema import Reference
 from luthier.run import Run
-from luthier.seams import SEAMS
 from luthier.train import fit
-from luthier.train.order import Order
+from luthier.train.sources.order import Order
 from luthier.types import Encoded
+from luthier.workflow.registries import REGISTRIES
 
 COOKBOOK = Path(__file__).parents[2] / "cookbook"
 STEPS, BATCH, WARMUP = 6, 5, 2
@@ -88,7 +88,9 @@ def test_the_data_room_tokenises_and_masks_as_the_cookbook_does(folder: Path, tm
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in ROWS))
-    recipe = resolve(Recipe(model=Model(name=str(folder)), data=(Source(path=str(data)),), output="x"), SEAMS).recipe
+    recipe = resolve(
+        Recipe(model=Model(name=str(folder)), data=(Source(path=str(data)),), output="x"), REGISTRIES
+    ).recipe
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     prepared = prepare(recipe, tokenizer)
     assert len(prepared.train) == len(ROWS)
@@ -334,7 +336,7 @@ def test_one_preference_step_cut_otherwise_is_the_same_step(name: str, folder: P
 
 
 def test_ktos_mismatched_pairs_are_the_librarys():
-    from luthier.train.reference import mismatched
+    from luthier.train.roles.reference import mismatched
 
     rows = [([1, 2, 3], [0, 0, 1]), ([4, 5, 6, 7], [0, 1, 1, 1]), ([8, 9], [0, 1])]
     store = _judged([([row], (1.0,)) for row in rows], "mismatched")

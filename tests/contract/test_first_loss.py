@@ -14,7 +14,7 @@ import tiny
 from adapter_cases import NOT_ON, RECIPES, opened, plugin, write
 from tiny_judged import Judged
 
-from luthier.models import ADAPTERS, noise
+from luthier.models import ADAPTERS, dropout
 from luthier.models.adapters import build
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
@@ -155,16 +155,16 @@ def test_a_bases_own_dropout_stays_where_nothing_is_compared_and_is_back_afterwa
     noisy: dict[str, Path], tmp_path: Path
 ) -> None:
     module = opened(noisy["gpt2"], RECIPES["lora"]).module
-    rates = noise.of_base(module)
+    rates = dropout.of_base(module)
     assert [rate.value for rate in rates] == [0.1] * 7  # embeddings, and in each of two blocks one, two or three
-    assert not noise.of_adapters(module)
-    with noise.off(rates):
-        assert not noise.of_base(module)
-    assert noise.of_base(module) == rates
+    assert not dropout.of_adapters(module)
+    with dropout.off(rates):
+        assert not dropout.of_base(module)
+    assert dropout.of_base(module) == rates
 
     recipe = tiny.recipe(tmp_path, steps=1)
     fit(tiny.Policy(module), OBJECTIVES.build("dpo"), tiny.Prepared(Judged(8)), recipe, Run(tmp_path))
-    assert noise.of_base(module) == rates
+    assert dropout.of_base(module) == rates
     assert not module.config.to_dict().items() >= {"resid_pdrop": 0.0}.items()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from luthier.data import FORMATS, Ledger, formats_table, read
-from luthier.data.formats import recognise
-from luthier.data.formats.shape import BadRow
+from luthier.data.reading.formats import recognise
+from luthier.data.reading.formats.shape import BadRow
 from luthier.errors import LuthierError
 from luthier.types import Example, Format
 
@@ -205,14 +205,14 @@ def test_each_shape_is_read_to_the_turn() -> None:
     ]
     for row in GOOD["preference"]:
         pair = example(row)
-        assert [response.score for response in pair.responses] == [1.0, 0.0]
+        assert [response.reward for response in pair.responses] == [1.0, 0.0]
         assert [response.turns[0].text for response in pair.responses] == ["4", "5"]
-    assert example({"prompt": "2+2?", "completion": "4", "label": 0}).responses[0].score == 0.0
+    assert example({"prompt": "2+2?", "completion": "4", "label": 0}).responses[0].reward == 0.0
     assert example(GOOD["preference"][-1]).meta == {"margin": 2.0}
     asked = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 2+2?\n\nAssistant:"
     turns = example({"prompt": asked, "chosen": "4", "rejected": "5"}).prompt
     assert [(turn.role, turn.text) for turn in turns] == [("user", "Hi"), ("assistant", "Hello"), ("user", "2+2?")]
-    assert example(GOOD["stepwise"][0]).responses[0].step_scores == (1.0, -1.0)
+    assert example(GOOD["stepwise"][0]).responses[0].step_rewards == (1.0, -1.0)
     assert example(GOOD["task"][1]).answer == "4" == example(GOOD["task"][1]).answer
     assert example(GOOD["prompt_completion"][4]).answer == "four"
     unfinished = example({"messages": [USER, REPLY, USER]})
@@ -222,9 +222,9 @@ def test_each_shape_is_read_to_the_turn() -> None:
 def test_ranked_responses_keep_their_scores_and_ranks_become_scores() -> None:
     read_ranked = FORMATS.build("ranked").read
     scored = read_ranked(GOOD["ranked"][0])
-    assert [response.score for response in scored.responses] == [0.9, 0.1, 0.1]
+    assert [response.reward for response in scored.responses] == [0.9, 0.1, 0.1]
     ranked = read_ranked({"prompt": "2+2?", "responses": ["a", "b", "c", "d"], "ranks": [2, 1, 3, 3]})
-    assert [response.score for response in ranked.responses] == [0.5, 1.0, 0.0, 0.0]
+    assert [response.reward for response in ranked.responses] == [0.5, 1.0, 0.0, 0.0]
     assert [response.turns[0].text for response in ranked.responses] == ["a", "b", "c", "d"]
 
 

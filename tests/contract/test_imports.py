@@ -29,9 +29,9 @@ def loaded_after(code: str) -> set[str]:
         "luthier.errors",
         "luthier.cli",
         "luthier.verbs",
-        "luthier.seams",
-        "luthier.claim",
-        "luthier.faults",
+        "luthier.workflow.registries",
+        "luthier.workflow.resume_check",
+        "luthier.workflow.faults",
     ],
 )
 def test_importing_it_imports_nothing_heavy(module: str) -> None:
@@ -43,8 +43,8 @@ def test_importing_it_imports_nothing_heavy(module: str) -> None:
     [
         "import luthier\nverb = luthier.train",
         "from luthier import train as verb",
-        "from luthier.train.loop import fit\nfrom luthier import train as verb",
-        "import luthier.train.order as room\nfrom luthier import train as verb\nassert room.Order",
+        "from luthier.train.loop.loop import fit\nfrom luthier import train as verb",
+        "import luthier.train.sources.order as room\nfrom luthier import train as verb\nassert room.Order",
         "import luthier.verbs\nimport luthier.train\nverb = luthier.train\nassert verb.OPTIMIZERS",
     ],
 )
@@ -60,8 +60,8 @@ def test_help_needs_no_pydantic() -> None:
 
 def test_checking_and_locking_a_recipe_needs_no_torch() -> None:
     code = (
-        "from luthier.recipe import loads, resolve, lock\nfrom luthier.seams import SEAMS\n"
-        "lock(resolve(loads('model: m\\ndata: d\\noutput: o'), {k: SEAMS[k] for k in ('adapter', 'optimizer')}).recipe)"
+        "from luthier.recipe import loads, resolve, lock\nfrom luthier.workflow.registries import REGISTRIES\n"
+        "lock(resolve(loads('model: m\\ndata: d\\noutput: o'), {k: REGISTRIES[k] for k in ('adapter', 'optimizer')}).recipe)"
     )
     assert "torch" not in loaded_after(code)
 

@@ -118,7 +118,7 @@ def test_a_split_batch_has_the_same_values(name: str, keys: dict[str, Any]) -> N
 def test_rewards_are_one_a_response_and_move_with_the_loss(name: str, keys: dict[str, Any]) -> None:
     objective = OBJECTIVES.build(name, keys)
     rows = laid(objective, drawn(objective))
-    rewards = objective.rewards(rows)
+    rewards = objective.implicit_rewards(rows)
     if objective.needs.unit in ("token", "step"):
         assert rewards is None
         return
@@ -175,11 +175,11 @@ def test_the_state_starts_plain_and_is_numbers(name: str, keys: dict[str, Any]) 
     objective = OBJECTIVES.build(name, keys)
     state = objective.begin()
     rows = laid(objective, drawn(objective))
-    rewards = objective.rewards(rows)
-    if rewards is None or rows.score_N is None:
+    rewards = objective.implicit_rewards(rows)
+    if rewards is None or rows.reward_N is None:
         assert state == {}
         return
-    after = objective.updated(state, rewards.detach(), rows.score_N)
+    after = objective.updated(state, rewards.detach(), rows.reward_N)
     assert after.keys() == state.keys()
     assert all(isinstance(value, float) and math.isfinite(value) for value in after.values())
     assert (after != state) is bool(state)

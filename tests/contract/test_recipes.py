@@ -7,7 +7,7 @@ import pytest
 
 from luthier.data import Ledger, read
 from luthier.recipe import load, loads, lock, resolve
-from luthier.seams import SEAMS
+from luthier.workflow.registries import REGISTRIES
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -24,8 +24,8 @@ def test_there_is_a_recipe_for_each_way():
 def test_a_recipe_resolves_reads_back_from_its_lock_and_finds_its_data(path, monkeypatch, tmp_path):
     """It resolves, with each plug-in's keys checked, and its lock reads back as the same recipe."""
     monkeypatch.chdir(tmp_path)
-    resolved = resolve(load(path), SEAMS).recipe
-    assert resolve(loads(lock(resolved)), SEAMS).recipe == resolved
+    resolved = resolve(load(path), REGISTRIES).recipe
+    assert resolve(loads(lock(resolved)), REGISTRIES).recipe == resolved
     assert resolved.output == f"runs/{path.stem}"
     for source in (*resolved.data, *resolved.validate.data, *(s for task in resolved.evaluate for s in task.data)):
         local = source.path or source.llamafactory

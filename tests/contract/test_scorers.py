@@ -102,8 +102,8 @@ def test_many_at_once_are_as_many_one_by_one(every):
 
 def judged(scorer: Judgement) -> Example:
     """A row that it judges: what is better stands first."""
-    good, bad = Response((Turn("assistant", "a"),), score=1.0), Response((Turn("assistant", "b"),), score=0.0)
-    steps = Response((Turn("assistant", "a\nb"),), step_scores=(1.0, -1.0))
+    good, bad = Response((Turn("assistant", "a"),), reward=1.0), Response((Turn("assistant", "b"),), reward=0.0)
+    steps = Response((Turn("assistant", "a\nb"),), step_rewards=(1.0, -1.0))
     return next(row for row in (Example((), (good, bad)), Example((), (steps,))) if scorer.judges(row))
 
 

@@ -14,11 +14,12 @@ import torch
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Validate
 from luthier.run import Run
-from luthier.train import FitResult, checkpoint, fit
+from luthier.train import FitResult, fit
+from luthier.train.loop import checkpoint
 
 # forked from a server that has torch loaded already: a process costs milliseconds, not seconds
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tiny", "luthier.train.loop"])
+PROCESSES.set_forkserver_preload(["tiny", "luthier.train.loop.loop"])
 OF_THE_CLOCK = {"time", "tokens_per_s", "memory", "seconds", "peak_memory"}
 Watch = Callable[[Mapping[str, Any]], None]
 

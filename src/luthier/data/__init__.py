@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["FORMATS", "Ledger", "Prepared", "Template", "formats_table", "prepare", "read", "show"]
 
 _HOMES = {
-    "FORMATS": "luthier.data.formats",
-    "formats_table": "luthier.data.formats",
+    "FORMATS": "luthier.data.reading.formats",
+    "formats_table": "luthier.data.reading.formats",
     "Ledger": "luthier.data.ledger",
     "Prepared": "luthier.data.preparation",
     "prepare": "luthier.data.preparation",
-    "read": "luthier.data.feeds",
+    "read": "luthier.data.reading.feeds",
     "show": "luthier.data.show",
-    "Template": "luthier.data.template",
+    "Template": "luthier.data.encode.template",
 }
 
 if TYPE_CHECKING:
-    from luthier.data.feeds import read
-    from luthier.data.formats import FORMATS, formats_table
+    from luthier.data.encode.template import Template
     from luthier.data.ledger import Ledger
     from luthier.data.preparation import Prepared, prepare
+    from luthier.data.reading.feeds import read
+    from luthier.data.reading.formats import FORMATS, formats_table
     from luthier.data.show import show
-    from luthier.data.template import Template
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.data.judgements import Judgements
+from luthier.data.statistics import PreferenceStatistics
 from luthier.types import Source
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ledger:
     mean_length: float = 0.0
     joints: dict[str, int] = field(default_factory=dict)
     """What divides the judged steps of the kept rows, and how often."""
-    judged: Judgements | None = None
+    judged: PreferenceStatistics | None = None
     """Pairs, labels and lengths, where responses are judged."""
     validation: Ledger | None = None
     """The ledger of `validate.data`, where the recipe has it."""
@@ -136,7 +136,7 @@ class Ledger:
 
     def measure(self, view: View) -> None:
         """Enter the tokens of the examples to train on, and what their judgements hold."""
-        lengths, scored, self.judged = view.lengths, view.scored, view.judgements()
+        lengths, scored, self.judged = view.lengths, view.scored, view.preference_statistics()
         self.examples, self.tokens, self.scored = len(lengths), int(lengths.sum()), int(scored.sum())
         if len(lengths):
             values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
@@ -202,7 +202,7 @@ class Ledger:
             lengths=length,
             mean_length=mean,
             joints=dict(content["step_joints"]),
-            judged=Judgements.from_json(content["judged"]) if content["judged"] else None,
+            judged=PreferenceStatistics.from_json(content["judged"]) if content["judged"] else None,
             validation=cls.from_json(content["validation"]) if content["validation"] else None,
         )
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier import __version__, cache
-from luthier.data.feeds import Feed, feed
-from luthier.data.fitting import EQUAL, Fitting, Rules
+from luthier.data.encode.rendering import RowFault
+from luthier.data.encode.template import LossOn, Template, Tokenised
+from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
-from luthier.data.rendering import RowFault
+from luthier.data.reading.feeds import Feed, feed
 from luthier.data.store import Store, View, Writer, content_hash, digest
-from luthier.data.template import Coded, Score, Template
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.types import Example, Source, TokenStore
@@ -136,31 +136,31 @@ def _stored(feeds: list[Feed], recipe: Recipe, template: Template) -> _Stored:
 
 
 def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path) -> Ledger:
-    ledger, fitting = Ledger(), Fitting(rules)
+    ledger, truncation = Ledger(), Truncation(rules)
     seen: set[int] = set()
     with Writer(folder / "store") as writer:
         for number, one in enumerate(feeds):
-            for example, outcome in _encoded(one, ledger, template, rules.score):
+            for example, outcome in _encoded(one, ledger, template, rules.loss_on):
                 assert example.source is not None
-                kept = _kept(one.name, example.source, outcome, ledger, fitting, seen)
+                kept = _kept(one.name, example.source, outcome, ledger, truncation, seen)
                 ledger.divide(example.meta.get("joints", ()) if kept else ())
-                for coded in kept:
-                    writer.add(coded, example.source, number)
-    fitting.complain(ledger)
+                for tokenised in kept:
+                    writer.add(tokenised, example.source, number)
+    truncation.complain(ledger)
     return ledger
 
 
 def _encoded(
-    one: Feed, ledger: Ledger, template: Template, score: Score
-) -> Iterator[tuple[Example, Coded | LuthierError]]:
+    one: Feed, ledger: Ledger, template: Template, loss_on: LossOn
+) -> Iterator[tuple[Example, Tokenised | LuthierError]]:
     rows = one.examples(ledger)
     while batch := list(itertools.islice(rows, BATCH)):
-        yield from zip(batch, template.encode_batch(batch, score), strict=True)
+        yield from zip(batch, template.encode_batch(batch, loss_on), strict=True)
 
 
 def _kept(
-    name: str, source: Source, outcome: Coded | LuthierError, ledger: Ledger, fitting: Fitting, seen: set[int]
-) -> list[Coded]:
+    name: str, source: Source, outcome: Tokenised | LuthierError, ledger: Ledger, truncation: Truncation, seen: set[int]
+) -> list[Tokenised]:
     """What of a row goes into the store: nothing, one example, or the parts of a long text. The ledger knows why."""
     if isinstance(outcome, RowFault):
         ledger.drop(name, source, outcome.what, outcome.fix)
@@ -174,12 +174,12 @@ def _kept(
     found = content_hash(outcome)
     if found in seen:
         ledger.duplicates += 1
-        if fitting.rules.dedup:
+        if truncation.rules.dedup:
             ledger.deduplicated += 1
             ledger.drop(name, source, "its tokens equal an earlier row's (train.dedup)")
             return []
     seen.add(found)
-    parts = fitting.fit(outcome, ledger, source)
+    parts = truncation.fit(outcome, ledger, source)
     if isinstance(parts, str):
         ledger.drop(name, source, parts, None if parts == EQUAL else "raise train.max_tokens")
         return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from luthier.data.template import Template
+from luthier.data.encode.template import Template
 from luthier.types import Encoded, TokenStore
 
 if TYPE_CHECKING:

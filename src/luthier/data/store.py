@@ -17,8 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.judgements import Judgements
-from luthier.data.template import Coded, shared_prefix
+from luthier.data.encode.template import Tokenised, shared_prefix
+from luthier.data.statistics import PreferenceStatistics
 from luthier.errors import LuthierError
 from luthier.types import Encoded, Source
 
@@ -57,27 +57,27 @@ class Writer:
         self._paths: dict[str, int] = {}
         self.count = 0
 
-    def add(self, coded: Coded, source: Source, feed: int) -> None:
+    def add(self, tokenised: Tokenised, source: Source, feed: int) -> None:
         """One more example."""
-        pending, sequences = self._pending, coded.sequences
+        pending, sequences = self._pending, tokenised.sequences
         trained = [int(np.count_nonzero(tokens.weights_T)) for tokens in sequences]
         pending["ids"] += [tokens.ids_T for tokens in sequences]
         pending["weights"] += [tokens.weights_T for tokens in sequences]
         pending["lengths"] += [len(tokens.ids_T) for tokens in sequences]
         pending["trained"] += trained
-        pending["scores"] += coded.scores or [np.nan] * len(sequences)
+        pending["scores"] += tokenised.scores or [np.nan] * len(sequences)
         pending["steps"] += [len(tokens.steps) for tokens in sequences]
         pending["places"] += [place for tokens in sequences for place in tokens.steps]
-        pending["labels"] += [label for labels in coded.labels for label in labels]
+        pending["labels"] += [label for labels in tokenised.labels for label in labels]
         pending["sequences"].append(len(sequences))
-        pending["margins"].append(coded.margin)
+        pending["margins"].append(tokenised.margin)
         pending["shared"].append(shared_prefix(sequences))
         pending["scored"].append(sum(trained))
         pending["files"].append(self._paths.setdefault(source.path, len(self._paths)))
         pending["rows"].append(source.row)
         pending["feeds"].append(feed)
-        pending["hashes"].append(content_hash(coded))
-        pending["groups"].append(group_hash(coded))
+        pending["hashes"].append(content_hash(tokenised))
+        pending["groups"].append(group_hash(tokenised))
         self.count += 1
         if self.count % 2048 == 0:
             self.flush()
@@ -106,26 +106,26 @@ class Writer:
                 file.close()
 
 
-def content_hash(coded: Coded) -> int:
+def content_hash(tokenised: Tokenised) -> int:
     """64 bits of a hash of an example's tokens, weights and judgements: equal examples are duplicates."""
     made = hashlib.blake2b(digest_size=8)
-    for tokens in coded.sequences:
+    for tokens in tokenised.sequences:
         made.update(len(tokens.ids_T).to_bytes(4, "little"))
         made.update(tokens.ids_T.astype("<i4", copy=False).tobytes())
         made.update(tokens.weights_T.astype("<f4", copy=False).tobytes())
         made.update(np.array(tokens.steps, "<i4").tobytes())
-    if coded.scores or coded.labels:
-        judged = [*coded.scores, coded.margin, *(label for labels in coded.labels for label in labels)]
+    if tokenised.scores or tokenised.labels:
+        judged = [*tokenised.scores, tokenised.margin, *(label for labels in tokenised.labels for label in labels)]
         made.update(np.array(judged, "<f8").tobytes())
     return int.from_bytes(made.digest(), "little")
 
 
-def group_hash(coded: Coded) -> int:
+def group_hash(tokenised: Tokenised) -> int:
     """The hash of what is held out together: all judged responses to one prompt, so that a judge is never tested on
     prompts that it learnt; of an example without judgements its own content."""
-    if not coded.scores and not coded.labels:
-        return content_hash(coded)
-    first = coded.sequences[0]
+    if not tokenised.scores and not tokenised.labels:
+        return content_hash(tokenised)
+    first = tokenised.sequences[0]
     scored = np.flatnonzero(first.weights_T)
     prompt = first.ids_T[: scored[0] if len(scored) else None]
     return int.from_bytes(hashlib.blake2b(prompt.astype("<i4").tobytes(), digest_size=8).digest(), "little")
@@ -187,7 +187,7 @@ class Store:
         places: NDArray[np.int64] = np.repeat(self._sequence_edges[order], counts) + within
         return places
 
-    def step_scores(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:
+    def step_rewards(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:
         """The scores of all steps of these sequences."""
         if not len(self.arrays["labels"]):
             return np.empty(0, np.float32)
@@ -233,11 +233,11 @@ class View:
         counts = np.asarray(self._store.arrays["steps"])[self._sequences]
         return np.bincount(owners, counts, minlength=len(self)).astype(np.int32)
 
-    def judgements(self) -> Judgements | None:
+    def preference_statistics(self) -> PreferenceStatistics | None:
         """What the judged responses hold; None when none is judged."""
-        steps = self._store.step_scores(self._sequences)
+        steps = self._store.step_rewards(self._sequences)
         trained = np.asarray(self._store.arrays["trained"])[self._sequences]
-        return Judgements.of(self.responses, self.scores, trained, steps)
+        return PreferenceStatistics.of(self.responses, self.scores, trained, steps)
 
     def __len__(self) -> int:
         return len(self.order)

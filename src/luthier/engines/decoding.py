@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from luthier.models import caching
-from luthier.models.adapters.attached import bare
+from luthier.models.adapters.kit.attached import bare
 from luthier.models.positions import placed
 from luthier.models.virtual import virtual
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from luthier.engines.choice import Choice
 from luthier.engines.decoding import Decoding
-from luthier.engines.padding import alike, padded
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
-from luthier.models import positions, room
+from luthier.forward.padding import alike, padded
+from luthier.models import max_context, positions
 from luthier.models.virtual import virtual
 from luthier.types import Completion, Encoded, Sampling
 
@@ -41,7 +41,7 @@ class LocalEngine:
         self._module, self._tokenizer, self._stop = module, tokenizer, frozenset(stop_ids)
         self._rows, self._tokens = rows, tokens
         self._device = next(module.parameters()).device
-        self.context = room(module)
+        self.context = max_context(module)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: Callable[[int], None] | None = None

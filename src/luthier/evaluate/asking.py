@@ -19,7 +19,7 @@ from luthier.types import RAW, Completion, Encoded, Engine, Example, Response, S
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from luthier.data.template import Template
+    from luthier.data.encode.template import Template
     from luthier.recipe.schema import Task
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class Questions:
         references = [_reference_response(row) for row in self.rows]
         known = [index for index, response in enumerate(references) if response.turns]
         encoded = [
-            self.template.encode(replace(self.rows[index], responses=(references[index],)), score="last")
+            self.template.encode(replace(self.rows[index], responses=(references[index],)), loss_on="last")
             for index in known
         ]
         return references, known, encoded
@@ -186,7 +186,7 @@ class Questions:
     def _own_responses(self) -> tuple[list[int], list[Encoded]]:
         """The rows that have responses, and those as tokens: the same objects for every system."""
         known = [index for index, row in enumerate(self.rows) if row.responses]
-        return known, [self.template.encode(_bare(self.rows[index]), score="last") for index in known]
+        return known, [self.template.encode(_bare(self.rows[index]), loss_on="last") for index in known]
 
     def _rewards(self, system: System, progress: Progress) -> list[tuple[float, ...]]:
         """The system's rewards of each row's own responses (or steps); () for a row without responses."""

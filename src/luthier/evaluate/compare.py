@@ -20,7 +20,7 @@ from luthier.types import Engine, Example, Response, Scorer, Turn
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from luthier.data.template import Template
+    from luthier.data.encode.template import Template
     from luthier.recipe.schema import Plugin, Task
 
 __all__ = ["BATCH", "check", "compare"]
@@ -196,5 +196,7 @@ def _sample(index: int, row: Example, found: Sequence[Verdict], outcomes: Mappin
 
 def _ranked(row: Example) -> str:
     """The responses that were judged, in the order of their rewards, each behind the score it has in the data."""
-    scored = ((response, "no score" if response.score is None else f"{response.score:g}") for response in row.responses)
+    scored = (
+        (response, "no score" if response.reward is None else f"{response.reward:g}") for response in row.responses
+    )
     return "\n\n".join(f"({score}) {text(response)}" for response, score in scored)

@@ -1,6 +1,6 @@
 """Where a model's rewards come from: the implicit ones of a preference objective, and those before any training.
 
-Explicit ones are read by `luthier.engines.reading.Reader`.
+Explicit ones are read by `luthier.forward.values.Reader`.
 
 Shape suffixes: S = scored tokens of all rows, N = responses.
 """
@@ -25,7 +25,7 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> Needs: ...
-    def rewards(self, rows: Rows) -> Tensor | None: ...
+    def implicit_rewards(self, rows: Rows) -> Tensor | None: ...
     def begin(self) -> dict[str, float]: ...
 
 
@@ -55,10 +55,10 @@ class ImplicitRewards:
             ref_S = logp_S
         else:
             ref_S = np.concatenate(self._reference.score(rows))
-        rewards_N = self._objective.rewards(laid_out(rows, logp_S, ref_S, self._objective.begin()))
-        if rewards_N is None:
+        implicit_N = self._objective.implicit_rewards(laid_out(rows, logp_S, ref_S, self._objective.begin()))
+        if implicit_N is None:
             raise no_rewards(self._name)
-        return np.split(rewards_N.float().numpy(), np.cumsum([len(row.ids) for row in rows])[:-1])
+        return np.split(implicit_N.float().numpy(), np.cumsum([len(row.ids) for row in rows])[:-1])
 
 
 def gives_rewards(objective: Objective) -> bool:
@@ -67,7 +67,7 @@ def gives_rewards(objective: Objective) -> bool:
         return True
     row = Encoded((np.array([1, 2], np.int32),), (np.array([0, 1], np.float32),))
     nothing_S = np.zeros(1, np.float32)
-    return objective.rewards(laid_out([row], nothing_S, nothing_S, objective.begin())) is not None
+    return objective.implicit_rewards(laid_out([row], nothing_S, nothing_S, objective.begin())) is not None
 
 
 class Untrained:
@@ -116,7 +116,7 @@ def laid_out(
         row_S=torch.from_numpy(row_S),
         num_rows=len(weights),
         ref_S=None if ref_S is None else torch.from_numpy(ref_S),
-        score_N=torch.tensor(scores, dtype=torch.float32),
+        reward_N=torch.tensor(scores, dtype=torch.float32),
         group_N=torch.tensor(groups),
         state=state or None,
     )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.models.adapters import ADAPTERS
-    from luthier.models.context import expected_room, room
+    from luthier.models.context import expected_max_context, max_context
     from luthier.models.export import EXPORTERS
-    from luthier.models.fetching import Fetched, fetch
-    from luthier.models.known import Known, catalogue
-    from luthier.models.loading import load, open_base, open_run, sample_rows
+    from luthier.models.loading.fetching import Fetched, fetch
+    from luthier.models.loading.known import Known, catalogue
+    from luthier.models.loading.load import load, open_base, open_run, sample_rows
     from luthier.models.policy import Policy
     from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
@@ -24,13 +24,13 @@ __all__ = [
     "Known",
     "Policy",
     "catalogue",
-    "expected_room",
+    "expected_max_context",
     "fetch",
     "load",
+    "max_context",
     "merge",
     "open_base",
     "open_run",
-    "room",
     "sample_rows",
     "save",
 ]
@@ -38,19 +38,19 @@ __all__ = [
 _HOMES = {
     "ADAPTERS": "adapters",
     "EXPORTERS": "export",
-    "Fetched": "fetching",
-    "Known": "known",
+    "Fetched": "loading.fetching",
+    "Known": "loading.known",
     "Policy": "policy",
     "QUANTIZERS": "quantizers",
-    "catalogue": "known",
-    "expected_room": "context",
-    "fetch": "fetching",
-    "load": "loading",
+    "catalogue": "loading.known",
+    "expected_max_context": "context",
+    "fetch": "loading.fetching",
+    "load": "loading.load",
     "merge": "saving",
-    "open_base": "loading",
-    "open_run": "loading",
-    "room": "context",
-    "sample_rows": "loading",
+    "open_base": "loading.load",
+    "open_run": "loading.load",
+    "max_context": "context",
+    "sample_rows": "loading.load",
     "save": "saving",
 }
 

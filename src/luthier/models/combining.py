@@ -27,7 +27,7 @@ from torch import Tensor
 from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters import build
-from luthier.models.loading import ORIGIN, OWN, open_adapter
+from luthier.models.loading.load import ORIGIN, OWN, open_adapter
 from luthier.models.policy import Policy
 from luthier.recipe.schema import Plugin
 from luthier.registry import suggest

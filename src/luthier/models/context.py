@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.models import adapters
-from luthier.models.fetching import fetch
+from luthier.models.loading.fetching import fetch
 from luthier.models.virtual import virtual
 from luthier.recipe import Model, Plugin
 
@@ -24,7 +24,7 @@ def context_length(config: Any) -> int | None:
     return None
 
 
-def room(module: Any) -> int | None:
+def max_context(module: Any) -> int | None:
     """The tokens of the longest row that a loaded model can read; None if its configuration does not say.
 
     Beyond it learned positions have no entry, and rotary ones were never trained.
@@ -33,8 +33,8 @@ def room(module: Any) -> int | None:
     return length - before.count if length is not None and before is not None else length
 
 
-def expected_room(model: Model, adapt: Sequence[Plugin]) -> tuple[int | None, int]:
-    """`room` of the model that a recipe asks for, before its weights are loaded (it is fetched); and the virtual
+def expected_max_context(model: Model, adapt: Sequence[Plugin]) -> tuple[int | None, int]:
+    """`max_context` of the model that a recipe asks for, before its weights are loaded (it is fetched); and the virtual
     tokens that take of it."""
     from transformers import AutoConfig
 

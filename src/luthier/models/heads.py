@@ -1,6 +1,6 @@
 """The scalar head of a reward model: one number from a hidden state of any causal language model.
 
-The head is a linear map without a bias in fp32, beside the model and not inside it: r = w . h, where h is the trunk's
+The head is a linear map without a bias in fp32, beside the model and not inside it: r = w . h, where h is the backbone's
 last hidden state (after its final norm) at the last token of a response (an outcome reward model) or of each of its
 steps (a process reward model, arXiv:2305.20050). There is no shift: the reading at a token is that token's own.
 It begins at zero, so that every reward does, and a Bradley-Terry loss (arXiv:2203.02155) at exactly log 2; on a model

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
+from luthier.models.loading.quiet import quiet
 from luthier.models.policy import Policy
-from luthier.models.quiet import quiet
 from luthier.types import Encoded
 
 ROWS = 16

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
-from luthier.models.adapters.attached import Attached, bare
-from luthier.models.digest import weights_digest
+from luthier.models.adapters.kit.attached import Attached, bare
 from luthier.models.heads import ScalarHead
+from luthier.models.loading.digest import weights_digest
 from luthier.models.quantizers import numbers
 from luthier.recipe.schema import Model, Plugin
 

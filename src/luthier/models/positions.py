@@ -77,13 +77,13 @@ def placed(module: nn.Module) -> bool:
     return any(isinstance(part, Placed) for part in module.modules())
 
 
-def supply(trunk: nn.Module) -> Any:
-    """See to it that the layers of a trunk find the keyword whenever it is called; returns the hook's handle."""
+def supply(backbone: nn.Module) -> Any:
+    """See to it that the layers of a backbone find the keyword whenever it is called; returns the hook's handle."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, kwargs if KEYWORD in kwargs else {**kwargs, KEYWORD: _assumed(args, kwargs)}
 
-    return trunk.register_forward_pre_hook(hook, with_kwargs=True)
+    return backbone.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _assumed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prompts:

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM
 from luthier import cache
 from luthier.errors import LuthierError
 from luthier.models import heads
-from luthier.models.adapters.residual import write_plain
-from luthier.models.loading import ORIGIN, OWN, open_adapter
+from luthier.models.adapters.peft.residual import write_plain
+from luthier.models.loading.load import ORIGIN, OWN, open_adapter
+from luthier.models.loading.quiet import quiet
 from luthier.models.policy import Policy
-from luthier.models.quiet import quiet
 from luthier.recipe.places import absolute, is_place
 from luthier.run import Run
 

@@ -39,7 +39,7 @@ class Objective(ABC):
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced: one value a unit. A mean over the step is the loop's business."""
 
-    def rewards(self, rows: Rows) -> Tensor | None:
+    def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """What each response is worth in the objective's own terms, N; None where it judges nothing."""
         return None
 
@@ -52,6 +52,6 @@ class Objective(ABC):
         """The state before the first step."""
         return {}
 
-    def updated(self, state: Mapping[str, float], rewards_N: Tensor, score_N: Tensor) -> dict[str, float]:
+    def updated(self, state: Mapping[str, float], implicit_N: Tensor, reward_N: Tensor) -> dict[str, float]:
         """The state after a step, from all of its rewards and scores."""
         return dict(state)

@@ -23,21 +23,21 @@ from luthier.types import Needs
 
 @dataclass(frozen=True)
 class Labelled(Objective):
-    """A loss of each response's reward r = beta * drift and its label, one value a response."""
+    """A loss of each response's reward r = beta * log-ratio and its label, one value a response."""
 
     beta: Annotated[Float, Field(gt=0), Why("the usual value; larger stays closer to the reference")] = 0.1
-    """Weight of a response's drift from the reference: how fast rewards grow as the model moves away from it."""
+    """Weight of a response's log-ratio from the reference: how fast rewards grow as the model moves away from it."""
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
-    def rewards(self, rows: Rows) -> Tensor:
-        """beta * drift of each response, N."""
-        return self.beta * rows.drift()
+    def implicit_rewards(self, rows: Rows) -> Tensor:
+        """beta * log-ratio of each response, N."""
+        return self.beta * rows.log_ratio()
 
 
 def _good(rows: Rows) -> Tensor:
-    if rows.score_N is None:
+    if rows.reward_N is None:
         raise ValueError("these rows have no labels")
-    return rows.score_N > 0.5
+    return rows.reward_N > 0.5
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class KTO(Labelled):
     """Kahneman-Tversky optimisation (arXiv:2402.01306): lambda_D sigma(-(r - z)) for a good response,
     lambda_U sigma(r - z) for a bad one.
 
-    The baseline z = beta * max(0, mean drift of mismatched pairs) estimates the divergence from the reference; it is
+    The baseline z = beta * max(0, mean log-ratio of mismatched pairs) estimates the divergence from the reference; it is
     measured over the whole step and has no gradient. lambda / 2 at the start.
     """
 
@@ -53,14 +53,14 @@ class KTO(Labelled):
     """Weight of good responses (the paper's lambda_D). The ledger names what the balance of labels asks for."""
     lambda_undesirable: Annotated[Float, Field(gt=0)] = 1.0
     """Weight of bad responses (the paper's lambda_U)."""
-    needs: ClassVar[Needs] = Needs(reference=True, contrast=True, labels=True, unit="row")
+    needs: ClassVar[Needs] = Needs(reference=True, kl_baseline=True, labels=True, unit="row")
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""
-        if rows.contrast is None:
-            raise ValueError("kto needs the drift of mismatched pairs")
+        if rows.kl_baseline is None:
+            raise ValueError("kto needs the log-ratio of mismatched pairs")
         good_N = _good(rows)
-        above_N = self.rewards(rows) - self.beta * rows.contrast.detach().clamp(min=0)
+        above_N = self.implicit_rewards(rows) - self.beta * rows.kl_baseline.detach().clamp(min=0)
         weight_N = torch.where(good_N, self.lambda_desirable, self.lambda_undesirable)
         return weight_N * torch.sigmoid(torch.where(good_N, -above_N, above_N))
 
@@ -104,7 +104,7 @@ class BCO(Labelled):
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""
         good_N = _good(rows)
-        above_N = self.rewards(rows) - self.shift(rows.state or {})
+        above_N = self.implicit_rewards(rows) - self.reward_baseline(rows.state or {})
         loss_N = -logsigmoid(torch.where(good_N, above_N, -above_N))
         if not self.density_ratio:
             return loss_N
@@ -113,7 +113,7 @@ class BCO(Labelled):
         return torch.where(good_N, loss_N, rows.weight_N * loss_N)
 
     @staticmethod
-    def shift(state: Mapping[str, float]) -> float:
+    def reward_baseline(state: Mapping[str, float]) -> float:
         """The reward between good and bad."""
         return 0.5 * (state.get(GOOD_MEAN, 0.0) + state.get(BAD_MEAN, 0.0))
 
@@ -121,15 +121,15 @@ class BCO(Labelled):
         """No response seen."""
         return dict.fromkeys((GOOD_MEAN, GOOD_COUNT, BAD_MEAN, BAD_COUNT), 0.0)
 
-    def updated(self, state: Mapping[str, float], rewards_N: Tensor, score_N: Tensor) -> dict[str, float]:
+    def updated(self, state: Mapping[str, float], implicit_N: Tensor, reward_N: Tensor) -> dict[str, float]:
         """The running means with a step's responses added."""
-        new, rewards_N = {**self.begin(), **state}, rewards_N.detach().double()
+        new, implicit_N = {**self.begin(), **state}, implicit_N.detach().double()
         for mean, count, chosen_N in (
-            (GOOD_MEAN, GOOD_COUNT, score_N > 0.5),
-            (BAD_MEAN, BAD_COUNT, score_N <= 0.5),
+            (GOOD_MEAN, GOOD_COUNT, reward_N > 0.5),
+            (BAD_MEAN, BAD_COUNT, reward_N <= 0.5),
         ):
             seen = int(chosen_N.sum())
             if seen:
                 new[count] += seen
-                new[mean] += (float(rewards_N[chosen_N].mean()) - new[mean]) * seen / new[count]
+                new[mean] += (float(implicit_N[chosen_N].mean()) - new[mean]) * seen / new[count]
         return new

@@ -1,6 +1,6 @@
 """Objectives that compare a better and a worse response, each measured against a reference.
 
-All of them see a response's reward r = beta * drift, the drift being log pi(y|x) - log pi_ref(y|x), summed over its
+All of them see a response's reward r = beta * log-ratio, the log-ratio being log pi(y|x) - log pi_ref(y|x), summed over its
 scored tokens; they differ in what they make of the two rewards of a pair.
 
 Shape suffixes: S = scored tokens of the micro-batch, N = rows, P = pairs, E = scored tokens of one side of all pairs.
@@ -30,16 +30,16 @@ PREFERENCE_LR = 5e-6
 
 @dataclass(frozen=True)
 class Compared(Objective):
-    """A loss of pairs whose rewards are beta times the drift from the reference, one value a pair."""
+    """A loss of pairs whose rewards are beta times the log-ratio from the reference, one value a pair."""
 
     beta: Annotated[Float, Field(gt=0), Why("the usual value; larger stays closer to the reference")] = 0.1
-    """Weight of a response's drift from the reference: how fast rewards grow as the model moves away from it."""
+    """Weight of a response's log-ratio from the reference: how fast rewards grow as the model moves away from it."""
     needs: ClassVar[Needs] = Needs(responses=2, reference=True, unit="pair")
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
-    def rewards(self, rows: Rows) -> Tensor:
-        """beta * drift of each response, N."""
-        return self.beta * rows.drift()
+    def implicit_rewards(self, rows: Rows) -> Tensor:
+        """beta * log-ratio of each response, N."""
+        return self.beta * rows.log_ratio()
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Pairwise(Compared):
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
-        return self.of(*rows.better_worse(self.rewards(rows)))
+        return self.of(*rows.better_worse(self.implicit_rewards(rows)))
 
     @abstractmethod
     def of(self, better_P: Tensor, worse_P: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class DPO(Pairwise):
     """Length-desensitised DPO (LD-DPO, arXiv:2409.06411): weight of the longer response's tokens beyond the length of
     the shorter one. 0 leaves them out, 1 is plain DPO. Default: plain DPO."""
     reference_free: bool = False
-    """Compare with a uniform reference: the drift is the log-probability itself."""
+    """Compare with a uniform reference: the log-ratio is the log-probability itself."""
 
     def __post_init__(self) -> None:
         if self.robust and not self.label_smoothing:
@@ -85,10 +85,12 @@ class DPO(Pairwise):
             object.__setattr__(self, "needs", replace(type(self).needs, reference=False))
 
     def _drift_S(self, rows: Rows) -> Tensor:
-        return rows.logp_S if self.reference_free else rows.drift_S  # rows hold a reference where another term needs it
+        return (
+            rows.logp_S if self.reference_free else rows.log_ratio_S
+        )  # rows hold a reference where another term needs it
 
-    def rewards(self, rows: Rows) -> Tensor:
-        """beta * drift of each response, N."""
+    def implicit_rewards(self, rows: Rows) -> Tensor:
+        """beta * log-ratio of each response, N."""
         return self.beta * rows.total(self._drift_S(rows))
 
     def loss(self, rows: Rows) -> Tensor:
@@ -98,9 +100,10 @@ class DPO(Pairwise):
         if rows.better_P is None or rows.worse_P is None:
             raise ValueError("these rows hold no pairs")
         limit_P = torch.minimum(rows.length_N[rows.better_P], rows.length_N[rows.worse_P])
-        drift_S, alpha = self._drift_S(rows), self.length_alpha
+        log_ratio_S, alpha = self._drift_S(rows), self.length_alpha
         better_P, worse_P = (
-            self.beta * _shortened(drift_S, rows, side_P, limit_P, alpha) for side_P in (rows.better_P, rows.worse_P)
+            self.beta * _shortened(log_ratio_S, rows, side_P, limit_P, alpha)
+            for side_P in (rows.better_P, rows.worse_P)
         )
         return self.of(better_P, worse_P)
 
@@ -116,8 +119,8 @@ def smoothed(difference_P: Tensor, share: float) -> Tensor:
     return loss_P - share * logsigmoid(-difference_P) if share else loss_P
 
 
-def _shortened(drift_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor, alpha: float) -> Tensor:
-    """The drift of one side's responses, their tokens beyond `limit_P` weighted by `alpha`: P.
+def _shortened(log_ratio_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor, alpha: float) -> Tensor:
+    """The log-ratio of one side's responses, their tokens beyond `limit_P` weighted by `alpha`: P.
 
     A response may stand in several pairs with a limit in each, so that its tokens are laid out once for each pair.
     """
@@ -125,7 +128,7 @@ def _shortened(drift_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor, alp
     start_N = length_N.cumsum(0) - length_N
     pair_E = torch.repeat_interleave(torch.arange(len(side_P), device=side_P.device), length_P)
     place_E = torch.arange(len(pair_E), device=side_P.device) - (length_P.cumsum(0) - length_P)[pair_E]
-    drift_E = drift_S[start_N[side_P][pair_E] + place_E]
+    drift_E = log_ratio_S[start_N[side_P][pair_E] + place_E]
     weight_E = torch.where(place_E < limit_P[pair_E], 1.0, alpha)
     return drift_E.new_zeros(len(side_P)).index_add(0, pair_E, drift_E * weight_E)
 
@@ -134,19 +137,19 @@ def _shortened(drift_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor, alp
 class IPO(Pairwise):
     """Identity preference optimisation (arXiv:2310.12036, eq. 17): (h_better - h_worse - 1/(2 beta))^2, beta being tau.
 
-    h is the drift, by default its mean over the response's tokens, as the authors trained it; the paper writes the sum.
-    The two need different beta. 1/(4 beta^2) at the start, 0 where the drifts differ by 1/(2 beta).
+    h is the log-ratio, by default its mean over the response's tokens, as the authors trained it; the paper writes the sum.
+    The two need different beta. 1/(4 beta^2) at the start, 0 where the log-ratios differ by 1/(2 beta).
     """
 
     sum: bool = False
-    """Compare the drift summed over tokens, not its mean."""
+    """Compare the log-ratio summed over tokens, not its mean."""
 
-    def rewards(self, rows: Rows) -> Tensor:
-        """beta * mean (or summed) drift of each response, N."""
-        return self.beta * (rows.drift() if self.sum else rows.mean(rows.drift_S))
+    def implicit_rewards(self, rows: Rows) -> Tensor:
+        """beta * mean (or summed) log-ratio of each response, N."""
+        return self.beta * (rows.log_ratio() if self.sum else rows.mean(rows.log_ratio_S))
 
     def of(self, better_P: Tensor, worse_P: Tensor) -> Tensor:
-        """The squared distance of the drifts' difference from 1/(2 beta)."""
+        """The squared distance of the log-ratios' difference from 1/(2 beta)."""
         return ((better_P - worse_P - 0.5) / self.beta) ** 2
 
 
@@ -165,11 +168,11 @@ class Hinge(Pairwise):
 @dataclass(frozen=True)
 class SPPO(Pairwise):
     """Self-play preference optimisation with hard labels (arXiv:2405.00675, eq. 4.7 with a win probability of 1 or 0):
-    (h_better - 1/(2 beta))^2 + (h_worse + 1/(2 beta))^2, h the drift. 1/(2 beta^2) at the start.
+    (h_better - 1/(2 beta))^2 + (h_worse + 1/(2 beta))^2, h the log-ratio. 1/(2 beta^2) at the start.
     """
 
     def of(self, better_P: Tensor, worse_P: Tensor) -> Tensor:
-        """The squared distances of the two drifts from their targets."""
+        """The squared distances of the two log-ratios from their targets."""
         return ((better_P - 0.5) / self.beta) ** 2 + ((worse_P + 0.5) / self.beta) ** 2
 
 

@@ -40,7 +40,7 @@ class ORPO(Objective):
     default_lr: ClassVar[float | None] = 8e-5
     """Ten times the authors' rate for all weights, as for the other preference objectives."""
 
-    def rewards(self, rows: Rows) -> Tensor:
+    def implicit_rewards(self, rows: Rows) -> Tensor:
         """beta * mean log-probability of each response, N."""
         return self.beta * rows.mean(rows.logp_S)
 
@@ -75,13 +75,13 @@ class CPO(Objective):
     needs: ClassVar[Needs] = Needs(responses=2, unit="pair")
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
-    def rewards(self, rows: Rows) -> Tensor:
+    def implicit_rewards(self, rows: Rows) -> Tensor:
         """beta * log-probability of each response, N."""
         return self.beta * rows.total(rows.logp_S)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
-        better_P, worse_P = rows.better_worse(self.rewards(rows))
+        better_P, worse_P = rows.better_worse(self.implicit_rewards(rows))
         loss_P = smoothed(better_P - worse_P, self.label_smoothing)
         if not self.alpha:
             return loss_P
@@ -107,11 +107,11 @@ class SimPO(Objective):
     needs: ClassVar[Needs] = Needs(responses=2, unit="pair")
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
-    def rewards(self, rows: Rows) -> Tensor:
+    def implicit_rewards(self, rows: Rows) -> Tensor:
         """beta * mean log-probability of each response, N."""
         return self.beta * rows.mean(rows.logp_S)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
-        better_P, worse_P = rows.better_worse(self.rewards(rows))
+        better_P, worse_P = rows.better_worse(self.implicit_rewards(rows))
         return smoothed(better_P - worse_P - self.gamma, self.label_smoothing)

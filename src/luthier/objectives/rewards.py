@@ -28,7 +28,7 @@ class RewardModel(Objective):
 
     default_lr: ClassVar[float | None] = REWARD_LR
 
-    def rewards(self, rows: Rows) -> Tensor | None:
+    def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """The head's reading at the end of each response, N."""
         value_K, row_K = _readings(rows)
         return value_K.new_zeros(rows.num_rows).index_add(0, row_K, value_K)
@@ -57,9 +57,9 @@ class Reward(RewardModel):
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
-        rewards_N = self.rewards(rows)
-        assert rewards_N is not None
-        better_P, worse_P = rows.better_worse(rewards_N)
+        implicit_N = self.implicit_rewards(rows)
+        assert implicit_N is not None
+        better_P, worse_P = rows.better_worse(implicit_N)
         difference_P = better_P - worse_P
         if self.margin and rows.margin_N is not None:
             difference_P = difference_P - rows.better_worse(rows.margin_N)[0]
@@ -80,10 +80,10 @@ class OutcomeReward(RewardModel):
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""
-        rewards_N = self.rewards(rows)
-        if rewards_N is None or rows.score_N is None:
+        implicit_N = self.implicit_rewards(rows)
+        if implicit_N is None or rows.reward_N is None:
             raise ValueError("these rows have no labels")
-        return -logsigmoid(torch.where(rows.score_N > 0.5, rewards_N, -rewards_N))
+        return -logsigmoid(torch.where(rows.reward_N > 0.5, implicit_N, -implicit_N))
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class ProcessReward(RewardModel):
         loss_K = -logsigmoid(torch.where(right_K, value_K, -value_K))
         return torch.where(rows.label_K == 0, 0.0, loss_K) if self.neutral == "ignore" else loss_K
 
-    def rewards(self, rows: Rows) -> Tensor | None:
+    def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """None: steps are judged, not responses."""
         return None
 

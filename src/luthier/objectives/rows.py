@@ -27,7 +27,7 @@ class Rows:
     """Mean log-probability over the whole vocabulary (label smoothing), if the objective asked for it."""
     ref_S: Tensor | None = None
     """The reference's log-probability of the same tokens, fp32, no gradient."""
-    score_N: Tensor | None = None
+    reward_N: Tensor | None = None
     """What is known of each response's worth; NaN where nothing is."""
     group_N: Tensor | None = None
     """Which example of the micro-batch the row answers."""
@@ -36,8 +36,8 @@ class Rows:
     better_P: Tensor | None = None
     worse_P: Tensor | None = None
     """Rows of each pair: every two responses to one prompt whose scores differ, each pair once."""
-    contrast: Tensor | None = None
-    """Mean drift over the whole step's mismatched pairs (the prompt of one example, the response of the one before it
+    kl_baseline: Tensor | None = None
+    """Mean log-ratio over the whole step's mismatched pairs (the prompt of one example, the response of the one before it
     in the step), a scalar without gradient."""
     weight_N: Tensor | None = None
     """How much each row counts beside others (BCO's density ratio)."""
@@ -64,20 +64,20 @@ class Rows:
         return self.total(torch.ones_like(self.weight_S))
 
     @cached_property
-    def drift_S(self) -> Tensor:
+    def log_ratio_S(self) -> Tensor:
         """log pi - log pi_ref of each token. Without a reference it is log pi (a uniform one, up to a constant)."""
         return self.logp_S if self.ref_S is None else self.logp_S - self.ref_S
 
-    def drift(self) -> Tensor:
+    def log_ratio(self) -> Tensor:
         """log pi(y|x) - log pi_ref(y|x) of each row: N."""
-        return self.total(self.drift_S)
+        return self.total(self.log_ratio_S)
 
     def best(self) -> Rows:
         """The same rows with only those weighed that are worth imitating: the better one of some pair, or one that is
         labelled good. Without scores, all of them."""
-        if self.score_N is None:
+        if self.reward_N is None:
             return self
-        best_N = self.score_N > 0.5
+        best_N = self.reward_N > 0.5
         if self.better_P is not None and len(self.better_P):
             best_N = torch.zeros_like(best_N)
             best_N[self.better_P] = True

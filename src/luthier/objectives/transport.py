@@ -36,7 +36,7 @@ class AOT(Compared):
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each rank, P: as many as pairs, in the order of their ranks."""
         if self.unpaired:
-            high_P, low_P = (values_P.sort().values for values_P in rows.better_worse(rows.drift()))
+            high_P, low_P = (values_P.sort().values for values_P in rows.better_worse(rows.log_ratio()))
         else:
             if rows.ref_S is None:
                 raise ValueError("aot needs the reference's log-probabilities")

@@ -73,12 +73,12 @@ class Sum(Objective):
         """Not defined: terms may count in different units, so that the loop takes each by itself (`terms`)."""
         raise TypeError("a sum has no values of its own: take the losses of its terms()")
 
-    def rewards(self, rows: Rows) -> Tensor | None:
+    def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """The rewards of the term with a state, else of the first one that judges responses."""
         for _, term in sorted(self._terms, key=lambda pair: not pair[1].begin()):
-            rewards_N = term.rewards(rows)
-            if rewards_N is not None:
-                return rewards_N
+            implicit_N = term.implicit_rewards(rows)
+            if implicit_N is not None:
+                return implicit_N
         return None
 
     def begin(self) -> dict[str, float]:
@@ -90,12 +90,12 @@ class Sum(Objective):
         """Where one of its terms does."""
         return any(term.weighs_prompts for _, term in self._terms)
 
-    def updated(self, state: Mapping[str, float], rewards_N: Tensor, score_N: Tensor) -> dict[str, float]:
+    def updated(self, state: Mapping[str, float], implicit_N: Tensor, reward_N: Tensor) -> dict[str, float]:
         """The states of the terms after a step."""
         new = dict(state)
         for _, term in self._terms:
             if term.begin():
-                new |= term.updated(new, rewards_N, score_N)
+                new |= term.updated(new, implicit_N, reward_N)
         return new
 
 
@@ -142,7 +142,7 @@ def _union(all_needs: list[Needs]) -> Needs:
         responses=max(needs.responses for needs in all_needs),
         reference=any(needs.reference for needs in all_needs),
         rollouts=any(needs.rollouts for needs in all_needs),
-        contrast=any(needs.contrast for needs in all_needs),
+        kl_baseline=any(needs.kl_baseline for needs in all_needs),
         head=heads.pop() if heads else "no",
         labels=any(needs.labels for needs in all_needs),
         teacher=any(needs.teacher for needs in all_needs),

@@ -196,7 +196,7 @@ class Train:
         Literal["error", "drop", "truncate"], Why("losing or cutting rows should be your decision")
     ] = "error"
     """What to do with a longer one. truncate keeps whole turns, and cuts a judged response at its end."""
-    score: Annotated[Literal["assistant", "last", "all"], Why("the model should learn to answer, not to ask")] = (
+    loss_on: Annotated[Literal["assistant", "last", "all"], Why("the model should learn to answer, not to ask")] = (
         "assistant"
     )
     """Which tokens train: every assistant turn, only the last one, or the prompt too."""

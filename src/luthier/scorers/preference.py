@@ -70,11 +70,11 @@ class StepAccuracy(Judgement):
     lacking: ClassVar[str] = "they have no steps with labels"
 
     def judges(self, example: Example) -> bool:
-        return any(response.step_scores for response in example.responses)
+        return any(response.step_rewards for response in example.responses)
 
     def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
         """Steps told right, and steps: K = 2. `rewards` has the logit of each step's p."""
-        labels = [label for response in example.responses for label in response.step_scores or ()]
+        labels = [label for response in example.responses for label in response.step_rewards or ()]
         if not labels:
             return None
         if len(labels) != len(rewards):
@@ -93,7 +93,7 @@ class StepAccuracy(Judgement):
 
 def pairs(example: Example) -> list[tuple[int, int]]:
     """Places of the better and the worse response of every two whose scores differ."""
-    scores = [math.nan if response.score is None else response.score for response in example.responses]
+    scores = [math.nan if response.reward is None else response.reward for response in example.responses]
     places = range(len(scores))
     return [(one, other) for one in places for other in places if scores[one] > scores[other]]
 

@@ -25,7 +25,7 @@ from luthier.types import RAW, Encoded, Example, Response
 
 if TYPE_CHECKING:
     from luthier.data import Template
-    from luthier.engines.reading import Reader
+    from luthier.forward.values import Reader
     from luthier.models.heads import HeadCard
 
 Aggregation = Literal["product", "min", "last", "mean"]
@@ -151,13 +151,13 @@ class _Opened:
 
     def encode(self, pairs: Sequence[tuple[Example, Response]]) -> list[Encoded | None]:
         """The tokens of prompt and response as training would have them; None where there is nothing to judge."""
-        from luthier.data.rendering import RowFault
+        from luthier.data.encode.rendering import RowFault
 
         rows = [self._row(example, response) for example, response in pairs]
-        coded = iter(self.template.encode_batch([row for row in rows if row is not None], "last"))
+        tokenised = iter(self.template.encode_batch([row for row in rows if row is not None], "last"))
         found: list[Encoded | None] = []
         for row in rows:
-            one = None if row is None else next(coded)
+            one = None if row is None else next(tokenised)
             if isinstance(one, LuthierError) and not isinstance(one, RowFault):
                 raise one
             encoded = None if one is None or isinstance(one, LuthierError) else one.encoded()
@@ -173,11 +173,11 @@ class _Opened:
         raw = bool(example.prompt) and all(turn.role == RAW for turn in example.prompt)
         turns = tuple(replace(turn, weight=None, role=RAW if raw else turn.role) for turn in response.turns)
         if self.card.kind == "row":
-            return replace(example, responses=(Response(turns, score=0.0),))
+            return replace(example, responses=(Response(turns, reward=0.0),))
         steps = tuple(step for step in turns[-1].text.split(self.card.separator) if step.strip())
         if not steps:
             return None
-        judged = Response(turns, step_scores=(0.0,) * len(steps))
+        judged = Response(turns, step_rewards=(0.0,) * len(steps))
         return replace(example, responses=(judged,), meta={**example.meta, "steps": steps})
 
     def _check_length(self, row: Example, encoded: Encoded) -> None:
@@ -201,7 +201,7 @@ def _stamp(folder: str) -> tuple[int, ...]:
 def _opened(folder: str, stamp: tuple[int, ...], batch: int) -> _Opened:
     """The reward model, loaded once however many tasks ask it."""
     from luthier.data import Template
-    from luthier.engines.reading import Reader
+    from luthier.forward.values import Reader
     from luthier.models import open_run
 
     policy = open_run(Run.open(folder))

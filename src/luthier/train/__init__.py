@@ -8,43 +8,43 @@ from typing import TYPE_CHECKING, Any
 from luthier.registry import Registry
 
 if TYPE_CHECKING:
-    from luthier.train.checkpoint import latest
-    from luthier.train.loop import fit
-    from luthier.train.progress import FitResult
+    from luthier.train.loop.checkpoint import latest
+    from luthier.train.loop.loop import fit
+    from luthier.train.loop.progress import FitResult
 
 OPTIMIZERS = Registry(
     "optimizer",
     {
-        "adamw": "luthier.train.optim:AdamW",
-        "adamw_8bit": "luthier.train.optim:AdamW8bit",
-        "adamw_paged": "luthier.train.optim:PagedAdamW",
-        "adafactor": "luthier.train.optim:Adafactor",
-        "muon": "luthier.train.optim:Muon",
+        "adamw": "luthier.train.optim.optimizers:AdamW",
+        "adamw_8bit": "luthier.train.optim.optimizers:AdamW8bit",
+        "adamw_paged": "luthier.train.optim.optimizers:PagedAdamW",
+        "adafactor": "luthier.train.optim.optimizers:Adafactor",
+        "muon": "luthier.train.optim.optimizers:Muon",
     },
 )
 SCHEDULES = Registry(
     "schedule",
     {
-        "cosine": "luthier.train.schedule:Cosine",
-        "linear": "luthier.train.schedule:Linear",
-        "constant": "luthier.train.schedule:Constant",
-        "wsd": "luthier.train.schedule:WSD",
+        "cosine": "luthier.train.optim.schedule:Cosine",
+        "linear": "luthier.train.optim.schedule:Linear",
+        "constant": "luthier.train.optim.schedule:Constant",
+        "wsd": "luthier.train.optim.schedule:WSD",
     },
 )
 TRACKERS = Registry(
     "tracker",
     {
-        "tensorboard": "luthier.train.trackers:TensorBoard",
-        "wandb": "luthier.train.trackers:Wandb",
-        "mlflow": "luthier.train.trackers:MLflow",
-        "swanlab": "luthier.train.trackers:SwanLab",
-        "trackio": "luthier.train.trackers:Trackio",
+        "tensorboard": "luthier.train.telemetry.trackers:TensorBoard",
+        "wandb": "luthier.train.telemetry.trackers:Wandb",
+        "mlflow": "luthier.train.telemetry.trackers:MLflow",
+        "swanlab": "luthier.train.telemetry.trackers:SwanLab",
+        "trackio": "luthier.train.telemetry.trackers:Trackio",
     },
 )
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "TRACKERS", "FitResult", "fit", "latest"]
 
-_HOMES = {"FitResult": "progress", "fit": "loop", "latest": "checkpoint"}
+_HOMES = {"FitResult": "loop.progress", "fit": "loop.loop", "latest": "loop.checkpoint"}
 
 
 def __getattr__(name: str) -> Any:

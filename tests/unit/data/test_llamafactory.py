@@ -35,7 +35,7 @@ def test_the_demo_entries_are_read_whole_with_roles_tools_media_and_labels(name:
     assert (first.responses[0].turns[0].role == RAW) == (name in ("wiki_demo", "c4_demo"))
     assert bool(first.tools) == name.startswith("glaive")
     assert bool(first.prompt and first.prompt[0].media) == name.startswith("mllm")
-    assert {e.responses[0].score for e in examples} == (
+    assert {e.responses[0].reward for e in examples} == (
         {0.0, 1.0} if "kto" in name else {1.0} if "dpo" in name else {None}
     )
 
@@ -74,7 +74,7 @@ def test_ranking_gives_pairs_and_kto_tags_labels(tmp_path: Path) -> None:
     columns = {"prompt": "instruction", "response": "output", "kto_tag": "ok"}
     rows = [{"instruction": "Add", "output": "4", "ok": True}, {"instruction": "Add", "output": "5", "ok": 0}]
     (example,) = entry(tmp_path, rows, columns=columns)  # only true and false count, 0 and 1 do not
-    assert example.responses[0].score == 1.0
+    assert example.responses[0].reward == 1.0
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from rich.console import Console, RenderableType
 
 from luthier.data import Ledger, Prepared, Template, prepare, show
+from luthier.data.encode.template import Template as TemplateClass
 from luthier.data.mixing import shares
-from luthier.data.template import Template as TemplateClass
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.types import TokenStore
@@ -230,7 +230,7 @@ def test_a_second_start_tokenises_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert texts(second.train) == texts(first.train)
     assert prepared(path, seed=5, validate={"share": 0.5}).validation  # mixing and holding out need no tokens
     assert not calls
-    for change in ({"train": {"max_tokens": 99}}, {"train": {"score": "all"}}):
+    for change in ({"train": {"max_tokens": 99}}, {"train": {"loss_on": "all"}}):
         prepared(path, **change)
     prepared(path, ct.SMOLLM2)
     write(tmp_path / "a.jsonl", rows(6))

@@ -116,11 +116,11 @@ def test_whatever_is_said_trains_exactly(name: str, gpt2: bool) -> None:
     said = ["".join(random.choice(PIECES, random.integers(1, 9))) for _ in range(300)]
     asked = ["".join(random.choice(PIECES, random.integers(1, 9))) for _ in said]
     examples = [chat(question, answer) for question, answer in zip(asked, said, strict=True)]
-    for example, answer, coded in zip(examples, said, template.encode_batch(examples), strict=True):
-        assert not isinstance(coded, LuthierError)
+    for example, answer, tokenised in zip(examples, said, template.encode_batch(examples), strict=True):
+        assert not isinstance(tokenised, LuthierError)
         answer = answer.strip() if name in ("llama3", "gemma3") else answer
         answer = answer.lstrip("\n") if name == "qwen3" else answer
-        encoded = coded.encoded()
+        encoded = tokenised.encoded()
         assert trained(tokenizer, encoded) == [before + answer + end]
         prompt = template.prompt_ids(example.prompt)
         assert encoded.ids[0][: len(prompt)].tolist() == prompt

@@ -23,8 +23,8 @@ class Letters:
     def prompt_ids(self, turns: Sequence[Turn], tools: Sequence[object] = ()) -> list[int]:
         return [ord(char) for char in "/".join(turn.text for turn in turns) + ":"]
 
-    def encode(self, example: Example, score: str = "assistant") -> Encoded:
-        assert score == "last"
+    def encode(self, example: Example, loss_on: str = "assistant") -> Encoded:
+        assert loss_on == "last"
         prompt = self.prompt_ids(example.prompt) if example.prompt else [0]
         answer = [ord(char) for char in example.responses[0].turns[-1].text + "."]
         weights = np.array([0.0] * len(prompt) + [1.0] * len(answer), dtype=np.float32)
@@ -138,10 +138,10 @@ def test_perplexity_beside_words_and_rows_without_a_reference():
 
 def test_plain_text_with_an_answer_stays_plain_and_training_weights_do_not_count():
     class Strict(Letters):
-        def encode(self, example: Example, score: str = "assistant") -> Encoded:
+        def encode(self, example: Example, loss_on: str = "assistant") -> Encoded:
             (turn,) = example.responses[0].turns
             assert turn.role == example.prompt[0].role.replace("user", "assistant") and turn.weight is None
-            return super().encode(example, score)
+            return super().encode(example, loss_on)
 
     untrained = Response((Turn("assistant", "4", weight=0.0),))
     rows = [Example((Turn("text", "2+2="),), answer="4"), Example((Turn("user", "2+2"),), (untrained,))]
@@ -152,7 +152,7 @@ def test_plain_text_with_an_answer_stays_plain_and_training_weights_do_not_count
 def test_same_scorer_with_other_keys_has_its_own_line():
     rows = sums(3)
     comparison = compare(task({"rouge": {"variant": 1}}, "rouge"), rows, Letters(), {"base": ByHeart(right(rows))})
-    assert [score.scorer for score in comparison.scores] == ["rouge (variant=1)", "rouge"]
+    assert [loss_on.scorer for loss_on in comparison.scores] == ["rouge (variant=1)", "rouge"]
 
 
 def test_what_cannot_end_in_a_score_is_refused_before_generating():

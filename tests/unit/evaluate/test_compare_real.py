@@ -8,7 +8,7 @@ import torch
 from tiny_tokenizers import CHATML, letters
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from luthier.data.template import Template
+from luthier.data.encode.template import Template
 from luthier.engines.local import LocalEngine
 from luthier.evaluate import compare
 from luthier.recipe.schema import Task
@@ -43,7 +43,7 @@ def fresh(size: int) -> LlamaForCausalLM:
 
 
 def labelled(template: Template, row: Example) -> tuple[torch.Tensor, torch.Tensor]:
-    encoded = template.encode(row, score="last")
+    encoded = template.encode(row, loss_on="last")
     ids = torch.tensor(encoded.ids[0][None], dtype=torch.long)
     return ids, ids.masked_fill(torch.tensor(encoded.weights[0][None]) == 0, -100)
 

@@ -45,9 +45,9 @@ class Likes:
 class Pairs(Letters):
     """Letters for rows of several responses."""
 
-    def encode(self, example: Example, score: str = "assistant") -> Encoded:
-        each = [Letters.encode(self, Example(example.prompt, (one,)), score) for one in example.responses]
-        scores = tuple(math.nan if one.score is None else one.score for one in example.responses)
+    def encode(self, example: Example, loss_on: str = "assistant") -> Encoded:
+        each = [Letters.encode(self, Example(example.prompt, (one,)), loss_on) for one in example.responses]
+        scores = tuple(math.nan if one.reward is None else one.reward for one in example.responses)
         return Encoded(tuple(e.ids[0] for e in each), tuple(e.weights[0] for e in each), scores=scores)
 
 
@@ -87,11 +87,13 @@ def test_accuracy_before_and_after_with_its_interval():
         "tuned": ImplicitRewards("dpo", dpo, policy, reference),
     }
     comparison = accuracy(judges)
-    score = comparison.headline
-    assert score.systems["base"].value == 0.5, "the model as it was cannot tell"
+    loss_on = comparison.headline
+    assert loss_on.systems["base"].value == 0.5, "the model as it was cannot tell"
     # rows 1 and 2 are ranked right; of row 3's two pairs, b over a and b over c, none
-    assert score.systems["tuned"].value == pytest.approx(2 / 4) and score.range == (0.0, 1.0)
-    assert score.systems["tuned"].low is not None and score.systems["tuned"].low < 0.5 < score.systems["tuned"].high
+    assert loss_on.systems["tuned"].value == pytest.approx(2 / 4) and loss_on.range == (0.0, 1.0)
+    assert (
+        loss_on.systems["tuned"].low is not None and loss_on.systems["tuned"].low < 0.5 < loss_on.systems["tuned"].high
+    )
     assert comparison.samples[0].answers["tuned"].text == "rewards 0.100, −0.200"
     assert comparison.samples[0].expected == "(1) aa\n\n(0) b", "what was judged, in the rewards' order"
     assert [sample.answers["tuned"].scores["preference_accuracy"] for sample in comparison.samples] == [1, 1, 0]
@@ -116,7 +118,7 @@ def test_rows_are_laid_out_in_order():
     rows = laid_out(encoded, np.arange(17, dtype=np.float32))
     assert rows.num_rows == 7 and rows.row_S.tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 6]
     assert rows.group_N.tolist() == [0, 0, 1, 1, 2, 2, 2]
-    assert rows.score_N.tolist() == [1.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.5]
+    assert rows.reward_N.tolist() == [1.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.5]
 
 
 def test_which_objectives_give_rewards():

@@ -5,39 +5,39 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.models.attention import PIECE, Node, PackedAttention, PackedLayout
-from luthier.models.attention_cuda import flex_attention
-from luthier.models.kernels import attention as one_pass
+from luthier.models.blocks.attention import PIECE, PackedAttention, PackedLayout, Segment
+from luthier.models.blocks.attention_cuda import flex_attention
+from luthier.models.blocks.kernels import attention as one_pass
 
-NODES = (Node(0, 9, None), Node(9, 13, 0), Node(13, 20, 0), Node(20, 22, 2), Node(22, 25, None))
+NODES = (Segment(0, 9, None), Segment(9, 13, 0), Segment(13, 20, 0), Segment(20, 22, 2), Segment(22, 25, None))
 FOREST = (
-    *(Node(0, 1, None), Node(1, 14, 0), Node(14, 21, 0), Node(21, 22, 1)),
-    *(Node(22, 22 + PIECE + 3, None), Node(22 + PIECE + 3, 156, 4), Node(156, 156 + PIECE + 21, 4)),
+    *(Segment(0, 1, None), Segment(1, 14, 0), Segment(14, 21, 0), Segment(21, 22, 1)),
+    *(Segment(22, 22 + PIECE + 3, None), Segment(22 + PIECE + 3, 156, 4), Segment(156, 156 + PIECE + 21, 4)),
 )
 """Odd lengths, a first token shared by all, runs of more than one piece."""
 BFLOAT = torch.empty(1, 1, 32, dtype=torch.bfloat16)
 in_one_pass = pytest.mark.skipif(not one_pass.serves(BFLOAT, BFLOAT, BFLOAT), reason="no compiler or no AVX512-BF16")
 
 
-def packed(nodes: tuple[Node, ...]) -> PackedLayout:
+def packed(segments: tuple[Segment, ...]) -> PackedLayout:
     position: list[int] = []
-    for node in nodes:
-        first = 0 if node.parent is None else position[nodes[node.parent].end - 1] + 1
-        position += range(first, first + node.end - node.start)
-    return PackedLayout(nodes, torch.tensor(position))
+    for segment in segments:
+        first = 0 if segment.parent is None else position[segments[segment.parent].end - 1] + 1
+        position += range(first, first + segment.end - segment.start)
+    return PackedLayout(segments, torch.tensor(position))
 
 
 LAYOUT = packed(NODES)
 
 
 def dense(q, k, v, window: int, layout: PackedLayout = LAYOUT, scale: float = 1 / 3):
-    """softmax(scale q kT + mask) v with the mask written out from the nodes."""
-    nodes, position = layout.nodes, layout.position_T
+    """softmax(scale q kT + mask) v with the mask written out from the segments."""
+    segments, position = layout.segments, layout.position_T
     seen = torch.zeros(len(q), len(q), dtype=torch.bool)
-    for node in nodes:
-        for above in layout.ancestors(node):
-            seen[node.start : node.end, above.start : above.end] = True
-        seen[node.start : node.end, node.start : node.end] = True
+    for segment in segments:
+        for above in layout.ancestors(segment):
+            seen[segment.start : segment.end, above.start : above.end] = True
+        seen[segment.start : segment.end, segment.start : segment.end] = True
     seen &= position[:, None] >= position[None]
     if window:
         seen &= position[:, None] - position[None] < window

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from luthier import verbs
 from luthier.errors import LuthierError
-from luthier.models import combining, loading, saving
+from luthier.models import combining, saving
 from luthier.models.combining import Part, combine, parts
+from luthier.models.loading import load
 from luthier.recipe import Model, Plugin, Recipe, Source, lock
 from luthier.run import Run
 
@@ -26,7 +27,7 @@ def base(folder: Path, seed: int = 0) -> Model:
 
 
 def run(folder: Path, model: Model, seed: int, r: int = 4, adapt: str = "lora", **keys: Any) -> Run:
-    policy = loading.load(model, [Plugin(name=adapt, args={"r": r, **keys} if adapt == "lora" else keys)], device="cpu")
+    policy = load.load(model, [Plugin(name=adapt, args={"r": r, **keys} if adapt == "lora" else keys)], device="cpu")
     torch.manual_seed(seed)
     for _, weight in policy.trainable():
         weight.data.normal_(0, 0.1)
@@ -46,7 +47,7 @@ def updates(module: Any) -> dict[str, Tensor]:
 
 
 def updates_of(made: Run) -> dict[str, Tensor]:
-    return updates(loading.open_run(made, device="cpu").module)
+    return updates(load.open_run(made, device="cpu").module)
 
 
 def test_linear_is_the_exact_sum_of_the_updates_whatever_their_ranks_and_scales(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_result_is_a_run_of_its_own(tmp_path: Path) -> None:
     assert all(torch.allclose(found[name], (first[name] + second[name]) / 2, atol=1e-6) for name in found)
     kept = json.loads(made.summary_path.read_text())["combined"]
     assert kept["how"] == "linear" and list(kept["of"].values()) == [0.5, 0.5]
-    saving.merge(loading.open_run(made, device="cpu"), tmp_path / "merged")
+    saving.merge(load.open_run(made, device="cpu"), tmp_path / "merged")
     with pytest.raises(LuthierError, match="is not empty"):
         verbs.combine([f"{a.folder}:0.5", f"{b.folder}:0.5"], tmp_path / "ab")
 
@@ -117,16 +118,16 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     d = run(tmp_path / "d", one, 3, dora=True)
     with pytest.raises(LuthierError, match="only plain LoRA adds up; this adapter has dora"):
         combine([Part(a.folder, 1), Part(d.folder, 1)])
-    origin = json.loads((a.adapter / loading.ORIGIN).read_text())
+    origin = json.loads((a.adapter / load.ORIGIN).read_text())
     e = run(tmp_path / "e", one, 4)
-    (e.adapter / loading.ORIGIN).write_text(json.dumps({**origin, "quantize": {"name": "nf4", "args": {}}}))
+    (e.adapter / load.ORIGIN).write_text(json.dumps({**origin, "quantize": {"name": "nf4", "args": {}}}))
     with pytest.raises(LuthierError, match="in other bits"):
         combine([Part(a.folder, 1), Part(e.folder, 1)])
     f = run(tmp_path / "f", one, 5)
     with pytest.raises(LuthierError, match="share above 0 and at most 1, not 0"):
         combine([Part(a.folder, 1), Part(f.folder, 1)], "ties", density=0)
     for file, what in (
-        (loading.OWN, "weights of other kinds beside it"),
+        (load.OWN, "weights of other kinds beside it"),
         ("head.safetensors", "a reward model's head"),
     ):
         (f.adapter / file).touch()
@@ -166,7 +167,7 @@ def in_bf16(tmp_path: Path, adapt: str = "lora", **keys: Any) -> list[Run]:
     model = dataclasses.replace(base(tmp_path / "base"), dtype="bf16")
     runs = []
     for seed, name in enumerate("ab"):
-        policy = loading.load(model, [Plugin(name=adapt, args={"r": 4, **keys})], device="cpu", seed=seed)
+        policy = load.load(model, [Plugin(name=adapt, args={"r": 4, **keys})], device="cpu", seed=seed)
         assert policy.dtype == torch.bfloat16
         torch.manual_seed(seed)
         for _, weight in policy.trainable():
@@ -201,7 +202,7 @@ def test_on_a_bf16_base_the_sum_is_written_in_fp32(tmp_path: Path, adapt: str, k
     made = combined(tmp_path, runs)
     found = in_file(made)
     assert all(off(found[name], 0.7 * first[name] + 0.3 * second[name]) < 1e-5 for name in found)
-    opened = updates(loading.open_run(made, device="cpu").module)
+    opened = updates(load.open_run(made, device="cpu").module)
     for name, update in opened.items():
         assert off(update.double(), found[f"base_model.model.{name}"]) < 1e-5, name
 

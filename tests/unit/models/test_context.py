@@ -9,7 +9,7 @@ import pytest
 import tiny
 from transformers import GPT2LMHeadModel
 
-from luthier.models import expected_room, load, room
+from luthier.models import expected_max_context, load, max_context
 from luthier.recipe import Plugin
 
 
@@ -25,10 +25,10 @@ from luthier.recipe import Plugin
 )
 def test_virtual_tokens_take_of_the_context(tmp_path: Path, name: str, args: dict[str, Any], taken: int) -> None:
     model, adapt = tiny.folder(tmp_path, max_position_embeddings=64), [Plugin(name=name, args=args)]
-    assert expected_room(model, adapt) == (64 - taken, taken)
-    assert room(load(model, adapt).module) == 64 - taken
+    assert expected_max_context(model, adapt) == (64 - taken, taken)
+    assert max_context(load(model, adapt).module) == 64 - taken
 
 
 def test_learned_positions_end_with_the_context(tmp_path: Path) -> None:
     model = tiny.folder(tmp_path, GPT2LMHeadModel(tiny.config("gpt2", max_position_embeddings=48)))
-    assert expected_room(model, []) == (48, 0)
+    assert expected_max_context(model, []) == (48, 0)

@@ -14,8 +14,9 @@ pytest.importorskip("bitsandbytes")
 from bitsandbytes import functional
 
 from luthier.errors import LuthierError
-from luthier.models import loading, saving
-from luthier.models.adapters.elastic import Elastic, groups
+from luthier.models import saving
+from luthier.models.adapters.own.elastic import Elastic, groups
+from luthier.models.loading import load
 from luthier.models.quantizers.calibrated import entropy, packed, rounded, shifts, unpacked
 from luthier.recipe import Model, Plugin
 from luthier.run import Run
@@ -83,9 +84,9 @@ def base(tmp_path: Path) -> Model:
 
 
 def test_trained_saved_opened_and_merged(base: Model, tmp_path: Path) -> None:
-    policy = loading.load(base, [Plugin(name="ir_qlora", args={"r": 4, "steps": 5})], device="cpu", quantize=NF4)
-    plain = loading.load(base, train=False, device="cpu")
-    few = loading.load(base, train=False, device="cpu", quantize=NF4)
+    policy = load.load(base, [Plugin(name="ir_qlora", args={"r": 4, "steps": 5})], device="cpu", quantize=NF4)
+    plain = load.load(base, train=False, device="cpu")
+    few = load.load(base, train=False, device="cpu", quantize=NF4)
     with torch.no_grad():
         first = policy.module(IDS).logits
         near, far = ((m.module(IDS).logits - plain.module(IDS).logits).abs().mean() for m in (policy, few))
@@ -102,7 +103,7 @@ def test_trained_saved_opened_and_merged(base: Model, tmp_path: Path) -> None:
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for _, weight in policy.trainable())
     run = Run(tmp_path / "run")
     saving.save(policy, run)
-    again = loading.open_run(run, device="cpu")
+    again = load.open_run(run, device="cpu")
     with torch.no_grad():
         assert torch.allclose(again.module(IDS).logits, logits, atol=1e-5)
     saving.merge(policy, tmp_path / "merged")
@@ -113,4 +114,4 @@ def test_trained_saved_opened_and_merged(base: Model, tmp_path: Path) -> None:
 
 def test_int8_is_refused(base: Model) -> None:
     with pytest.raises(LuthierError, match="cannot train on a base in int8, only in nf4"):
-        loading.load(base, [Plugin(name="ir_qlora", args={})], device="cpu", quantize=Plugin(name="int8"))
+        load.load(base, [Plugin(name="ir_qlora", args={})], device="cpu", quantize=Plugin(name="int8"))

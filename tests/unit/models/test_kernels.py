@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from luthier.models import kernels
-from luthier.models.kernels import cpu, reference
+from luthier.models.blocks import kernels
+from luthier.models.blocks.kernels import cpu, reference
 
 T, D, F, H, E = 5, 48, 40, 6, 8
 
@@ -126,7 +126,7 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", sorted(cases(torch.float32)))
 def test_triton_equals_reference(name: str) -> None:
     pytest.importorskip("triton")
-    from luthier.models.kernels import cuda
+    from luthier.models.blocks.kernels import cuda
 
     arguments = cases(torch.float32)[name]
     for mine, theirs in zip(outputs(cuda, name, arguments), outputs(reference, name, arguments), strict=True):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from luthier import cache
 from luthier.errors import LuthierError
 from luthier.models import Policy, fetch, load, merge, open_run, save
-from luthier.models.digest import weights_digest
+from luthier.models.loading.digest import weights_digest
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 

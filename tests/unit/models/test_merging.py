@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import LuthierError
-from luthier.models import loading, merging, saving
+from luthier.models import merging, saving
+from luthier.models.loading import load
 from luthier.models.policy import Policy
 from luthier.recipe import Model, Plugin
 from luthier.run import Run
@@ -27,7 +28,7 @@ def base(tmp_path: Path) -> Model:
 
 def trained(base: Model, quantize: str | None, size: float = 0.05) -> Policy:
     plugin = None if quantize is None else Plugin(name=quantize)
-    policy = loading.load(base, LORA, device="cpu", quantize=plugin)
+    policy = load.load(base, LORA, device="cpu", quantize=plugin)
     torch.manual_seed(3)
     for _, weight in policy.trainable():
         weight.data.normal_(0, size)
@@ -63,11 +64,11 @@ def test_a_run_opens_with_the_bits_it_was_trained_in(base: Model, tmp_path: Path
     policy, run = trained(base, "nf4"), Run(tmp_path / "run")
     saving.save(policy, run)
     ids = torch.arange(20)[None]
-    again = loading.open_run(run, device="cpu")
+    again = load.open_run(run, device="cpu")
     assert again.quantized == "nf4"
     with torch.no_grad():
         assert torch.equal(again.module(ids).logits, policy.module(ids).logits)
-        merged = loading.open_run(run, device="cpu", merged=True)
+        merged = load.open_run(run, device="cpu", merged=True)
         assert merged.quantized is None and not merged.has_adapter
         assert torch.allclose(merged.module(ids).logits, policy.module(ids).logits, atol=1e-4)
 

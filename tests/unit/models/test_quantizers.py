@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from luthier.errors import LuthierError
 from luthier.models.quantizers import QUANTIZERS, dequantise_, dequantised, is_quantised, numbers, settings, settle
 from luthier.recipe import Plugin, loads, resolve
-from luthier.seams import SEAMS
+from luthier.workflow.registries import REGISTRIES
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 from bitsandbytes import functional  # noqa: E402
@@ -198,7 +198,7 @@ RECIPE = "model: m\ndata: rows.jsonl\noutput: run\n"
 
 def test_the_key_takes_a_name_a_mapping_or_nothing() -> None:
     def quantize(line: str) -> Plugin | None:
-        return resolve(loads(RECIPE + line, name="r.yaml"), SEAMS).recipe.quantize
+        return resolve(loads(RECIPE + line, name="r.yaml"), REGISTRIES).recipe.quantize
 
     assert quantize("") is None
     assert quantize("quantize: null") is None
@@ -212,7 +212,7 @@ def test_the_key_takes_a_name_a_mapping_or_nothing() -> None:
 @pytest.mark.parametrize("adapt", ["full", "{freeze: {bottom: 1}}", "[{freeze: {bottom: 1}}, lora]"])
 def test_what_trains_the_bases_own_weights_is_refused_with_the_reason(adapt: str) -> None:
     with pytest.raises(LuthierError, match="cannot train on a base in nf4: the base's own weights train") as caught:
-        resolve(loads(f"{RECIPE}adapt: {adapt}\nquantize: nf4\n", name="r.yaml"), SEAMS)
+        resolve(loads(f"{RECIPE}adapt: {adapt}\nquantize: nf4\n", name="r.yaml"), REGISTRIES)
     assert caught.value.where == "r.yaml:5"
 
 

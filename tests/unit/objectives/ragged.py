@@ -20,7 +20,7 @@ class Answer:
     ref: Tensor
     mean_logp: Tensor
     weight: Tensor
-    score: float
+    reward: float
     margin: float
     row_weight: float
     value: Tensor
@@ -45,7 +45,7 @@ def examples(count: int, seed: int = 0, responses: int = 2, at_start: bool = Fal
             mean_logp=-8 * torch.rand(tokens, generator=g),
             weight=torch.ones(tokens),
             # pairs: the first response is the best; alone: labels alternate
-            score=1.0 - place / 2 if responses > 1 else float(example % 2 == 0),
+            reward=1.0 - place / 2 if responses > 1 else float(example % 2 == 0),
             margin=float(torch.rand((), generator=g)) if not at_start else 0.0,
             row_weight=0.5 + float(torch.rand((), generator=g)),
             value=torch.randn(steps, generator=g) if not at_start else torch.zeros(steps),
@@ -59,7 +59,7 @@ def rows(
     chosen: Sequence[Example],
     needs: Needs | None = None,
     *,
-    contrast: float = 0.3,
+    kl_baseline: float = 0.3,
     state: dict[str, float] | None = None,
     mean_logp: bool = False,
     weights: bool = False,
@@ -71,7 +71,7 @@ def rows(
         (i, j)
         for i, one in enumerate(answers)
         for j, other in enumerate(answers)
-        if owner[i] == owner[j] and one.score > other.score
+        if owner[i] == owner[j] and one.reward > other.reward
     ]
     better, worse = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
     head = needs.head if needs else "no"
@@ -84,12 +84,12 @@ def rows(
         num_rows=len(answers),
         mean_logp_S=torch.cat([a.mean_logp for a in answers]) if mean_logp else None,
         ref_S=torch.cat([answer.ref for answer in answers]),
-        score_N=torch.tensor([answer.score for answer in answers]),
+        reward_N=torch.tensor([answer.reward for answer in answers]),
         group_N=torch.tensor(owner),
         margin_N=torch.tensor([answer.margin for answer in answers]),
         better_P=better,
         worse_P=worse,
-        contrast=torch.tensor(contrast),
+        kl_baseline=torch.tensor(kl_baseline),
         weight_N=torch.tensor([answer.row_weight for answer in answers]) if weights else None,
         state=state,
         value_K=torch.cat(readings).clone().requires_grad_(),
@@ -103,8 +103,8 @@ def only(whole: Rows, needs: Needs) -> Rows:
     """The rows with what `needs` does not declare left out."""
     kept = {"logp_S", "weight_S", "row_S", "num_rows", "mean_logp_S", "group_N", "weight_N", "state"}
     kept |= {"ref_S"} if needs.reference else set()
-    kept |= {"contrast"} if needs.contrast else set()
-    kept |= {"score_N"} if needs.labels or needs.responses > 1 else set()
+    kept |= {"kl_baseline"} if needs.kl_baseline else set()
+    kept |= {"reward_N"} if needs.labels or needs.responses > 1 else set()
     kept |= {"better_P", "worse_P", "margin_N"} if needs.responses > 1 else set()
     kept |= {"value_K", "row_K"} if needs.head != "no" else set()
     kept |= {"label_K"} if needs.head == "step" else set()
@@ -126,7 +126,7 @@ def pair(
         torch.tensor([0] * len(better) + [1] * len(worse)),
         2,
         ref_S=ref,
-        score_N=torch.tensor([1.0, 0.0]),
+        reward_N=torch.tensor([1.0, 0.0]),
         better_P=torch.tensor([0]),
         worse_P=torch.tensor([1]),
     )

@@ -19,18 +19,24 @@ def sigma(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def labelled(drifts: list[float], scores: list[float], **more) -> Rows:
-    """Responses of one token each, with these drifts from a reference of -1."""
-    logp = torch.tensor([drift - 1 for drift in drifts], dtype=torch.float64, requires_grad=True)
+def labelled(log_ratios: list[float], scores: list[float], **more) -> Rows:
+    """Responses of one token each, with these log-ratios from a reference of -1."""
+    logp = torch.tensor([log_ratio - 1 for log_ratio in log_ratios], dtype=torch.float64, requires_grad=True)
     ones = torch.ones_like(logp)
-    places = torch.arange(len(drifts))
+    places = torch.arange(len(log_ratios))
     return Rows(
-        logp, ones, places, len(drifts), ref_S=-ones.detach(), score_N=torch.tensor(scores, dtype=torch.float64), **more
+        logp,
+        ones,
+        places,
+        len(log_ratios),
+        ref_S=-ones.detach(),
+        reward_N=torch.tensor(scores, dtype=torch.float64),
+        **more,
     )
 
 
 def test_kto_begins_at_one_half_and_bco_at_log_2() -> None:
-    rows = ragged.rows(ragged.examples(6, responses=1, at_start=True), contrast=0.0)
+    rows = ragged.rows(ragged.examples(6, responses=1, at_start=True), kl_baseline=0.0)
     assert OBJECTIVES.build("kto").loss(rows).tolist() == pytest.approx([0.5] * 6, rel=1e-6)
     # three good ones, three bad: (1.33 + 1) / 2 / 2 on the mean
     weighted = OBJECTIVES.build("kto", {"lambda_desirable": 1.33}).loss(rows)
@@ -39,27 +45,27 @@ def test_kto_begins_at_one_half_and_bco_at_log_2() -> None:
 
 
 def test_kto_by_hand() -> None:
-    rows = labelled([2.0, -1.0, 0.5], [1.0, 0.0, 1.0], contrast=torch.tensor(0.4))
+    rows = labelled([2.0, -1.0, 0.5], [1.0, 0.0, 1.0], kl_baseline=torch.tensor(0.4))
     kto = OBJECTIVES.build("kto", {"beta": 0.5, "lambda_desirable": 1.2, "lambda_undesirable": 0.8})
     expected = [1.2 * (1 - sigma(0.5 * 1.6)), 0.8 * (1 - sigma(0.5 * 1.4)), 1.2 * (1 - sigma(0.5 * 0.1))]
     assert kto.loss(rows).tolist() == pytest.approx(expected)
-    assert kto.rewards(rows).tolist() == pytest.approx([1.0, -0.5, 0.25])
+    assert kto.implicit_rewards(rows).tolist() == pytest.approx([1.0, -0.5, 0.25])
 
 
 def test_ktos_baseline_is_never_below_zero_and_has_no_gradient() -> None:
-    below = labelled([0.3, 0.3], [1.0, 0.0], contrast=torch.tensor(-5.0))
-    zero = labelled([0.3, 0.3], [1.0, 0.0], contrast=torch.tensor(0.0))
+    below = labelled([0.3, 0.3], [1.0, 0.0], kl_baseline=torch.tensor(-5.0))
+    zero = labelled([0.3, 0.3], [1.0, 0.0], kl_baseline=torch.tensor(0.0))
     assert KTO().loss(below).tolist() == KTO().loss(zero).tolist()
-    contrast = torch.tensor(0.5, requires_grad=True)
-    rows = labelled([0.3, 0.3], [1.0, 0.0], contrast=contrast)
+    kl_baseline = torch.tensor(0.5, requires_grad=True)
+    rows = labelled([0.3, 0.3], [1.0, 0.0], kl_baseline=kl_baseline)
     KTO().loss(rows).sum().backward()
-    assert contrast.grad is None
+    assert kl_baseline.grad is None
     assert rows.logp_S.grad is not None
     assert rows.logp_S.grad[0] < 0 < rows.logp_S.grad[1]
 
 
 def test_kto_saturates() -> None:
-    rows = labelled([900.0, -900.0, -900.0, 900.0], [1.0, 0.0, 1.0, 0.0], contrast=torch.tensor(0.0))
+    rows = labelled([900.0, -900.0, -900.0, 900.0], [1.0, 0.0, 1.0, 0.0], kl_baseline=torch.tensor(0.0))
     assert KTO(lambda_undesirable=2.0).loss(rows).tolist() == pytest.approx([0, 0, 1, 2], abs=1e-12)
 
 
@@ -103,10 +109,10 @@ def test_bcos_shift_is_one_half_each_class_over_all_steps() -> None:
     expected = 0.5 * float(rewards[scores > 0.5].double().mean() + rewards[scores <= 0.5].double().mean())
     for sizes in ([40], [1] * 40, [7, 13, 20]):
         state = BCO().begin()
-        assert BCO.shift(state) == 0.0
+        assert BCO.reward_baseline(state) == 0.0
         for r, s in zip(rewards.split(sizes), scores.split(sizes), strict=True):
             state = BCO().updated(state, r, s)
-        assert BCO.shift(state) == pytest.approx(expected, rel=1e-9)
+        assert BCO.reward_baseline(state) == pytest.approx(expected, rel=1e-9)
         assert state["good_count"] + state["bad_count"] == 40
     # all by count, as others do it, would be another number here
     assert abs(expected - float(rewards.mean())) > 0.05
@@ -116,7 +122,7 @@ def test_bco_counts_an_unseen_class_as_untrained_and_an_unlabelled_row_not_at_al
     state = BCO().updated(BCO().begin(), torch.tensor([0.8, 0.4, 9.0]), torch.tensor([1.0, 1.0, float("nan")]))
     assert state["good_count"] == 2
     assert state["bad_count"] == 0
-    assert BCO.shift(state) == pytest.approx(0.3)
+    assert BCO.reward_baseline(state) == pytest.approx(0.3)
 
 
 def test_bcos_bound_on_dpo_is_tightest_in_the_middle() -> None:

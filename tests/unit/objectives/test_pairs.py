@@ -202,8 +202,8 @@ def test_length_desensitised_dpo_with_several_pairs_of_one_response() -> None:
         worse_P=torch.tensor([1, 2, 2]),
     )
     loss = OBJECTIVES.build("dpo", {"beta": 1.0, "length_alpha": 0.5}).loss(rows)
-    drifts = [(-2.0, -2 - 2 - 1.0), (-2 - 1 - 1.0, -3.0), (-1 - 0.5, -3.0)]
-    assert loss.tolist() == pytest.approx([logistic(better - worse) for better, worse in drifts])
+    log_ratios = [(-2.0, -2 - 2 - 1.0), (-2 - 1 - 1.0, -3.0), (-1 - 0.5, -3.0)]
+    assert loss.tolist() == pytest.approx([logistic(better - worse) for better, worse in log_ratios])
 
 
 def test_aot_matches_ranks_and_not_pairs() -> None:
@@ -224,7 +224,7 @@ def test_aot_matches_ranks_and_not_pairs() -> None:
     # policy differences -4 and 5; the reference's 1 and -2: sorted (-4, 5) against (-2, 1)
     paired = OBJECTIVES.build("aot", {"beta": 1.0}).loss(rows)
     assert paired.tolist() == pytest.approx([logistic(-2.0), logistic(4.0)])
-    # drifts: better -4 and 2, worse 1 and -5: sorted (-4, 2) against (-5, 1)
+    # log-ratios: better -4 and 2, worse 1 and -5: sorted (-4, 2) against (-5, 1)
     unpaired = OBJECTIVES.build("aot", {"beta": 1.0, "unpaired": True}).loss(rows)
     assert unpaired.tolist() == pytest.approx([logistic(1.0), logistic(1.0)])
 
@@ -248,7 +248,7 @@ def test_rewards_are_in_the_objectives_own_terms() -> None:
         ("cpo", {}, [-0.3, -0.3]),
         ("orpo", {}, [-0.15, -0.3]),
     ):
-        rewards = OBJECTIVES.build(name, keys).rewards(rows)
+        rewards = OBJECTIVES.build(name, keys).implicit_rewards(rows)
         assert rewards.tolist() == pytest.approx(expected), (name, keys)
 
 

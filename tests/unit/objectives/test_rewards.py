@@ -34,7 +34,7 @@ def test_bradley_terry_by_hand() -> None:
     reward = OBJECTIVES.build("reward")
     assert reward.loss(two(0.3, 0.3)).tolist() == pytest.approx([LOG2])
     assert reward.loss(two(1.0, -0.5)).tolist() == pytest.approx([logistic(1.5)])
-    assert reward.rewards(two(1.0, -0.5)).tolist() == [-0.5, 1.0]
+    assert reward.implicit_rewards(two(1.0, -0.5)).tolist() == [-0.5, 1.0]
     shifted = reward.loss(two(101.0, 99.5))  # only the difference counts
     assert shifted.tolist() == pytest.approx([logistic(1.5)])
     # l(d) - l(-d) = -d
@@ -86,10 +86,10 @@ def test_a_linear_reward_is_recovered_from_comparisons() -> None:
 
 
 def test_outcome_rewards_by_hand() -> None:
-    rows = read([0.7, -0.2, 3.0], [0, 1, 2], 3, score_N=torch.tensor([1.0, 0.0, 0.5]))
+    rows = read([0.7, -0.2, 3.0], [0, 1, 2], 3, reward_N=torch.tensor([1.0, 0.0, 0.5]))
     outcome = OBJECTIVES.build("outcome_reward")
     assert outcome.loss(rows).tolist() == pytest.approx([logistic(0.7), logistic(0.2), logistic(-3.0)])
-    assert outcome.rewards(rows).tolist() == [0.7, -0.2, 3.0]
+    assert outcome.implicit_rewards(rows).tolist() == [0.7, -0.2, 3.0]
     assert outcome.needs.unit == "row"
 
 

@@ -53,15 +53,15 @@ def cases() -> list[tuple[dict[str, Any], Any, Rows]]:
     for name, ours, theirs in DPO:
         keys = {"beta": ours["beta"], **theirs}
         found.append(({"trainer": "dpo", **logp, **ref, "keys": keys}, OBJECTIVES.build(name, ours), rows))
-    for contrast in ([0.9, -0.1, 0.7], [-2.0, -1.0, 0.5]):  # one above 0, one that is clamped
+    for kl_baseline in ([0.9, -0.1, 0.7], [-2.0, -1.0, 0.5]):  # one above 0, one that is clamped
         single = {
             "rows": [e[0].logp.tolist() for e in alone],
             "ref": [e[0].ref.tolist() for e in alone],
-            "labels": [e[0].score > 0.5 for e in alone],
+            "labels": [e[0].reward > 0.5 for e in alone],
         }
-        mean = sum(contrast) / 3
-        asked = {"trainer": "kto", **single, "contrast": contrast, "keys": KTO}
-        found.append((asked, OBJECTIVES.build("kto", KTO), ragged.rows(alone, contrast=mean)))
+        mean = sum(kl_baseline) / 3
+        asked = {"trainer": "kto", **single, "contrast": kl_baseline, "keys": KTO}
+        found.append((asked, OBJECTIVES.build("kto", KTO), ragged.rows(alone, kl_baseline=mean)))
     smooth = {"beta": 0.4, "label_smoothing": 0.1}
     for name, ours, theirs in (
         ("cpo", {"alpha": 0.0, **smooth}, {"loss_type": "sigmoid", **smooth}),

@@ -38,7 +38,7 @@ def test_no_objective_has_a_key_of_the_sums() -> None:
 
 def test_it_needs_what_its_terms_need() -> None:
     total = build({"sft": {"label_smoothing": 0.1}, "kto": {}, "simpo": {}})
-    assert total.needs == Needs(responses=2, reference=True, contrast=True, labels=True, unit="row")
+    assert total.needs == Needs(responses=2, reference=True, kl_baseline=True, labels=True, unit="row")
     assert total.needs_mean_logp
     assert not total.whole_step
     assert total.default_lr == 5e-6
@@ -59,7 +59,7 @@ def test_a_likelihood_term_learns_from_the_better_responses_alone() -> None:
     assert torch.equal(loss != 0, better)
     assert loss[better].tolist() == (-rows.logp_S[better]).tolist()
     alone = ragged.rows(ragged.examples(4, responses=1), Needs(labels=True))
-    assert torch.equal((sft.loss(alone.best()) != 0), alone.score_N[alone.row_S] > 0.5)
+    assert torch.equal((sft.loss(alone.best()) != 0), alone.reward_N[alone.row_S] > 0.5)
 
 
 def test_dpo_plus_sft_is_the_paper_s_regularised_loss() -> None:
@@ -79,8 +79,8 @@ def test_rewards_are_the_stateful_terms_else_the_first_ones() -> None:
         ({"simpo": {}, "dpo": {}}, "simpo", {}),
         ({"simpo": {}, "bco": {"beta": 0.3}}, "bco", {"beta": 0.3}),
     ):
-        assert torch.equal(build(of).rewards(rows), OBJECTIVES.build(name, keys).rewards(rows))
-    assert build({"sft": 1}).rewards(rows) is None
+        assert torch.equal(build(of).implicit_rewards(rows), OBJECTIVES.build(name, keys).implicit_rewards(rows))
+    assert build({"sft": 1}).implicit_rewards(rows) is None
 
 
 def test_the_state_is_its_terms() -> None:
@@ -111,13 +111,13 @@ def test_what_makes_no_sense_is_named(of: Any, message: str) -> None:
 
 
 def test_it_is_written_in_a_recipe_overridden_and_locked(tmp_path: Any) -> None:
-    from luthier.seams import SEAMS
+    from luthier.workflow.registries import REGISTRIES
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: m\ndata: rows.jsonl\noutput: out\nobjective: {sum: {dpo: {beta: 0.3}, sft: 0.2}}\n")
-    resolved = resolve(load(recipe, ["objective.sum.dpo.beta=0.5"]), SEAMS).recipe
+    resolved = resolve(load(recipe, ["objective.sum.dpo.beta=0.5"]), REGISTRIES).recipe
     total = OBJECTIVES.build("sum", resolved.objective.args)
     assert total == build({"dpo": {"beta": 0.5}, "sft": {"weight": 0.2}})
     again = tmp_path / "lock.yaml"
     again.write_text(lock(resolved))
-    assert OBJECTIVES.build("sum", resolve(load(again), SEAMS).recipe.objective.args) == total
+    assert OBJECTIVES.build("sum", resolve(load(again), REGISTRIES).recipe.objective.args) == total

@@ -9,13 +9,13 @@ import pytest
 from luthier.errors import LuthierError
 from luthier.recipe import loads, resolve
 from luthier.recipe.resolve import Resolved
-from luthier.seams import SEAMS
+from luthier.workflow.registries import REGISTRIES
 
 WHOLE = "model: m\ndata: d.jsonl\noutput: o\n"
 
 
 def resolved(more: str) -> Resolved:
-    return resolve(loads(WHOLE + more), SEAMS)
+    return resolve(loads(WHOLE + more), REGISTRIES)
 
 
 def test_a_prefix_has_rows_of_its_own_and_no_checkpointing() -> None:

@@ -60,7 +60,7 @@ class Lora(Declared):
 
 
 ADAPTERS = {"lora": Lora, "full": Full, "freeze": Freeze}
-SEAMS = {"adapter": Registry("adapter", ADAPTERS)}  # type: ignore[arg-type]
+REGISTRIES = {"adapter": Registry("adapter", ADAPTERS)}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ SEAMS = {"adapter": Registry("adapter", ADAPTERS)}  # type: ignore[arg-type]
     [("lora", 2e-4), ("full", 2e-5), ("freeze", 5e-5), ("[freeze, lora]", 2e-4)],
 )
 def test_learning_rate_follows_what_trains(adapt: str, rate: float) -> None:
-    resolved = resolve(loads(WHOLE + f"adapt: {adapt}"), SEAMS)
+    resolved = resolve(loads(WHOLE + f"adapt: {adapt}"), REGISTRIES)
     assert resolved.recipe.train.lr == rate
     assert ("train", "lr") in resolved.reasons
-    own = resolve(loads(WHOLE + f"adapt: {adapt}\ntrain: {{lr: 1e-3}}"), SEAMS)
+    own = resolve(loads(WHOLE + f"adapt: {adapt}\ntrain: {{lr: 1e-3}}"), REGISTRIES)
     assert own.recipe.train.lr == 1e-3
     assert ("train", "lr") not in own.reasons
 
@@ -114,7 +114,7 @@ def test_no_data_and_endless_data_are_refused() -> None:
 
 
 def test_plugins_are_checked_and_written_out() -> None:
-    recipe = resolve(loads(WHOLE + "adapt: {lora: {r: 4}}"), SEAMS).recipe
+    recipe = resolve(loads(WHOLE + "adapt: {lora: {r: 4}}"), REGISTRIES).recipe
     assert recipe.adapt == (Plugin(name="lora", args={"r": 4, "targets": ["all"]}),)
     for text, what, line in [
         ("adapt:\n- lora:\n    rank: 4", "adapter 'lora' has no key 'rank'", 6),
@@ -122,7 +122,7 @@ def test_plugins_are_checked_and_written_out() -> None:
         ("adapt:\n- lara", "unknown adapter 'lara'", 5),
     ]:
         with pytest.raises(LuthierError) as caught:
-            resolve(loads(WHOLE + text, name="r.yaml"), SEAMS)
+            resolve(loads(WHOLE + text, name="r.yaml"), REGISTRIES)
         assert caught.value.what.startswith(what)
         assert caught.value.where == f"r.yaml:{line}"
 
@@ -137,8 +137,8 @@ def test_a_plugin_says_which_key_it_needs_and_takes_no_infinite_number() -> None
 
 def test_the_lock_runs_the_same_again() -> None:
     text = "model: {name: m, revision: '1e5'}\ndata: [a, {hub: x/y, weight: 2}]\noutput: o\nevaluate: {data: h}\n"
-    first = resolve(loads(text, ["train.lr=2e-5", "seed=7", "adapt.lora.r=4"]), SEAMS).recipe
-    again = resolve(loads(lock(first)), SEAMS).recipe
+    first = resolve(loads(text, ["train.lr=2e-5", "seed=7", "adapt.lora.r=4"]), REGISTRIES).recipe
+    again = resolve(loads(lock(first)), REGISTRIES).recipe
     assert lock(again) == lock(first)
     assert digest(again) == digest(first)
     assert again.train == first.train
@@ -162,7 +162,7 @@ def test_differences_name_the_keys_that_shape_the_weights() -> None:
 
 def test_explain_says_where_each_value_came_from() -> None:
     loaded = loads(WHOLE + "adapt: {lora: {r: 4}}", ["seed=3"], name="r.yaml")
-    found = {line.key: line for line in lines(loaded, SEAMS)}
+    found = {line.key: line for line in lines(loaded, REGISTRIES)}
     assert str(found["adapt.0"].origin) == "r.yaml:4"
     assert str(found["adapt.0.lora.r"].origin) == "r.yaml:4"
     assert found["adapt.0.lora.targets"].origin.kind == "default"
@@ -172,7 +172,7 @@ def test_explain_says_where_each_value_came_from() -> None:
     assert found["train.clip"].why
     console = Console(width=200, record=True, file=None, quiet=False)
     with console.capture() as captured:
-        console.print(explain(loaded, SEAMS))
+        console.print(explain(loaded, REGISTRIES))
     text = captured.get()
     assert "train.max_tokens" in text
     assert "command line" in text
@@ -203,7 +203,7 @@ def test_every_plugin_field_has_its_seam() -> None:
 
 
 def test_json_schema_knows_short_forms_and_plugins() -> None:
-    schema = json_schema(SEAMS)
+    schema = json_schema(REGISTRIES)
     assert set(schema["required"]) == {"model", "data", "output"}
     assert schema["additionalProperties"] is False
     assert {"type": "string", "description": docs(type(loads(WHOLE).recipe.model))["name"]} in schema["$defs"]["Model"][

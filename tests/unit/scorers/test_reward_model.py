@@ -13,8 +13,8 @@ from reward_runs import hidden, policy, row, said, write_run
 from torch.nn.functional import logsigmoid
 
 from luthier.data import Template
-from luthier.engines.reading import Reader
 from luthier.errors import LuthierError
+from luthier.forward.values import Reader
 from luthier.models.heads import HeadCard
 from luthier.scorers import SCORERS
 from luthier.scorers.reward_model import RewardModel, aggregate
@@ -138,7 +138,7 @@ def test_a_process_reward_model_reads_each_step_and_aggregates(model: Path, tmp_
         assert scorer(example, said(text)) == pytest.approx(value, abs=1e-5)
     assert RewardModel(str(run.folder))(example, said(text)) == pytest.approx(expected["product"], abs=1e-5)
     assert RewardModel(str(run.folder))(example, said("\n\n \n\n")) is None, "no step, no judgement"
-    encoded = Template(made.tokenizer).encode(Example(example.prompt, (Response(said("x").turns, score=0.0),)))
+    encoded = Template(made.tokenizer).encode(Example(example.prompt, (Response(said("x").turns, reward=0.0),)))
     with pytest.raises(LuthierError, match="this response has no steps"):
         Reader(made.module, made.head)([encoded])
 

@@ -10,8 +10,8 @@ import torch
 
 from luthier.errors import LuthierError
 from luthier.run import Run
-from luthier.train import checkpoint, rng, tree
-from luthier.train.checkpoint import Content
+from luthier.train.loop import checkpoint, rng, tree
+from luthier.train.loop.checkpoint import Content
 
 CPU = torch.device("cpu")
 

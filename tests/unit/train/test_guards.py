@@ -2,8 +2,8 @@ import pytest
 import tiny
 import torch
 
-from luthier.train import memory
-from luthier.train.guards import Guards, not_finite
+from luthier.train.loop import memory
+from luthier.train.loop.guards import Guards, not_finite
 
 
 def seen(guards: Guards, losses: list[float]) -> list[tuple[int, str]]:

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from luthier.errors import LuthierError
+from luthier.forward.batches import micro_batches
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin, Recipe, Validate
 from luthier.run import Run
 from luthier.train import FitResult, fit, latest
-from luthier.train.batches import micro_batches
-from luthier.train.neftune import Noise
-from luthier.train.order import Order
+from luthier.train.loop.neftune import Noise
+from luthier.train.sources.order import Order
 
 
 def train(
@@ -201,10 +201,10 @@ def test_neftune_scales_noise_by_each_rows_own_length() -> None:
     plain = nn.functional.embedding(ids, embedding.weight)
     torch.manual_seed(0)
     added = (embedding(ids) - plain).abs()[0]
-    for node in batch.nodes:
-        length = node.end - node.start
+    for segment in batch.segments:
+        length = segment.end - segment.start
         bound = 5.0 / (length * 16) ** 0.5
-        largest = added[node.start : node.end].max().item()
+        largest = added[segment.start : segment.end].max().item()
         assert 0.9 * bound < largest <= bound * 1.0001
     embedding.eval()
     assert torch.equal(embedding(ids), plain)

@@ -6,8 +6,8 @@ from torch.nn import Parameter
 
 from luthier.errors import LuthierError
 from luthier.train import OPTIMIZERS
-from luthier.train.optim import Weight, groups
-from luthier.train.update import Update
+from luthier.train.optim.optimizers import Weight, groups
+from luthier.train.optim.update import Update
 
 ON_CPU = ("adamw", "adafactor", "muon")
 

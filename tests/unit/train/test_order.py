@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
-from luthier.train.order import Order
+from luthier.train.sources.order import Order
 
 
 def test_every_example_comes_once_an_epoch_and_the_last_step_takes_what_is_left() -> None:

@@ -15,16 +15,16 @@ from tiny_judged import Judged
 from transformers import GPT2LMHeadModel
 
 from luthier.errors import LuthierError
+from luthier.forward.forward import Forward
 from luthier.models import heads
-from luthier.models.adapters.lora import Lora
-from luthier.models.adapters.lora_starts import Pissa
+from luthier.models.adapters.peft.lora import Lora
+from luthier.models.adapters.peft.lora_starts import Pissa
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
 from luthier.recipe.schema import Reference, Validate
 from luthier.run import Run
 from luthier.train import fit
-from luthier.train.forward import Forward
-from luthier.train.reference import choose, cut, mismatched
+from luthier.train.roles.reference import choose, cut, mismatched
 from luthier.types import Encoded
 
 PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "orpo", "cpo", "simpo"]

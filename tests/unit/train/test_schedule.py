@@ -4,7 +4,7 @@ import pytest
 
 from luthier.errors import LuthierError
 from luthier.train import SCHEDULES
-from luthier.train.schedule import due_after, warmup_steps
+from luthier.train.optim.schedule import due_after, warmup_steps
 
 
 def factors(name: str, total: int, warmup: int, **keys: float) -> list[float]:

@@ -4,8 +4,8 @@ import time
 import pytest
 from rich.console import Console
 
-from luthier.train import allocator, memory
-from luthier.train.screen import Screen, clock
+from luthier.train.loop import allocator, memory
+from luthier.train.telemetry.screen import Screen, clock
 
 EVENT = {"kind": "step", "loss": 1.23456, "tokens_per_s": 1234.5, "memory": 3 * 2**29}
 

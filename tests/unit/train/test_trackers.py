@@ -6,7 +6,7 @@ import pytest
 from luthier.errors import LuthierError
 from luthier.run import Run
 from luthier.train import TRACKERS
-from luthier.train.trackers import metrics
+from luthier.train.telemetry.trackers import metrics
 from luthier.types import Tracker
 
 STEP = {"kind": "step", "time": 1.0, "step": 3, "epoch": 0.5, "loss": 2.5, "lr": 1e-3, "note": "x", "best": True}

@@ -7,49 +7,49 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.errors import LuthierError
-from luthier.models.adapters.card import Card
+from luthier.models.adapters.kit.card import Card
 from luthier.recipe.schema import Plugin
 from luthier.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.adapters.shape import Shape
+    from luthier.models.adapters.kit.shape import Shape
     from luthier.types import Encoded
 
 ADAPTERS = Registry(
     "adapter",
     {
-        "full": "luthier.models.adapters.full:Full",
-        "lora": "luthier.models.adapters.lora:Lora",
-        "rslora": "luthier.models.adapters.lora_forms:RsLora",
-        "dora": "luthier.models.adapters.lora_forms:Dora",
-        "pissa": "luthier.models.adapters.lora_starts:Pissa",
-        "olora": "luthier.models.adapters.lora_starts:Olora",
-        "eva": "luthier.models.adapters.lora_starts:Eva",
-        "corda": "luthier.models.adapters.lora_starts:Corda",
-        "loftq": "luthier.models.adapters.lora_starts:Loftq",
-        "ir_qlora": "luthier.models.adapters.ir_qlora:IrQlora",
-        "adalora": "luthier.models.adapters.adalora:AdaLora",
-        "vera": "luthier.models.adapters.scaling:Vera",
-        "ia3": "luthier.models.adapters.scaling:Ia3",
-        "oft": "luthier.models.adapters.orthogonal:Oft",
-        "boft": "luthier.models.adapters.orthogonal:Boft",
-        "prefix": "luthier.models.adapters.virtual:Prefix",
-        "prompt": "luthier.models.adapters.virtual:Prompt",
-        "p_tuning": "luthier.models.adapters.virtual:PTuning",
-        "p_tuning_v2": "luthier.models.adapters.virtual:PTuningV2",
-        "peft": "luthier.models.adapters.other:Peft",
-        "freeze": "luthier.models.adapters.freeze:Freeze",
-        "progressive": "luthier.models.adapters.progressive:Progressive",
-        "llama_pro": "luthier.models.adapters.llama_pro:LlamaPro",
-        "train": "luthier.models.adapters.train:Train",
-        "sara": "luthier.models.adapters.sara:Sara",
-        "houlsby": "luthier.models.adapters.houlsby:Houlsby",
-        "bitfit": "luthier.models.adapters.bitfit:BitFit",
-        "loreft": "luthier.models.adapters.loreft:LoReft",
-        "lora_ga": "luthier.models.adapters.lora_ga:LoraGa",
-        "gelora": "luthier.models.adapters.gelora:GeLora",
+        "full": "luthier.models.adapters.base.full:Full",
+        "lora": "luthier.models.adapters.peft.lora:Lora",
+        "rslora": "luthier.models.adapters.peft.lora_forms:RsLora",
+        "dora": "luthier.models.adapters.peft.lora_forms:Dora",
+        "pissa": "luthier.models.adapters.peft.lora_starts:Pissa",
+        "olora": "luthier.models.adapters.peft.lora_starts:Olora",
+        "eva": "luthier.models.adapters.peft.lora_starts:Eva",
+        "corda": "luthier.models.adapters.peft.lora_starts:Corda",
+        "loftq": "luthier.models.adapters.peft.lora_starts:Loftq",
+        "ir_qlora": "luthier.models.adapters.own.ir_qlora:IrQlora",
+        "adalora": "luthier.models.adapters.peft.adalora:AdaLora",
+        "vera": "luthier.models.adapters.peft.scaling:Vera",
+        "ia3": "luthier.models.adapters.peft.scaling:Ia3",
+        "oft": "luthier.models.adapters.peft.orthogonal:Oft",
+        "boft": "luthier.models.adapters.peft.orthogonal:Boft",
+        "prefix": "luthier.models.adapters.peft.virtual:Prefix",
+        "prompt": "luthier.models.adapters.peft.virtual:Prompt",
+        "p_tuning": "luthier.models.adapters.peft.virtual:PTuning",
+        "p_tuning_v2": "luthier.models.adapters.peft.virtual:PTuningV2",
+        "peft": "luthier.models.adapters.peft.other:Peft",
+        "freeze": "luthier.models.adapters.base.freeze:Freeze",
+        "progressive": "luthier.models.adapters.base.progressive:Progressive",
+        "llama_pro": "luthier.models.adapters.base.llama_pro:LlamaPro",
+        "train": "luthier.models.adapters.base.train:Train",
+        "sara": "luthier.models.adapters.base.sara:Sara",
+        "houlsby": "luthier.models.adapters.own.houlsby:Houlsby",
+        "bitfit": "luthier.models.adapters.base.bitfit:BitFit",
+        "loreft": "luthier.models.adapters.own.loreft:LoReft",
+        "lora_ga": "luthier.models.adapters.peft.lora_ga:LoraGa",
+        "gelora": "luthier.models.adapters.peft.gelora:GeLora",
     },
 )
 
@@ -96,7 +96,7 @@ class Adapter(ABC):
         return next((n for n in ADAPTERS.names() if ADAPTERS.get(n) is type(self)), type(self).__name__.lower())
 
     @property
-    def keeps_trunk(self) -> bool:
+    def keeps_backbone(self) -> bool:
         """Does the recipe ask to keep the outputs of the frozen blocks on disk, for later epochs?"""
         return False
 

@@ -32,7 +32,7 @@ class Merged:
 
     def __call__(self, policy: Policy, folder: Path) -> list[Path]:
         """Write the model to `folder`, whole or not at all. Returns the files."""
-        from luthier.models.loading import DTYPES
+        from luthier.models.loading.load import DTYPES
         from luthier.models.saving import merge
 
         return merge(policy, folder, None if self.dtype == "auto" else DTYPES[self.dtype])

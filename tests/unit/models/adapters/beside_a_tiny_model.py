@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from luthier.models.adapters import ADAPTERS, Adapter
-from luthier.models.adapters.attached import attach
+from luthier.models.adapters.kit.attached import attach
 from luthier.types import Encoded
 
 IDS = torch.arange(3, 27).view(2, 12)

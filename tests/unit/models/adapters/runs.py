@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from luthier.models.adapters import build
-from luthier.models.adapters.attached import attach
+from luthier.models.adapters.kit.attached import attach
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
 from luthier.run import Run

@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from luthier.models import load
-from luthier.models.adapters.lora_forms import Dora
+from luthier.models.adapters.peft.lora_forms import Dora
 from luthier.models.quantizers import dequantised, is_quantised
 from luthier.recipe import Plugin
 

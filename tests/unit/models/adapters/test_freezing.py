@@ -12,12 +12,12 @@ from runs import Interrupted, Weights, changed, model, plugin, policy, state, tr
 from torch.utils.flop_counter import FlopCounterMode
 
 from luthier.errors import LuthierError
+from luthier.forward.batches import micro_batches
+from luthier.forward.forward import Forward
 from luthier.models.adapters import build
-from luthier.models.adapters.depth import discriminative
+from luthier.models.adapters.kit.depth import discriminative
 from luthier.run import Run
-from luthier.train import checkpoint
-from luthier.train.batches import micro_batches
-from luthier.train.forward import Forward
+from luthier.train.loop import checkpoint
 from luthier.types import Encoded
 
 

@@ -10,8 +10,8 @@ import torch
 from beside_a_tiny_model import IDS, on, rows
 
 from luthier.errors import LuthierError
-from luthier.models.adapters.dimension import intrinsic_dimension
-from luthier.models.adapters.gelora import GeLora
+from luthier.models.adapters.kit.dimension import intrinsic_dimension
+from luthier.models.adapters.peft.gelora import GeLora
 
 SAMPLE = rows(*[(4 + n % 7, 3 + n % 5) for n in range(60)])
 

@@ -8,7 +8,7 @@ import torch
 from beside_a_tiny_model import IDS, logits, on, step
 
 from luthier.errors import LuthierError
-from luthier.models.adapters.bottleneck import Bottleneck
+from luthier.models.adapters.own.bottleneck import Bottleneck
 
 D, M = 32, 4
 

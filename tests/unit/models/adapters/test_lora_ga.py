@@ -12,9 +12,9 @@ from beside_a_tiny_model import logits, on, rows
 from transformers import GPT2LMHeadModel
 
 from luthier.errors import LuthierError
-from luthier.models.adapters import gradients as measured
-from luthier.models.adapters.gradients import gradients
-from luthier.models.adapters.targets import linear_layers
+from luthier.models.adapters.kit import gradients as measured
+from luthier.models.adapters.kit.gradients import gradients
+from luthier.models.adapters.kit.targets import linear_layers
 
 SAMPLE = rows((4, 8), (6, 3), (2, 10), (5, 5))
 R = 3

@@ -10,11 +10,12 @@ import pytest
 import tiny
 from beside_a_tiny_model import on, rows
 
-from luthier import faults
 from luthier.errors import LuthierError
-from luthier.models import loading, saving
+from luthier.models import saving
+from luthier.models.loading import load
 from luthier.recipe import Plugin
 from luthier.run import Run
+from luthier.workflow import faults
 
 SAMPLE = rows((6, 6), (5, 7))
 
@@ -113,9 +114,9 @@ def test_what_peft_cuts_without_a_word_is_refused() -> None:
     ],
 )
 def test_the_folder_says_what_plain_peft_loads(tmp_path: Path, adapt: list[str], said: str) -> None:
-    policy = loading.load(tiny.folder(tmp_path / "base"), [Plugin(name=name) for name in adapt], device="cpu")
+    policy = load.load(tiny.folder(tmp_path / "base"), [Plugin(name=name) for name in adapt], device="cpu")
     run = Run(tmp_path / "run")
     saving.save(policy, run)
     text = (run.adapter / "README.md").read_text()
     assert said in text and ("library_name: peft" in text) == ("lora" in adapt)
-    assert json.loads((run.adapter / loading.ORIGIN).read_text())["adapt"]
+    assert json.loads((run.adapter / load.ORIGIN).read_text())["adapt"]

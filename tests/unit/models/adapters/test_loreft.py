@@ -13,14 +13,14 @@ import torch
 from beside_a_tiny_model import IDS, logits, on, rows, step
 
 from luthier.engines import LocalEngine
-from luthier.engines.reading import Reader
 from luthier.errors import LuthierError
+from luthier.forward.batches import micro_batches
+from luthier.forward.forward import Forward
+from luthier.forward.values import Reader
 from luthier.models import heads
-from luthier.models.adapters.intervention import Intervention
+from luthier.models.adapters.own.intervention import Intervention
 from luthier.models.positions import Prompts, placed
-from luthier.train import activations
-from luthier.train.batches import micro_batches
-from luthier.train.forward import Forward
+from luthier.train.loop import activations
 from luthier.types import Sampling
 
 SHAPES = [(9, 5), (3, 6), (12, 2), (1, 4)]

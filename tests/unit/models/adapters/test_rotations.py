@@ -13,8 +13,8 @@ from beside_a_tiny_model import logits, on, step
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from luthier.models import rotations
-from luthier.models.rotations import ButterflyLinear, Rotation, Turn, turn_gradient, turned
+from luthier.models.blocks import rotations
+from luthier.models.blocks.rotations import ButterflyLinear, Rotation, Turn, turn_gradient, turned
 
 
 def skew(weight_KBB: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from runs import Interrupted, changed, model, plugin, policy, state, train
 from torch import nn
 
 from luthier.errors import LuthierError
-from luthier.models.adapters.entries import Entries, threshold
+from luthier.models.adapters.base.entries import Entries, threshold
 
 IDS = torch.arange(3, 23).view(1, -1)
 MATRICES = [name for name, _ in model().named_parameters() if "proj" in name]

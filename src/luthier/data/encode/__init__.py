@@ -1,0 +1,1 @@
+"""From Examples to token ids and what of them trains."""

@@ -1,0 +1,290 @@
+"""One object from training to serving: the model's own chat template, with an exact mask of what trains.
+
+Shape suffixes: T = tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from luthier.data.encode.mask import Tokeniser, Tokens
+from luthier.data.encode.rendering import Conversation, Layout, Renderer, RowFault, Span, message
+from luthier.errors import LuthierError
+from luthier.types import RAW, Encoded, Example, Response, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LossOn = Literal["assistant", "last", "all"]
+
+
+@dataclass(slots=True)
+class Tokenised:
+    """An encoded example before it is fitted to the longest allowed row."""
+
+    sequences: list[Tokens]
+    text: bool
+    """Plain text: it may be split anywhere."""
+    turns: bool
+    """One conversation: it may be cut behind a turn."""
+    scores: tuple[float, ...] = ()
+    """The score of each sequence, NaN where nothing is known; () where no response has one."""
+    margin: float = 0.0
+    labels: tuple[tuple[float, ...], ...] = ()
+    """The scores of each sequence's steps, as many as its `Tokens.steps`; () where there are none."""
+
+    def encoded(self, row: int = 0) -> Encoded:
+        """What the loop takes."""
+        ids = tuple(tokens.ids_T for tokens in self.sequences)
+        weights = tuple(tokens.weights_T for tokens in self.sequences)
+        steps = tuple(
+            (np.array(tokens.steps, np.int32), np.array(labels, np.float32))
+            for tokens, labels in zip(self.sequences, self.labels, strict=bool(self.labels))
+        )
+        return Encoded(ids, weights, shared_prefix(self.sequences), row, self.scores, self.margin, steps)
+
+
+def shared_prefix(sequences: Sequence[Tokens]) -> int:
+    """Length of the prefix that all sequences have in common and none scores; 0 for a single sequence."""
+    if len(sequences) < 2:
+        return 0
+    length = min(len(tokens.ids_T) for tokens in sequences)
+    for tokens in sequences:
+        scored = np.flatnonzero(tokens.weights_T[:length])
+        length = int(scored[0]) if len(scored) else length
+        differ = np.flatnonzero(tokens.ids_T[:length] != sequences[0].ids_T[:length])
+        length = int(differ[0]) if len(differ) else length
+    return length
+
+
+class Template:
+    """The chat template of one tokenizer: `encode` for training, `prompt_ids` for serving, `stop_ids` for both.
+
+    The tokens of a training row are those that serving would see: the prompt with the generation prompt, then what
+    the assistant says, up to and with its end token. What a template writes after the end token never trains, and
+    where it stands last it is left off (a causal model does not see it).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer)
+        self._tokeniser = Tokeniser(tokenizer)
+
+    def encode(self, example: Example, loss_on: LossOn = "assistant") -> Encoded:
+        """The example as tokens; weights say which train. Raises LuthierError when the mask cannot be exact.
+
+        A conversation whose template rewrites earlier turns (Qwen 3 takes their thinking out) gives several
+        sequences, the longest first: each scored turn in the context it would be served in. Otherwise there is one
+        sequence for each response.
+        """
+        tokenised = self.encode_batch([example], loss_on)[0]
+        if isinstance(tokenised, LuthierError):
+            raise tokenised
+        return tokenised.encoded()
+
+    def encode_batch(
+        self, examples: Sequence[Example], loss_on: LossOn = "assistant"
+    ) -> list[Tokenised | LuthierError]:
+        """Many examples at once, which is much faster. A fault stands in the place of its example."""
+        results: list[Tokenised | LuthierError | None] = [None] * len(examples)
+        layouts_N: list[list[Layout]] = [[] for _ in examples]
+        chats: list[tuple[int, Conversation]] = []
+        for n, example in enumerate(examples):
+            try:
+                if _is_raw(example):
+                    layouts_N[n] = [_text_layout(example, response, loss_on) for response in example.responses]
+                else:
+                    chats += [(n, chat) for chat in self._conversations(example, loss_on)]
+            except LuthierError as error:
+                results[n] = error
+        rendered = self._renderer.layouts([chat for _, chat in chats])
+        for (n, _), layouts in zip(chats, rendered, strict=True):
+            if isinstance(layouts, LuthierError):
+                results[n] = layouts
+            else:
+                layouts_N[n] += layouts
+        for n, example in enumerate(examples):
+            try:
+                if results[n] is None:
+                    _mark_steps(example, layouts_N[n])
+            except LuthierError as error:
+                results[n] = error
+        good = [n for n in range(len(examples)) if results[n] is None]
+        tokens = iter(self._tokeniser.tokenise([layout for n in good for layout in layouts_N[n]]))
+        for n in good:
+            results[n] = _assemble(examples[n], [next(tokens) for _ in layouts_N[n]])
+        return [result for result in results if result is not None]
+
+    def prompt_ids(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """What the model is given to answer these turns: the rendering with the generation prompt, as tokens."""
+        if turns and all(turn.role == RAW for turn in turns):
+            return self._tokeniser.text_ids("".join(turn.text for turn in turns))
+        conversation = Conversation(tuple(turns), tuple(tools), (None,) * len(turns), 0.0, None)
+        self._require_template(None)
+        self._renderer.check_roles(conversation)
+        text = self._renderer.render([([message(turn) for turn in turns], conversation.tools, True)])[0]
+        if isinstance(text, LuthierError):
+            raise text
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end generation: the tokenizer's and the model's end tokens, and the template's end of turn."""
+        found: set[int] = set()
+        given = self.tokenizer.eos_token_id
+        found |= set(given if isinstance(given, list) else [] if given is None else [given])
+        settings = Path(self.tokenizer.name_or_path or ".") / "generation_config.json"
+        if self.tokenizer.name_or_path and settings.is_file():
+            eos = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
+            found |= {int(token) for token in (eos if isinstance(eos, list) else [eos]) if token is not None}
+        if self._renderer.end_token is not None:
+            found.add(self.tokenizer.added_tokens_encoder[self._renderer.end_token])
+        return frozenset(found)
+
+    @cached_property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop tokens as texts."""
+        return tuple(str(self.tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.stop_ids))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all that decides the tokens: the tokenizer, its special tokens, the template."""
+        tokenizer = self.tokenizer
+        words = (
+            tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+        )
+        parts = [words, repr(tokenizer.chat_template), repr(sorted(tokenizer.special_tokens_map.items(), key=repr))]
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def exists(self) -> bool:
+        """Has the model's tokenizer a chat template at all?"""
+        return self._renderer.exists
+
+    def _require_template(self, where: str | None) -> None:
+        if not self.exists:
+            raise LuthierError(
+                "the model's tokenizer has no chat template, and these rows are conversations",
+                where=where,
+                fix="take an instruct model, add a chat_template.jinja to the model's folder, "
+                "or set `chat: false` on the source to train on the texts as they stand",
+            )
+
+    def _conversations(self, example: Example, loss_on: LossOn) -> list[Conversation]:
+        """One conversation for each response, with the weight of each turn."""
+        where = str(example.source) if example.source else None
+        if not example.responses:
+            if example.prompt and self.exists:  # a last role that is only misspelt is the better thing to be told of
+                unscored = (None,) * len(example.prompt)
+                self._renderer.check_roles(Conversation(example.prompt, example.tools, unscored, 0.0, where))
+            raise RowFault(
+                "there is no response to train on (the row does not end with the assistant)",
+                where=where,
+                fix="give rows that end with what the assistant says",
+            )
+        self._require_template(where)
+        judged = is_judged(example)
+        chats = []
+        for response in example.responses:
+            turns = (*example.prompt, *response.turns)
+            _check_turns(turns, where)
+            first = len(example.prompt) if judged else 0
+            if loss_on == "last":
+                first = len(turns) - 1
+            weights = [
+                (1.0 if turn.weight is None else turn.weight) if turn.role == "assistant" and k >= first else None
+                for k, turn in enumerate(turns)
+            ]
+            base = 1.0 if loss_on == "all" and not judged else 0.0
+            if not base:
+                weights = [weight or None for weight in weights]  # a turn that does not train need not be found
+            chats.append(Conversation(turns, example.tools, tuple(weights), base, where))
+        return chats
+
+
+def is_judged(example: Example) -> bool:
+    """Are the responses to be told apart (several, or with scores)? Then what stands in the prompt never trains."""
+    judged = any(response.reward is not None or response.step_rewards is not None for response in example.responses)
+    return judged or len(example.responses) > 1
+
+
+def _mark_steps(example: Example, layouts: Sequence[Layout]) -> None:
+    """Note in each layout where the judged steps of its response end. `meta["steps"]` holds their texts.
+
+    Raises RowFault where a step is not found in what the template rendered.
+    """
+    if not any(response.step_rewards for response in example.responses):
+        return
+    where = str(example.source) if example.source else None
+    texts = [step.strip() for step in example.meta.get("steps", ())]
+    scores = example.responses[0].step_rewards or ()
+    if len(example.responses) != 1 or len(layouts) != 1 or len(texts) != len(scores):
+        raise RowFault(f"{len(texts)} steps, but {len(scores)} step scores, of one response", where=where)
+    layout, whole = layouts[0], example.responses[0].turns[-1].text.strip()
+    at = layout.text.find(whole, layout.spans[-1].start if layout.spans else 0)
+    for step in texts:
+        at = layout.text.find(step, at) if at >= 0 else at
+        if at < 0 or not step:
+            raise RowFault("the chat template changes a step's text" if step else "a step is empty", where=where)
+        at += len(step)
+        layout.steps.append(at)
+
+
+def _check_turns(turns: Sequence[Turn], where: str | None) -> None:
+    for turn in turns:
+        if turn.media:
+            raise RowFault("it has images, sound or video, and only text can train", where=where)
+        if turn.role == RAW:
+            raise RowFault("it mixes plain text with turns of a conversation", where=where)
+        if turn.weight and turn.role != "assistant":
+            raise RowFault("a turn that is not the assistant's has a weight", where=where)
+
+
+def _is_raw(example: Example) -> bool:
+    spoken = [*example.prompt, *(turn for response in example.responses for turn in response.turns)]
+    return bool(example.responses) and all(turn.role == RAW for turn in spoken)
+
+
+def _text_layout(example: Example, response: Response, loss_on: LossOn) -> Layout:
+    """Prompt and completion end to end, without a template."""
+    prompt = "".join(turn.text for turn in example.prompt)
+    text = "".join(turn.text for turn in response.turns)
+    weight = response.turns[0].weight
+    span = Span(len(prompt), len(prompt) + len(text), 1.0 if weight is None else weight)
+    if not text:
+        raise RowFault("the text is empty", where=str(example.source) if example.source else None)
+    return Layout(prompt + text, [span], 1.0 if loss_on == "all" and not is_judged(example) else 0.0, raw=True)
+
+
+def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Tokenised | LuthierError:
+    sequences: list[Tokens] = []
+    for tokens in parts:
+        if isinstance(tokens, LuthierError):
+            return RowFault(tokens.what, where=str(example.source) if example.source else None, fix=tokens.fix)
+        sequences.append(tokens)
+    raw, judged = _is_raw(example), is_judged(example)
+    responses = example.responses if judged else ()
+    if judged and len(sequences) != len(responses):
+        return RowFault(
+            "the chat template rewrites earlier turns of a judged response, so it is not one sequence",
+            where=str(example.source) if example.source else None,
+            fix="judge one assistant turn a row: put the turns before it into the prompt",
+        )
+    scored = any(response.reward is not None for response in responses)
+    return Tokenised(
+        sequences,
+        text=raw and not example.prompt and not judged and len(sequences) == 1,
+        turns=not judged,
+        scores=tuple(math.nan if r.reward is None else float(r.reward) for r in responses) if scored else (),
+        margin=float(example.meta.get("margin", 0.0)),
+        labels=tuple(r.step_rewards or () for r in responses) if any(r.step_rewards for r in responses) else (),
+    )

@@ -1,0 +1,160 @@
+"""Rows longer than train.max_tokens: refused, left out, cut behind a turn, or, where responses are judged, in one.
+
+Shape suffixes: T = tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from luthier.data.encode.mask import Tokens
+from luthier.data.encode.template import LossOn, Tokenised
+from luthier.data.ledger import Ledger
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.types import Source
+
+NO_ROOM = "no scored token is left within train.max_tokens"
+LONG_PROMPT = "its prompt alone is as long as train.max_tokens, so nothing of a response is left"
+NO_STEP = "not one whole step is left within train.max_tokens"
+EQUAL = "its responses are the same tokens, so none is better than another"
+CUT_EQUAL = "its responses differ only behind train.max_tokens, so nothing of the difference is left"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What of a recipe decides how a row becomes tokens."""
+
+    max_tokens: int
+    long_rows: Literal["error", "drop", "truncate"]
+    loss_on: LossOn
+    dedup: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Rules:
+        """The recipe's rules. Pre-training scores every token."""
+        train = recipe.train
+        loss_on: LossOn = "all" if recipe.objective.name == "pretrain" else train.loss_on
+        return cls(train.max_tokens, train.long_rows, loss_on, train.dedup)
+
+
+@dataclass
+class Truncation:
+    """Fits rows to train.max_tokens and remembers those that do not fit."""
+
+    rules: Rules
+    too_long: int = 0
+    longest: int = 0
+    first: Source | None = None
+    judged: bool = False
+    """Was one of them judged?"""
+
+    def fit(self, tokenised: Tokenised, ledger: Ledger, source: Source) -> list[Tokenised] | str:
+        """The row as it is, in parts, cut behind a turn or in a response, or the reason why it is dropped."""
+        limit = self.rules.max_tokens
+        if tokenised.scores and (told := _distinct(tokenised)) is not tokenised:
+            if told is None:
+                return EQUAL
+            tokenised = told
+        length = max(len(tokens.ids_T) for tokens in tokenised.sequences)
+        if length <= limit:
+            return [tokenised]
+        if tokenised.text:
+            ledger.split += 1
+            parts = [part for part in _split(tokenised.sequences[0], limit) if part.weights_T.any()]
+            return [replace(tokenised, sequences=[part]) for part in parts]
+        if self.rules.long_rows == "error":
+            self.too_long, self.longest, self.first = self.too_long + 1, max(self.longest, length), self.first or source
+            self.judged = self.judged or not tokenised.turns
+            return f"longer than train.max_tokens={limit}"
+        if self.rules.long_rows == "drop":
+            return f"longer than train.max_tokens={limit} (train.long_rows: drop)"
+        cut = _cut_behind_turn(tokenised, limit) if tokenised.turns else _cut_in_response(tokenised, limit)
+        if isinstance(cut, str):
+            ledger.unscored += cut != CUT_EQUAL
+            return cut
+        if tokenised.turns:
+            ledger.truncated += 1
+        else:
+            ledger.cut += 1
+        ledger.steps_lost += sum(map(len, tokenised.labels)) - sum(map(len, cut.labels))
+        return [cut]
+
+    def complain(self, ledger: Ledger) -> None:
+        """Raises LuthierError for rows that are too long, if the recipe calls that an error."""
+        if self.too_long:
+            how = "cuts responses at their end" if self.judged else "keeps whole turns"
+            raise LuthierError(
+                f"{self.too_long:,} of {ledger.rows_read:,} rows are longer than "
+                f"train.max_tokens={self.rules.max_tokens} (the longest has {self.longest:,} tokens)",
+                where=str(self.first),
+                fix=f"raise train.max_tokens, or set train.long_rows to truncate ({how}) or drop",
+            )
+
+
+def _split(tokens: Tokens, limit: int) -> list[Tokens]:
+    """A plain text in parts of at most `limit` tokens, each token in exactly one."""
+    parts = []
+    for start in range(0, len(tokens.ids_T), limit):
+        weights_T = tokens.weights_T[start : start + limit].copy()
+        weights_T[:1] = 0  # nothing predicts a part's first token
+        parts.append(Tokens(tokens.ids_T[start : start + limit], weights_T, []))
+    return parts
+
+
+def _cut_behind_turn(tokenised: Tokenised, limit: int) -> Tokenised | str:
+    """Each sequence up to its last scored turn that ends within `limit`, those without one left out."""
+    kept = []
+    for tokens in tokenised.sequences:
+        ends = [end for end in tokens.ends if end <= limit]
+        if ends:
+            kept.append(Tokens(tokens.ids_T[: ends[-1]], tokens.weights_T[: ends[-1]], ends))
+    return replace(tokenised, sequences=kept) if kept else NO_ROOM
+
+
+def _cut_in_response(tokenised: Tokenised, limit: int) -> Tokenised | str:
+    """Each response up to `limit`, and where steps are judged up to the last whole one; all of the prompt is kept.
+
+    A response that is cut does not train its end token: the model is not taught to stop there.
+    """
+    sequences, labels = [], []
+    for i, tokens in enumerate(tokenised.sequences):
+        end = min(limit, len(tokens.ids_T))
+        steps = [place for place in tokens.steps if place < limit]
+        if tokenised.labels and end < len(tokens.ids_T):
+            if not steps:
+                return NO_STEP
+            end = steps[-1] + 1
+        if not tokens.weights_T[:end].any():
+            return LONG_PROMPT
+        sequences.append(Tokens(tokens.ids_T[:end], tokens.weights_T[:end], [], steps))
+        labels.append(tokenised.labels[i][: len(steps)] if tokenised.labels else ())
+    cut = replace(tokenised, sequences=sequences, labels=tuple(labels) if tokenised.labels else ())
+    told = _distinct(cut) if cut.scores else cut
+    return CUT_EQUAL if told is None else told
+
+
+def _distinct(tokenised: Tokenised) -> Tokenised | None:
+    """The example without responses that are the same tokens as one before them but have another score.
+
+    None when no two responses with different scores are left of several. The example itself when all differ.
+    """
+    kept: list[int] = []
+    for i, tokens in enumerate(tokenised.sequences):
+        same = [k for k in kept if np.array_equal(tokenised.sequences[k].ids_T, tokens.ids_T)]
+        if not same or tokenised.scores[same[0]] == tokenised.scores[i]:
+            kept.append(i)
+    if len(kept) == len(tokenised.sequences):
+        return tokenised
+    scores = tuple(tokenised.scores[i] for i in kept)
+    if len({loss_on for loss_on in scores if not math.isnan(loss_on)}) < 2:
+        return None
+    labels = tuple(tokenised.labels[i] for i in kept) if tokenised.labels else ()
+    return replace(tokenised, sequences=[tokenised.sequences[i] for i in kept], scores=scores, labels=labels)
+
+
+__all__ = ["EQUAL", "Rules", "Truncation"]

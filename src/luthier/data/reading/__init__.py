@@ -1,0 +1,1 @@
+"""From files, folders and the hub to Examples."""

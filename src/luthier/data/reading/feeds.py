@@ -1,0 +1,237 @@
+"""From the recipe's `data:` entries to Examples: which files, which row shape, how many rows, mended how."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.data.ledger import Ledger
+from luthier.data.reading import sources as files
+from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
+from luthier.data.reading.formats.preferences import Preference, Stepwise, repeats_prompt, zero_means_wrong
+from luthier.data.reading.formats.shape import BadRow
+from luthier.errors import LuthierError
+from luthier.recipe import Source as Entry
+from luthier.types import RAW, Example, Format, Source, Turn
+
+LOOKED_AT = 1000
+"""Rows that tell whether the pairs of a source repeat their prompt."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file (or hub split) of a feed, opened when it is read."""
+
+    name: str
+    rows: Callable[[], Iterator[files.NumberedRow]]
+    fingerprint: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One entry of `data:`, ready to read."""
+
+    entry: Entry
+    name: str
+    """What the ledger calls it."""
+    parts: tuple[Part, ...]
+    shape: Format | None = None
+    """None: recognised by the columns of each part's first row."""
+    only_mapped: bool = False
+    """Columns that `columns` does not map are left out (LLaMA-Factory)."""
+    samples: int | None = None
+    """Draw so many rows, again and again if there are fewer (LLaMA-Factory's num_samples)."""
+    media: Path | None = None
+    """Folder that media paths are relative to."""
+
+    def key(self) -> list[Any]:
+        """What decides the rows of this feed, for the token cache."""
+        return [repr(self), [part.fingerprint() for part in self.parts]]
+
+    def __repr__(self) -> str:
+        names = [part.name for part in self.parts]
+        return f"Feed({self.entry!r}, {names}, {self.shape!r}, {self.only_mapped}, {self.samples}, {self.media})"
+
+    def examples(self, ledger: Ledger) -> Iterator[Example]:
+        """The readable rows as Examples; the others are dropped into the ledger with their reason."""
+        read = itertools.chain.from_iterable(self._part(part, ledger) for part in self.parts)
+        yield from itertools.islice(read, self.entry.limit)
+
+    def _part(self, part: Part, ledger: Ledger) -> Iterator[Example]:
+        shape, name = self.shape, type(self.shape).__name__.lower()
+        known: set[frozenset[str]] = set()
+        count = 0
+        for number, row in part.rows():
+            source = Source(part.name, number)
+            if not isinstance(row, Mapping):
+                raise LuthierError(
+                    "the row is not an object with columns", where=str(source), fix='write rows as {"column": "text"}'
+                )
+            row = self._columns(row, source)
+            if shape is None:
+                name, shape = self._recognise(row, source)
+            if count == 0:
+                shape, said = self._settled(shape, name)
+                ledger.recognised(self.name, said)
+            count += 1
+            if self.shape is None and (columns := frozenset(row)) not in known:
+                self._check_same(row, source, name, shape)
+                known.add(columns)
+            ledger.read(self.name)
+            try:
+                example = shape.read(row)
+                _whole_characters(example)
+                yield self._mend(example, source)
+            except BadRow as fault:
+                ledger.drop(self.name, source, str(fault), fault.fix)
+        if count == 0:
+            raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
+
+    def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
+        """The shape with what only the whole source can tell, and its name for the ledger."""
+        if isinstance(shape, Stepwise) and self._zero_means_wrong:
+            return replace(shape, binary=True), f"{name} (label 0: wrong)"
+        if isinstance(shape, Preference) and self._repetition is not None:
+            return replace(shape, repeated=self._repetition == "text"), f"{name} (prompt repeated)"
+        return shape, name
+
+    @cached_property
+    def _repetition(self) -> Literal["text", "turns"] | None:
+        """Where pairs repeat the prompt of its column; by the first rows, so that none is split before it is known."""
+        shape = self.shape if isinstance(self.shape, Preference) else Preference()
+        return repeats_prompt(shape, itertools.islice(self._ahead(), LOOKED_AT))
+
+    @cached_property
+    def _zero_means_wrong(self) -> bool:
+        """Of judged steps; read ahead, so that no row is scored before it is known."""
+        return zero_means_wrong(self._ahead())
+
+    def _ahead(self) -> Iterator[Mapping[str, Any]]:
+        """The rows before they are read."""
+        numbered = ((Source(part.name, number), row) for part in self.parts for number, row in part.rows())
+        return (self._columns(row, source) for source, row in numbered if isinstance(row, Mapping))
+
+    def _columns(self, row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+        mapping = self.entry.columns
+        if not mapping:
+            return row
+        absent = [theirs for theirs in mapping.values() if theirs not in row]
+        if absent and not self.only_mapped:
+            raise LuthierError(
+                f"`columns` names {absent[0]!r}, but the row has {', '.join(row)}",
+                where=str(source),
+                fix="see `columns:`",
+            )
+        renamed = {ours: row[theirs] for ours, theirs in mapping.items() if theirs in row}
+        taken = set(mapping.values())
+        return renamed if self.only_mapped else {**{k: v for k, v in row.items() if k not in taken}, **renamed}
+
+    def _recognise(self, row: Mapping[str, Any], source: Source) -> tuple[str, Format]:
+        wanted = self.entry.format
+        if wanted is None:
+            found = recognise(row)
+            if found is None:
+                raise unknown_columns(row, source.path)
+            return found
+        shape: Format = FORMATS.build(wanted)
+        if not shape.matches(frozenset(row)):
+            raise unknown_columns(row, source.path, wanted)
+        return wanted, shape
+
+    def _check_same(self, row: Mapping[str, Any], source: Source, name: str, shape: Format) -> None:
+        if self.entry.format is not None:
+            if shape.matches(frozenset(row)):
+                return
+            other = "other columns"
+        else:
+            found = recognise(row)
+            if found is not None and found[0] == name:
+                return
+            other = f"the shape {found[0]!r}" if found else "no known shape"
+        raise LuthierError(
+            f"mixed shapes in one file: the rows before are {name!r}, this one has {other} ({', '.join(row)})",
+            where=str(source),
+            fix="put rows of different shapes into different files, or mend this row",
+        )
+
+    def _mend(self, example: Example, source: Source) -> Example:
+        example = replace(example, source=source)
+        if not self.entry.chat:
+            example = as_text(example)
+        if self.entry.system and (not example.prompt or example.prompt[0].role not in ("system", "developer", RAW)):
+            spoken = example.prompt or tuple(turn for response in example.responses for turn in response.turns)
+            if spoken and spoken[0].role != RAW:
+                example = replace(example, prompt=(Turn("system", self.entry.system), *example.prompt))
+        if self.media is not None and any(turn.media for turn in example.prompt):
+            example = replace(example, prompt=tuple(self._with_media(turn) for turn in example.prompt))
+        return example
+
+    def _with_media(self, turn: Turn) -> Turn:
+        paths = (path if "://" in path else str((self.media or Path()) / path) for path in turn.media)
+        return replace(turn, media=tuple(paths))
+
+
+def _whole_characters(example: Example) -> None:
+    """Raises BadRow for half a surrogate pair, as a text cut within an emoji has: it is no Unicode text."""
+    turns = [*example.prompt, *(turn for response in example.responses for turn in response.turns)]
+    words = [example.answer or "", *(turn.text for turn in turns)]
+    words += [json.dumps(turn.calls, ensure_ascii=False, default=str) for turn in turns if turn.calls]
+    words += [str(text) for turn in turns for text in turn.extra.values()]
+    words += [json.dumps(example.tools, ensure_ascii=False, default=str)] if example.tools else []
+    try:
+        for text in words:
+            text.encode()
+    except UnicodeEncodeError:
+        raise BadRow("a text holds half a character (a lone \\ud800 to \\udfff)") from None
+
+
+def as_text(example: Example) -> Example:
+    """The example without a chat template (`chat: false`): prompt and response as they stand. Raises BadRow."""
+    if all(turn.role == RAW for response in example.responses for turn in response.turns) and not example.prompt:
+        return example
+    plain = all(len(response.turns) == 1 and not response.turns[0].calls for response in example.responses)
+    if len(example.prompt) != 1 or not plain or example.tools:
+        raise BadRow("a conversation cannot be read with `chat: false`: it has several turns")
+    responses = tuple(replace(r, turns=(Turn(RAW, r.turns[0].text, r.turns[0].weight),)) for r in example.responses)
+    return replace(example, prompt=(Turn(RAW, example.prompt[0].text),), responses=responses)
+
+
+def feed(entry: Entry) -> Feed:
+    """Find what one `data:` entry names. Raises LuthierError when it is not there."""
+    if entry.hub:
+        from luthier.data.reading.hub import hub_feed
+
+        return hub_feed(entry)
+    if entry.llamafactory:
+        from luthier.data.reading.llamafactory import llamafactory_feed
+
+        return llamafactory_feed(entry)
+    assert entry.path is not None
+    return Feed(entry, entry.path, tuple(file_part(path) for path in files.find(entry.path)))
+
+
+def file_part(path: Path, reader: Callable[[Path], Iterator[files.NumberedRow]] | None = None) -> Part:
+    """A file as part of a feed."""
+    reader = reader or files.READERS[files.suffix(path)]
+    return Part(str(path), partial(reader, path), partial(files.fingerprint, path))
+
+
+def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> Iterator[Example]:
+    """All rows of the sources as Examples, in order, each with its `source`.
+
+    `sources`: paths or recipe entries. Weights play no part here. Rows that cannot be read are dropped into the
+    ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
+    known shape and shapes mixed in one file; each names the file, and the line where there is one.
+    """
+    entries: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
+    tally = Ledger() if ledger is None else ledger
+    for entry in entries:
+        yield from feed(Entry(path=entry) if isinstance(entry, str) else entry).examples(tally)
+
+
+__all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read"]

@@ -1,0 +1,182 @@
+"""Messages of any dialect into turns: roles, text, tool calls, reasoning, media."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.reading.formats.shape import BadRow, Row, kind, parsed
+from luthier.types import Example, Response, Turn
+
+EXTRA = ("name", "tool_call_id", "reasoning_content")
+"""Message keys that are handed to the chat template as they are."""
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """How a dialect names the keys of a message and who speaks. Other roles are left as they are."""
+
+    role: str = "role"
+    content: str = "content"
+    user: str = "user"
+    assistant: str = "assistant"
+    observation: str = "observation"
+    function: str = "function_call"
+    system: str = "system"
+
+    def speaker(self, role: str) -> str:
+        """The role in the chat template's words. Raises BadRow for a known role that is written otherwise."""
+        ours = {
+            self.user: "user",
+            self.assistant: "assistant",
+            self.observation: "tool",
+            self.system: "system",
+            self.function: "assistant",
+        }
+        meant = role.strip().lower()
+        if role not in ours and meant != role and meant in (*ours, "user", "assistant", "tool", "developer"):
+            raise BadRow(f"a message's role is {role!r}: write {meant!r}")
+        return ours.get(role, role)
+
+
+OPENAI = Tags()
+SHAREGPT = Tags(role="from", content="value", user="human", assistant="gpt")
+
+
+def turns(messages: list[Any], tags: Tags = OPENAI) -> tuple[Turn, ...]:
+    """Each message as a turn. Raises BadRow for a message that is none."""
+    return tuple(turn(message, tags) for message in messages)
+
+
+def turn(message: Any, tags: Tags = OPENAI) -> Turn:
+    """One message as a turn."""
+    if not isinstance(message, Mapping):
+        raise BadRow(f"a message is {kind(message)}, not an object")
+    if tags.role not in message and (OPENAI.role in message or SHAREGPT.role in message):
+        tags = OPENAI if OPENAI.role in message else SHAREGPT
+    role = message.get(tags.role)
+    if not isinstance(role, str):
+        raise BadRow(f"a message has no {tags.role!r}")
+    content, calls = message.get(tags.content), _calls(message.get("tool_calls"))
+    if role == tags.function:
+        content, calls = "", _calls(parsed(content, role))
+    words, media, extra, more = _content(content, tags.content, missing_ok=bool(calls))
+    extra |= {key: message[key] for key in EXTRA if message.get(key) is not None}
+    weight = message.get("weight", message.get("loss_weight"))
+    given = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if weight is not None and not (given and 0 <= weight < math.inf):  # which NaN is not
+        raise BadRow("a message's 'weight' is not a finite number of at least 0")
+    return Turn(tags.speaker(role), words, None if weight is None else float(weight), media, calls + more, extra)
+
+
+def _content(
+    content: Any, name: str, *, missing_ok: bool
+) -> tuple[str, tuple[str, ...], dict[str, Any], tuple[Mapping[str, Any], ...]]:
+    """Text, media, extra keys and tool calls of a message's content, which is text or a list of typed parts."""
+    if isinstance(content, str):
+        return content, (), {}, ()
+    if content is None and missing_ok:
+        return "", (), {}, ()
+    if not isinstance(content, list | tuple):
+        raise BadRow(f"a message's {name!r} is {kind(content)}, not text")
+    words: list[str] = []
+    media: list[str] = []
+    extra: dict[str, Any] = {}
+    calls: tuple[Mapping[str, Any], ...] = ()
+    for part in content:
+        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+            raise BadRow(f"a part of a message's {name!r} has no 'type'")
+        value = next((part[key] for key in ("value", part["type"], "url", "path") if part.get(key) is not None), None)
+        match part["type"]:
+            case "text" if isinstance(value, str):
+                words.append(value)
+            case "reasoning" | "thinking" if isinstance(value, str):
+                extra["reasoning_content"] = value
+            case "tool_call":
+                calls += _calls(parsed(value, "tool_call"))
+            case "image" | "image_url" | "video" | "video_url" | "audio" | "audio_url":
+                media.append(str(value.get("url") if isinstance(value, Mapping) else value))
+            case other:
+                raise BadRow(f"a part of a message is of the unknown type {other!r}, or its value is no text")
+    return "".join(words), tuple(media), extra, calls
+
+
+def _calls(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Tool calls in OpenAI's shape, their arguments as an object (that is what chat templates expect)."""
+    if value is None:
+        return ()
+    calls = []
+    for call in value if isinstance(value, list | tuple) else [value]:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise BadRow("a tool call has no 'name'")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except json.JSONDecodeError as error:
+                raise BadRow("a tool call's 'arguments' are text, but not JSON") from error
+            except RecursionError:
+                raise BadRow("a tool call's 'arguments' are JSON that is nested too deeply") from None
+        identity = {"id": call["id"]} if call.get("id") is not None else {}
+        shaped = {"name": function["name"], "arguments": {} if arguments is None else arguments}
+        calls.append({**identity, "type": "function", "function": shaped})
+    return tuple(calls)
+
+
+def tools(row: Row) -> tuple[Mapping[str, Any], ...]:
+    """The row's `tools`, a list or JSON text of one, in OpenAI's shape."""
+    value = row.get("tools")
+    if value is None or value == "":
+        return ()
+    listed = parsed(value, "tools")
+    if not isinstance(listed, list | tuple) or not all(isinstance(tool, Mapping) for tool in listed):
+        raise BadRow("'tools' is not a list of objects")
+    shaped = tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in listed)
+    for tool in shaped:
+        if not isinstance(tool["function"], Mapping) or not isinstance(tool["function"].get("name"), str):
+            raise BadRow("a tool has no 'name'")
+    return shaped
+
+
+def media(row: Row) -> tuple[str, ...]:
+    """Paths of the row's images, videos and audios."""
+    paths: list[str] = []
+    for name in MEDIA:
+        value = row.get(name)
+        paths += [str(path) for path in value] if isinstance(value, list | tuple) else [str(value)] if value else []
+    return tuple(paths)
+
+
+def with_system(row: Row, spoken: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns with the row's `system` column in front, unless they begin with a system turn."""
+    system = row.get("system")
+    if system is None or system == "" or (spoken and spoken[0].role in ("system", "developer")):
+        return spoken
+    if not isinstance(system, str):
+        raise BadRow(f"'system' is {kind(system)}, not text")
+    return (Turn("system", system), *spoken)
+
+
+def conversation(row: Row, spoken: tuple[Turn, ...], score: float | None = None) -> Example:
+    """A conversation as prompt and response: the last assistant turn answers all that precedes it.
+
+    One that does not end with the assistant has no response: a task. Its meta says that earlier turns answered.
+    """
+    spoken = with_system(row, spoken)
+    pictures = media(row)
+    if pictures and spoken:
+        first = next((i for i, one in enumerate(spoken) if one.role == "user"), 0)
+        marked = Turn(spoken[first].role, spoken[first].text, spoken[first].weight, pictures, extra=spoken[first].extra)
+        spoken = (*spoken[:first], marked, *spoken[first + 1 :])
+    for one in spoken:
+        if one.role == "assistant" and one.weight != 0 and not (one.text.strip() or one.calls or one.extra):
+            raise BadRow("an assistant message is empty")
+    answer = row.get("answer") if isinstance(row.get("answer"), str) else None
+    if spoken and spoken[-1].role == "assistant":
+        return Example(spoken[:-1], (Response(spoken[-1:], score),), answer, tools(row))
+    return Example(spoken, (), answer, tools(row))

@@ -1,0 +1,57 @@
+"""Data sets of the Hugging Face hub, read through `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from luthier.data.reading.feeds import Feed, Part
+from luthier.data.reading.sources import NumberedRow
+from luthier.errors import LuthierError
+from luthier.recipe import Source as Entry
+from luthier.types import Format
+
+T = TypeVar("T")
+
+
+def hub_feed(
+    entry: Entry,
+    *,
+    folder: str | None = None,
+    shape: Format | None = None,
+    only_mapped: bool = False,
+    samples: int | None = None,
+) -> Feed:
+    """The feed of a hub data set. Nothing is fetched until it is read."""
+    assert entry.hub is not None
+    name = ":".join(part for part in (entry.hub, entry.name, entry.split) if part)
+
+    def rows() -> Iterator[NumberedRow]:
+        from datasets import load_dataset
+
+        def load() -> Any:
+            return load_dataset(entry.hub, entry.name, data_dir=folder, split=entry.split, streaming=entry.streaming)
+
+        yield from enumerate(_asked(load, name), 1)
+
+    def fingerprint() -> str:
+        from datasets import load_dataset_builder
+
+        builder = _asked(lambda: load_dataset_builder(str(entry.hub), entry.name, data_dir=folder), name)
+        return str(builder.hash)
+
+    part = Part(name, rows, fingerprint)
+    return Feed(entry, name, (part,), shape, only_mapped, samples)
+
+
+def _asked(ask: Callable[[], T], name: str) -> T:
+    """Call the hub; its many kinds of fault become one that says what to do."""
+    try:
+        return ask()
+    except Exception as error:  # datasets, huggingface_hub and the network each raise their own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LuthierError(
+            f"the hub data set cannot be loaded: {first}",
+            where=name,
+            fix="check its name, configuration and split; without a network, download it and give its `path:`",
+        ) from error

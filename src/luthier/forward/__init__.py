@@ -1,0 +1,1 @@
+"""One forward pass for training, scoring, reward models and rollouts."""

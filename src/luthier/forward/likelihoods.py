@@ -1,0 +1,66 @@
+"""Log-probabilities of rows that do not train, computed as in training: packed, prompts once, no logits kept.
+
+Shape suffixes: S = scored tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luthier.forward.batches import Batch, micro_batches
+from luthier.forward.forward import Forward
+from luthier.recipe.resolve import LARGEST_MICRO
+from luthier.types import Encoded, TokenStore
+
+AT_ONCE = 256
+"""Examples laid out together: enough to fill micro-batches well."""
+LayOut = Callable[[Sequence[Encoded]], list[Batch]]
+
+
+class Likelihoods:
+    """The likelihoods of a model that generates at other times: its own layers are back after each call."""
+
+    def __init__(self, module: Any, off: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """`off` gives the block inside which the module is the model that is asked for."""
+        self._module, self._off, self._device = module, off, next(module.parameters()).device
+
+    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row, the log-probability of each scored token of its responses, one response after the other."""
+        training = self._module.training
+        self._module.eval()
+        try:
+            with Forward(self._module).opened() as forward, self._off():
+
+                def lay_out(examples: Sequence[Encoded]) -> list[Batch]:
+                    return micro_batches(
+                        examples, LARGEST_MICRO, share_prefix=forward.share_prefix, layout=forward.layout
+                    )
+
+                return list(each(rows, lay_out, lambda batch: forward.rows(batch).logp_S, self._device))
+        finally:
+            self._module.train(training)
+
+
+@torch.no_grad()
+def each(
+    rows: Sequence[Encoded] | TokenStore, lay_out: LayOut, logp: Callable[[Batch], Tensor], device: torch.device
+) -> Iterator[NDArray[np.float32]]:
+    """What `logp` gives for the scored tokens of a micro-batch (S), row by row in their order."""
+    for begin in range(0, len(rows), AT_ONCE):
+        some = [replace(rows[i], row=i - begin) for i in range(begin, min(begin + AT_ONCE, len(rows)))]
+        scored = [sum(int(np.count_nonzero(weights[1:])) for weights in row.weights) for row in some]
+        values: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(some)
+        for batch in lay_out(some):
+            logp_S = logp(batch.to(device)).cpu().numpy()
+            ends = np.cumsum([scored[row] for row in batch.rows])
+            for row, part in zip(batch.rows, np.split(logp_S, ends[:-1]), strict=True):
+                values[row] = part
+        yield from values

@@ -1,0 +1,1 @@
+"""Adapters of ours beside the base's weights."""

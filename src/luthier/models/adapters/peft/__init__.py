@@ -1,0 +1,1 @@
+"""Adapters made of PEFT's layers, in PEFT's format."""

@@ -1,0 +1,1 @@
+"""A model's own parts computed faster: packed attention, fused layers, kernels."""

@@ -1,0 +1,1 @@
+"""The loop itself: steps, accumulation, losses, guards, checkpoints."""

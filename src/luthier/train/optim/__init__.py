@@ -1,0 +1,1 @@
+"""Optimisers, schedules and the update of the weights."""

@@ -1,0 +1,1 @@
+"""The models beside the one that trains, and what is remembered of them."""

@@ -1,0 +1,1 @@
+"""What a run tells: events, the screen, trackers, numbers of each step."""

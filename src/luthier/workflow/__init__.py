@@ -1,0 +1,1 @@
+"""What verbs are made of: checks before and after a run, scoring, faults, registries, generated pages."""

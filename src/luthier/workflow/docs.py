@@ -1,0 +1,100 @@
+"""The generated parts of docs/recipes.md, and docs/adapters.md: `python -m luthier.workflow.docs` writes them, tests say when
+they are stale."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from luthier.data import formats_table
+from luthier.models.adapters.kit import guide
+from luthier.recipe.describe import Entry, entries, plugin_entries
+from luthier.recipe.schema import Model, Recipe, Reference, Source, Task, Train, Validate
+from luthier.run import write_atomically
+from luthier.workflow.registries import REGISTRIES
+
+PAGE = Path("docs/recipes.md")
+ADAPTERS_PAGE = Path("docs/adapters.md")
+KEYS = (
+    ("", Recipe),
+    ("model", Model),
+    ("data", Source),
+    ("reference", Reference),
+    ("train", Train),
+    ("validate", Validate),
+    ("evaluate", Task),
+)
+PLUGINS = {
+    "objective": "`objective`",
+    "adapter": "`adapt`",
+    "quantizer": "`quantize`",
+    "optimizer": "`train.optimizer`",
+    "schedule": "`train.schedule`",
+    "scorer": "`evaluate.scorers`",
+    "exporter": "`export`",
+    "tracker": "`train.trackers`",
+}
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def keys() -> str:
+    """Every key of the recipe: type, default, meaning, and why the default is what it is."""
+    parts = []
+    for name, cls in KEYS:
+        parts.append(f"### {f'`{name}`' if name else 'Top level'}\n\n{_summary(cls)}\n\n{_table(entries(cls))}")
+    return "\n".join(parts)
+
+
+def plugins() -> str:
+    """Every built-in plug-in with its keys, by the key that names it."""
+    parts = []
+    for kind, title in PLUGINS.items():
+        parts.append(f"### {title}\n")
+        for name in REGISTRIES[kind].names():
+            cls = REGISTRIES[kind].get(name)
+            found = plugin_entries(cls)
+            parts.append(f"**`{name}`** {_summary(cls)}\n")
+            if found:
+                parts.append(_table(found))
+    return "\n".join(parts)
+
+
+def _summary(cls: type) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+def _table(found: Sequence[Entry]) -> str:
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
+    for entry in found:
+        default = f"`{entry.default}`" if entry.default not in ("", "required") else entry.default
+        meaning = entry.doc + (f" *Why: {entry.why}.*" if entry.why else "")
+        lines.append(f"| `{entry.key}` | {_cell(entry.type)} | {_cell(default)} | {_cell(meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+PARTS: dict[str, Callable[[], str]] = {"keys": keys, "plugins": plugins, "shapes": formats_table}
+
+
+def filled(page: str) -> str:
+    """The page with its generated parts made anew."""
+    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]().strip()}\n\n{part[3]}", page)
+
+
+def main() -> None:
+    """Write docs/adapters.md, and the generated parts of docs/recipes.md; the rest of that page stays as it is."""
+    if not PAGE.exists():
+        sys.exit(f"run this in the repository's root: there is no {PAGE}")
+    write_atomically(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    write_atomically(ADAPTERS_PAGE, guide.page())
+
+
+if __name__ == "__main__":
+    main()

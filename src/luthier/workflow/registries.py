@@ -1,0 +1,23 @@
+"""Every seam with its registry: where the kinds of plug-in that a recipe names are looked up."""
+
+from __future__ import annotations
+
+from luthier.data import FORMATS
+from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
+from luthier.objectives import OBJECTIVES
+from luthier.registry import Registry
+from luthier.scorers import SCORERS
+from luthier.train import OPTIMIZERS, SCHEDULES, TRACKERS
+
+REGISTRIES: dict[str, Registry] = {
+    "objective": OBJECTIVES,
+    "adapter": ADAPTERS,
+    "quantizer": QUANTIZERS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "scorer": SCORERS,
+    "tracker": TRACKERS,
+    "exporter": EXPORTERS,
+    "format": FORMATS,
+}
+"""Kind → registry. The kinds are those of `recipe.schema.Seam`, and the row shapes of `data.*.format`."""

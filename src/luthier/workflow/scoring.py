@@ -1,0 +1,186 @@
+"""A run's model and its base on the tasks of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.recipe import Plugin, Recipe, Task
+from luthier.recipe.describe import default_of, plugin_fields
+from luthier.recipe.resolve import plain
+from luthier.run import Run
+from luthier.scorers.metric import Metric
+from luthier.types import Completion, Encoded, Engine, Example, Sampling
+from luthier.workflow.registries import REGISTRIES
+
+if TYPE_CHECKING:
+    from luthier.data import Template
+    from luthier.evaluate import Comparison
+    from luthier.evaluate.asking import Judge
+    from luthier.models import Policy
+    from luthier.models.heads import ScalarHead
+
+
+@dataclass(frozen=True)
+class Model:
+    """The run's model or its base. `off` gives the block inside which a policy is it: the same weights in memory, the
+    adapter switched off."""
+
+    policy: Policy
+    off: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+class Switched:
+    """An engine that works on a model with its adapter off."""
+
+    def __init__(self, engine: Engine, off: Callable[[], AbstractContextManager[None]]) -> None:
+        self.engine, self._off, self.context = engine, off, engine.context
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """As `Engine.generate`."""
+        with self._off():
+            return self.engine.generate(prompts, sampling)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        """As `Engine.stream`."""
+        with self._off():
+            yield from self.engine.stream(prompt, sampling)
+
+    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """As `Engine.score`."""
+        with self._off():
+            return self.engine.score(rows)
+
+
+def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:
+    """The run's model as `tuned`, after `base` where it is wanted: the adapter off, or the base loaded."""
+    from luthier import models
+
+    policy = models.open_run(run)
+    if not base:
+        return {"tuned": Model(policy)}
+    if policy.has_adapter and not policy.rewrites_base:
+        return {"base": Model(policy, policy.adapter_off), "tuned": Model(policy)}
+    return {"base": Model(models.open_base(run, recipe.model)), "tuned": Model(policy)}
+
+
+def _engine(model: Model) -> Engine:
+    from luthier.data import Template
+    from luthier.engines import LocalEngine
+
+    policy = model.policy
+    engine = LocalEngine(policy.module, policy.tokenizer, Template(policy.tokenizer).stop_ids)
+    return engine if model.off is nullcontext else Switched(engine, model.off)
+
+
+def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
+    """Score the run on the tasks, record samples and scores in its folder, and return the comparisons.
+
+    `say` is told of rows that cannot be read.
+    """
+    from luthier.data import Template
+    from luthier.evaluate import compare
+
+    if not tasks:
+        return []
+    rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
+    rewards = any(needs_rewards(task) for task in tasks)
+    systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
+    engines = {name: _engine(model) for name, model in systems.items()}
+    judges = _judges(systems, recipe) if rewards else {}
+    template = Template(systems["tuned"].policy.tokenizer)
+    found = []
+    for task, examples in zip(tasks, rows, strict=True):
+        chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
+        by = None if task.by is None else _brief(task.by)
+        named = replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
+        found.append(compare(named, examples, template, chosen, judges=judges, run=run, seed=recipe.seed))
+    return found
+
+
+def check(recipe: Recipe, tasks: Sequence[Task], template: Callable[[Recipe], Template]) -> None:
+    """Raise LuthierError, before anything is trained, where the tasks could not be scored on this run: their rows are
+    not there or too long for the model, a scorer could judge none of them or not this run. `template` gives the
+    recipe's model's."""
+    from luthier import models
+    from luthier.evaluate import check as check_task
+    from luthier.evaluate.rewards import gives_rewards, no_rewards
+
+    name = recipe.objective.name
+    for task in tasks:
+        rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
+        check_task(task, rows, template(recipe), models.expected_max_context(recipe.model, recipe.adapt)[0])
+        if needs_rewards(task) and not gives_rewards(REGISTRIES["objective"].build(name, recipe.objective.args)):
+            raise no_rewards(name)
+
+
+def needs_rewards(task: Task) -> bool:
+    """Does a scorer of the task judge the model's own rewards?"""
+    scorers = [REGISTRIES["scorer"].get(plugin.name) for plugin in task.scorers]
+    return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
+
+
+def _judges(systems: Mapping[str, Model], recipe: Recipe) -> Mapping[str, Judge]:
+    """The rewards of the run's model and of its base: what a scalar head reads, or what the objective takes from
+    likelihoods."""
+    from luthier import models
+    from luthier.evaluate.rewards import ImplicitRewards, Remembered
+    from luthier.forward.likelihoods import Likelihoods
+    from luthier.forward.values import Reader
+
+    name = recipe.objective.name
+    objective = REGISTRIES["objective"].build(name, recipe.objective.args)
+    policy = systems["tuned"].policy
+    if policy.head is not None:
+        first = _first_rewards(systems["base"], policy.head)
+        return {"base": first, "tuned": Reader(policy.module, policy.head)}
+    base = Remembered(Likelihoods(systems["base"].policy.module, systems["base"].off))
+    second = recipe.reference.model
+    reference = base if second is None else Remembered(Likelihoods(models.load(second, train=False).module))
+    return {
+        "base": ImplicitRewards(name, objective, base, reference),
+        "tuned": ImplicitRewards(name, objective, Likelihoods(policy.module), reference),
+    }
+
+
+def _first_rewards(base: Model, head: ScalarHead) -> Judge:
+    """The rewards before training: those of the head that the base brought along, else zeros."""
+    from luthier.evaluate.rewards import Untrained
+    from luthier.forward.values import Reader
+    from luthier.models import heads
+
+    policy = base.policy
+    first = heads.begin(policy.folder, policy.module, policy.device, head.card)
+    if not first.weight.any():
+        return Untrained(head.card.kind)
+    reader = Reader(policy.module, first)
+
+    def judge(rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        with base.off():
+            return reader(rows)
+
+    return judge
+
+
+def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
+    """The task's rows. Those that cannot be read are not scored, and it is said which and why."""
+    from luthier.data import read
+    from luthier.data.ledger import SHOWN, Ledger
+
+    ledger = Ledger()
+    examples = list(read(task.data, ledger))
+    for reason, lost in ledger.main_reasons():
+        named = ", ".join(lost.rows[:SHOWN]) + (" …" if lost.count > SHOWN else "")
+        say(f"{task.name}: {lost.count:,} of {ledger.rows_read:,} rows are not scored: {reason} ({named})")
+    return examples
+
+
+def _brief(scorer: Plugin) -> Plugin:
+    """The scorer with only the keys that differ from their defaults: a score is named by what is particular to it."""
+    defaults = {f.name: plain(default_of(f)) for f in plugin_fields(REGISTRIES["scorer"].get(scorer.name))}
+    return Plugin(name=scorer.name, args={k: v for k, v in scorer.args.items() if defaults[k] != v})
