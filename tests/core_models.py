@@ -57,7 +57,7 @@ def family_model(family: str, *, lora: bool = False, dtype: torch.dtype = torch.
 def rows(count: int = 9, prefix: int = 12, seed: int = 0) -> list[Encoded]:
     """Rows of mixed length that begin alike; the second half of each is scored, with a weight of its own."""
     made = tiny.rows(count, prefix, seed=seed, ids=(0, VOCABULARY), lengths=(1, 20))
-    return [replace(row, weights=(row.weights[0] * np.float32(1 + row.row % 3),)) for row in made]
+    return [replace(row, weights=(row.weights[0] * np.float32(1 + n % 3),)) for n, row in enumerate(made)]
 
 
 def loss_and_gradients(model: nn.Module, examples: list[Encoded], budget: int = 100_000, **choices: Any) -> Pass:

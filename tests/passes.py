@@ -39,10 +39,10 @@ def once(
     with Forward(module, **choices).opened() as forward:
         cut = micro_batches(rows, budget, share_prefix=forward.share_prefix, layout=forward.layout)
         for batch in cut:
-            scored = forward.rows(batch, mean_logp=mean != 0)
+            scored = forward.rows(batch, ("logp", "mean_logp") if mean else ("logp",))
             loss = -(scored.weight_S * scored.logp_S).sum()
             if mean:
-                loss = loss - mean * scored.mean_logp_S.sum()
+                loss = loss - mean * scored.readouts["mean_logp"].sum()
             loss.backward()
             total += loss.item()
     gradients = {n: weight.grad.clone() for n, weight in module.named_parameters() if weight.grad is not None}

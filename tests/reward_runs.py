@@ -29,7 +29,9 @@ def said(text: str) -> Response:
 
 def policy(model: Path, card: HeadCard | None = None, adapt: str = "lora") -> Policy:
     """The tiny model with a head whose weight is drawn, and an adapter that changes what the model computes."""
-    made = load(Model(name=str(model), dtype="fp32"), [Plugin(name=adapt)], device="cpu", head=card or HeadCard())
+    made = load(
+        Model(name=str(model), dtype="fp32"), [Plugin(name=adapt)], device="cpu", heads={"reward": card or HeadCard()}
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in made.trainable():
@@ -55,7 +57,7 @@ def write_run(folder: Path, made: Policy | None, model: Path, objective: str = "
 
 
 def hidden(made: Policy, example: Example, response: Response) -> tuple[Tensor, Any]:
-    """The backbone's last hidden states of prompt and response by themselves, T x D, by transformers' own way; the ids."""
+    """The backbone's last hidden states of prompt and response by themselves, T x D, by transformers' way; the ids."""
     judged = Example(example.prompt, (Response(response.turns, reward=0.0),))
     ids = Template(made.tokenizer).encode(judged).ids[0]
     with torch.no_grad():

@@ -121,12 +121,12 @@ def rows(count: int, prefix: int, *, seed: int, ids: tuple[int, int], lengths: t
     """Rows that begin alike, then ask and answer in so many tokens (at least, less than); answers are scored."""
     draw = np.random.default_rng(seed)
     begin, found = draw.integers(*ids, prefix), []
-    for row in range(count):
+    for _ in range(count):
         asked, answered = draw.integers(*lengths, 2)
         tokens = np.concatenate([begin, draw.integers(*ids, asked + answered)]).astype(np.int32)
         weights = np.zeros(len(tokens), np.float32)
         weights[-answered:] = 1
-        found.append(Encoded(ids=(tokens,), weights=(weights,), row=row))
+        found.append(Encoded(ids=(tokens,), weights=(weights,)))
     return found
 
 
@@ -142,7 +142,7 @@ class Store:
             ids = (random.integers(3, VOCABULARY) + np.arange(length) * int(random.integers(1, 4))) % VOCABULARY
             weights = np.ones(length, np.float32)
             weights[: int(random.integers(1, length - 2))] = 0
-            self.encoded.append(Encoded((ids.astype(np.int32),), (weights,), row=row))
+            self.encoded.append(Encoded((ids.astype(np.int32),), (weights,), source=self.source(row)))
         self.digest = f"{rows}-{seed}-{shortest}-{longest}"
         self.lengths = np.array([len(each) for each in self.encoded], np.int32)
         self.scored = np.array([np.count_nonzero(each.weights[0]) for each in self.encoded], np.int32)

@@ -22,10 +22,13 @@ class Judged(tiny.Store):
                 answer = random.integers(3, tiny.VOCABULARY, int(random.integers(3, 12)))
                 ids.append(np.concatenate([prompt, answer]).astype(np.int32))
                 weights.append(np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))]).astype(np.float32))
-            scores = tuple(float(n) for n in range(responses, 0, -1)) if responses > 1 else (float(row % 2),)
-            steps = tuple((np.array([len(p) - 3, len(p) - 1]), np.array([1, row % 2], np.float32)) for p in ids)
+            known = {
+                "reward": tuple(float(n) for n in range(responses, 0, -1)) if responses > 1 else (float(row % 2),),
+                "step_end": tuple(np.array([len(p) - 3, len(p) - 1]) for p in ids),
+                "step_reward": tuple(np.array([1, row % 2], np.float32) for _ in ids),
+            }
             shared = len(prompt) if responses > 1 else 0
-            self.encoded.append(Encoded(tuple(ids), tuple(weights), shared, row, scores=scores, steps=steps))
+            self.encoded.append(Encoded(tuple(ids), tuple(weights), shared, known, self.source(row)))
         self.digest = f"judged-{rows}-{responses}-{seed}"
         self.lengths = np.array([len(each) for each in self.encoded], np.int32)
         self.scored = np.array([sum(np.count_nonzero(w) for w in each.weights) for each in self.encoded], np.int32)

@@ -98,8 +98,8 @@ CASES: dict[str, Case] = {
     "orpo": Case(PAIRS, {"objective": "orpo"}),
     "cpo": Case(PAIRS, {"objective": "cpo"}),
     # preferences: labels
-    "kto kept": Case(LABELS, {"objective": "kto", "reference": {"keep": True}}),
-    "kto live": Case(LABELS, {"objective": "kto", "reference": {"keep": False}}),
+    "kto kept": Case(LABELS, {"objective": "kto", "reference": {"cache": True}}),
+    "kto live": Case(LABELS, {"objective": "kto", "reference": {"cache": False}}),
     "bco": Case(LABELS, {"objective": "bco"}),
     # heads
     "reward": Case(PAIRS, {"objective": "reward"}),

@@ -6,12 +6,16 @@ scores is a process reward; n scored samples are GRPO. This module never imports
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from luthier import columns
 
 RAW = "text"
 """The role of a turn that is taken as it stands, without a chat template (continued pre-training)."""
@@ -66,26 +70,87 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What an objective asks of the house; the recipe check, the loop and the documentation read it."""
+class Unit:
+    """What a loss is a mean over, the whole optimiser step long: one of the units below, or a constant."""
 
-    responses: int = 1
-    """How many responses to a prompt it compares, at least."""
-    reference: bool = False
-    """Log-probabilities of the same tokens under the model as it was (`Rows.ref_S`)."""
-    rollouts: bool = False
-    kl_baseline: bool = False
-    """The step's mean log-ratio on mismatched pairs of prompt and response (`Rows.kl_baseline`)."""
-    head: Literal["no", "row", "step"] = "no"
-    """A scalar head, read at the last token of each response or of each step (`Rows.value_K`)."""
-    labels: bool = False
-    """A score for each response, above 0.5 good, else bad (`Rows.reward_N`)."""
-    teacher: bool = False
-    unit: Literal["token", "row", "pair", "step"] = "token"
-    """What the loss is a mean over, the whole optimiser step long."""
+    name: str
+    divisor: float | None = None
+    """The constant that the sum over a step is divided by, whatever the step holds."""
+
+
+TOKEN = Unit("token")
+"""Scored tokens, each by its weight."""
+ROW = Unit("row")
+"""Responses."""
+PAIR = Unit("pair")
+"""Two responses to one prompt, of which one is better."""
+STEP = Unit("step")
+"""Judged steps of responses."""
+DECIDED_STEP = Unit("decided step")
+"""Judged steps that are right or wrong: those labelled 0 do not count."""
+GROUP = Unit("group")
+"""Examples: all responses to one prompt together."""
+
+
+def constant(divisor: float) -> Unit:
+    """A unit that does not look at the step: its sum is divided by `divisor` (Dr.GRPO's constant)."""
+    return Unit("constant", divisor)
+
+
+Reads = Literal["token", "row", "step"]
+"""Where a scalar head is read: at every scored token, at the end of each response, or of each of its steps."""
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What an objective asks of the house: the recipe check, the loop and the documentation read nothing else."""
+
+    responses: int = 1
+    """How many responses to a prompt it compares, at least."""
+    readouts: tuple[str, ...] = ("logp",)
+    """What it reads of each scored token, by the names of `luthier.forward.readouts`: logp, mean_logp, entropy, …"""
+    roles: tuple[str, ...] = ()
+    """Models beside the one that trains: "reference" (log-probabilities of the same tokens under the model as it was,
+    `Rows.ref_S`), "teacher" (its distribution, for the readouts that compare with one)."""
+    heads: tuple[tuple[str, Reads], ...] = ()
+    """Scalar heads beside the model, by role, and where each is read: ("reward", "row")."""
+    rollouts: bool = False
+    """Its rows are prompts; the responses are made by the model while it trains."""
+    labels: bool = False
+    """A reward for each response, above 0.5 good, else bad."""
+    kl_baseline: bool = False
+    """The step's mean log-ratio on mismatched pairs of prompt and response (`Rows.kl_baseline`)."""
+    row_weights: bool = False
+    """A weight for each row by where its prompt comes from (`Rows.weight_N`)."""
+    whole_step: bool = False
+    """Its values cannot be had from parts of a step: the whole step is laid out as one micro-batch."""
+    loss_on: Literal["assistant", "last", "all"] | None = None
+    """Which tokens train, whatever the recipe says; None: as the recipe says."""
+    unit: Unit = TOKEN
+    """What the loss is a mean over."""
+
+    @property
+    def reference(self) -> bool:
+        """Does it compare with the model as it was?"""
+        return "reference" in self.roles
+
+    @property
+    def reward_head(self) -> Reads | None:
+        """Where it reads the head of a reward model; None where it reads none."""
+        return dict(self.heads).get("reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture or a sound among a response's tokens: `length` of them from `start` on stand for it."""
+
+    key: str
+    """Hash of its content."""
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Encoded:
     """An example as token ids. `ids[i]` and `weights[i]` belong to response i and have equal length T_i.
 
@@ -96,18 +161,98 @@ class Encoded:
     ids: tuple[NDArray[np.int32], ...]
     weights: tuple[NDArray[np.float32], ...]
     shared: int = 0
-    row: int = 0
-    """Position of the example in the token store: names it in error messages and events."""
-    scores: tuple[float, ...] = ()
-    """What is known of each response's worth; NaN where nothing is, () where no response has a score."""
-    margin: float = 0.0
-    """By how much the better response is better, where the data say so (reward models)."""
-    steps: tuple[tuple[NDArray[np.int32], NDArray[np.float32]], ...] = ()
-    """For each response the places of its steps' last tokens and the steps' scores; () where there are none."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of it, by the names declared in `luthier.columns`; what is absent has its column's fill."""
+    source: Source | None = None
+    """Where it came from: names it in error messages and events."""
+    media: tuple[tuple[Media, ...], ...] = ()
+    """For each response what stands for pictures or sound; () where there are none."""
 
     def __len__(self) -> int:
         """Tokens laid out whole, the shared ones counted once per response."""
         return sum(len(ids) for ids in self.ids)
+
+    def column(self, name: str) -> Any:
+        """A column's values in the form of its level, filled where nothing is known."""
+        return columns.of(name).values(self.columns.get(name), self.ids)
+
+    @cached_property
+    def identity_ids(self) -> tuple[NDArray[np.int64], ...]:
+        """For each response ids that are equal only where the model reads the same: a token that stands for a picture
+        has a number of its own for each content and place in it."""
+        if not any(self.media):
+            return tuple(ids.astype(np.int64) for ids in self.ids)
+        return tuple(_with_media(ids, media) for ids, media in zip(self.ids, self.media, strict=True))
+
+    @cached_property
+    def key(self) -> bytes:
+        """What it is, whatever store it lies in: a hash of all that the model reads and of which tokens are scored."""
+        made = hashlib.blake2b(digest_size=16)
+        for ids, weights in zip(self.identity_ids, self.weights, strict=True):
+            made.update(len(ids).to_bytes(4, "little"))
+            made.update(ids.astype("<i8").tobytes())
+            made.update(np.asarray(weights, "<f4").tobytes())
+        return made.digest()
+
+    @property
+    def scored(self) -> int:
+        """How many of its tokens are scored, all responses together."""
+        return sum(int(np.count_nonzero(weights[1:])) for weights in self.weights)
+
+
+def _with_media(ids: NDArray[np.int32], media: Sequence[Media]) -> NDArray[np.int64]:
+    known = ids.astype(np.int64)
+    for item in media:
+        first = int.from_bytes(hashlib.blake2b(item.key.encode(), digest_size=5).digest(), "little")
+        known[item.start : item.start + item.length] = -((first << 20) + np.arange(item.length) + 1)
+    return known
+
+
+@runtime_checkable
+class StepSource(Protocol):
+    """Where each optimiser step's examples come from: a file's rows in an order, or a model that writes them.
+
+    Steps count from 0. The loop asks for each step once, in order, and asks again after it went back to a checkpoint.
+    """
+
+    @property
+    def identity(self) -> str:
+        """What it draws from, by content: a checkpoint goes on only where it finds the same again."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the run."""
+        ...
+
+    @property
+    def may_prefetch(self) -> bool:
+        """May step t + 1 be asked for before step t has changed the weights?"""
+        ...
+
+    def next(self, step: int, version: int) -> Sequence[Encoded]:
+        """The examples of one step. `version`: how many steps the weights of the model have behind them."""
+        ...
+
+    def epoch(self, step: int) -> float:
+        """Passes over its rows once step `step` is done."""
+        ...
+
+    def every(self) -> Sequence[Encoded] | TokenStore | None:
+        """All examples that will come, each once; None where they are made on the way."""
+        ...
+
+    def heaviest(self, budget: int) -> Sequence[Encoded]:
+        """The examples of a step that needs the most memory in micro-batches of `budget` tokens; () if not known."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: plain JSON values."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state()` gave."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +342,7 @@ class TokenStore(Protocol):
 
     @property
     def hashes(self) -> NDArray[np.uint64]:
-        """Content hash of each example (ids, weights, scores, steps), the same on every machine and in every run."""
+        """Content hash of each example (ids, weights, columns), the same on every machine and in every run."""
         ...
 
     @property
@@ -206,8 +351,8 @@ class TokenStore(Protocol):
         ...
 
     @property
-    def scores(self) -> NDArray[np.float32]:
-        """The score of each sequence, example after example; NaN where nothing is known."""
+    def rewards(self) -> NDArray[np.float32]:
+        """The reward of each sequence, example after example; NaN where nothing is known."""
         ...
 
     @property

@@ -31,14 +31,13 @@ from luthier.recipe import explain as explained
 from luthier.recipe.describe import plugin_entries
 from luthier.registry import suggest
 from luthier.run import Run, write_atomically
+from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import closing, console, say
 
 if TYPE_CHECKING:
-    from luthier.data import Prepared, Template
+    from luthier.data import Prepared
     from luthier.evaluate import Comparison
-    from luthier.models import Policy
-    from luthier.types import Needs
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home
 # bitsandbytes warns of an optional kernel each time it is imported, and PEFT imports it wherever it is installed
@@ -55,16 +54,16 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     """
     from luthier.workflow import resume_check, scoring
 
-    resolved = models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe)
-    run = Run(Path(resolved.output).expanduser())
+    job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
+    run = Run(Path(job.recipe.output).expanduser())
     with run.locked():
-        held = resume_check.claim(run, resolved)
-        scoring.check(resolved, held.unscored, _template)
+        held = resume_check.claim(run, job.recipe)
+        scoring.check(job, held.unscored)
         if not held.trained:
-            _fit(resolved, run)
+            _fit(job, run)
         for plugin in held.unexported:
-            _export(run, resolved, plugin, run.folder / plugin.name)
-        _evaluate(run, resolved, held.unscored)
+            _export(run, job.recipe, plugin, run.folder / plugin.name)
+        _evaluate(run, job, held.unscored)
         if held.finished:
             say(f"this run is finished; remove {run.folder} to train it anew")
         else:
@@ -73,95 +72,28 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     return run
 
 
-def _fit(recipe: Recipe, run: Run) -> None:
+def _fit(job: Job, run: Run) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
     from luthier import models
     from luthier.evaluate import record_environment
     from luthier.models import heads
-    from luthier.train import fit
+    from luthier.train import Beside, fit
 
-    prepared = _prepare(recipe, _template(recipe))
+    recipe, prepared = job.recipe, job.prepared
     run.write_json(run.ledger_path, prepared.ledger.to_json())
-    objective = _objective(recipe, prepared)
-    needs, separator = objective.needs, prepared.ledger.separator or heads.HeadCard.separator
-    card = heads.HeadCard(needs.head, recipe.objective.name, separator) if needs.head != "no" else False
+    job.check_data()
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     if sample:
         say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
     policy = models.load(
-        recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, head=card, sample=sample
+        recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, heads=job.heads(), sample=sample
     )
-    head = heads.told(policy.folder, policy.head)
-    if head is not None:
-        say(head)
-    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy, prepared))
+    what_becomes = heads.describe(policy.folder, policy.head)
+    if what_becomes is not None:
+        say(what_becomes)
+    fit(policy, job.objective, prepared, recipe, run, Beside(job.openers(policy)))
     models.save(policy, run)
     record_environment(run)
-
-
-def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared) -> Policy | None:
-    """The second model that the objective compares with, if the recipe names one."""
-    from luthier import models
-    from luthier.workflow import data_check
-
-    if recipe.reference.model is None:
-        return None
-    if not needs.reference:
-        raise LuthierError(
-            f"the objective {recipe.objective.name!r} has no reference, but `reference.model` names one",
-            where="reference.model",
-            fix="leave it out",
-        )
-    second = models.load(recipe.reference.model, train=False)
-    data_check.vocabulary(policy.tokenizer, second.tokenizer, recipe.reference.model.name)
-    for store in (prepared.train, prepared.validation):
-        if store is not None:
-            data_check.context(store, models.max_context(second.module), "the reference")
-    return second
-
-
-def _prepare(recipe: Recipe, template: Template) -> Prepared:
-    """Read, render and tokenise the data (or find it in the cache), and show the ledger.
-
-    Raises LuthierError where early stopping has no validation rows.
-    """
-    from luthier.data import prepare
-
-    prepared = prepare(recipe, template.tokenizer)
-    console(stderr=True).print(prepared.ledger.table())
-    if recipe.validate.share > 0 and prepared.validation is None:
-        what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
-        if recipe.validate.patience is not None:
-            fix = "raise it, set validate.data, or leave validate.patience out"
-            raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
-        say(f"warning: {what}")
-    return prepared
-
-
-def _objective(recipe: Recipe, prepared: Prepared) -> Any:
-    """The recipe's objective. Raises LuthierError where the rows do not suit it, or the model."""
-    from luthier import models
-    from luthier.workflow import data_check
-
-    objective = REGISTRIES["objective"].build(recipe.objective.name, recipe.objective.args)
-    judged = prepared.ledger.judged
-    if recipe.objective.name == "kto" and judged is not None and (advice := judged.kto_weights()):
-        say(f"for these labels KTO's authors advise to set {advice}")
-    room, virtual = models.expected_max_context(recipe.model, recipe.adapt)
-    for store, trains in ((prepared.train, True), (prepared.validation, False)):
-        if store is not None:
-            data_check.responses(store, objective.needs, recipe.objective.name, trains=trains)
-            data_check.context(store, room, f"beside {virtual} virtual tokens the model" if virtual else "the model")
-    return objective
-
-
-def _template(recipe: Recipe) -> Template:
-    """The recipe's model's chat template; fetches the model, does not load its weights."""
-    from luthier.data import Template
-    from luthier.models import fetch
-    from luthier.models.loading.load import load_tokenizer
-
-    return Template(load_tokenizer(fetch(recipe.model).folder, trust_remote_code=recipe.model.trust_remote_code))
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
@@ -176,7 +108,7 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
         )
     with run.locked():
         resume_check.claim(run, recipe)  # its lock keeps the tasks that the scores are of
-        comparisons = _evaluate(run, recipe, recipe.evaluate)
+        comparisons = _evaluate(run, Job(recipe), recipe.evaluate)
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
     return comparisons
@@ -224,16 +156,14 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
 def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:
     """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
     resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
-    template = _template(resolved)
-    lenient = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, max_lost=1.0))
-    prepared = _prepare(lenient, template)  # what is lost is to be seen, too
+    job = Job(resolved).lenient()  # what is lost is to be seen, too
     if show:
         from luthier.data import show as shown
 
-        console().print(shown(prepared.train, template, show))
-    prepared.hold(resolved.train.max_lost)
-    _objective(resolved, prepared)
-    return prepared
+        console().print(shown(job.prepared.train, job.template, show))
+    job.prepared.hold(resolved.train.max_lost)
+    job.check_data()
+    return job.prepared
 
 
 def chat(
@@ -326,7 +256,10 @@ def demo(output: Path, overrides: Sequence[str] = ()) -> Run:
 
 # the steps that verbs share
 def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str]) -> Loaded:
-    return override(recipe, overrides) if isinstance(recipe, Recipe) else load(recipe, overrides)
+    loaded = override(recipe, overrides) if isinstance(recipe, Recipe) else load(recipe, overrides)
+    for line in loaded.renamed:
+        say(line)
+    return loaded
 
 
 def _opened(run: Run | str | Path) -> Run:
@@ -360,10 +293,10 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
     return folder
 
 
-def _evaluate(run: Run, recipe: Recipe, tasks: Sequence[Task]) -> list[Comparison]:
+def _evaluate(run: Run, job: Job, tasks: Sequence[Task]) -> list[Comparison]:
     from luthier.workflow.scoring import score
 
-    comparisons = score(run, recipe, tasks, say)
+    comparisons = score(run, job, tasks, say)
     for comparison in comparisons:
         console().print(comparison.table())
         console().print(comparison.sample_table())

@@ -105,10 +105,7 @@ def test_the_data_room_tokenises_and_masks_as_the_cookbook_does(folder: Path, tm
 
 def _store(encoded: list[tuple[list[int], list[int]]]) -> Store:
     store = Store(len(encoded))
-    store.encoded = [
-        Encoded((np.array(ids, np.int32),), (np.array(mask, np.float32),), row=row)
-        for row, (ids, mask) in enumerate(encoded)
-    ]
+    store.encoded = [Encoded((np.array(ids, np.int32),), (np.array(mask, np.float32),)) for ids, mask in encoded]
     store.lengths = np.array([len(ids) for ids, _ in encoded], np.int32)
     store.scored = np.array([sum(mask) for _, mask in encoded], np.int32)
     return store
@@ -214,10 +211,9 @@ def _judged(examples: list[tuple[list[tuple[list[int], list[int]]], tuple[float,
             tuple(np.array(ids, np.int32) for ids, _ in responses),
             tuple(np.array(mask, np.float32) for _, mask in responses),
             shared=min(mask.index(1) for _, mask in responses) if len(responses) > 1 else 0,
-            row=row,
-            scores=scores,
+            columns={"reward": scores},
         )
-        for row, (responses, scores) in enumerate(examples)
+        for responses, scores in examples
     ]
     store.digest = digest
     store.lengths = np.array([len(each) for each in store.encoded], np.int32)
@@ -268,7 +264,7 @@ def test_dpo_follows_the_cookbook(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     pairs = [[oracle.encode(tokenizer, prompt, answer) for answer in answers] for prompt, *answers in PAIRS]
     kept = PATHS.index(path) % 2 == (way == "lora")  # each path once with the reference live and once kept
-    recipe = replace(_recipe(folder, way, path, BATCH), reference=Reference(keep=kept))
+    recipe = replace(_recipe(folder, way, path, BATCH), reference=Reference(cache=kept))
     policy, theirs = _policies(way, folder, recipe)
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     order = Order(len(pairs), BATCH, recipe.seed)
@@ -336,7 +332,7 @@ def test_one_preference_step_cut_otherwise_is_the_same_step(name: str, folder: P
 
 
 def test_ktos_mismatched_pairs_are_the_librarys():
-    from luthier.train.roles.reference import mismatched
+    from luthier.train.roles.mismatched import mismatched
 
     rows = [([1, 2, 3], [0, 0, 1]), ([4, 5, 6, 7], [0, 1, 1, 1]), ([8, 9], [0, 1])]
     store = _judged([([row], (1.0,)) for row in rows], "mismatched")

@@ -67,7 +67,7 @@ def first_step(
         pytest.importorskip("bitsandbytes")
     policy = opened(folder, adapt, quantize=quantize, dtype="fp32" if kind == "fp32" else "bf16")
     recipe = tiny.recipe(output, **{"steps": 2, "micro_tokens": 100, **train})
-    recipe = replace(recipe, adapt=tuple(adapt), objective=plugin(objective), reference=Reference(keep=keep))
+    recipe = replace(recipe, adapt=tuple(adapt), objective=plugin(objective), reference=Reference(cache=keep))
     run, store = Run(output), Judged(8, responses=1 if objective == "kto" else 2)
     fit(policy, OBJECTIVES.build(objective), tiny.Prepared(store), recipe, run)
     return next(run.events("step"))

@@ -61,7 +61,8 @@ def test_help_needs_no_pydantic() -> None:
 def test_checking_and_locking_a_recipe_needs_no_torch() -> None:
     code = (
         "from luthier.recipe import loads, resolve, lock\nfrom luthier.workflow.registries import REGISTRIES\n"
-        "lock(resolve(loads('model: m\\ndata: d\\noutput: o'), {k: REGISTRIES[k] for k in ('adapter', 'optimizer')}).recipe)"
+        "some = {k: REGISTRIES[k] for k in ('adapter', 'optimizer')}\n"
+        "lock(resolve(loads('model: m\\ndata: d\\noutput: o'), some).recipe)"
     )
     assert "torch" not in loaded_after(code)
 

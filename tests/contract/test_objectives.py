@@ -14,6 +14,7 @@ from tests.unit.objectives import ragged
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.rows import Rows
 from luthier.recipe.resolve import plain
+from luthier.types import DECIDED_STEP, PAIR, ROW, STEP, TOKEN
 
 KEYS: dict[str, dict[str, Any]] = {
     "sum": {"of": {"dpo": {"beta": 0.3}, "sft": {"weight": 0.2}}},
@@ -53,22 +54,21 @@ def laid(objective: Any, chosen: list[ragged.Example]) -> Rows:
         chosen,
         objective.needs,
         state=STATE if objective.begin() else None,
-        mean_logp=objective.needs_mean_logp,
-        weights=any(getattr(term, "density_ratio", False) for _, term in objective.terms()),
+        weights=objective.needs.row_weights,
     )
 
 
 def units(term: Any, rows: Rows) -> int:
     """How many values a term owes."""
-    if term.needs.unit == "token":
-        return len(rows.logp_S)
-    if term.needs.unit == "row":
-        return rows.num_rows
-    return len(rows.better_P if term.needs.unit == "pair" else rows.label_K)  # type: ignore[arg-type]
+    unit = term.needs.unit
+    if unit == PAIR:
+        assert rows.better_P is not None
+        return len(rows.better_P)
+    return {TOKEN: len(rows.logp_S), ROW: rows.num_rows}.get(unit) or len(rows.column("step_reward"))
 
 
 def seen(objective: Any, term: Any, rows: Rows) -> Rows:
-    return rows.best() if len(objective.terms()) > 1 and term.needs.unit == "token" else rows
+    return rows.best() if len(objective.terms()) > 1 and term.needs.unit == TOKEN else rows
 
 
 def values(objective: Any, chosen: list[ragged.Example]) -> list[torch.Tensor]:
@@ -86,7 +86,7 @@ def test_finite_values_and_gradients_one_value_a_unit(name: str, keys: dict[str,
         assert weight > 0
         assert loss.shape == (units(term, rows),)
         assert loss.isfinite().all()
-        source = rows.value_K if term.needs.head != "no" else rows.logp_S
+        source = rows.read("reward")[0] if term.needs.heads else rows.logp_S
         (gradient,) = torch.autograd.grad(loss.sum(), source, retain_graph=True)
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0
@@ -111,7 +111,7 @@ def test_a_split_batch_has_the_same_values(name: str, keys: dict[str, Any]) -> N
     same = [
         torch.allclose(ours, torch.cat(both), rtol=1e-5, atol=1e-6) for ours, both in zip(whole, parts, strict=True)
     ]
-    assert all(same) is not objective.whole_step
+    assert all(same) is not objective.needs.whole_step
 
 
 @every
@@ -119,7 +119,7 @@ def test_rewards_are_one_a_response_and_move_with_the_loss(name: str, keys: dict
     objective = OBJECTIVES.build(name, keys)
     rows = laid(objective, drawn(objective))
     rewards = objective.implicit_rewards(rows)
-    if objective.needs.unit in ("token", "step"):
+    if objective.needs.unit in (TOKEN, STEP, DECIDED_STEP):
         assert rewards is None
         return
     assert rewards is not None
@@ -152,7 +152,7 @@ def test_a_padding_row_without_tokens_is_harmless(name: str, keys: dict[str, Any
     for _, term in objective.terms():
         loss = term.loss(seen(objective, term, rows))
         assert loss.isfinite().all()
-        source = rows.value_K if term.needs.head != "no" else rows.logp_S
+        source = rows.read("reward")[0] if term.needs.heads else rows.logp_S
         assert torch.autograd.grad(loss.sum(), source, retain_graph=True)[0].isfinite().all()
 
 
@@ -164,7 +164,7 @@ def test_extreme_log_probabilities_stay_finite(name: str, keys: dict[str, Any]) 
         logp = (rows.logp_S.detach() * scale).requires_grad_()
         extreme = dataclasses.replace(rows, logp_S=logp)
         for _, term in objective.terms():
-            if term.needs.head == "no":
+            if not term.needs.heads:
                 loss = term.loss(seen(objective, term, extreme))
                 assert loss.isfinite().all(), scale
                 assert torch.autograd.grad(loss.sum(), logp, retain_graph=True)[0].isfinite().all(), scale

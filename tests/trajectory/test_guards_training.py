@@ -15,7 +15,7 @@ import torch
 from luthier.errors import LuthierError
 from luthier.objectives import OBJECTIVES
 from luthier.run import Run
-from luthier.train import FitResult, fit, latest
+from luthier.train import Beside, FitResult, fit, latest
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tiny", "luthier.train.loop.loop"])
@@ -46,7 +46,7 @@ def test_a_loss_that_is_not_a_number_names_its_row_and_nothing_bad_is_written(tm
 
     recipe, run = tiny.recipe(tmp_path, epochs=1, batch=2, save_every=1), Run(tmp_path)
     with pytest.raises(LuthierError) as caught:
-        fit(policy, OBJECTIVES.build("sft"), tiny.Prepared(store), recipe, run, watch=watch)
+        fit(policy, OBJECTIVES.build("sft"), tiny.Prepared(store), recipe, run, beside=Beside(watch=watch))
     last = max(seen)
     assert caught.value.where == "rows.jsonl:14"
     assert f"the loss is not finite at step {last + 1} (learning rate 0.0" in caught.value.what

@@ -16,7 +16,7 @@ from luthier.objectives import OBJECTIVES
 from luthier.recipe import Model, Plugin
 from luthier.recipe.abilities import settle
 from luthier.run import Run
-from luthier.train import fit
+from luthier.train import Beside, fit
 
 KINDS: dict[str, list[Plugin]] = {
     "adalora, which remembers": [Plugin(name="adalora", args={"r": 2, "before": 0.1})],
@@ -54,7 +54,7 @@ def train(base: Path, adapt: list[Plugin], run: Path, stop_after: int | None = N
         if event["kind"] == "step" and event["step"] == stop_after:
             raise Stop
 
-    fit(policy, OBJECTIVES.build("sft"), tiny.Prepared(store), recipe, Run(run), watch=watch)
+    fit(policy, OBJECTIVES.build("sft"), tiny.Prepared(store), recipe, Run(run), beside=Beside(watch=watch))
     return {name: weight.detach().clone() for name, weight in policy.module.named_parameters()}
 
 

@@ -14,7 +14,7 @@ import torch
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Validate
 from luthier.run import Run
-from luthier.train import FitResult, fit
+from luthier.train import Beside, FitResult, fit
 from luthier.train.loop import checkpoint
 
 # forked from a server that has torch loaded already: a process costs milliseconds, not seconds
@@ -33,7 +33,7 @@ def train(folder: Path, watch: Watch | None = None, **settings: Any) -> tuple[Fi
     recipe = tiny.recipe(folder, validate=Validate(share=0.1, every=2), **options)
     policy = tiny.Policy(tiny.lora(dropout=0.1))
     prepared = tiny.Prepared(tiny.Store(30), tiny.Store(6, seed=1))
-    result = fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), watch=watch)
+    result = fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), beside=Beside(watch=watch))
     last = checkpoint.latest(Run(folder))
     assert last is not None and last.step == result.steps == 8
     return result, {**policy.snapshot(), **{f"last.{name}": weight for name, weight in last.weights().items()}}
@@ -163,7 +163,7 @@ def test_bf16_weights_resume_from_their_masters(tmp_path: Path) -> None:
     def weights(folder: Path, watch: Watch | None = None) -> dict[str, torch.Tensor]:
         policy = tiny.Policy(tiny.model(dtype=torch.bfloat16))
         prepared, recipe = tiny.Prepared(tiny.Store(24)), tiny.recipe(folder, epochs=2, save_every=2)
-        fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), watch=watch)
+        fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), beside=Beside(watch=watch))
         return policy.snapshot()
 
     expected = weights(tmp_path / "whole")

@@ -22,14 +22,16 @@ from luthier.data.reading.feeds import Feed, feed
 from luthier.data.store import Store, View, Writer, content_hash, digest
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.types import Example, Source, TokenStore
+from luthier.types import Example, Needs, Source, TokenStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 5
+LAYOUT = 6
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
+PLAIN = Needs()
+"""Those of an objective that takes rows as the recipe gives them."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class Prepared:
             _refuse_lost(ledger, max_lost)
 
 
-def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
-    """Tokens of the recipe's data, from the cache where they are there already.
+def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, needs: Needs = PLAIN) -> Prepared:
+    """Tokens of the recipe's data, from the cache where they are there already. `needs`: the objective's.
 
     Raises LuthierError for data that cannot be read, rows longer than train.max_tokens where long_rows is error,
     nothing to train on, and a share of lost rows above train.max_lost.
     """
     template = Template(tokenizer)
-    train = _stored([feed(entry) for entry in recipe.data], recipe, template)
-    apart = _stored([feed(entry) for entry in recipe.validate.data], recipe, template) if recipe.validate.data else None
+    rules = Rules.of(recipe, needs)
+    train = _stored([feed(entry) for entry in recipe.data], rules, template)
+    apart = _stored([feed(entry) for entry in recipe.validate.data], rules, template) if recipe.validate.data else None
     ledger = train.ledger
     out = held_out(train.store.arrays["groups"], 0.0 if apart else recipe.validate.share)
     weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
@@ -121,9 +124,8 @@ class _Stored:
     ledger: Ledger
 
 
-def _stored(feeds: list[Feed], recipe: Recipe, template: Template) -> _Stored:
+def _stored(feeds: list[Feed], rules: Rules, template: Template) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
-    rules = Rules.of(recipe)
     key = [LAYOUT, __version__, template.digest, repr(rules), [one.key() for one in feeds]]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     folder = cache.root() / "tokens" / name

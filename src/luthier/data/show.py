@@ -47,7 +47,8 @@ class Rows:
             encoded = self.store[index]
             scored = int(self.store.scored[index])
             title = f"{self.store.source(index)} · {int(self.store.lengths[index]):,} tokens, {scored:,} train"
-            title += f" · margin {encoded.margin:g}" if encoded.margin else ""
+            margin = encoded.column("margin")
+            title += f" · margin {margin:g}" if margin else ""
             texts = [marked(encoded, i, self.template, coloured=coloured) for i in range(len(encoded.ids))]
             yield Panel(Group(*texts), title=Text(title), title_align="left")
 
@@ -77,18 +78,17 @@ def marked(encoded: Encoded, i: int, template: Template, *, coloured: bool) -> T
 
 
 def _steps(encoded: Encoded, i: int) -> dict[int, float]:
-    """The place behind each judged step of sequence i, and its score."""
-    if not encoded.steps:
-        return {}
-    places, scores = encoded.steps[i]
-    return {int(place) + 1: float(score) for place, score in zip(places, scores, strict=True)}
+    """The place behind each judged step of sequence i, and its label."""
+    ends, labels = (encoded.column(name)[i] for name in ("step_end", "step_reward"))
+    return {int(end) + 1: float(label) for end, label in zip(ends, labels, strict=True)}
 
 
 def _heading(encoded: Encoded, i: int) -> str:
-    """Which response of several it is, and its score."""
-    kind = "response" if encoded.scores else "sequence"
+    """Which response of several it is, and its reward."""
+    rewards = encoded.columns.get("reward")
+    kind = "sequence" if rewards is None else "response"
     parts = [f"{kind} {i + 1} of {len(encoded.ids)}"] if len(encoded.ids) > 1 else []
-    if encoded.scores:
-        score = encoded.scores[i]
+    if rewards is not None:
+        score = rewards[i]
         parts.append("no score" if math.isnan(score) else f"score {score:g}")
     return ", ".join(parts)

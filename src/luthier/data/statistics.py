@@ -13,8 +13,6 @@ GOOD = 0.5
 """A response whose score is above it is good, any other bad."""
 LENGTH_BIAS = 1.3
 """Better responses that are so many times longer or shorter than worse ones are called out."""
-KTO_RANGE = (1.0, 4 / 3)
-"""KTO (arXiv 2402.01306): λ_D n_D / (λ_U n_U), good over bad responses, each times its weight."""
 
 
 @dataclass
@@ -114,20 +112,6 @@ class PreferenceStatistics:
                     (f"length bias: better responses are {factor:.2f} times {how}; length alone may be learnt", True)
                 )
         return lines
-
-    def kto_weights(self) -> str | None:
-        """The weights that KTO's authors advise for these labels; None where 1 and 1 do, or labels are missing."""
-        if not self.good or not self.bad:
-            return None
-        low, high = KTO_RANGE
-        ratio = self.good / self.bad
-        if low <= ratio <= high:
-            return None
-        if ratio < low:
-            rule = f"lambda_desirable to {low / ratio:.2f} … {high / ratio:.2f}"
-        else:
-            rule = f"lambda_undesirable to {ratio / high:.2f} … {ratio / low:.2f}"
-        return f"objective.kto.{rule}, so that λ_D n_D / (λ_U n_U) lies between 1 and 4/3"
 
 
 __all__ = ["GOOD", "PreferenceStatistics"]

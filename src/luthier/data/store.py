@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier import columns
 from luthier.data.encode.template import Tokenised, shared_prefix
 from luthier.data.statistics import PreferenceStatistics
 from luthier.errors import LuthierError
@@ -27,12 +28,8 @@ ARRAYS = {
     "weights": "<f4",
     "lengths": "<i4",  # of each sequence
     "trained": "<i4",  # of each sequence, its scored tokens
-    "scores": "<f4",  # of each sequence, NaN where nothing is known
-    "steps": "<i4",  # of each sequence, how many
-    "places": "<i4",  # of each step, its last token's
-    "labels": "<f4",  # of each step
+    "steps": "<i4",  # of each sequence, its judged steps
     "sequences": "<i4",  # of each example, how many
-    "margins": "<f4",
     "shared": "<i4",
     "scored": "<i4",
     "files": "<i4",  # of each example, its source's place in meta.json
@@ -41,9 +38,13 @@ ARRAYS = {
     "hashes": "<u8",
     "groups": "<u8",  # what is held out together: judged responses to one prompt, else the example
 }
-"""File name -> element type. The first two lie per token, then per sequence, per step, and the rest per example."""
+"""File name -> element type. The first two lie per token, then per sequence, and the rest per example."""
+STORED = ("reward", "margin", "step_end", "step_reward")
+"""The columns that rows of data have; each is a file of its own, `column-NAME`, laid out by its level."""
+COLUMN = "column-"
 JOINED = ("ids", "weights")
 """Kept as arrays until they are written."""
+FILES = {**ARRAYS, **{COLUMN + name: columns.of(name).dtype for name in STORED}}
 
 
 class Writer:
@@ -52,8 +53,8 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        self._files: dict[str, IO[bytes]] = {name: (folder / f"{name}.bin").open("wb") for name in ARRAYS}
-        self._pending: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+        self._files: dict[str, IO[bytes]] = {name: (folder / f"{name}.bin").open("wb") for name in FILES}
+        self._pending: dict[str, list[Any]] = {name: [] for name in FILES}
         self._paths: dict[str, int] = {}
         self.count = 0
 
@@ -65,12 +66,11 @@ class Writer:
         pending["weights"] += [tokens.weights_T for tokens in sequences]
         pending["lengths"] += [len(tokens.ids_T) for tokens in sequences]
         pending["trained"] += trained
-        pending["scores"] += tokenised.scores or [np.nan] * len(sequences)
         pending["steps"] += [len(tokens.steps) for tokens in sequences]
-        pending["places"] += [place for tokens in sequences for place in tokens.steps]
-        pending["labels"] += [label for labels in tokenised.labels for label in labels]
+        ids = [tokens.ids_T for tokens in sequences]
+        for name in STORED:
+            pending[COLUMN + name] += columns.of(name).numbers(tokenised.columns.get(name), ids).tolist()
         pending["sequences"].append(len(sequences))
-        pending["margins"].append(tokenised.margin)
         pending["shared"].append(shared_prefix(sequences))
         pending["scored"].append(sum(trained))
         pending["files"].append(self._paths.setdefault(source.path, len(self._paths)))
@@ -84,7 +84,7 @@ class Writer:
 
     def flush(self) -> None:
         """Write what is pending."""
-        for name, dtype in ARRAYS.items():
+        for name, dtype in FILES.items():
             values = self._pending[name]
             if values:
                 array = np.concatenate(values) if name in JOINED else np.asarray(values)
@@ -114,16 +114,16 @@ def content_hash(tokenised: Tokenised) -> int:
         made.update(tokens.ids_T.astype("<i4", copy=False).tobytes())
         made.update(tokens.weights_T.astype("<f4", copy=False).tobytes())
         made.update(np.array(tokens.steps, "<i4").tobytes())
-    if tokenised.scores or tokenised.labels:
-        judged = [*tokenised.scores, tokenised.margin, *(label for labels in tokenised.labels for label in labels)]
-        made.update(np.array(judged, "<f8").tobytes())
+    for name, values in sorted(tokenised.columns.items()):
+        numbers = columns.of(name).numbers(values, [tokens.ids_T for tokens in tokenised.sequences])
+        made.update(name.encode() + numbers.tobytes())
     return int.from_bytes(made.digest(), "little")
 
 
 def group_hash(tokenised: Tokenised) -> int:
     """The hash of what is held out together: all judged responses to one prompt, so that a judge is never tested on
     prompts that it learnt; of an example without judgements its own content."""
-    if not tokenised.scores and not tokenised.labels:
+    if not tokenised.judged:
         return content_hash(tokenised)
     first = tokenised.sequences[0]
     scored = np.flatnonzero(first.weights_T)
@@ -138,7 +138,7 @@ class Store:
         try:
             self._paths: list[str] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["paths"]
             self.arrays: dict[str, NDArray[Any]] = {
-                name: _mapped(folder / f"{name}.bin", dtype) for name, dtype in ARRAYS.items()
+                name: _mapped(folder / f"{name}.bin", dtype) for name, dtype in FILES.items()
             }
         except (OSError, ValueError, KeyError) as error:
             raise LuthierError(
@@ -153,32 +153,34 @@ class Store:
     def __len__(self) -> int:
         return len(self.arrays["sequences"])
 
-    def encoded(self, index: int, row: int) -> Encoded:
-        """Example `index`, named `row`."""
+    def encoded(self, index: int) -> Encoded:
+        """Example `index`."""
         first, last = self._sequence_edges[index], self._sequence_edges[index + 1]
-        edges = self._token_edges[first : last + 1]
-        runs = [slice(int(a), int(b)) for a, b in pairwise(edges)]
+        runs = _runs(self._token_edges[first : last + 1])
         ids, weights = self.arrays["ids"], self.arrays["weights"]
         return Encoded(
             tuple(ids[run] for run in runs),
             tuple(weights[run] for run in runs),
             int(self.arrays["shared"][index]),
-            row,
-            self._scores(first, last),
-            float(self.arrays["margins"][index]),
-            self._steps(first, last),
+            self._columns(index, slice(int(first), int(last))),
+            self.source(index),
         )
 
-    def _scores(self, first: int, last: int) -> tuple[float, ...]:
-        scores = self.arrays["scores"][first:last]
-        return () if np.isnan(scores).all() else tuple(scores.tolist())
-
-    def _steps(self, first: int, last: int) -> tuple[tuple[NDArray[np.int32], NDArray[np.float32]], ...]:
-        edges = self._step_edges[first : last + 1]
-        if edges[0] == edges[-1]:
-            return ()
-        runs = [slice(int(a), int(b)) for a, b in pairwise(edges)]
-        return tuple((self.arrays["places"][run], self.arrays["labels"][run]) for run in runs)
+    def _columns(self, index: int, sequences: slice) -> dict[str, Any]:
+        """What the columns hold of an example, those that say nothing left out."""
+        found: dict[str, Any] = {}
+        for name in STORED:
+            column, values = columns.of(name), self.arrays[COLUMN + name]
+            if column.level == "example":
+                known: Any = float(values[index])
+            elif column.level == "response":
+                known = tuple(values[sequences].tolist())
+            else:
+                edges = self._token_edges if column.level == "token" else self._step_edges
+                known = tuple(values[run] for run in _runs(edges[sequences.start : sequences.stop + 1]))
+            if column.known(known):
+                found[name] = known
+        return found
 
     def sequences(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
         """The places of these examples' sequences in the arrays that lie per sequence."""
@@ -189,10 +191,11 @@ class Store:
 
     def step_rewards(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:
         """The scores of all steps of these sequences."""
-        if not len(self.arrays["labels"]):
+        labels = self.arrays[COLUMN + "step_reward"]
+        if not len(labels):
             return np.empty(0, np.float32)
         runs = [slice(*self._step_edges[i : i + 2]) for i in sequences]
-        return np.concatenate([self.arrays["labels"][run] for run in runs])
+        return np.concatenate([labels[run] for run in runs])
 
     def source(self, index: int) -> Source:
         """Where example `index` came from."""
@@ -222,9 +225,9 @@ class View:
         return self._store.sequences(self.order)
 
     @property
-    def scores(self) -> NDArray[np.float32]:
-        """The score of each sequence, example after example; NaN where nothing is known."""
-        return np.asarray(self._store.arrays["scores"])[self._sequences]
+    def rewards(self) -> NDArray[np.float32]:
+        """The reward of each sequence, example after example; NaN where nothing is known."""
+        return np.asarray(self._store.arrays[COLUMN + "reward"])[self._sequences]
 
     @property
     def steps(self) -> NDArray[np.int32]:
@@ -237,7 +240,7 @@ class View:
         """What the judged responses hold; None when none is judged."""
         steps = self._store.step_rewards(self._sequences)
         trained = np.asarray(self._store.arrays["trained"])[self._sequences]
-        return PreferenceStatistics.of(self.responses, self.scores, trained, steps)
+        return PreferenceStatistics.of(self.responses, self.rewards, trained, steps)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -245,8 +248,7 @@ class View:
     def __getitem__(self, index: int) -> Encoded:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        index %= len(self)
-        return self._store.encoded(int(self.order[index]), index)
+        return self._store.encoded(int(self.order[index]))
 
     def source(self, index: int) -> Source:
         """The file and row that example `index` came from."""
@@ -256,6 +258,10 @@ class View:
 def digest(store: Store, order: NDArray[np.int64]) -> str:
     """Content hash of these examples in this order, the same on every machine."""
     return hashlib.blake2b(store.arrays["hashes"][order].astype("<u8").tobytes(), digest_size=16).hexdigest()
+
+
+def _runs(edges: NDArray[np.int64]) -> list[slice]:
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def _edges(counts: NDArray[Any]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ Shape suffixes: S = scored tokens of all rows, N = responses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.objectives.rows import Rows
-from luthier.types import Encoded, Needs
+from luthier.types import Encoded, Needs, Reads
 
 
 class Objective(Protocol):
@@ -63,7 +63,7 @@ class ImplicitRewards:
 
 def gives_rewards(objective: Objective) -> bool:
     """Does the objective say what a response (or a step) is worth?"""
-    if objective.needs.head != "no":
+    if objective.needs.heads:
         return True
     row = Encoded((np.array([1, 2], np.int32),), (np.array([0, 1], np.float32),))
     nothing_S = np.zeros(1, np.float32)
@@ -73,7 +73,7 @@ def gives_rewards(objective: Objective) -> bool:
 class Untrained:
     """A scalar head as it begins: every reward is 0."""
 
-    def __init__(self, kind: Literal["row", "step"]) -> None:
+    def __init__(self, kind: Reads) -> None:
         self._kind = kind
 
     def __call__(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
@@ -81,7 +81,7 @@ class Untrained:
         return [np.zeros(self._count(row), np.float32) for row in rows]
 
     def _count(self, row: Encoded) -> int:
-        return len(row.ids) if self._kind == "row" else sum(len(places) for places, _ in row.steps)
+        return len(row.ids) if self._kind == "row" else sum(len(ends) for ends in row.column("step_end"))
 
 
 class Remembered:
@@ -108,7 +108,7 @@ def laid_out(
     """Scored rows as an objective sees them, every response a row."""
     weights = [weights[weights != 0] for row in rows for weights in row.weights]
     row_S = np.repeat(np.arange(len(weights)), [len(each) for each in weights])
-    scores = [score for row in rows for score in (row.scores or (float("nan"),) * len(row.ids))]
+    rewards = [reward for row in rows for reward in row.column("reward")]
     groups = [group for group, row in enumerate(rows) for _ in row.ids]
     return Rows(
         logp_S=torch.from_numpy(logp_S),
@@ -116,7 +116,7 @@ def laid_out(
         row_S=torch.from_numpy(row_S),
         num_rows=len(weights),
         ref_S=None if ref_S is None else torch.from_numpy(ref_S),
-        reward_N=torch.tensor(scores, dtype=torch.float32),
+        columns={"reward": torch.tensor(rewards, dtype=torch.float32)},
         group_N=torch.tensor(groups),
         state=state or None,
     )

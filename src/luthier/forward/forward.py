@@ -8,24 +8,24 @@ Shape suffixes: T = tokens of the micro-batch, S = scored tokens, D = hidden siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from luthier.forward.batches import Batch, Layout
-from luthier.forward.head import Head, log_probabilities
+from luthier.forward.head import Head, Teacher, readouts
+from luthier.forward.readouts import LOGP, MEAN_LOGP, OF_A_TEACHER
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
 from luthier.models.blocks.fused import fuse, unfuse
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
 from luthier.objectives.rows import Rows
+from luthier.types import Reads
 
-Readings = Literal["no", "row", "step"]
 PACKABLE = {"full_attention", "sliding_attention"}
 """Layer types whose tokens reach each other through attention alone."""
 
@@ -43,9 +43,10 @@ class Forward:
         layout: Literal["auto", "packed", "padded"] = "auto",
         share_prefix: bool = True,
         fused: bool = True,
-        scalar_head: ScalarHead | None = None,
+        heads: Mapping[str, ScalarHead] | None = None,
     ) -> None:
-        self.module, self.scalar_head = module, scalar_head
+        """`heads`: scalar heads beside the model, by role."""
+        self.module, self.heads = module, dict(heads or {})
         self.causal_lm = causal_lm(module)
         obstacle = why_not_packed(module)
         if layout == "packed" and obstacle:
@@ -65,62 +66,85 @@ class Forward:
             attention.register()
             self.causal_lm.set_attn_implementation(attention.PACKED)
             self._fused = fuse(self.causal_lm) if fused else 0
-        self._head = plain_head(self.causal_lm)
+        self.head = plain_head(self.causal_lm)
         self.backbone: Callable[[Batch], AbstractContextManager[object]] = (
             nullcontext  # see luthier.train.loop.backbone
         )
         self.path = self._describe(obstacle if layout == "auto" else None, noisy and share_prefix)
 
-    def rows(self, batch: Batch, *, mean_logp: bool = False, readings: Readings = "no", logp: bool = True) -> Rows:
-        """Log-probabilities of the batch's scored tokens, with gradients where gradients are enabled.
+    def rows(
+        self,
+        batch: Batch,
+        asked: Sequence[str] = (LOGP,),
+        heads: Sequence[tuple[str, Reads]] = (),
+        teacher: Forward | None = None,
+    ) -> Rows:
+        """The micro-batch as an objective sees it, with gradients where gradients are enabled.
 
-        `readings`: the scalar head is read at the end of each row or of each step; with `logp` False only there.
+        `asked`: what is read of each scored token (`luthier.forward.readouts`); `heads`: which scalar heads are read,
+        and where; `teacher`: the model whose distribution some readouts compare with.
         """
-        value_K = row_K = logp_S = mean_S = None
-        if readings == "no" and self._head is None:
-            logp_S, mean_S = self._whole_head(batch)
+        found: dict[str, Tensor] = {}
+        values: dict[str, tuple[Tensor, Tensor]] = {}
+        if not heads and self.head is None:
+            found = self._whole_head(batch, asked)
         else:
-            hidden_TD = self._backbone(batch)
-            if logp:
-                head = self._head or self._no_plain_head()
-                logp_S, mean_S = log_probabilities(hidden_TD.index_select(0, batch.hidden_S), batch.target_S, head)
-            if readings != "no":
-                value_K, row_K = self._readings(hidden_TD, batch, readings)
-        rows = Rows(
-            logp_S if logp_S is not None else torch.zeros_like(batch.weight_S),
+            hidden_TD = self.hidden(batch)
+            if asked:
+                head, hidden_SD = self.head or self._no_plain_head(), hidden_TD.index_select(0, batch.hidden_S)
+                beside = teacher.taught(batch) if teacher and set(asked) & set(OF_A_TEACHER) else None
+                found = readouts(hidden_SD, batch.target_S, head, asked, beside)
+            values = {role: self._values(hidden_TD, batch, role, reads) for role, reads in heads}
+        logp_S = found.pop(LOGP, None)
+        return Rows(
+            torch.zeros_like(batch.weight_S) if logp_S is None else logp_S,
             batch.weight_S,
             batch.row_S,
             batch.num_rows,
-            mean_S if mean_logp else None,
-            value_K=value_K,
-            row_K=row_K,
+            found,
+            batch.columns or {},
+            values,
+            group_N=batch.group_N,
+            best_N=batch.best_N,
+            better_P=batch.better_P,
+            worse_P=batch.worse_P,
         )
-        if batch.judged is None:
-            return rows
-        judged = batch.judged
-        return replace(
-            rows,
-            reward_N=judged.reward_N,
-            group_N=judged.group_N,
-            margin_N=judged.margin_N,
-            better_P=judged.better_P,
-            worse_P=judged.worse_P,
-            label_K=judged.label_K if readings == "step" else None,
-        )
+
+    def takes(self, batch: Batch) -> bool:
+        """Is the batch laid out as this model can read it?"""
+        whole = all(segment.parent is None for segment in batch.segments)
+        return batch.layout == self.layout and (whole or self.share_prefix)
 
     def hidden(self, batch: Batch) -> Tensor:
         """The backbone's last hidden states, T x D."""
-        return self._backbone(batch)
+        inputs, first = self._inputs(batch)
+        with self.backbone(batch):
+            hidden: Tensor = self.causal_lm.base_model(**inputs).last_hidden_state[:, first:]
+        return hidden.reshape(-1, hidden.shape[-1])
 
-    def _readings(self, hidden_TD: Tensor, batch: Batch, kind: Readings) -> tuple[Tensor, Tensor]:
-        if self.scalar_head is None:
-            raise ValueError("this model has no scalar head")
-        if kind == "step":
-            assert batch.judged is not None
-            place_K, row_K = batch.judged.step_K, batch.judged.step_row_K
-        else:
-            place_K, row_K = batch.last_N, torch.arange(batch.num_rows, device=hidden_TD.device)
-        return self.scalar_head.read(hidden_TD.index_select(0, place_K)), row_K
+    @torch.no_grad()
+    def taught(self, batch: Batch) -> Teacher:
+        """What this model, as a teacher, thinks at the batch's scored tokens. Raises LuthierError where it cannot be
+        read on the same layout."""
+        if self.head is None or not self.takes(batch):
+            from luthier.errors import LuthierError
+
+            raise LuthierError(
+                "the teacher cannot read the rows as the model does",
+                fix="set train.layout=padded, or take a teacher of the same family",
+            )
+        return Teacher(self.hidden(batch).index_select(0, batch.hidden_S), self.head)
+
+    def _values(self, hidden_TD: Tensor, batch: Batch, role: str, reads: Reads) -> tuple[Tensor, Tensor]:
+        """What a scalar head says where it is read, and the row of each reading."""
+        if role not in self.heads:
+            raise ValueError(f"this model has no {role} head")
+        place_K, row_K = {
+            "token": (batch.hidden_S, batch.row_S),
+            "row": (batch.last_N, torch.arange(batch.num_rows, device=hidden_TD.device)),
+            "step": (batch.step_K, batch.step_row_K),
+        }[reads]
+        return self.heads[role].read(hidden_TD.index_select(0, place_K)), row_K
 
     def _no_plain_head(self) -> Head:
         from luthier.errors import LuthierError
@@ -147,6 +171,8 @@ class Forward:
 
     def _inputs(self, batch: Batch) -> tuple[dict[str, Any], int]:
         """The model's inputs, and how many places of its output come before the batch's own."""
+        if batch.layout != self.layout:
+            raise ValueError(f"a {batch.layout} batch was given to a model that reads {self.layout} rows")
         tokens = virtual(self.module)
         if tokens is not None:
             if self.placed:
@@ -171,19 +197,17 @@ class Forward:
             inputs[positions.KEYWORD] = _prompts(batch)
         return inputs, 0
 
-    def _backbone(self, batch: Batch) -> Tensor:
-        inputs, first = self._inputs(batch)
-        with self.backbone(batch):
-            hidden: Tensor = self.causal_lm.base_model(**inputs).last_hidden_state[:, first:]
-        return hidden.reshape(-1, hidden.shape[-1])
-
-    def _whole_head(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _whole_head(self, batch: Batch, asked: Sequence[str]) -> dict[str, Tensor]:
         """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
+        beyond = set(asked) - {LOGP, MEAN_LOGP}
+        if beyond:
+            raise ValueError(f"{', '.join(sorted(beyond))} need an output head that is W h + b, scale and soft cap")
         inputs, first = self._inputs(batch)
         with self.backbone(batch):
             logits = self.causal_lm(**inputs).logits[:, first:]
         logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
-        return logp_SV.gather(1, batch.target_S[:, None]).squeeze(1), logp_SV.mean(-1)
+        found = {LOGP: logp_SV.gather(1, batch.target_S[:, None]).squeeze(1)}
+        return {**found, MEAN_LOGP: logp_SV.mean(-1)} if MEAN_LOGP in asked else found
 
     def _describe(self, obstacle: str | None, noisy: bool) -> str:
         if self.layout == "padded":
@@ -195,7 +219,7 @@ class Forward:
             parts.append("prefixes not shared (the model has dropout)")
         total = self.causal_lm.config.get_text_config().num_hidden_layers
         parts.append(f"{self._fused} of {total} layers fused" if self._fused else "the model's own layers")
-        parts.append("head on scored tokens only" if self._head else "the model's own head")
+        parts.append("head on scored tokens only" if self.head else "the model's own head")
         return ", ".join(parts)
 
 

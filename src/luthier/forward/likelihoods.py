@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,15 +37,19 @@ class Likelihoods:
         self._module.eval()
         try:
             with Forward(self._module).opened() as forward, self._off():
-
-                def lay_out(examples: Sequence[Encoded]) -> list[Batch]:
-                    return micro_batches(
-                        examples, LARGEST_MICRO, share_prefix=forward.share_prefix, layout=forward.layout
-                    )
-
+                lay_out = fitting(forward, LARGEST_MICRO)
                 return list(each(rows, lay_out, lambda batch: forward.rows(batch).logp_S, self._device))
         finally:
             self._module.train(training)
+
+
+def fitting(forward: Forward, tokens: int) -> LayOut:
+    """Lays rows out as this model reads them, in micro-batches of at most so many tokens."""
+
+    def lay_out(examples: Sequence[Encoded]) -> list[Batch]:
+        return micro_batches(examples, tokens, share_prefix=forward.share_prefix, layout=forward.layout)
+
+    return lay_out
 
 
 @torch.no_grad()
@@ -55,12 +58,11 @@ def each(
 ) -> Iterator[NDArray[np.float32]]:
     """What `logp` gives for the scored tokens of a micro-batch (S), row by row in their order."""
     for begin in range(0, len(rows), AT_ONCE):
-        some = [replace(rows[i], row=i - begin) for i in range(begin, min(begin + AT_ONCE, len(rows)))]
-        scored = [sum(int(np.count_nonzero(weights[1:])) for weights in row.weights) for row in some]
+        some = [rows[i] for i in range(begin, min(begin + AT_ONCE, len(rows)))]
         values: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(some)
         for batch in lay_out(some):
             logp_S = logp(batch.to(device)).cpu().numpy()
-            ends = np.cumsum([scored[row] for row in batch.rows])
-            for row, part in zip(batch.rows, np.split(logp_S, ends[:-1]), strict=True):
+            ends = np.cumsum([example.scored for example in batch.examples])
+            for row, part in zip(batch.chosen, np.split(logp_S, ends[:-1]), strict=True):
                 values[row] = part
         yield from values

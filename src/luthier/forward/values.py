@@ -57,12 +57,13 @@ class Reader:
     def _places(self, row: Encoded, response: int) -> NDArray[np.int32]:
         if self._head.card.kind == "row":
             return np.array([len(row.ids[response]) - 1], np.int32)
-        if response >= len(row.steps) or not len(row.steps[response][0]):
+        ends: NDArray[np.int32] = row.column("step_end")[response]
+        if not len(ends):
             raise LuthierError(
                 "a process reward model reads the end of each step, and this response has no steps",
                 fix="give rows with `completions` (the steps) and `labels`",
             )
-        return row.steps[response][0]
+        return ends
 
     def _read(
         self,

@@ -199,8 +199,9 @@ def _config(folder: Path) -> Any:
         "extra modules": config.modules_to_save,
         "biases": config.bias != "none" or config.lora_bias,
     }
-    beside = {"weights of other kinds beside it": OWN, "a reward model's head": heads.WEIGHTS}
-    other_than_sums |= {what: (folder / file).is_file() for what, file in beside.items()}
+    other_than_sums["weights of other kinds beside it"] = (folder / OWN).is_file()
+    other_than_sums["a reward model's head"] = (folder / heads.WEIGHTS).is_file()
+    other_than_sums["another scalar head"] = any(folder.glob("head-*.safetensors"))
     named = [name for name, there in other_than_sums.items() if there]
     if named:
         raise LuthierError(

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
 from luthier.models.adapters.kit.attached import Attached, bare
-from luthier.models.heads import ScalarHead
+from luthier.models.heads import REWARD, ScalarHead
 from luthier.models.loading.digest import weights_digest
 from luthier.models.quantizers import numbers
 from luthier.recipe.schema import Model, Plugin
@@ -38,8 +38,8 @@ class Policy:
     device: torch.device
     dtype: torch.dtype
     """Type of the base's weights; added ones are fp32."""
-    head: ScalarHead | None = None
-    """The scalar head of a reward model; it lies beside the module and is no part of it."""
+    heads: dict[str, ScalarHead] = field(default_factory=dict)
+    """Scalar heads by role (a reward model's, a critic's); they lie beside the module and are no part of it."""
     quantize: Plugin | None = None
     """How the base's matrices are held in few bits, if they are."""
     adapters: list[Adapter] = field(default_factory=list)
@@ -48,6 +48,11 @@ class Policy:
     """The same, as a recipe names them."""
     started: dict[str, Tensor] = field(default_factory=dict)
     """PEFT's weights before training, where they were taken out of the base's."""
+
+    @property
+    def head(self) -> ScalarHead | None:
+        """The head of a reward model."""
+        return self.heads.get(REWARD)
 
     @property
     def base(self) -> str:
@@ -89,9 +94,11 @@ class Policy:
         return bare(self.module)
 
     def trainable(self) -> list[tuple[str, Parameter]]:
-        """Name and parameter of all that trains, each once, in the module's order, and last a head ("head.weight")."""
+        """Name and parameter of all that trains, each once, in the module's order, and last the heads ("head.weight" a
+        reward model's)."""
         named = list(self.module.named_parameters())
-        named += [] if self.head is None else [("head.weight", self.head.weight)]
+        for role, head in self.heads.items():
+            named.append(("head.weight" if role == REWARD else f"head.{role}.weight", head.weight))
         return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
     def parameter_counts(self) -> tuple[int, int]:
@@ -99,7 +106,7 @@ class Policy:
         total = sum(numbers(parameter) for parameter in self.module.parameters())
         # a matrix of which some entries train (sara) is held as a buffer
         total += sum(matrix.numel() for name, matrix in self.module.named_buffers() if name.endswith(".weight"))
-        total += 0 if self.head is None else self.head.weight.numel()
+        total += sum(head.weight.numel() for head in self.heads.values())
         return sum(parameter.numel() for _, parameter in self.trainable()), total
 
     @contextmanager

@@ -81,7 +81,9 @@ def _card(policy: Policy) -> str:
     """What the folder is, and who can read it."""
     names = [plugin.name for plugin in policy.adapt]
     own = [names[number] for number, _ in policy.attached.own]
-    beside = [f"`{OWN}` ({', '.join(own)})"] * bool(own) + [f"`{heads.WEIGHTS}` (the head)"] * (policy.head is not None)
+    beside = [f"`{OWN}` ({', '.join(own)})"] * bool(own) + [
+        f"`{heads.files(role)[0]}` (the {role} head)" for role in policy.heads
+    ]
     mergeable = all(adapter.mergeable for adapter in policy.adapters)
     merge = ", `luthier export` merges it into a model that anything loads" * mergeable
     is_peft = isinstance(policy.module, PeftModel)
@@ -138,8 +140,7 @@ def write_model(policy: Policy, folder: Path, state: dict[str, Tensor], dtype: t
 
 
 def _write_origin(policy: Policy, folder: Path) -> None:
-    if policy.head is not None:
-        heads.write(policy.head, folder)
+    heads.write(policy.heads, folder)
     origin: dict[str, Any] = {
         "model": dataclasses.asdict(policy.model),
         "folder": str(policy.folder.resolve()),
@@ -170,7 +171,7 @@ def _merged_from_disk(policy: Policy) -> Policy:
         write_adapter(policy, Path(folder))
         wide = dataclasses.replace(policy.model, dtype="fp32")
         merged = open_adapter(Path(folder), merged=True, device="cpu", model=wide)
-    return dataclasses.replace(merged, model=policy.model, head=policy.head)
+    return dataclasses.replace(merged, model=policy.model, heads=policy.heads)
 
 
 def _merged_state(module: Any) -> dict[str, Tensor]:

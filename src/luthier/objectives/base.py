@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -16,20 +17,13 @@ class Objective(ABC):
     """A frozen dataclass whose fields are its YAML keys. It is pure maths: what it needs is brought to it in `Rows`."""
 
     needs: ClassVar[Needs]
-    whole_step: ClassVar[bool] = False
-    """Its values cannot be had from parts of a step: the loop lays the whole step out as one micro-batch."""
+    """All that it asks of the house. Where its keys decide, an instance has its own."""
     default_lr: ClassVar[float | None] = None
     """Peak learning rate with added weights, unless the recipe sets one. None: the adapter's own."""
 
-    @property
-    def needs_mean_logp(self) -> bool:
-        """Whether the head must also give the mean log-probability over the vocabulary."""
-        return False
-
-    @property
-    def weighs_prompts(self) -> bool:
-        """Whether it asks for a weight for each row by where its prompt comes from (`Rows.weight_N`)."""
-        return False
+    def need(self, **more: Any) -> None:
+        """What this instance needs besides what its class declares; for `__post_init__`."""
+        object.__setattr__(self, "needs", replace(self.needs, **more))
 
     def terms(self) -> tuple[tuple[float, Objective], ...]:
         """What it is the weighted sum of; each term is a mean over its own unit."""
@@ -43,9 +37,9 @@ class Objective(ABC):
         """What each response is worth in the objective's own terms, N; None where it judges nothing."""
         return None
 
-    def counted(self, label_K: Tensor) -> int:
-        """How many of these step labels count as units."""
-        return len(label_K)
+    def advice(self, good: int, bad: int) -> str | None:
+        """What its authors advise for data with so many good and bad responses; None where they say nothing."""
+        return None
 
     # what an objective carries from step to step; most carry nothing
     def begin(self) -> dict[str, float]:

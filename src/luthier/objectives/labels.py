@@ -18,7 +18,7 @@ from luthier.objectives.base import Objective
 from luthier.objectives.pairs import PREFERENCE_LR
 from luthier.objectives.rows import Rows
 from luthier.recipe.schema import Float, Why
-from luthier.types import Needs
+from luthier.types import ROW, Needs
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,16 @@ class Labelled(Objective):
     """A loss of each response's reward r = beta * log-ratio and its label, one value a response."""
 
     beta: Annotated[Float, Field(gt=0), Why("the usual value; larger stays closer to the reference")] = 0.1
-    """Weight of a response's log-ratio from the reference: how fast rewards grow as the model moves away from it."""
+    """Weight of a response's log-ratio: how fast rewards grow as the model moves away from the reference."""
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
     def implicit_rewards(self, rows: Rows) -> Tensor:
         """beta * log-ratio of each response, N."""
         return self.beta * rows.log_ratio()
+
+
+BALANCE = (1.0, 4 / 3)
+"""Where KTO's authors want lambda_D n_D / (lambda_U n_U) to lie (eq. 8)."""
 
 
 def _good(rows: Rows) -> Tensor:
@@ -45,15 +49,15 @@ class KTO(Labelled):
     """Kahneman-Tversky optimisation (arXiv:2402.01306): lambda_D sigma(-(r - z)) for a good response,
     lambda_U sigma(r - z) for a bad one.
 
-    The baseline z = beta * max(0, mean log-ratio of mismatched pairs) estimates the divergence from the reference; it is
-    measured over the whole step and has no gradient. lambda / 2 at the start.
+    The baseline z = beta * max(0, mean log-ratio of mismatched pairs) estimates the divergence from the reference; it
+    is measured over the whole step and has no gradient. lambda / 2 at the start.
     """
 
     lambda_desirable: Annotated[Float, Field(gt=0)] = 1.0
     """Weight of good responses (the paper's lambda_D). The ledger names what the balance of labels asks for."""
     lambda_undesirable: Annotated[Float, Field(gt=0)] = 1.0
     """Weight of bad responses (the paper's lambda_U)."""
-    needs: ClassVar[Needs] = Needs(reference=True, kl_baseline=True, labels=True, unit="row")
+    needs: ClassVar[Needs] = Needs(roles=("reference",), kl_baseline=True, labels=True, unit=ROW)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""
@@ -63,6 +67,22 @@ class KTO(Labelled):
         above_N = self.implicit_rewards(rows) - self.beta * rows.kl_baseline.detach().clamp(min=0)
         weight_N = torch.where(good_N, self.lambda_desirable, self.lambda_undesirable)
         return weight_N * torch.sigmoid(torch.where(good_N, -above_N, above_N))
+
+    def advice(self, good: int, bad: int) -> str | None:
+        """The weights that the paper's rule asks for; None where 1 and 1 keep it, or a class is empty."""
+        if not good or not bad:
+            return None
+        (low, high), ratio = BALANCE, good / bad
+        if low <= ratio <= high:
+            return None
+        if ratio < low:
+            rule = f"lambda_desirable to {low / ratio:.2f} … {high / ratio:.2f}"
+        else:
+            rule = f"lambda_undesirable to {ratio / high:.2f} … {ratio / low:.2f}"
+        return (
+            f"for these labels KTO's authors advise to set objective.kto.{rule}, so that λ_D n_D / (λ_U n_U) lies "
+            "between 1 and 4/3"
+        )
 
     @staticmethod
     def suggest(n_good: int, n_bad: int) -> tuple[float, float]:
@@ -94,12 +114,11 @@ class BCO(Labelled):
 
     density_ratio: bool = False
     """Weigh bad responses as if their prompts came from where the good ones' do, for labels gathered in two places."""
-    needs: ClassVar[Needs] = Needs(reference=True, labels=True, unit="row")
+    needs: ClassVar[Needs] = Needs(roles=("reference",), labels=True, unit=ROW)
 
-    @property
-    def weighs_prompts(self) -> bool:
-        """With `density_ratio`."""
-        return self.density_ratio
+    def __post_init__(self) -> None:
+        if self.density_ratio:
+            self.need(row_weights=True)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""

@@ -1,7 +1,7 @@
 """Objectives that compare a better and a worse response, each measured against a reference.
 
-All of them see a response's reward r = beta * log-ratio, the log-ratio being log pi(y|x) - log pi_ref(y|x), summed over its
-scored tokens; they differ in what they make of the two rewards of a pair.
+All of them see a response's reward r = beta * log-ratio, the log-ratio being log pi(y|x) - log pi_ref(y|x), summed over
+its scored tokens; they differ in what they make of the two rewards of a pair.
 
 Shape suffixes: S = scored tokens of the micro-batch, N = rows, P = pairs, E = scored tokens of one side of all pairs.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -22,7 +22,7 @@ from luthier.errors import LuthierError
 from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
 from luthier.recipe.schema import Float, Why
-from luthier.types import Needs
+from luthier.types import PAIR, Needs
 
 PREFERENCE_LR = 5e-6
 """With added weights. TRL's example command for DPO takes 5e-7 for all weights and ten times that for LoRA."""
@@ -34,7 +34,7 @@ class Compared(Objective):
 
     beta: Annotated[Float, Field(gt=0), Why("the usual value; larger stays closer to the reference")] = 0.1
     """Weight of a response's log-ratio from the reference: how fast rewards grow as the model moves away from it."""
-    needs: ClassVar[Needs] = Needs(responses=2, reference=True, unit="pair")
+    needs: ClassVar[Needs] = Needs(responses=2, roles=("reference",), unit=PAIR)
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
     def implicit_rewards(self, rows: Rows) -> Tensor:
@@ -82,16 +82,15 @@ class DPO(Pairwise):
                 fix="set label_smoothing, the share of pairs you expect to be the wrong way round (such as 0.1)",
             )
         if self.reference_free:
-            object.__setattr__(self, "needs", replace(type(self).needs, reference=False))
+            self.need(roles=())
 
-    def _drift_S(self, rows: Rows) -> Tensor:
-        return (
-            rows.logp_S if self.reference_free else rows.log_ratio_S
-        )  # rows hold a reference where another term needs it
+    def _log_ratio_S(self, rows: Rows) -> Tensor:
+        # rows hold a reference where another term needs it
+        return rows.logp_S if self.reference_free else rows.log_ratio_S
 
     def implicit_rewards(self, rows: Rows) -> Tensor:
         """beta * log-ratio of each response, N."""
-        return self.beta * rows.total(self._drift_S(rows))
+        return self.beta * rows.total(self._log_ratio_S(rows))
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
@@ -100,7 +99,7 @@ class DPO(Pairwise):
         if rows.better_P is None or rows.worse_P is None:
             raise ValueError("these rows hold no pairs")
         limit_P = torch.minimum(rows.length_N[rows.better_P], rows.length_N[rows.worse_P])
-        log_ratio_S, alpha = self._drift_S(rows), self.length_alpha
+        log_ratio_S, alpha = self._log_ratio_S(rows), self.length_alpha
         better_P, worse_P = (
             self.beta * _shortened(log_ratio_S, rows, side_P, limit_P, alpha)
             for side_P in (rows.better_P, rows.worse_P)
@@ -137,7 +136,8 @@ def _shortened(log_ratio_S: Tensor, rows: Rows, side_P: Tensor, limit_P: Tensor,
 class IPO(Pairwise):
     """Identity preference optimisation (arXiv:2310.12036, eq. 17): (h_better - h_worse - 1/(2 beta))^2, beta being tau.
 
-    h is the log-ratio, by default its mean over the response's tokens, as the authors trained it; the paper writes the sum.
+    h is the log-ratio, by default its mean over the response's tokens, as the authors trained it; the paper writes the
+    sum.
     The two need different beta. 1/(4 beta^2) at the start, 0 where the log-ratios differ by 1/(2 beta).
     """
 

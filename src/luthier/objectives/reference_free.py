@@ -18,7 +18,7 @@ from luthier.objectives.base import Objective
 from luthier.objectives.pairs import PREFERENCE_LR, smoothed
 from luthier.objectives.rows import Rows
 from luthier.recipe.schema import Float, Why
-from luthier.types import Needs
+from luthier.types import PAIR, Needs
 
 CERTAIN = -1e-6
 """A mean log-probability above it counts as it: the odds of a certain response are infinite."""
@@ -36,7 +36,7 @@ class ORPO(Objective):
 
     beta: Annotated[Float, Field(ge=0), Why("the authors' value")] = 0.1
     """Weight of the odds ratio beside the likelihood of the better response (the paper's lambda)."""
-    needs: ClassVar[Needs] = Needs(responses=2, unit="pair")
+    needs: ClassVar[Needs] = Needs(responses=2, unit=PAIR)
     default_lr: ClassVar[float | None] = 8e-5
     """Ten times the authors' rate for all weights, as for the other preference objectives."""
 
@@ -72,7 +72,7 @@ class CPO(Objective):
     """Weight of the better response's mean negative log-likelihood."""
     label_smoothing: Annotated[Float, Field(ge=0, lt=0.5)] = 0.0
     """Share of the pairs that may be the wrong way round."""
-    needs: ClassVar[Needs] = Needs(responses=2, unit="pair")
+    needs: ClassVar[Needs] = Needs(responses=2, unit=PAIR)
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
     def implicit_rewards(self, rows: Rows) -> Tensor:
@@ -104,7 +104,7 @@ class SimPO(Objective):
     gamma / beta that the authors' own code takes."""
     label_smoothing: Annotated[Float, Field(ge=0, lt=0.5)] = 0.0
     """Share of the pairs that may be the wrong way round."""
-    needs: ClassVar[Needs] = Needs(responses=2, unit="pair")
+    needs: ClassVar[Needs] = Needs(responses=2, unit=PAIR)
     default_lr: ClassVar[float | None] = PREFERENCE_LR
 
     def implicit_rewards(self, rows: Rows) -> Tensor:

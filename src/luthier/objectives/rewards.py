@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
 from luthier.recipe.schema import Float, Why
-from luthier.types import Needs
+from luthier.types import DECIDED_STEP, PAIR, ROW, STEP, Needs
 
 REWARD_LR = 1e-4
 """With added weights: the new head has everything to learn, and no reference to stay near."""
@@ -30,14 +30,8 @@ class RewardModel(Objective):
 
     def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """The head's reading at the end of each response, N."""
-        value_K, row_K = _readings(rows)
+        value_K, row_K = rows.read("reward")
         return value_K.new_zeros(rows.num_rows).index_add(0, row_K, value_K)
-
-
-def _readings(rows: Rows) -> tuple[Tensor, Tensor]:
-    if rows.value_K is None or rows.row_K is None:
-        raise ValueError("these rows hold no readings of a scalar head")
-    return rows.value_K, rows.row_K
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Reward(RewardModel):
     """Use the margins of the data, where there are some."""
     centring: Annotated[Float, Field(ge=0), Why("only differences are compared; 0.01 centres them")] = 0.0
     """Weight of the squared sum of a pair's rewards."""
-    needs: ClassVar[Needs] = Needs(responses=2, head="row", unit="pair")
+    needs: ClassVar[Needs] = Needs(responses=2, readouts=(), heads=(("reward", "row"),), unit=PAIR)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each pair, P."""
@@ -61,8 +55,8 @@ class Reward(RewardModel):
         assert implicit_N is not None
         better_P, worse_P = rows.better_worse(implicit_N)
         difference_P = better_P - worse_P
-        if self.margin and rows.margin_N is not None:
-            difference_P = difference_P - rows.better_worse(rows.margin_N)[0]
+        if self.margin and "margin" in rows.columns:
+            difference_P = difference_P - rows.better_worse(rows.column("margin"))[0]
         loss_P = -logsigmoid(difference_P)
         return loss_P + self.centring * (better_P + worse_P) ** 2 if self.centring else loss_P
 
@@ -76,7 +70,7 @@ class OutcomeReward(RewardModel):
     probability that it is right.
     """
 
-    needs: ClassVar[Needs] = Needs(head="row", labels=True, unit="row")
+    needs: ClassVar[Needs] = Needs(readouts=(), heads=(("reward", "row"),), labels=True, unit=ROW)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each response, N."""
@@ -97,21 +91,20 @@ class ProcessReward(RewardModel):
     neutral: Annotated[Literal["positive", "negative", "ignore"], Why("as the paper scores solutions")] = "positive"
     """What a step labelled 0 counts as, in data of -1, 0 and 1: there it is neither right nor wrong. (A source that has
     only 0 and 1 means wrong by 0, and is read so.)"""
-    needs: ClassVar[Needs] = Needs(head="step", unit="step")
+    needs: ClassVar[Needs] = Needs(readouts=(), heads=(("reward", "step"),), unit=STEP)
+
+    def __post_init__(self) -> None:
+        if self.neutral == "ignore":
+            self.need(unit=DECIDED_STEP)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each step, K; 0 for those that are ignored."""
-        value_K, _ = _readings(rows)
-        if rows.label_K is None:
-            raise ValueError("these rows have no judged steps")
-        right_K = rows.label_K >= 0 if self.neutral == "positive" else rows.label_K > 0
+        value_K, _ = rows.read("reward")
+        label_K = rows.column("step_reward")
+        right_K = label_K >= 0 if self.neutral == "positive" else label_K > 0
         loss_K = -logsigmoid(torch.where(right_K, value_K, -value_K))
-        return torch.where(rows.label_K == 0, 0.0, loss_K) if self.neutral == "ignore" else loss_K
+        return torch.where(label_K == 0, 0.0, loss_K) if self.neutral == "ignore" else loss_K
 
     def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """None: steps are judged, not responses."""
         return None
-
-    def counted(self, label_K: Tensor) -> int:
-        """How many of these steps are not ignored."""
-        return int((label_K != 0).sum()) if self.neutral == "ignore" else len(label_K)

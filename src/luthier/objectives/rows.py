@@ -1,12 +1,13 @@
 """What an objective sees: the scored tokens of a micro-batch laid end to end, without padding.
 
-Shape suffixes: S = scored tokens of the micro-batch, N = rows (responses), P = pairs, K = readings of the scalar head.
+Shape suffixes: S = scored tokens of the micro-batch, N = rows (responses), P = pairs, K = places where a scalar head is
+read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -18,36 +19,50 @@ class Rows:
     """The scored tokens of N responses. `row_S[s]` says which row token s belongs to; rows are in order."""
 
     logp_S: Tensor
-    """log pi(token | what precedes it), fp32. Empty for objectives that read only the scalar head."""
+    """log pi(token | what precedes it), fp32. Zeros for objectives that read only a scalar head."""
     weight_S: Tensor
     """How much the token trains, fp32."""
     row_S: Tensor
     num_rows: int
-    mean_logp_S: Tensor | None = None
-    """Mean log-probability over the whole vocabulary (label smoothing), if the objective asked for it."""
+    readouts: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the objective's `Needs` name, of each scored token (`luthier.forward.readouts`)."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the data or a step source know, by column (`luthier.columns`): S, N or K; an example's value at its rows."""
+    values: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """What each scalar head says, fp32, and the row of each reading, by the head's role: (K, K)."""
     ref_S: Tensor | None = None
     """The reference's log-probability of the same tokens, fp32, no gradient."""
-    reward_N: Tensor | None = None
-    """What is known of each response's worth; NaN where nothing is."""
     group_N: Tensor | None = None
     """Which example of the micro-batch the row answers."""
-    margin_N: Tensor | None = None
-    """By how much the better response of the row's example is better, where the data say so (else 0)."""
+    best_N: Tensor | None = None
+    """Is the row worth imitating: the better one of some pair of its example, or not labelled bad?"""
     better_P: Tensor | None = None
     worse_P: Tensor | None = None
-    """Rows of each pair: every two responses to one prompt whose scores differ, each pair once."""
+    """Rows of each pair: every two responses to one prompt whose rewards differ, each pair once."""
     kl_baseline: Tensor | None = None
-    """Mean log-ratio over the whole step's mismatched pairs (the prompt of one example, the response of the one before it
-    in the step), a scalar without gradient."""
+    """Mean log-ratio over the whole step's mismatched pairs (the prompt of one example, the response of the one before
+    it in the step), a scalar without gradient."""
     weight_N: Tensor | None = None
     """How much each row counts beside others (BCO's density ratio)."""
     state: Mapping[str, float] | None = None
     """What the objective carries from step to step."""
-    value_K: Tensor | None = None
-    """The scalar head's readings, fp32: one a row, or one a step."""
-    label_K: Tensor | None = None
-    """The score of the step each reading belongs to."""
-    row_K: Tensor | None = None
+
+    def column(self, name: str) -> Tensor:
+        """A column that must be there. Raises ValueError where no row has it."""
+        if name not in self.columns:
+            raise ValueError(f"these rows have no column {name!r}")
+        return self.columns[name]
+
+    def read(self, role: str) -> tuple[Tensor, Tensor]:
+        """What the head of this role says, and the row of each reading: K, K. Raises ValueError where none was read."""
+        if role not in self.values:
+            raise ValueError(f"these rows hold no readings of a {role} head")
+        return self.values[role]
+
+    @property
+    def reward_N(self) -> Tensor | None:
+        """What is known of each response's worth; NaN where nothing is, None where nothing of any."""
+        return self.columns.get("reward")
 
     def total(self, values_S: Tensor) -> Tensor:
         """Sum over each row's tokens: S -> N."""
@@ -73,15 +88,10 @@ class Rows:
         return self.total(self.log_ratio_S)
 
     def best(self) -> Rows:
-        """The same rows with only those weighed that are worth imitating: the better one of some pair, or one that is
-        labelled good. Without scores, all of them."""
-        if self.reward_N is None:
+        """The same rows with only those weighed that are worth imitating (`best_N`)."""
+        if self.best_N is None:
             return self
-        best_N = self.reward_N > 0.5
-        if self.better_P is not None and len(self.better_P):
-            best_N = torch.zeros_like(best_N)
-            best_N[self.better_P] = True
-        return replace(self, weight_S=self.weight_S * best_N[self.row_S])
+        return replace(self, weight_S=self.weight_S * self.best_N[self.row_S])
 
     def better_worse(self, values_N: Tensor) -> tuple[Tensor, Tensor]:
         """The values of each pair's better and worse response: N -> P, P."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
-from luthier.types import Needs
+from luthier.types import TOKEN, Needs
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,22 @@ class SFT(Objective):
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over the vocabulary."""
-    needs: ClassVar[Needs] = Needs(responses=1, unit="token")
+    needs: ClassVar[Needs] = Needs(responses=1, unit=TOKEN)
 
-    @property
-    def needs_mean_logp(self) -> bool:
-        """Whether the head must also give the mean log-probability over the vocabulary."""
-        return self.label_smoothing > 0
+    def __post_init__(self) -> None:
+        if self.label_smoothing > 0:
+            self.need(readouts=("logp", "mean_logp"))
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each scored token, S."""
         logp_S = rows.logp_S
-        if rows.mean_logp_S is not None:
-            logp_S = (1 - self.label_smoothing) * logp_S + self.label_smoothing * rows.mean_logp_S
+        if self.label_smoothing > 0:
+            logp_S = (1 - self.label_smoothing) * logp_S + self.label_smoothing * rows.readouts["mean_logp"]
         return -rows.weight_S * logp_S
 
 
 @dataclass(frozen=True)
 class Pretrain(SFT):
     """Continued pre-training: the same likelihood, every token of the text scored."""
+
+    needs: ClassVar[Needs] = Needs(responses=1, loss_on="all", unit=TOKEN)

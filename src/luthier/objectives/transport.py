@@ -14,6 +14,7 @@ from torch import Tensor
 from luthier.objectives.pairs import Compared, smoothed
 from luthier.objectives.rows import Rows
 from luthier.recipe.schema import Float
+from luthier.types import PAIR, Needs
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class AOT(Compared):
 
     Paired: the pairs' differences of log-probability, sorted, against the reference's own sorted differences.
     `unpaired`: the better rewards, sorted, against the sorted worse ones. The logistic loss of each difference between
-    equal ranks; log 2 at the start. Ranks exist only within the whole step (`whole_step`), which the loop therefore
-    lays out as one micro-batch: the step has to fit into memory at once, and `train.batch` is the sample's size, in
-    the evaluation loss too, where as many validation examples are ranked at a time, in their order.
+    equal ranks; log 2 at the start. Ranks exist only within the whole step (`Needs.whole_step`), which the loop
+    therefore lays out as one micro-batch: the step has to fit into memory at once, and `train.batch` is the sample's
+    size, in the evaluation loss too, where as many validation examples are ranked at a time, in their order.
     """
 
     unpaired: bool = False
     """Compare better and worse responses of equal rank, of whatever prompt."""
     label_smoothing: Annotated[Float, Field(ge=0, lt=0.5)] = 0.0
     """Share of the pairs that may be the wrong way round."""
-    whole_step: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(responses=2, roles=("reference",), whole_step=True, unit=PAIR)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each rank, P: as many as pairs, in the order of their ranks."""

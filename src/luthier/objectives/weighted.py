@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from luthier.errors import LuthierError
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
-from luthier.types import Needs
+from luthier.types import TOKEN, Needs, Reads
 
 WEIGHT = "weight"
 EXAMPLE = "sum: {dpo: {beta: 0.1}, sft: {weight: 0.2}}"
@@ -52,7 +52,6 @@ class Sum(Objective):
         for attribute, value in {
             "of": written,
             "needs": _union([term.needs for term in built]),
-            "whole_step": any(term.whole_step for term in built),
             "default_lr": min(rates, default=None),
             "_terms": tuple(zip(weights, built, strict=True)),
         }.items():
@@ -63,11 +62,6 @@ class Sum(Objective):
     def terms(self) -> tuple[tuple[float, Objective], ...]:
         """Each term with its weight."""
         return self._terms
-
-    @property
-    def needs_mean_logp(self) -> bool:
-        """Whether any term needs the mean log-probability over the vocabulary."""
-        return any(term.needs_mean_logp for _, term in self._terms)
 
     def loss(self, rows: Rows) -> Tensor:
         """Not defined: terms may count in different units, so that the loop takes each by itself (`terms`)."""
@@ -81,14 +75,13 @@ class Sum(Objective):
                 return implicit_N
         return None
 
+    def advice(self, good: int, bad: int) -> str | None:
+        """What the authors of its first term with an advice say."""
+        return next((said for _, term in self._terms if (said := term.advice(good, bad))), None)
+
     def begin(self) -> dict[str, float]:
         """The states of the terms."""
         return {key: value for _, term in self._terms for key, value in term.begin().items()}
-
-    @property
-    def weighs_prompts(self) -> bool:
-        """Where one of its terms does."""
-        return any(term.weighs_prompts for _, term in self._terms)
 
     def updated(self, state: Mapping[str, float], implicit_N: Tensor, reward_N: Tensor) -> dict[str, float]:
         """The states of the terms after a step."""
@@ -130,21 +123,27 @@ def _weight(name: str, weight: Any) -> float:
 
 
 def _union(all_needs: list[Needs]) -> Needs:
-    heads: set[Literal["no", "row", "step"]] = {needs.head for needs in all_needs if needs.head != "no"}
-    if len(heads) > 1:
-        raise LuthierError(
-            "one scalar head cannot be read at the end of responses and of their steps",
-            where="objective.sum.of",
-            fix="train two reward models",
-        )
+    """What all terms need together. Each term has its own unit; the sum's is the first one that is not the token."""
+    heads: dict[str, Reads] = {}
+    for role, reads in (head for needs in all_needs for head in needs.heads):
+        if heads.setdefault(role, reads) != reads:
+            raise LuthierError(
+                "one scalar head cannot be read at the end of responses and of their steps",
+                where="objective.sum.of",
+                fix="train two reward models",
+            )
     units = [needs.unit for needs in all_needs]
+    loss_on = {needs.loss_on for needs in all_needs}
     return Needs(
         responses=max(needs.responses for needs in all_needs),
-        reference=any(needs.reference for needs in all_needs),
+        readouts=tuple(dict.fromkeys(name for needs in all_needs for name in needs.readouts)),
+        roles=tuple(dict.fromkeys(role for needs in all_needs for role in needs.roles)),
+        heads=tuple(heads.items()),
         rollouts=any(needs.rollouts for needs in all_needs),
-        kl_baseline=any(needs.kl_baseline for needs in all_needs),
-        head=heads.pop() if heads else "no",
         labels=any(needs.labels for needs in all_needs),
-        teacher=any(needs.teacher for needs in all_needs),
-        unit=next((unit for unit in units if unit != "token"), "token"),
+        kl_baseline=any(needs.kl_baseline for needs in all_needs),
+        row_weights=any(needs.row_weights for needs in all_needs),
+        whole_step=any(needs.whole_step for needs in all_needs),
+        loss_on=loss_on.pop() if len(loss_on) == 1 else None,
+        unit=next((unit for unit in units if unit != TOKEN), TOKEN),
     )

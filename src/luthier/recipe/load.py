@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import LuthierError
-from luthier.recipe import document, places, shape
+from luthier.recipe import document, former, places, shape
 from luthier.recipe.document import Key, Node, Origin, dotted
 from luthier.recipe.schema import Recipe
 
@@ -25,6 +25,8 @@ class Loaded:
     origins: Mapping[Key, Origin] = field(default_factory=dict)
     notes: Mapping[Key, str] = field(default_factory=dict)
     path: Path | None = None
+    renamed: tuple[str, ...] = ()
+    """A line for each key that was given by an old name."""
 
     def nearest(self, key: Key) -> Origin | None:
         """Where the value at `key`, or the mapping it stands in, was written; None if nothing of it was."""
@@ -62,7 +64,9 @@ def _from_python(value: Any) -> Node:
 
 
 def _build(tree: Node, overrides: Sequence[str], path: Path | None) -> Loaded:
-    parsed = [document.parse_override(text) for text in overrides]
+    renamed: list[str] = []
+    tree = former.current(tree, renamed)
+    parsed = former.overrides([document.parse_override(text) for text in overrides], renamed)
     for item in parsed:
         tree = shape.apply(tree, item)
     tree = shape.normal(tree, Recipe)
@@ -72,7 +76,7 @@ def _build(tree: Node, overrides: Sequence[str], path: Path | None) -> Loaded:
         recipe = TypeAdapter(Recipe).validate_python(tree.plain())
     except ValidationError as error:
         raise _plain_words(error, nodes) from error
-    return Loaded(recipe, {key: node.origin for key, node in nodes.items() if key}, notes, path)
+    return Loaded(recipe, {key: node.origin for key, node in nodes.items() if key}, notes, path, tuple(renamed))
 
 
 # pydantic's errors in plain words

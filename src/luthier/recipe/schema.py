@@ -254,10 +254,10 @@ class Reference:
 
     model: ModelField | None = None
     """Another model than the one training starts from: alias, hub id, folder or run. Default: the model itself."""
-    keep: Annotated[
+    cache: Annotated[
         bool | Literal["auto"], Why("over several epochs it saves a forward pass in each; a second model need not stay")
     ] = "auto"
-    """Compute its log-probabilities once, before the first step, and keep them on disk for later epochs and runs.
+    """Compute its log-probabilities once, before the first step, and cache them on disk for later epochs and runs.
     auto: for more than one epoch, for a second model, and where the model's own weights train."""
 
 

@@ -9,7 +9,7 @@ from luthier.registry import Registry
 
 if TYPE_CHECKING:
     from luthier.train.loop.checkpoint import latest
-    from luthier.train.loop.loop import fit
+    from luthier.train.loop.loop import Beside, fit
     from luthier.train.loop.progress import FitResult
 
 OPTIMIZERS = Registry(
@@ -42,9 +42,9 @@ TRACKERS = Registry(
     },
 )
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "TRACKERS", "FitResult", "fit", "latest"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "TRACKERS", "Beside", "FitResult", "fit", "latest"]
 
-_HOMES = {"FitResult": "loop.progress", "fit": "loop.loop", "latest": "loop.checkpoint"}
+_HOMES = {"Beside": "loop.loop", "FitResult": "loop.progress", "fit": "loop.loop", "latest": "loop.checkpoint"}
 
 
 def __getattr__(name: str) -> Any:

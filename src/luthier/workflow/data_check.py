@@ -21,7 +21,7 @@ def responses(store: TokenStore, needs: Needs, objective: str, *, trains: bool =
     """
     if not len(store):
         raise LuthierError("there is nothing to train on: no row was kept", fix="see the ledger above")
-    if needs.head == "step":
+    if needs.reward_head == "step":
         _steps(store, objective, trains)
     elif needs.responses > 1:
         _pairs(store, needs, objective)
@@ -39,8 +39,9 @@ def _steps(store: TokenStore, objective: str, trains: bool) -> None:
             store, without, f"the objective {objective!r} learns from judged steps", "no judged steps",
             f"give rows with `prompt`, `completions` (the steps) and `labels`{_instead(store)}",
         )  # fmt: skip
-    first = float(store[0].steps[0][1][0])
-    if trains and all((labels == first).all() for i in range(len(store)) for _, labels in store[i].steps):
+    first = float(store[0].column("step_reward")[0][0])
+    same = ((labels == first).all() for i in range(len(store)) for labels in store[i].column("step_reward"))
+    if trains and all(same):
         raise LuthierError(
             f"all {int(store.steps.sum()):,} steps have the score {first:g}, so there is nothing to tell apart",
             where=str(store.source(0)),
@@ -62,7 +63,7 @@ def _pairs(store: TokenStore, needs: Needs, objective: str) -> None:
 
 def _labels(store: TokenStore, objective: str, trains: bool) -> None:
     """Every response has a score, and of those that train some are good and some bad."""
-    scores = store.scores
+    scores = store.rewards
     unknown = np.isnan(scores)
     if unknown.any():
         without = np.unique(_owners(store)[unknown])
@@ -84,7 +85,7 @@ def _labels(store: TokenStore, objective: str, trains: bool) -> None:
 
 def _unjudged(store: TokenStore, objective: str) -> None:
     """No row holds responses that the data call bad: this objective would train on them as on the good ones."""
-    scores = store.scores
+    scores = store.rewards
     bad = np.unique(_owners(store)[scores <= GOOD])
     if len(bad):
         pairs = bool(_has_pair(store)[bad[0]])
@@ -117,7 +118,7 @@ def _fitting(store: TokenStore) -> str:
         return "`objective: process_reward`"
     if _has_pair(store).all():
         return "`objective: dpo` (or another one of pairs)"
-    return "`objective: sft`" if np.isnan(store.scores).any() else "`objective: kto` (or bco)"
+    return "`objective: sft`" if np.isnan(store.rewards).any() else "`objective: kto` (or bco)"
 
 
 def _owners(store: TokenStore) -> NDArray[np.int64]:
@@ -128,7 +129,7 @@ def _owners(store: TokenStore) -> NDArray[np.int64]:
 def _has_pair(store: TokenStore) -> NDArray[np.bool_]:
     """For each example: do the scores of two of its responses differ?"""
     firsts = np.concatenate([[0], np.cumsum(store.responses, dtype=np.int64)])[:-1]
-    made: NDArray[np.bool_] = np.fmax.reduceat(store.scores, firsts) > np.fmin.reduceat(store.scores, firsts)
+    made: NDArray[np.bool_] = np.fmax.reduceat(store.rewards, firsts) > np.fmin.reduceat(store.rewards, firsts)
     return made
 
 

@@ -16,10 +16,10 @@ from luthier.recipe.resolve import plain
 from luthier.run import Run
 from luthier.scorers.metric import Metric
 from luthier.types import Completion, Encoded, Engine, Example, Sampling
+from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
 
 if TYPE_CHECKING:
-    from luthier.data import Template
     from luthier.evaluate import Comparison
     from luthier.evaluate.asking import Judge
     from luthier.models import Policy
@@ -78,7 +78,7 @@ def _engine(model: Model) -> Engine:
     return engine if model.off is nullcontext else Switched(engine, model.off)
 
 
-def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
+def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
     """Score the run on the tasks, record samples and scores in its folder, and return the comparisons.
 
     `say` is told of rows that cannot be read.
@@ -88,11 +88,12 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
 
     if not tasks:
         return []
+    recipe = job.recipe
     rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
     rewards = any(needs_rewards(task) for task in tasks)
     systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
     engines = {name: _engine(model) for name, model in systems.items()}
-    judges = _judges(systems, recipe) if rewards else {}
+    judges = _judges(systems, job) if rewards else {}
     template = Template(systems["tuned"].policy.tokenizer)
     found = []
     for task, examples in zip(tasks, rows, strict=True):
@@ -103,20 +104,19 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
     return found
 
 
-def check(recipe: Recipe, tasks: Sequence[Task], template: Callable[[Recipe], Template]) -> None:
+def check(job: Job, tasks: Sequence[Task]) -> None:
     """Raise LuthierError, before anything is trained, where the tasks could not be scored on this run: their rows are
-    not there or too long for the model, a scorer could judge none of them or not this run. `template` gives the
-    recipe's model's."""
+    not there or too long for the model, a scorer could judge none of them or not this run."""
     from luthier import models
     from luthier.evaluate import check as check_task
     from luthier.evaluate.rewards import gives_rewards, no_rewards
 
-    name = recipe.objective.name
+    recipe = job.recipe
     for task in tasks:
         rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
-        check_task(task, rows, template(recipe), models.expected_max_context(recipe.model, recipe.adapt)[0])
-        if needs_rewards(task) and not gives_rewards(REGISTRIES["objective"].build(name, recipe.objective.args)):
-            raise no_rewards(name)
+        check_task(task, rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
+        if needs_rewards(task) and not gives_rewards(job.objective):
+            raise no_rewards(recipe.objective.name)
 
 
 def needs_rewards(task: Task) -> bool:
@@ -125,7 +125,7 @@ def needs_rewards(task: Task) -> bool:
     return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
 
 
-def _judges(systems: Mapping[str, Model], recipe: Recipe) -> Mapping[str, Judge]:
+def _judges(systems: Mapping[str, Model], job: Job) -> Mapping[str, Judge]:
     """The rewards of the run's model and of its base: what a scalar head reads, or what the objective takes from
     likelihoods."""
     from luthier import models
@@ -133,8 +133,7 @@ def _judges(systems: Mapping[str, Model], recipe: Recipe) -> Mapping[str, Judge]
     from luthier.forward.likelihoods import Likelihoods
     from luthier.forward.values import Reader
 
-    name = recipe.objective.name
-    objective = REGISTRIES["objective"].build(name, recipe.objective.args)
+    recipe, name, objective = job.recipe, job.recipe.objective.name, job.objective
     policy = systems["tuned"].policy
     if policy.head is not None:
         first = _first_rewards(systems["base"], policy.head)

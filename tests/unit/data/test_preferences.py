@@ -53,23 +53,23 @@ def test_judgements_survive_the_store(tmp_path: Path) -> None:
         direct = template.encode(FORMATS.build("preference").read(row))
         stored = given[i]
         assert [ids.tolist() for ids in stored.ids] == [ids.tolist() for ids in direct.ids]
-        assert stored.scores == direct.scores == (1.0, 0.0) and stored.steps == direct.steps == ()
+        assert stored.columns == direct.columns == {"reward": (1.0, 0.0), **({"margin": 1.5} if i == 1 else {})}
         assert stored.shared == direct.shared > 5
-    assert given.scores.tolist() == [1.0, 0.0] * 3 and given.responses.tolist() == [2, 2, 2]
+    assert given.rewards.tolist() == [1.0, 0.0] * 3 and given.responses.tolist() == [2, 2, 2]
     assert len(set(given.hashes.tolist())) == 3  # a margin tells the first two apart
     assert prepared(tmp_path, rows[::-1]).train.hashes.tolist() == given.hashes.tolist()[::-1]
 
 
 def test_labels_tell_equal_tokens_apart(tmp_path: Path) -> None:
     given = prepared(tmp_path, [THUMB, {**THUMB, "label": False}, {"prompt": "a", "completion": "b", "label": 0}])
-    assert given.train.scores.tolist() == [1.0, 0.0, 0.0] and given.train[1].scores == (0.0,)
+    assert given.train.rewards.tolist() == [1.0, 0.0, 0.0] and given.train[1].columns["reward"] == (0.0,)
     assert given.ledger.duplicates == 0
     assert len(set(given.train.hashes.tolist())) == 3
 
 
 def said(tokenizer: PreTrainedTokenizerFast, encoded: Encoded) -> list[str]:
     """The response cut behind each step's place."""
-    ids, (places, _) = encoded.ids[0], encoded.steps[0]
+    ids, places = encoded.ids[0], encoded.columns["step_end"][0]
     first = int(np.flatnonzero(encoded.weights[0])[0])
     return [tokenizer.decode(ids[a:b].tolist()) for a, b in pairwise([first, *(places + 1).tolist()])]
 
@@ -80,11 +80,11 @@ def steps(texts: list[str], labels: list[Any]) -> Example:
 
 def test_steps_survive_the_store(tmp_path: Path) -> None:
     given = prepared(tmp_path, [{**STEPS, "labels": [0.5, 1, -1]}, {**STEPS, "completions": ["a", "b", "c"]}]).train
-    places, labels = given[0].steps[0]
+    places, labels = (given[0].columns[name][0] for name in ("step_end", "step_reward"))
     assert labels.tolist() == [0.5, 1.0, -1.0] and places.dtype == np.int32
     assert [text.strip() for text in said(ct.tokenizer(), given[0])] == STEPS["completions"]
-    assert given[1].steps[0][1].tolist() == [1.0, 1.0, -1.0]
-    assert given.steps.tolist() == [3, 3] and given[0].scores == ()
+    assert given[1].columns["step_reward"][0].tolist() == [1.0, 1.0, -1.0]
+    assert given.steps.tolist() == [3, 3] and "reward" not in given[0].columns
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_step_ends_at_the_token_of_its_last_character(texts: list[str], make: 
     tokenizer = make()
     example = steps(texts, [1] * len(texts))
     encoded = Template(tokenizer).encode(example if chat else as_text(example))
-    ((places, _),) = encoded.steps
+    (places,) = encoded.columns["step_end"]
     assert [text.strip() for text in said(tokenizer, encoded)] == [text.strip() for text in texts]
     assert len(set(places.tolist())) == len(texts)
     assert (encoded.weights[0][places] == 1).all()
@@ -210,7 +210,7 @@ def test_a_long_response_is_cut_inside(tmp_path: Path) -> None:
     assert better < worse
     given = cut(tmp_path, PAIR, better)
     encoded = given.train[0]
-    assert [len(ids) for ids in encoded.ids] == [better, better] and encoded.scores == (1.0, 0.0)
+    assert [len(ids) for ids in encoded.ids] == [better, better] and encoded.columns["reward"] == (1.0, 0.0)
     assert encoded.ids[1].tolist() == whole.ids[1][:better].tolist()
     assert encoded.shared == whole.shared
     end = ct.tokenizer().convert_tokens_to_ids("<|im_end|>")
@@ -234,10 +234,12 @@ def test_what_is_left_of_a_pair_must_differ(tmp_path: Path) -> None:
 
 def test_only_whole_steps_are_kept(tmp_path: Path) -> None:
     whole = prepared(tmp_path, [STEPS]).train[0]
-    places, _ = whole.steps[0]
+    places = whole.columns["step_end"][0]
     given = cut(tmp_path, STEPS, int(places[2]))  # the last token of the third step does not fit
     encoded = given.train[0]
-    assert encoded.steps[0][0].tolist() == places[:2].tolist() and encoded.steps[0][1].tolist() == [1.0, 1.0]
+    assert encoded.columns["step_end"][0].tolist() == places[:2].tolist() and encoded.columns["step_reward"][
+        0
+    ].tolist() == [1.0, 1.0]
     assert len(encoded.ids[0]) == places[1] + 1
     assert given.ledger.cut == 2 and given.ledger.steps_lost == 2 and given.train.steps.tolist() == [2, 2]
     with pytest.raises(LuthierError, match="not one whole step is left"):
@@ -258,7 +260,7 @@ def test_ranked_responses_lie_in_one_example(tmp_path: Path) -> None:
     given = prepared(tmp_path, [RANKED, {**RANKED, "responses": ["It is 4.", "5"], "scores": [1, 0]}])
     encoded = given.train[0]
     assert len(encoded.ids) == 3 and encoded.shared > 5
-    assert encoded.scores == pytest.approx((0.9, 0.4, 0.4))
+    assert encoded.columns["reward"] == pytest.approx((0.9, 0.4, 0.4))
     assert given.train.responses.tolist() == [3, 2]
     assert given.ledger.judged is not None and given.ledger.judged.pairs == 3  # two of the three, the tie is none
 
@@ -299,10 +301,6 @@ def test_judgements_counted_by_hand() -> None:
     labels = counted([1] * 5, [1, 0, 0, 0, nan], [5, 5, 5, 5, 9])
     assert (labels.good, labels.bad, labels.length_ratio) == (1, 3, 1.0)
     assert not any(warning for _, warning in labels.lines())
-    # 1 : 3, so between 3 x 1 and 3 x 4/3
-    assert "objective.kto.lambda_desirable to 3.00 … 4.00" in str(labels.kto_weights())
-    assert "lambda_undesirable to 1.50 … 2.00" in str(counted([1] * 3, [1, 1, 0], [5, 5, 5]).kto_weights())
-    assert counted([1] * 7, [1, 1, 1, 1, 0, 0, 0], [5] * 7).kto_weights() is None  # 4 : 3 is balanced
     steps = counted([1], [nan], [4], [1, 0, 1])
     assert (steps.right_steps, steps.neutral_steps, steps.wrong_steps) == (2, 1, 0)
     assert any(warning and "neutral=negative" in line for line, warning in steps.lines())

@@ -20,6 +20,7 @@ from luthier.data import Ledger, Prepared, Template, prepare, show
 from luthier.data.encode.template import Template as TemplateClass
 from luthier.data.mixing import shares
 from luthier.errors import LuthierError
+from luthier.objectives import OBJECTIVES
 from luthier.recipe import Recipe
 from luthier.types import TokenStore
 
@@ -45,7 +46,8 @@ def recipe(data: Any, **more: Any) -> Recipe:
 
 
 def prepared(data: Any, template: str | None = ct.CHATML, **more: Any) -> Prepared:
-    return prepare(recipe(data, **more), ct.tokenizer(template))
+    made = recipe(data, **more)
+    return prepare(made, ct.tokenizer(template), OBJECTIVES.build(made.objective.name).needs)
 
 
 def printed(what: RenderableType, **style: Any) -> str:
@@ -68,7 +70,7 @@ def test_tokens_sources_and_counts(tmp_path: Path) -> None:
     assert given.validation is None
     for i in range(len(store)):
         encoded = store[i]
-        assert encoded.row == i
+        assert encoded.source == store.source(i)
         number = [0, 1, 2, 0, 1, 0][i]
         assert template.tokenizer.decode(encoded.ids[0][encoded.weights[0] > 0]) == f"It is {number}.<|im_end|>"
         assert store.lengths[i] == len(encoded) == len(encoded.ids[0])

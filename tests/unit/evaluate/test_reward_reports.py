@@ -48,7 +48,7 @@ class Pairs(Letters):
     def encode(self, example: Example, loss_on: str = "assistant") -> Encoded:
         each = [Letters.encode(self, Example(example.prompt, (one,)), loss_on) for one in example.responses]
         scores = tuple(math.nan if one.reward is None else one.reward for one in example.responses)
-        return Encoded(tuple(e.ids[0] for e in each), tuple(e.weights[0] for e in each), scores=scores)
+        return Encoded(tuple(e.ids[0] for e in each), tuple(e.weights[0] for e in each), columns={"reward": scores})
 
 
 ROWS = [
@@ -105,11 +105,9 @@ def test_accuracy_before_and_after_with_its_interval():
 def test_an_untrained_head_has_one_half():
     encoded = [Pairs().encode(each, "last") for each in ROWS]
     assert [each.tolist() for each in Untrained("row")(encoded)] == [[0, 0], [0, 0], [0, 0, 0]]
-    steps = (np.array([3, 5], np.int32), np.array([1, -1], np.float32))
-    assert Untrained("step")([Encoded(encoded[0].ids[:1], encoded[0].weights[:1], steps=(steps,))])[0].tolist() == [
-        0,
-        0,
-    ]
+    known = {"step_end": (np.array([3, 5], np.int32),), "step_reward": (np.array([1, -1], np.float32),)}
+    stepwise = Encoded(encoded[0].ids[:1], encoded[0].weights[:1], columns=known)
+    assert Untrained("step")([stepwise])[0].tolist() == [0, 0]
     assert accuracy({"base": Untrained("row")}).headline.systems["base"].value == 0.5
 
 

@@ -13,7 +13,7 @@ from luthier.types import Encoded
 def example(row: int, *responses: list[int], scored: int = 2, shared: int = 0) -> Encoded:
     ids = tuple(np.array(r, np.int32) for r in responses)
     weights = tuple(np.array([0.0] * (len(r) - scored) + [1.0] * scored, np.float32) for r in responses)
-    return Encoded(ids=ids, weights=weights, shared=shared, row=row)
+    return Encoded(ids=ids, weights=weights, shared=shared)
 
 
 PREFIX = list(range(10, 20))
@@ -60,7 +60,7 @@ def test_scored_tokens_agree_with_and_without_sharing_and_padded() -> None:
         found = {}
         for batch in micro_batches(rows, 60, share_prefix=share, layout=layout):
             for place, target, row in zip(batch.hidden_S, batch.target_S, batch.row_S, strict=True):
-                key = (batch.rows[row], int(batch.position_T[place]))
+                key = (batch.chosen[row], int(batch.position_T[place]))
                 found[key] = (int(target), int(batch.ids_T[place]))
         seen.append(found)
     assert seen[0] == seen[1] == seen[2]
@@ -71,10 +71,10 @@ def test_scored_tokens_agree_with_and_without_sharing_and_padded() -> None:
 def test_the_budget_holds_and_no_example_is_lost(layout) -> None:
     rows = [example(i, list(range(3 + i % 5))) for i in range(40)] + [example(40, list(range(90)))]
     batches = micro_batches(rows, 30, share_prefix=False, layout=layout)
-    assert sorted(row for batch in batches for row in batch.rows) == list(range(41))
+    assert sorted(row for batch in batches for row in batch.chosen) == list(range(41))
     for batch in batches:
-        assert batch.shape[0] * batch.shape[1] <= 30 or len(batch.rows) == 1
-    assert batches[0].rows == (40,), "the heaviest comes first"
+        assert batch.shape[0] * batch.shape[1] <= 30 or len(batch.examples) == 1
+    assert batches[0].chosen == (40,), "the heaviest comes first"
 
 
 def test_buckets_hold_every_query_once() -> None:

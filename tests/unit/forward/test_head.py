@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier.forward import head as head_module
-from luthier.forward.head import Head, log_probabilities
+from luthier.forward.head import Head, readouts
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,8 @@ def test_values_and_gradients_are_those_of_the_whole_softmax(
     inputs = [hidden, *([weight] if trains else []), *([bias_V] if trains and bias else [])]
     head = Head(weight, bias_V, scale, softcap)
 
-    logp, mean = log_probabilities(hidden, target, head)
+    found = readouts(hidden, target, head, ("logp", "mean_logp"))
+    logp, mean = found["logp"], found["mean_logp"]
     full = torch.log_softmax(head.logits(hidden), -1)
     assert torch.allclose(logp, full[torch.arange(11), target], atol=1e-5)
     assert torch.allclose(mean, full.mean(-1), atol=1e-5)
@@ -41,7 +42,9 @@ def test_values_and_gradients_are_those_of_the_whole_softmax(
 
 
 def test_a_uniform_model_scores_minus_log_v() -> None:
-    logp, mean = log_probabilities(torch.randn(3, 4), torch.tensor([0, 5, 9]), Head(torch.zeros(10, 4)))
+    target, head = torch.tensor([0, 5, 9]), Head(torch.zeros(10, 4))
+    found = readouts(torch.randn(3, 4), target, head, ("logp", "mean_logp"))
+    logp, mean = found["logp"], found["mean_logp"]
     assert logp.tolist() == pytest.approx([-(torch.tensor(10.0).log().item())] * 3, rel=1e-6)
     assert mean.tolist() == pytest.approx(logp.tolist(), rel=1e-6)
 
@@ -50,7 +53,7 @@ def test_a_certain_token_in_bf16_is_never_more_than_certain() -> None:
     torch.manual_seed(0)
     weight = torch.randn(30, 64).bfloat16()
     target = torch.arange(30)
-    logp, _ = log_probabilities(3 * weight[target], target, Head(weight))
+    logp = readouts(3 * weight[target], target, Head(weight))["logp"]
     assert logp.max() <= 0
     assert logp.mean() > -1e-3
 
@@ -58,6 +61,6 @@ def test_a_certain_token_in_bf16_is_never_more_than_certain() -> None:
 def test_no_scored_token() -> None:
     hidden = torch.randn(0, 4, requires_grad=True)
     for head in (Head(torch.randn(10, 4)), Head(torch.randn(10, 4, requires_grad=True))):
-        logp, _ = log_probabilities(hidden, torch.zeros(0, dtype=torch.long), head)
+        logp = readouts(hidden, torch.zeros(0, dtype=torch.long), head)["logp"]
         assert logp.shape == (0,)
         logp.sum().backward()

@@ -16,7 +16,7 @@ def pair(rng: np.random.Generator, row: int = 0) -> Encoded:
     prompt = rng.integers(3, 60, rng.integers(9, 20))
     ids = [np.concatenate([prompt, rng.integers(3, 60, rng.integers(1, 9))]).astype(np.int32) for _ in range(2)]
     weights = [(np.arange(len(each)) >= len(prompt)).astype(np.float32) for each in ids]
-    return Encoded(tuple(ids), tuple(weights), row=row)
+    return Encoded(tuple(ids), tuple(weights))
 
 
 @pytest.fixture

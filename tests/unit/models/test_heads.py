@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClas
 
 from luthier.errors import LuthierError
 from luthier.models import Policy, load, merge, open_run, save
-from luthier.models.heads import HeadCard, ScalarHead, told
+from luthier.models.heads import HeadCard, ScalarHead, describe
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 
+ROW = HeadCard()
 STEPS = HeadCard("step", "process_reward", "\n\n")
 
 
@@ -30,9 +31,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
 
 
-def opened(folder: Path, *adapt: str, head: bool | HeadCard = True) -> Policy:
+def opened(folder: Path, *adapt: str, head: HeadCard | None = ROW) -> Policy:
     plugins = [Plugin(name=name, args={"bottom": 1} if name == "freeze" else {}) for name in adapt]
-    return load(Model(name=str(folder), dtype="bf16"), plugins, device="cpu", head=head)
+    return load(
+        Model(name=str(folder), dtype="bf16"), plugins, device="cpu", heads={} if head is None else {"reward": head}
+    )
 
 
 def test_it_begins_at_zero_in_fp32_whatever_the_model_is_in(folder: Path):
@@ -49,18 +52,18 @@ def test_it_begins_at_zero_in_fp32_whatever_the_model_is_in(folder: Path):
 
 def test_it_trains_with_the_rest_and_is_counted(folder: Path):
     for adapt in ("lora", "full"):
-        policy, without = opened(folder, adapt), opened(folder, adapt, head=False)
+        policy, without = opened(folder, adapt), opened(folder, adapt, head=None)
         assert policy.head is not None and without.head is None
         names = [name for name, _ in policy.trainable()]
         assert names == [*(name for name, _ in without.trainable()), "head.weight"]
         counts = zip(policy.parameter_counts(), without.parameter_counts(), strict=True)
         assert [a - b for a, b in counts] == [32, 32]
-    frozen = load(Model(name=str(folder)), train=False, device="cpu", head=True)
+    frozen = load(Model(name=str(folder)), train=False, device="cpu", heads={"reward": HeadCard()})
     assert frozen.trainable() == []
 
 
 @pytest.mark.parametrize("adapt", [("lora",), ("full",), ("freeze", "lora")])
-@pytest.mark.parametrize("card", [True, STEPS], ids=["row", "step"])
+@pytest.mark.parametrize("card", [ROW, STEPS], ids=["row", "step"])
 def test_it_comes_back_with_what_was_trained(folder: Path, tmp_path: Path, adapt: tuple[str, ...], card):
     policy = opened(folder, *adapt, head=card)
     assert policy.head is not None
@@ -81,14 +84,14 @@ def test_it_comes_back_with_what_was_trained(folder: Path, tmp_path: Path, adapt
 
 def test_a_run_without_one_has_none(folder: Path, tmp_path: Path):
     run = Run(tmp_path / "run")
-    save(opened(folder, "lora", head=False), run)
+    save(opened(folder, "lora", head=None), run)
     assert open_run(run, device="cpu").head is None
     assert not (run.adapter / "head.json").exists()
 
 
 def test_a_head_of_another_size_is_refused(folder: Path, tmp_path: Path):
     policy = opened(folder, "lora")
-    policy.head = ScalarHead(16)
+    policy.heads["reward"] = ScalarHead(16)
     run = Run(tmp_path / "run")
     save(policy, run)
     with pytest.raises(LuthierError, match=r"head cannot be read: .*size mismatch"):
@@ -98,7 +101,7 @@ def test_a_head_of_another_size_is_refused(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize("adapt", ["lora", "full"])
 def test_training_on_goes_on_with_the_head_of_the_earlier_run(folder: Path, tmp_path: Path, adapt: str):
     first, run = opened(folder, adapt), Run(tmp_path / "run")
-    assert first.head is not None and told(first.folder, first.head) is None
+    assert first.head is not None and describe(first.folder, first.head) is None
     with torch.no_grad():
         first.head.weight.copy_(torch.randn(1, 32))
     save(first, run)
@@ -107,14 +110,14 @@ def test_training_on_goes_on_with_the_head_of_the_earlier_run(folder: Path, tmp_
     second = opened(run.folder, "lora", head=outcome)
     assert second.head is not None and torch.equal(second.head.weight, first.head.weight)
     assert second.head.card == outcome and second.head.weight.requires_grad
-    assert told(second.folder, second.head) == "training goes on with the scalar head that objective reward trained"
+    assert describe(second.folder, second.head) == "training goes on with the scalar head that objective reward trained"
 
     steps = opened(run.folder, "lora", head=STEPS)
     assert steps.head is not None and not steps.head.weight.any()
-    said = told(steps.folder, steps.head)
+    said = describe(steps.folder, steps.head)
     assert said is not None and said.startswith("a new head begins at zero") and "reads whole responses" in said
-    other = opened(run.folder, "lora", head=False)
-    assert other.head is None and "is left out" in str(told(other.folder, None))
+    other = opened(run.folder, "lora", head=None)
+    assert other.head is None and "is left out" in str(describe(other.folder, None))
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -125,16 +128,18 @@ def test_a_checkpoint_for_classification_brings_its_head(folder: Path, tmp_path:
     classifier.save_pretrained(tmp_path)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((folder / file).read_bytes())
-    policy = load(Model(name=str(tmp_path), dtype="fp32"), [Plugin(name="lora")], device="cpu", head=True)
+    policy = load(
+        Model(name=str(tmp_path), dtype="fp32"), [Plugin(name="lora")], device="cpu", heads={"reward": HeadCard()}
+    )
     assert policy.head is not None
     if labels == 3:
-        assert not policy.head.weight.any() and "gives 3 numbers, not one" in str(told(tmp_path, policy.head))
+        assert not policy.head.weight.any() and "gives 3 numbers, not one" in str(describe(tmp_path, policy.head))
     else:
         ids = torch.arange(3, 20)[None]
         with torch.no_grad():
             theirs = classifier(ids).logits[0, 0]
             hidden_KD = policy.module(ids, output_hidden_states=True).hidden_states[-1][0, -1:]
             assert torch.allclose(policy.head.read(hidden_KD)[0], theirs, atol=1e-5) and theirs.abs() > 1e-3
-        assert told(tmp_path, policy.head) == "training goes on with the `score` head of a classifier"
+        assert describe(tmp_path, policy.head) == "training goes on with the `score` head of a classifier"
     with pytest.raises(LuthierError, match="a classifier without an output head"):
         load(Model(name=str(tmp_path)), train=False, device="cpu")

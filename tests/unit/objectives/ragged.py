@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,7 +61,6 @@ def rows(
     *,
     kl_baseline: float = 0.3,
     state: dict[str, float] | None = None,
-    mean_logp: bool = False,
     weights: bool = False,
 ) -> Rows:
     """The examples laid end to end. With `needs`, what it does not declare is None, as the loop leaves it."""
@@ -74,41 +73,60 @@ def rows(
         if owner[i] == owner[j] and one.reward > other.reward
     ]
     better, worse = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
-    head = needs.head if needs else "no"
-    per_step = head == "step"
+    per_step = needs is not None and needs.reward_head == "step"
     readings = [answer.value if per_step else answer.value[-1:] for answer in answers]
     whole = Rows(
         logp_S=torch.cat([answer.logp for answer in answers]).clone().requires_grad_(),
         weight_S=torch.cat([answer.weight for answer in answers]),
         row_S=torch.cat([torch.full((len(a.logp),), row, dtype=torch.long) for row, a in enumerate(answers)]),
         num_rows=len(answers),
-        mean_logp_S=torch.cat([a.mean_logp for a in answers]) if mean_logp else None,
+        readouts={"mean_logp": torch.cat([answer.mean_logp for answer in answers])},
+        columns={
+            "reward": torch.tensor([answer.reward for answer in answers]),
+            "margin": torch.tensor([answer.margin for answer in answers]),
+            **({"step_reward": torch.cat([answer.labels for answer in answers])} if per_step else {}),
+        },
+        values={"reward": (torch.cat(readings).clone().requires_grad_(), owners(readings))},
         ref_S=torch.cat([answer.ref for answer in answers]),
-        reward_N=torch.tensor([answer.reward for answer in answers]),
         group_N=torch.tensor(owner),
-        margin_N=torch.tensor([answer.margin for answer in answers]),
+        best_N=best(answers, owner, better),
         better_P=better,
         worse_P=worse,
         kl_baseline=torch.tensor(kl_baseline),
         weight_N=torch.tensor([answer.row_weight for answer in answers]) if weights else None,
         state=state,
-        value_K=torch.cat(readings).clone().requires_grad_(),
-        label_K=torch.cat([answer.labels for answer in answers]) if per_step else None,
-        row_K=torch.cat([torch.full((len(v),), row, dtype=torch.long) for row, v in enumerate(readings)]),
     )
     return whole if needs is None else only(whole, needs)
 
 
+def owners(readings: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([torch.full((len(values),), row, dtype=torch.long) for row, values in enumerate(readings)])
+
+
+def best(answers: Sequence[Answer], owner: Sequence[int], better: torch.Tensor) -> torch.Tensor:
+    """The better one of some pair of its example, else one that is not labelled bad."""
+    compared = {owner[i] for i in better.tolist()}
+    return torch.tensor(
+        [i in better.tolist() if owner[i] in compared else answer.reward > 0.5 for i, answer in enumerate(answers)]
+    )
+
+
 def only(whole: Rows, needs: Needs) -> Rows:
     """The rows with what `needs` does not declare left out."""
-    kept = {"logp_S", "weight_S", "row_S", "num_rows", "mean_logp_S", "group_N", "weight_N", "state"}
-    kept |= {"ref_S"} if needs.reference else set()
-    kept |= {"kl_baseline"} if needs.kl_baseline else set()
-    kept |= {"reward_N"} if needs.labels or needs.responses > 1 else set()
-    kept |= {"better_P", "worse_P", "margin_N"} if needs.responses > 1 else set()
-    kept |= {"value_K", "row_K"} if needs.head != "no" else set()
-    kept |= {"label_K"} if needs.head == "step" else set()
-    return replace(whole, **{f.name: None for f in fields(whole) if f.name not in kept})
+    judged = needs.labels or needs.responses > 1
+    columns = {"reward"} if judged else set()
+    columns |= {"margin"} if needs.responses > 1 else set()
+    columns |= {"step_reward"} if needs.reward_head == "step" else set()
+    return replace(
+        whole,
+        readouts={name: whole.readouts[name] for name in needs.readouts if name in whole.readouts},
+        columns={name: values for name, values in whole.columns.items() if name in columns},
+        values={role: whole.values[role] for role, _ in needs.heads},
+        ref_S=whole.ref_S if needs.reference else None,
+        kl_baseline=whole.kl_baseline if needs.kl_baseline else None,
+        better_P=whole.better_P if needs.responses > 1 else None,
+        worse_P=whole.worse_P if needs.responses > 1 else None,
+    )
 
 
 def pair(
@@ -126,7 +144,7 @@ def pair(
         torch.tensor([0] * len(better) + [1] * len(worse)),
         2,
         ref_S=ref,
-        reward_N=torch.tensor([1.0, 0.0]),
+        columns={"reward": torch.tensor([1.0, 0.0])},
         better_P=torch.tensor([0]),
         worse_P=torch.tensor([1]),
     )

@@ -30,7 +30,7 @@ def labelled(log_ratios: list[float], scores: list[float], **more) -> Rows:
         places,
         len(log_ratios),
         ref_S=-ones.detach(),
-        reward_N=torch.tensor(scores, dtype=torch.float64),
+        columns={"reward": torch.tensor(scores, dtype=torch.float64)},
         **more,
     )
 
@@ -82,6 +82,17 @@ def test_ktos_suggested_balance(good: int, bad: int, expected: tuple[float, floa
 def test_kto_suggests_nothing_for_one_class() -> None:
     with pytest.raises(ValueError, match="0 bad"):
         KTO.suggest(3, 0)
+
+
+def test_kto_advises_weights_for_labels_out_of_balance() -> None:
+    kto = OBJECTIVES.build("kto")
+    # 1 : 3, so between 3 x 1 and 3 x 4/3
+    assert "objective.kto.lambda_desirable to 3.00 … 4.00" in str(kto.advice(1, 3))
+    assert "lambda_undesirable to 1.50 … 2.00" in str(kto.advice(2, 1))
+    assert kto.advice(4, 3) is None, "4 : 3 is balanced"
+    assert kto.advice(3, 0) is None
+    assert OBJECTIVES.build("sum", {"of": {"sft": 1, "kto": 1}}).advice(1, 3) == kto.advice(1, 3)
+    assert OBJECTIVES.build("bco").advice(1, 3) is None
 
 
 def test_bco_by_hand() -> None:

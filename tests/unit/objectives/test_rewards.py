@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from luthier.errors import LuthierError
 from luthier.objectives import OBJECTIVES, Rows
+from luthier.types import DECIDED_STEP, ROW, STEP
 
 LOG2 = math.log(2)
 
@@ -22,7 +23,7 @@ def logistic(x: float) -> float:
 def read(values: list[float], rows: list[int], count: int, **more) -> Rows:
     none = torch.empty(0)
     value = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    return Rows(none, none, none.long(), count, value_K=value, row_K=torch.tensor(rows), **more)
+    return Rows(none, none, none.long(), count, values={"reward": (value, torch.tensor(rows))}, **more)
 
 
 def two(better: float, worse: float, **more) -> Rows:
@@ -41,11 +42,11 @@ def test_bradley_terry_by_hand() -> None:
     assert float((reward.loss(two(1.0, -0.5)) - reward.loss(two(-0.5, 1.0))).detach()) == pytest.approx(-1.5)
     rows = two(0.0, 0.0)
     reward.loss(rows).sum().backward()
-    assert rows.value_K.grad.tolist() == pytest.approx([0.5, -0.5])
+    assert rows.read("reward")[0].grad.tolist() == pytest.approx([0.5, -0.5])
 
 
 def test_margin_and_centring_by_hand() -> None:
-    rows = two(0.3, 0.3, margin_N=torch.tensor([9.0, 2.0]))  # the margin is the better row's
+    rows = two(0.3, 0.3, columns={"margin": torch.tensor([9.0, 2.0])})  # the margin is the better row's
     assert OBJECTIVES.build("reward").loss(rows).tolist() == pytest.approx([logistic(-2.0)])
     assert OBJECTIVES.build("reward", {"margin": False}).loss(rows).tolist() == pytest.approx([LOG2])
     centred = OBJECTIVES.build("reward", {"margin": False, "centring": 0.01})
@@ -54,10 +55,10 @@ def test_margin_and_centring_by_hand() -> None:
 
 def test_centring_brings_the_mean_to_zero_and_keeps_the_order() -> None:
     values = torch.tensor([3.0, 2.0], dtype=torch.float64, requires_grad=True)
-    rows = two(0.0, 0.0)
+    rows, places = two(0.0, 0.0), torch.tensor([0, 1])
     objective = OBJECTIVES.build("reward", {"centring": 0.1})
     for _ in range(400):
-        loss = objective.loss(replace(rows, value_K=values)).sum()
+        loss = objective.loss(replace(rows, values={"reward": (values, places)})).sum()
         (gradient,) = torch.autograd.grad(loss, values)
         values = (values - 0.3 * gradient).detach().requires_grad_()
     worse, better = values.tolist()
@@ -73,12 +74,14 @@ def test_a_linear_reward_is_recovered_from_comparisons() -> None:
     swap = (x @ truth)[pairs[:, 0]] < (x @ truth)[pairs[:, 1]]
     pairs[swap] = pairs[swap].flip(1)
     none = torch.empty(0)
-    rows = Rows(none, none, none.long(), 400, better_P=pairs[:, 0], worse_P=pairs[:, 1], row_K=torch.arange(400))
+    rows = Rows(none, none, none.long(), 400, better_P=pairs[:, 0], worse_P=pairs[:, 1])
     weights = torch.zeros(4, requires_grad=True)
     optimizer = torch.optim.Adam([weights], 0.1)
     for _ in range(200):
         optimizer.zero_grad()
-        OBJECTIVES.build("reward").loss(replace(rows, value_K=x @ weights)).mean().backward()
+        OBJECTIVES.build("reward").loss(
+            replace(rows, values={"reward": (x @ weights, torch.arange(400))})
+        ).mean().backward()
         optimizer.step()
     better, worse = rows.better_worse((x @ weights).detach())
     assert float((better > worse).float().mean()) > 0.97
@@ -86,15 +89,15 @@ def test_a_linear_reward_is_recovered_from_comparisons() -> None:
 
 
 def test_outcome_rewards_by_hand() -> None:
-    rows = read([0.7, -0.2, 3.0], [0, 1, 2], 3, reward_N=torch.tensor([1.0, 0.0, 0.5]))
+    rows = read([0.7, -0.2, 3.0], [0, 1, 2], 3, columns={"reward": torch.tensor([1.0, 0.0, 0.5])})
     outcome = OBJECTIVES.build("outcome_reward")
     assert outcome.loss(rows).tolist() == pytest.approx([logistic(0.7), logistic(0.2), logistic(-3.0)])
     assert outcome.implicit_rewards(rows).tolist() == [0.7, -0.2, 3.0]
-    assert outcome.needs.unit == "row"
+    assert outcome.needs.unit == ROW
 
 
 def steps(labels: list[float]) -> Rows:
-    return read([0.5, -1.0, 2.0, 0.0], [0, 0, 1, 1], 2, label_K=torch.tensor(labels))
+    return read([0.5, -1.0, 2.0, 0.0], [0, 0, 1, 1], 2, columns={"step_reward": torch.tensor(labels)})
 
 
 @pytest.mark.parametrize(
@@ -106,13 +109,13 @@ def test_steps_are_binary_choices(neutral: str, targets: list[float | None], cou
     rows = steps([1.0, -1.0, 0.0, 1.0])
     objective = OBJECTIVES.build("process_reward", {"neutral": neutral})
     loss = objective.loss(rows)
-    for value, ours, target in zip(rows.value_K.detach(), loss.detach(), targets, strict=True):
+    for value, ours, target in zip(rows.read("reward")[0].detach(), loss.detach(), targets, strict=True):
         theirs = 0.0 if target is None else binary_cross_entropy_with_logits(value, value.new_tensor(target))
         assert float(ours) == pytest.approx(float(theirs))
-    assert objective.counted(rows.label_K) == counted
+    assert objective.needs.unit == (STEP if counted == 4 else DECIDED_STEP)
     loss.sum().backward()
     signs = [0 if target is None else -1 if target else 1 for target in targets]
-    assert rows.value_K.grad.sign().tolist() == signs
+    assert rows.read("reward")[0].grad.sign().tolist() == signs
 
 
 def test_neutral_is_one_of_three() -> None:

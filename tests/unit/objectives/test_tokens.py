@@ -20,10 +20,10 @@ def test_each_token_is_weighted() -> None:
 
 def test_label_smoothing_mixes_in_the_uniform_distribution() -> None:
     smooth = OBJECTIVES.build("sft", {"label_smoothing": 0.1})
-    assert smooth.needs_mean_logp
+    assert smooth.needs.readouts == ("logp", "mean_logp")
     mean = torch.tensor([-4.0, -4.0, -4.0])
     # 0.9 * 1 + 0.1 * 4 = 1.3;  0.5 * (0.9 * 2 + 0.4) = 1.1;  2 * (2.7 + 0.4) = 6.2
-    assert smooth.loss(rows(mean_logp_S=mean)).tolist() == pytest.approx([1.3, 1.1, 6.2])
+    assert smooth.loss(rows(readouts={"mean_logp": mean})).tolist() == pytest.approx([1.3, 1.1, 6.2])
 
 
 def test_sums_and_means_are_taken_row_by_row() -> None:

@@ -13,7 +13,7 @@ from luthier.errors import LuthierError
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import load
 from luthier.recipe.resolve import lock, resolve
-from luthier.types import Needs
+from luthier.types import ROW, Needs
 
 
 def build(of: Any) -> Any:
@@ -38,12 +38,18 @@ def test_no_objective_has_a_key_of_the_sums() -> None:
 
 def test_it_needs_what_its_terms_need() -> None:
     total = build({"sft": {"label_smoothing": 0.1}, "kto": {}, "simpo": {}})
-    assert total.needs == Needs(responses=2, reference=True, kl_baseline=True, labels=True, unit="row")
-    assert total.needs_mean_logp
-    assert not total.whole_step
+    assert total.needs == Needs(
+        responses=2,
+        readouts=("logp", "mean_logp"),
+        roles=("reference",),
+        kl_baseline=True,
+        labels=True,
+        unit=ROW,
+    )
+    assert not total.needs.whole_step
     assert total.default_lr == 5e-6
-    assert build({"orpo": {}, "aot": {}}).whole_step
-    assert build({"reward": {}, "sft": 0.1}).needs.head == "row"
+    assert build({"orpo": {}, "aot": {}}).needs.whole_step
+    assert build({"reward": {}, "sft": 0.1}).needs.reward_head == "row"
     assert build({"sft": {}}).default_lr is None
     assert not build({"dpo": {"reference_free": True}, "sft": 1}).needs.reference
     assert OBJECTIVES.build("dpo").terms() == ((1.0, OBJECTIVES.build("dpo")),)
@@ -73,7 +79,7 @@ def test_dpo_plus_sft_is_the_paper_s_regularised_loss() -> None:
 
 
 def test_rewards_are_the_stateful_terms_else_the_first_ones() -> None:
-    rows = ragged.rows(ragged.examples(4, responses=2), Needs(responses=2, reference=True, labels=True))
+    rows = ragged.rows(ragged.examples(4, responses=2), Needs(responses=2, roles=("reference",), labels=True))
     for of, name, keys in (
         ({"sft": 1, "dpo": {"beta": 0.7}, "simpo": {}}, "dpo", {"beta": 0.7}),
         ({"simpo": {}, "dpo": {}}, "simpo", {}),

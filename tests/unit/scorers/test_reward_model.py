@@ -168,7 +168,7 @@ def test_what_cannot_be_judged_is_none_and_the_rest_is(model: Path, tmp_path: Pa
 
 def test_runs_without_a_head_long_rows_and_keys_of_another_kind_are_refused(model: Path, tmp_path: Path):
     plain = policy(model)
-    plain.head = None
+    plain.heads = {}
     write_run(tmp_path / "sft", plain, model, "sft")
     write_run(tmp_path / "begun", None, model)
     write_run(tmp_path / "rm", policy(model), model)

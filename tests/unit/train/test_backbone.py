@@ -20,7 +20,7 @@ from luthier.models.adapters.kit.attached import attach
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin, Validate
 from luthier.run import Run
-from luthier.train import fit
+from luthier.train import Beside, fit
 from luthier.train.loop.backbone import Backbone, frozen_depth
 from luthier.train.loop.backbone_states import INDEX, States
 from luthier.types import Encoded
@@ -41,7 +41,7 @@ def train(folder: Path, cache: bool, *more: Plugin, die: int = -1, module: Any =
     settings = {"epochs": 3, "save_every": 1, "log_every": 1, **keys}
     recipe = tiny.recipe(folder, validate=Validate(every=3), **settings)
     prepared = tiny.Prepared(tiny.Store(24), tiny.Store(6, seed=1))
-    fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), watch=watch)
+    fit(policy, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), beside=Beside(watch=watch))
     return policy.snapshot()
 
 
@@ -108,8 +108,8 @@ def test_responses_that_share_a_prompt_are_kept_whole(tmp_path: Path) -> None:
     prompt, ends = np.arange(3, 15), ([20, 21, 22], [30, 31], [40])
     ids = tuple(np.array([*prompt, *end], np.int32) for end in ends)
     weights = tuple(np.array([0.0] * 12 + [1.0] * len(end), np.float32) for end in ends)
-    together = Encoded(ids, weights, row=0)
-    apart = [Encoded((one,), (weight,), row=0) for one, weight in zip(ids, weights, strict=True)]
+    together = Encoded(ids, weights)
+    apart = [Encoded((one,), (weight,)) for one, weight in zip(ids, weights, strict=True)]
     model, states = tiny.model(), States(tmp_path / "backbone", 32, torch.float32, 100, "")
     with Forward(model).opened() as forward:
         forward.backbone = backbone = Backbone(model, 1, states)

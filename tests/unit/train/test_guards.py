@@ -44,7 +44,9 @@ def test_a_resumed_guard_warns_as_the_whole_one() -> None:
 
 
 def test_the_error_names_rows_step_and_rate() -> None:
-    error = not_finite("the loss is not finite", 12, 3e-4, range(10), tiny.Store(10), "step 8 is kept")
+    error = not_finite(
+        "the loss is not finite", 12, 3e-4, [one.source for one in tiny.Store(10).encoded], "step 8 is kept"
+    )
     assert "rows.jsonl:1, rows.jsonl:2" in str(error.where) and "and 2 more" in str(error.where)
     assert "step 12" in error.what and "0.0003" in error.what and "step 8 is kept" in error.what
 

@@ -15,7 +15,7 @@ from luthier.forward.batches import micro_batches
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin, Recipe, Validate
 from luthier.run import Run
-from luthier.train import FitResult, fit, latest
+from luthier.train import Beside, FitResult, fit, latest
 from luthier.train.loop.neftune import Noise
 from luthier.train.sources.order import Order
 
@@ -188,7 +188,7 @@ def test_watch_sees_every_event(tmp_path: Path) -> None:
     recipe: Recipe = tiny.recipe(tmp_path, epochs=1)
     policy, run = tiny.Policy(tiny.lora()), Run(tmp_path)
     objective, prepared = OBJECTIVES.build("sft"), tiny.Prepared(tiny.Store(16))
-    fit(policy, objective, prepared, recipe, run, watch=lambda event: seen.append(event["kind"]))
+    fit(policy, objective, prepared, recipe, run, Beside(watch=lambda event: seen.append(event["kind"])))
     assert seen == [event["kind"] for event in run.events()]
 
 

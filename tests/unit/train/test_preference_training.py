@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
 from luthier.recipe.schema import Reference, Validate
 from luthier.run import Run
-from luthier.train import fit
-from luthier.train.roles.reference import choose, cut, mismatched
+from luthier.train import Beside, fit
+from luthier.train.roles.mismatched import cut, mismatched
+from luthier.train.roles.reference import choose
 from luthier.types import Encoded
 
 PAIRWISE = ["dpo", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "orpo", "cpo", "simpo"]
@@ -36,11 +36,11 @@ def trained(
     """The `step` events and the trained weights of one short run."""
     policy = tiny.Policy(module if module is not None else tiny.lora())
     built = OBJECTIVES.build(objective, args)
-    if built.needs.head != "no":
-        policy.head = heads.attach(policy.bare, policy.device)
+    for role, _ in built.needs.heads:
+        policy.heads[role] = heads.attach(policy.bare, policy.device)
     recipe = tiny.recipe(folder, **{"steps": 3, "epochs": 1, "save_every": 100, **train})
     object.__setattr__(recipe, "objective", Plugin(name=objective, args=args or {}))
-    object.__setattr__(recipe, "reference", Reference(keep=keep))
+    object.__setattr__(recipe, "reference", Reference(cache=keep))
     run = Run(folder)
     fit(policy, built, tiny.Prepared(store), recipe, run)
     return [event for event in run.events() if event["kind"] == "step"], policy.snapshot()
@@ -103,7 +103,7 @@ def test_ranks_of_the_evaluation_loss_are_those_of_steps_of_trainings_size(tmp_p
     losses = {}
     for name, encoded in parts.items():
         validation = Judged(len(encoded))
-        validation.encoded = [replace(each, row=row) for row, each in enumerate(encoded)]
+        validation.encoded = list(encoded)
         recipe = tiny.recipe(tmp_path / name, validate=Validate(every=1), steps=1, batch=4)
         run, objective = Run(tmp_path / name), OBJECTIVES.build("aot", {"unpaired": True, "beta": 5.0})
         fit(tiny.Policy(tiny.lora()), objective, tiny.Prepared(rows, validation), recipe, run)
@@ -133,8 +133,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, objective: 
 
     def policy() -> Any:
         made = tiny.Policy(tiny.lora())
-        if OBJECTIVES.build(objective).needs.head != "no":
-            made.head = heads.attach(made.bare, made.device)
+        for role, _ in OBJECTIVES.build(objective).needs.heads:
+            made.heads[role] = heads.attach(made.bare, made.device)
         return made
 
     recipe = tiny.recipe(tmp_path / "killed", steps=4, epochs=1, save_every=2)
@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, objective: 
 
     run = Run(tmp_path / "killed")
     with pytest.raises(Killed):
-        fit(policy(), OBJECTIVES.build(objective), tiny.Prepared(store), recipe, run, watch=kill)
+        fit(policy(), OBJECTIVES.build(objective), tiny.Prepared(store), recipe, run, beside=Beside(watch=kill))
     last = policy()
     fit(last, OBJECTIVES.build(objective), tiny.Prepared(store), recipe, run)
     for name, weight in last.snapshot().items():
@@ -157,7 +157,14 @@ def test_a_second_model_is_the_reference(tmp_path: Path) -> None:
     policy, second = tiny.Policy(tiny.lora(0)), tiny.Policy(tiny.model(7))
     built = OBJECTIVES.build("dpo")
     run = Run(tmp_path / "run")
-    fit(policy, built, tiny.Prepared(Judged(8)), tiny.recipe(run.folder, steps=1), run, second=second)
+    fit(
+        policy,
+        built,
+        tiny.Prepared(Judged(8)),
+        tiny.recipe(run.folder, steps=1),
+        run,
+        beside=Beside({"reference": lambda: second}),
+    )
     step = next(event for event in run.events() if event["kind"] == "step")
     assert abs(step["loss"] - math.log(2)) > 1e-3, "another model gives other log-probabilities"
 
@@ -180,7 +187,7 @@ class Uneven(tiny.Store):
         ids = [np.arange(3, 19, dtype=np.int32) for _ in range(4)]
         prompts = [14, 2, 14, 2]
         weights = [(np.arange(16) >= prompt).astype(np.float32) for prompt in prompts]
-        self.encoded = [Encoded((ids[i],), (weights[i],), row=i, scores=(float(i < 2),)) for i in range(4)]
+        self.encoded = [Encoded((ids[i],), (weights[i],), columns={"reward": (float(i < 2),)}) for i in range(4)]
         self.digest = "uneven"
         self.lengths = np.full(4, 16, np.int32)
         self.scored = np.array([w.sum() for w in weights], np.int32)

@@ -14,11 +14,12 @@ from transformers import AutoTokenizer
 from luthier.data import prepare
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.types import Needs, TokenStore
+from luthier.types import PAIR, ROW, STEP, Needs, TokenStore
 from luthier.workflow import data_check
 
-SFT, DPO, KTO = Needs(), Needs(responses=2, reference=True, unit="pair"), Needs(labels=True, unit="row")
-REWARD, PRM = Needs(responses=2, head="row", unit="pair"), Needs(head="step", unit="step")
+SFT, DPO, KTO = Needs(), Needs(responses=2, unit=PAIR), Needs(labels=True, unit=ROW)
+REWARD = Needs(responses=2, readouts=(), heads=(("reward", "row"),), unit=PAIR)
+PRM = Needs(readouts=(), heads=(("reward", "step"),), unit=STEP)
 
 PLAIN = {"prompt": "What is 2+2?", "completion": "It is 4."}
 GOOD, BAD = {**PLAIN, "label": True}, {**PLAIN, "label": False}

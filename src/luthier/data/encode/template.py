@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from luthier import columns
 from luthier.data.encode.mask import Tokeniser, Tokens
 from luthier.data.encode.rendering import Conversation, Layout, Renderer, RowFault, Span, message
 from luthier.errors import LuthierError
-from luthier.types import RAW, Encoded, Example, Response, Turn
+from luthier.types import RAW, Encoded, Example, Response, Source, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,21 +36,19 @@ class Tokenised:
     """Plain text: it may be split anywhere."""
     turns: bool
     """One conversation: it may be cut behind a turn."""
-    scores: tuple[float, ...] = ()
-    """The score of each sequence, NaN where nothing is known; () where no response has one."""
-    margin: float = 0.0
-    labels: tuple[tuple[float, ...], ...] = ()
-    """The scores of each sequence's steps, as many as its `Tokens.steps`; () where there are none."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What else is known of it (`luthier.columns`), one value a sequence where a column has one a response."""
 
-    def encoded(self, row: int = 0) -> Encoded:
+    @property
+    def judged(self) -> bool:
+        """Are its responses told apart by what they are worth, or its steps?"""
+        return "reward" in self.columns or "step_reward" in self.columns
+
+    def encoded(self, source: Source | None = None) -> Encoded:
         """What the loop takes."""
         ids = tuple(tokens.ids_T for tokens in self.sequences)
         weights = tuple(tokens.weights_T for tokens in self.sequences)
-        steps = tuple(
-            (np.array(tokens.steps, np.int32), np.array(labels, np.float32))
-            for tokens, labels in zip(self.sequences, self.labels, strict=bool(self.labels))
-        )
-        return Encoded(ids, weights, shared_prefix(self.sequences), row, self.scores, self.margin, steps)
+        return Encoded(ids, weights, shared_prefix(self.sequences), self.columns, source)
 
 
 def shared_prefix(sequences: Sequence[Tokens]) -> int:
@@ -89,7 +87,7 @@ class Template:
         tokenised = self.encode_batch([example], loss_on)[0]
         if isinstance(tokenised, LuthierError):
             raise tokenised
-        return tokenised.encoded()
+        return tokenised.encoded(example.source)
 
     def encode_batch(
         self, examples: Sequence[Example], loss_on: LossOn = "assistant"
@@ -279,12 +277,8 @@ def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Tokenised
             where=str(example.source) if example.source else None,
             fix="judge one assistant turn a row: put the turns before it into the prompt",
         )
-    scored = any(response.reward is not None for response in responses)
-    return Tokenised(
-        sequences,
-        text=raw and not example.prompt and not judged and len(sequences) == 1,
-        turns=not judged,
-        scores=tuple(math.nan if r.reward is None else float(r.reward) for r in responses) if scored else (),
-        margin=float(example.meta.get("margin", 0.0)),
-        labels=tuple(r.step_rewards or () for r in responses) if any(r.step_rewards for r in responses) else (),
-    )
+    known = columns.read(example, len(sequences))
+    if "step_reward" in known:
+        known["step_end"] = tuple(np.array(tokens.steps, np.int32) for tokens in sequences)
+    text = raw and not example.prompt and not judged and len(sequences) == 1
+    return Tokenised(sequences, text=text, turns=not judged, columns=known)

@@ -6,17 +6,19 @@ Shape suffixes: T = tokens of a sequence.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from luthier import columns
 from luthier.data.encode.mask import Tokens
 from luthier.data.encode.template import LossOn, Tokenised
 from luthier.data.ledger import Ledger
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.types import Source
+from luthier.types import Needs, Source
 
 NO_ROOM = "no scored token is left within train.max_tokens"
 LONG_PROMPT = "its prompt alone is as long as train.max_tokens, so nothing of a response is left"
@@ -35,11 +37,10 @@ class Rules:
     dedup: bool
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Rules:
-        """The recipe's rules. Pre-training scores every token."""
+    def of(cls, recipe: Recipe, needs: Needs) -> Rules:
+        """The recipe's rules; an objective may say itself which tokens train."""
         train = recipe.train
-        loss_on: LossOn = "all" if recipe.objective.name == "pretrain" else train.loss_on
-        return cls(train.max_tokens, train.long_rows, loss_on, train.dedup)
+        return cls(train.max_tokens, train.long_rows, needs.loss_on or train.loss_on, train.dedup)
 
 
 @dataclass
@@ -56,10 +57,11 @@ class Truncation:
     def fit(self, tokenised: Tokenised, ledger: Ledger, source: Source) -> list[Tokenised] | str:
         """The row as it is, in parts, cut behind a turn or in a response, or the reason why it is dropped."""
         limit = self.rules.max_tokens
-        if tokenised.scores and (told := _distinct(tokenised)) is not tokenised:
-            if told is None:
+        if "reward" in tokenised.columns:
+            distinct = _distinct(tokenised)
+            if distinct is None:
                 return EQUAL
-            tokenised = told
+            tokenised = distinct
         length = max(len(tokens.ids_T) for tokens in tokenised.sequences)
         if length <= limit:
             return [tokenised]
@@ -81,7 +83,7 @@ class Truncation:
             ledger.truncated += 1
         else:
             ledger.cut += 1
-        ledger.steps_lost += sum(map(len, tokenised.labels)) - sum(map(len, cut.labels))
+        ledger.steps_lost += _steps(tokenised) - _steps(cut)
         return [cut]
 
     def complain(self, ledger: Ledger) -> None:
@@ -96,6 +98,11 @@ class Truncation:
             )
 
 
+def _steps(tokenised: Tokenised) -> int:
+    """How many judged steps it has."""
+    return sum(map(len, tokenised.columns.get("step_reward", ())))
+
+
 def _split(tokens: Tokens, limit: int) -> list[Tokens]:
     """A plain text in parts of at most `limit` tokens, each token in exactly one."""
     parts = []
@@ -108,12 +115,9 @@ def _split(tokens: Tokens, limit: int) -> list[Tokens]:
 
 def _cut_behind_turn(tokenised: Tokenised, limit: int) -> Tokenised | str:
     """Each sequence up to its last scored turn that ends within `limit`, those without one left out."""
-    kept = []
-    for tokens in tokenised.sequences:
-        ends = [end for end in tokens.ends if end <= limit]
-        if ends:
-            kept.append(Tokens(tokens.ids_T[: ends[-1]], tokens.weights_T[: ends[-1]], ends))
-    return replace(tokenised, sequences=kept) if kept else NO_ROOM
+    ends = [max((end for end in tokens.ends if end <= limit), default=0) for tokens in tokenised.sequences]
+    kept = [i for i, end in enumerate(ends) if end]
+    return _cut(tokenised, kept, [ends[i] for i in kept]) if kept else NO_ROOM
 
 
 def _cut_in_response(tokenised: Tokenised, limit: int) -> Tokenised | str:
@@ -121,40 +125,52 @@ def _cut_in_response(tokenised: Tokenised, limit: int) -> Tokenised | str:
 
     A response that is cut does not train its end token: the model is not taught to stop there.
     """
-    sequences, labels = [], []
-    for i, tokens in enumerate(tokenised.sequences):
+    lengths = []
+    stepwise = "step_reward" in tokenised.columns
+    for tokens in tokenised.sequences:
         end = min(limit, len(tokens.ids_T))
-        steps = [place for place in tokens.steps if place < limit]
-        if tokenised.labels and end < len(tokens.ids_T):
+        if stepwise and end < len(tokens.ids_T):
+            steps = [place for place in tokens.steps if place < limit]
             if not steps:
                 return NO_STEP
             end = steps[-1] + 1
         if not tokens.weights_T[:end].any():
             return LONG_PROMPT
-        sequences.append(Tokens(tokens.ids_T[:end], tokens.weights_T[:end], [], steps))
-        labels.append(tokenised.labels[i][: len(steps)] if tokenised.labels else ())
-    cut = replace(tokenised, sequences=sequences, labels=tuple(labels) if tokenised.labels else ())
-    told = _distinct(cut) if cut.scores else cut
-    return CUT_EQUAL if told is None else told
+        lengths.append(end)
+    cut = _cut(tokenised, range(len(lengths)), lengths)
+    distinct = _distinct(cut) if "reward" in cut.columns else cut
+    return CUT_EQUAL if distinct is None else distinct
+
+
+def _cut(tokenised: Tokenised, kept: Sequence[int], lengths: Sequence[int]) -> Tokenised:
+    """These sequences, cut to these lengths, with all that is known of what is left."""
+    sequences = []
+    for i, length in zip(kept, lengths, strict=True):
+        tokens = tokenised.sequences[i]
+        ends = [end for end in tokens.ends if end <= length]
+        steps = [place for place in tokens.steps if place < length]
+        sequences.append(Tokens(tokens.ids_T[:length], tokens.weights_T[:length], ends, steps))
+    known = columns.cut(columns.pick(tokenised.columns, kept), lengths)
+    return replace(tokenised, sequences=sequences, columns=known)
 
 
 def _distinct(tokenised: Tokenised) -> Tokenised | None:
-    """The example without responses that are the same tokens as one before them but have another score.
+    """The example without responses that are the same tokens as one before them but have another reward.
 
-    None when no two responses with different scores are left of several. The example itself when all differ.
+    None when no two responses with different rewards are left of several. The example itself when all differ.
     """
     kept: list[int] = []
+    rewards = tokenised.columns["reward"]
     for i, tokens in enumerate(tokenised.sequences):
         same = [k for k in kept if np.array_equal(tokenised.sequences[k].ids_T, tokens.ids_T)]
-        if not same or tokenised.scores[same[0]] == tokenised.scores[i]:
+        if not same or rewards[same[0]] == rewards[i]:
             kept.append(i)
     if len(kept) == len(tokenised.sequences):
         return tokenised
-    scores = tuple(tokenised.scores[i] for i in kept)
-    if len({loss_on for loss_on in scores if not math.isnan(loss_on)}) < 2:
+    if len({rewards[i] for i in kept if not math.isnan(rewards[i])}) < 2:
         return None
-    labels = tuple(tokenised.labels[i] for i in kept) if tokenised.labels else ()
-    return replace(tokenised, sequences=[tokenised.sequences[i] for i in kept], scores=scores, labels=labels)
+    sequences = [tokenised.sequences[i] for i in kept]
+    return replace(tokenised, sequences=sequences, columns=columns.pick(tokenised.columns, kept))
 
 
 __all__ = ["EQUAL", "Rules", "Truncation"]

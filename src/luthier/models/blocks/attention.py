@@ -4,9 +4,9 @@ A micro-batch is a forest of token runs (`Segment`); a token sees its own run ca
 Registered with transformers' attention and mask interfaces under `PACKED`; the layout travels as a keyword argument
 of the model's forward, so nothing is patched.
 
-On CPU the segments are cut into pieces. Where the processor multiplies bf16 (AVX512-BF16), `kernels/attention.c` attends
-piece by piece in one pass. Elsewhere pieces are put into buckets of similar length, and each bucket is three batched
-matrix products (torch's own CPU attention is about three times slower in bf16 at these lengths). On CUDA it is
+On CPU the segments are cut into pieces. Where the processor multiplies bf16 (AVX512-BF16), `kernels/attention.c`
+attends piece by piece in one pass. Elsewhere pieces are put into buckets of similar length, and each bucket is three
+batched matrix products (torch's own CPU attention is about three times slower in bf16 at these lengths). On CUDA it is
 FlexAttention with a block mask.
 
 Shape suffixes: T = tokens, B = pieces of a bucket, L = queries of a piece (padded), K = keys of a piece (padded),

@@ -58,7 +58,7 @@ def _merged(adapter: Path, named: Path, model: Model | None) -> Path:
         if not is_whole(folder):
             with saying(f"Merging {named.name} into its base (once)"):
                 policy = open_adapter(adapter, device="cpu", model=model)
-                policy.head = heads.read(adapter, policy.module, policy.device)
+                policy.heads = heads.read(adapter, policy.module, policy.device)
                 try:
                     merge(policy, folder)
                 except Unmergeable as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from luthier import machine
 from luthier.errors import LuthierError
-from luthier.models import heads
+from luthier.models import heads as scalar
 from luthier.models.adapters import ADAPTERS, Adapter, build, named
 from luthier.models.adapters.kit.attached import attach
 from luthier.models.adapters.peft.few_bits import mended
 from luthier.models.adapters.peft.tuner import Tuner
+from luthier.models.heads import HeadCard
 from luthier.models.loading.digest import weights_digest
 from luthier.models.loading.fetching import Fetched, fetch
 from luthier.models.loading.quiet import quiet
@@ -36,6 +37,7 @@ ORIGIN = "luthier.json"
 """Beside every adapter and whole model of a run: which base it belongs to, and which adapters it carries."""
 OWN = "luthier.safetensors"
 """Beside it: the weights of the adapters that PEFT does not know."""
+NONE: Mapping[str, HeadCard] = {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -46,23 +48,23 @@ def load(
     device: str | None = None,
     train: bool = True,
     seed: int = 0,
-    head: bool | heads.HeadCard = False,
+    heads: Mapping[str, HeadCard] = NONE,
     quantize: Plugin | None = None,
     sample: Sequence[Encoded] = (),
 ) -> Policy:
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
     Weights are of the type that suits the machine unless `model.dtype` says otherwise, added ones fp32. `device`:
-    default CUDA where there is one. `seed` draws the added weights. `head` (True, or how it is read) attaches a scalar
-    head, which trains with the rest: the one that the model brings along, else zeros. `quantize`: the base in few bits.
-    `sample`: rows of the training data, for adapters that measure them first. Raises LuthierError as `fetch` does, and
-    when the architecture is no language model.
+    default CUDA where there is one. `seed` draws the added weights. `heads` are scalar heads by role, each with how it
+    is read, which train with the rest: the reward head that the model brings along, else zeros. `quantize`: the base in
+    few bits. `sample`: rows of the training data, for adapters that measure them first. Raises LuthierError as `fetch`
+    does, and when the architecture is no language model.
     """
     if quantize is not None and train:
         refuse_unquantisable(adapt, quantize, ADAPTERS, "quantize")
     policy = _open(fetch(model), model, device, quantize)
-    if not head:
-        heads.must_speak(policy.folder, policy.module)
+    if not heads:
+        scalar.must_speak(policy.folder, policy.module)
     policy.module.requires_grad_(train and quantize is None)
     _remember(policy, named(adapt) if train else [])
     with torch.random.fork_rng(devices=[]):
@@ -77,9 +79,9 @@ def load(
             state = get_peft_model_state_dict(policy.module, save_embedding_layers=False)
             policy.started = {name: tensor.detach().clone() for name, tensor in state.items()}
     policy.module.train(train)
-    if head:
-        card = head if isinstance(head, heads.HeadCard) else None
-        policy.head = heads.begin(policy.folder, policy.module, policy.device, card).requires_grad_(train)
+    for role, card in heads.items():
+        begin = scalar.begin if role == scalar.REWARD else scalar.anew
+        policy.heads[role] = begin(policy.folder, policy.module, policy.device, card).requires_grad_(train)
     return policy
 
 
@@ -117,9 +119,9 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
         )
     policy.module.requires_grad_(False)
     policy.module.eval()
-    policy.head = heads.read(run.model if run.model.is_dir() else run.adapter, policy.module, policy.device)
-    if policy.head is not None:
-        policy.head.requires_grad_(False)
+    policy.heads = scalar.read(run.model if run.model.is_dir() else run.adapter, policy.module, policy.device)
+    for head in policy.heads.values():
+        head.requires_grad_(False)
     return policy
 
 

@@ -31,6 +31,7 @@ from luthier.models.adapters.kit.depth import blocks, embeddings
 from luthier.recipe.schema import Recipe
 from luthier.train.loop.backbone_states import States
 from luthier.train.telemetry.log import Log
+from luthier.types import StepSource, TokenStore
 
 FOLDER = "backbone"
 """In the run folder, until the run has ended."""
@@ -58,7 +59,7 @@ class Backbone:
     @contextmanager
     def __call__(self, batch: Batch) -> Iterator[None]:
         """Inside the block one forward pass over `batch` takes what is kept, or is kept."""
-        paths = {_key(batch, place): place for place in batch.places}
+        paths = _keys(batch)
         if all(key in self.states for key in paths):
             began = time.perf_counter()
             hidden_TD = self._read(paths, batch)
@@ -140,13 +141,19 @@ class _Passed(nn.Module):
         return hidden
 
 
-def _key(batch: Batch, place: NDArray[np.int64]) -> bytes:
-    ids = batch.ids_T.cpu().numpy()[place].astype("<i4")
-    return blake2b(ids.tobytes(), digest_size=16).digest()
+def _keys(batch: Batch) -> dict[bytes, NDArray[np.int64]]:
+    """Where the tokens of each different row lie, under the hash of what the model reads there."""
+    ids_N = (ids for example in batch.examples for ids in example.identity_ids)
+    return {
+        blake2b(ids.astype("<i8").tobytes(), digest_size=16).digest(): place
+        for ids, place in zip(ids_N, batch.places, strict=True)
+    }
 
 
 @contextmanager
-def kept(policy: Any, forward: Forward, prepared: Any, recipe: Recipe, log: Log) -> Iterator[None]:
+def kept(
+    policy: Any, forward: Forward, source: StepSource, validation: TokenStore | None, recipe: Recipe, log: Log
+) -> Iterator[None]:
     """Inside the block the frozen blocks' outputs are kept, if an adapter asks for it and rows come again.
 
     Raises LuthierError where later epochs would not be the same, and where the disk cannot hold what is to be kept.
@@ -157,14 +164,14 @@ def kept(policy: Any, forward: Forward, prepared: Any, recipe: Recipe, log: Log)
         return
     depth = frozen_depth(policy.module)
     refuse_noise(policy.module, depth, recipe.train.neftune)
-    rows, steps = len(prepared.train), recipe.train.steps
-    if (recipe.train.epochs if steps is None else steps * recipe.train.batch / rows) <= 1:
+    every = source.every()
+    if every is None or source.epoch(source.total - 1) <= 1:
         log.screen.say("backbone: not kept, for the run sees each row only once")
         yield
         return
-    model, stores = bare(policy.module), [s for s in (prepared.train, prepared.validation) if s is not None]
+    model, known = bare(policy.module), [each for each in (every, validation) if each is not None]
     width, dtype = model.config.get_text_config().hidden_size, next(blocks(model)[0].parameters()).dtype
-    limit = sum(int(np.sum(store.lengths)) for store in stores)
+    limit = sum(len(examples[i]) for examples in known for i in range(len(examples)))
     identity = f"{policy.digest} {depth} {width} {dtype}"
     states = States(log.run.folder / FOLDER, width, dtype, limit, identity)
     states.require_space()

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.types import TokenStore
+from luthier.types import Source
 
 MEMORISING_BELOW = 0.2
 """Mean loss per scored token, in nats: the model gives each next token a probability of 82 % or more."""
@@ -38,7 +38,7 @@ class Guards:
     falling: bool = False
     cut: bool = False
 
-    def observe(self, loss: float, judged: Mapping[str, float]) -> list[tuple[str, str]]:
+    def observe(self, loss: float, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         """Warnings that step's numbers give rise to: (which guard, what it says). Each is given once a run."""
         longest = max(self.stall_window, MEMORISING_STEPS)
         self.recent = [*self.recent, loss][-longest:]
@@ -55,19 +55,19 @@ class Guards:
             if after >= before:
                 self.stalled = True
                 warnings.append(("stall", _stalled(self.stall_window, before, after)))
-        if not self.cut and judged.get("mismatched_cut"):
+        if not self.cut and metrics.get("mismatched_cut"):
             self.cut = True
-            warnings.append(("mismatched", _cut(judged["mismatched_cut"])))
-        return [*warnings, *self._both_fall(judged)]
+            warnings.append(("mismatched", _cut(metrics["mismatched_cut"])))
+        return [*warnings, *self._both_fall(metrics)]
 
-    def _both_fall(self, judged: Mapping[str, float]) -> list[tuple[str, str]]:
+    def _both_fall(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         """Preference training lowers the better responses too when it pays: a warning when both have fallen.
 
         Steps differ in their rows, so what counts is the log-ratio from the reference: the implicit rewards.
         """
-        if self.falling or not {"reward_better", "reward_worse", "kl"} <= set(judged):
+        if self.falling or not {"reward_better", "reward_worse", "kl"} <= set(metrics):
             return []
-        self.rewards = [*self.rewards, (judged["reward_better"], judged["reward_worse"])][-FALLING_STEPS:]
+        self.rewards = [*self.rewards, (metrics["reward_better"], metrics["reward_worse"])][-FALLING_STEPS:]
         if len(self.rewards) < FALLING_STEPS or not all(better < 0 and worse < 0 for better, worse in self.rewards):
             return []
         self.falling = True
@@ -112,9 +112,9 @@ def _cut(share: float) -> str:
     )
 
 
-def not_finite(what: str, step: int, lr: float, rows: Sequence[int], store: TokenStore, kept: str) -> LuthierError:
+def not_finite(what: str, step: int, lr: float, rows: Sequence[Source | None], kept: str) -> LuthierError:
     """The error for a loss or gradient that is NaN or infinite, naming step, rows and learning rate."""
-    named = ", ".join(str(store.source(row)) for row in rows[:ROWS_NAMED])
+    named = ", ".join(str(row) for row in rows[:ROWS_NAMED])
     more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
     return LuthierError(
         f"{what} at step {step} (learning rate {lr:.3g}). Nothing of this step was written; {kept}",

@@ -8,85 +8,93 @@ optimiser, guards and the event log all continue from the newest whole checkpoin
 from __future__ import annotations
 
 import platform
-import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from luthier.errors import LuthierError
 from luthier.forward.forward import Forward
-from luthier.models import dropout, max_context
+from luthier.models import dropout
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
-from luthier.train import SCHEDULES
+from luthier.train import SCHEDULES, sources
 from luthier.train.loop import allocator, backbone, checkpoint, memory, rng
 from luthier.train.loop.accumulation import Accumulation, Gradients
+from luthier.train.loop.budget import Budget
 from luthier.train.loop.guards import Guards, finite, not_finite
 from luthier.train.loop.losses import Losses, Objective
 from luthier.train.loop.progress import FitResult, Progress
 from luthier.train.optim.schedule import due_after, warmup_steps
 from luthier.train.optim.weights import Policy, Weights
-from luthier.train.roles import reference
-from luthier.train.roles.row_weights import density_ratios
-from luthier.train.sources.order import Order
+from luthier.train.roles import Setting, resolve
 from luthier.train.telemetry.log import Log, Watch
 from luthier.train.telemetry.screen import Screen
-from luthier.types import TokenStore
+from luthier.types import TOKEN, StepSource, TokenStore
+
+EMPTY = "nothing of this step's rows counts for the objective (all of their steps are neutral): no weight moves"
 
 
 class Prepared(Protocol):
     """What the loop asks of the data; `luthier.data.prepare` gives one."""
 
     @property
-    def train(self) -> TokenStore: ...
+    def train(self) -> TokenStore | StepSource: ...
     @property
     def validation(self) -> TokenStore | None: ...
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a run may have besides its model, objective and data."""
+
+    openers: Mapping[str, Callable[[], Policy]] = field(default_factory=dict)
+    """Further frozen models by role ("reference", "teacher"), each loaded when it is wanted."""
+    watch: Watch | None = None
+    """Called with every event."""
+
+
+ALONE = Beside()
+
+
 def fit(
-    policy: Policy,
-    objective: Objective,
-    prepared: Prepared,
-    recipe: Recipe,
-    run: Run,
-    *,
-    second: Policy | None = None,
-    watch: Watch | None = None,
+    policy: Policy, objective: Objective, prepared: Prepared, recipe: Recipe, run: Run, beside: Beside = ALONE
 ) -> FitResult:
     """Train `policy` in place, continuing from the run's newest whole checkpoint if there is one.
 
-    The run folder receives events.jsonl, checkpoints/ and the loop's part of summary.json; `watch` is called with
-    every event; `second` is the frozen model of `reference.model`. Raises LuthierError for what the user can mend: not
-    enough memory or disk, a loss that is not finite, a checkpoint of another recipe.
+    `prepared.train` is a token store, which is read in the recipe's order, or any other step source. The run folder
+    receives events.jsonl, checkpoints/ and the loop's part of summary.json. Raises LuthierError for what the user can
+    mend: not enough memory or disk, a loss that is not finite, a checkpoint of another recipe.
     """
     train = recipe.train
     if train.threads:
         torch.set_num_threads(train.threads)
-    total = Order(len(prepared.train), train.batch, recipe.seed).total(train.epochs, train.steps)
+    source = sources.of(prepared.train, recipe)
     for adapter in policy.adapters:
-        adapter.fits(total)
+        adapter.fits(source.total)
     policy.module.train()
     with ExitStack() as stack:
-        log = Log(run, stack.enter_context(Screen(total)), watch)
+        log = Log(run, stack.enter_context(Screen(source.total)), beside.watch)
         paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
         if train.neftune:
             paths["share_prefix"] = False  # rows that share a prefix would share its noise
         if objective.needs.reference:
-            quieten(policy.module, stack, log)
-            if second is not None:  # it is never in training mode, but where noise may be, prefixes are not shared
-                stack.enter_context(dropout.off(dropout.of_base(second.module)))
-        forward = Forward(policy.module, scalar_head=policy.head, **paths)
+            switch_off_dropout(policy.module, stack, log)
+        forward = Forward(policy.module, heads=policy.heads, **paths)
         stack.enter_context(forward.opened())
-        loop = Loop(policy, objective, prepared, recipe, forward, log)
+        weights = Weights(policy, train, source.total)
+        stack.callback(weights.update.close)
+        budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step)
+        stack.callback(budget.close)
+        stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
+        setting = _setting(policy, forward, recipe, budget, source, prepared.validation, paths, log)
+        roles = resolve(objective.needs, setting, beside.openers, stack)
+        losses = Losses(forward, objective, roles)
+        loop = Loop(policy, source, prepared.validation, recipe, log, Parts(weights, budget, losses))
         stack.callback(loop.close)
-        stack.enter_context(backbone.kept(policy, forward, prepared, recipe, log))
-        if objective.needs.reference:
-            loop.refer(stack.enter_context(Forward(second.module, **paths).opened()) if second else None, second)
-        if objective.weighs_prompts:
-            loop.weigh_prompts()
         loop.begin()
         loop.run()
         result = loop.finish()
@@ -94,7 +102,23 @@ def fit(
     return result
 
 
-def quieten(module: Any, stack: ExitStack, log: Log) -> None:
+def _setting(
+    policy: Policy,
+    forward: Forward,
+    recipe: Recipe,
+    budget: Budget,
+    source: StepSource,
+    validation: TokenStore | None,
+    paths: Mapping[str, Any],
+    log: Log,
+) -> Setting:
+    every = source.every()
+    known = [examples for examples in (every, validation) if examples is not None]
+    passes = source.epoch(source.total - 1)
+    return Setting(policy, forward, recipe, budget, known, every is not None, passes, paths, log.screen.say)
+
+
+def switch_off_dropout(module: Any, stack: ExitStack, log: Log) -> None:
     """Switch the base's own dropout off until `stack` closes: a policy with noise differs from a reference without, and
     what would be learnt at first is to make up for the noise."""
     rates = dropout.of_base(module)
@@ -104,71 +128,41 @@ def quieten(module: Any, stack: ExitStack, log: Log) -> None:
         log.screen.say(f"the model's own dropout ({values}) is off: its reference has none")
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a loop is made of."""
+
+    weights: Weights
+    budget: Budget
+    losses: Losses
+
+
 class Loop:
     """One run of `fit`."""
 
     def __init__(
         self,
         policy: Policy,
-        objective: Objective,
-        prepared: Prepared,
+        source: StepSource,
+        validation: TokenStore | None,
         recipe: Recipe,
-        forward: Forward,
         log: Log,
+        parts: Parts,
     ) -> None:
-        self.policy, self.store, self.validation = policy, prepared.train, prepared.validation
+        self.policy, self.source, self.validation = policy, source, validation
         self.recipe, self.train, self.device, self.log = recipe, recipe.train, policy.device, log
-        self.order = Order(len(self.store), self.train.batch, recipe.seed)
-        self.total = self.order.total(self.train.epochs, self.train.steps)
+        self.weights, self.budget, self.losses = parts.weights, parts.budget, parts.losses
+        self.total = source.total
         self.schedule = SCHEDULES.build(self.train.schedule.name, self.train.schedule.args)
         self.warmup = warmup_steps(self.train.warmup, self.total)
-        self.weights = Weights(policy, self.train, self.total)
-        self.losses = Losses(
-            forward, objective, longest=min(self.train.max_tokens, max_context(policy.module) or sys.maxsize)
-        )
-        self.accumulation = Accumulation(forward, self.losses, self.weights.update, self.train, self.device)
-        self.accumulation.on_out_of_memory = self._out_of_memory
-        self.guards = Guards(self.train.stall_window, per_token=objective.needs.unit == "token")
+        self.accumulation = Accumulation(source, self.budget, self.losses, self.weights.update, self.train)
+        self.budget.on_shrink = self._out_of_memory
+        self.guards = Guards(self.train.stall_window, per_token=self.losses.objective.needs.unit == TOKEN)
         self.save_at = due_after(self.train.save_every, self.total)
         self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
-        budget, checkpointing = self.accumulation.budget, self.accumulation.checkpointing
-        self.progress = Progress(digest(recipe), self.store.digest, budget, checkpointing, policy.digest)
+        tokens, checkpointing = self.budget.tokens, self.budget.checkpointing
+        self.progress = Progress(digest(recipe), source.identity, tokens, checkpointing, policy.digest)
         self.resumed_from: int | None = None
-        self.compared: dict[str, Any] = {}
-        """What the `start` event says of the reference."""
-
-    def refer(self, second: Forward | None, model: Policy | None) -> None:
-        """Decide where the reference's log-probabilities come from (before the first step changes any weight)."""
-        pair = None
-        if second is not None and model is not None:
-            pair = second, model
-            self.losses.longest = min(self.losses.longest, max_context(model.module) or sys.maxsize)
-        choice = reference.choose(self.policy, self.accumulation.forward, pair, repr(self.recipe.adapt))
-        passes = self.total / self.order.steps_per_epoch
-        chosen: reference.Reference = choice.live
-        self.losses.live = choice.live
-        if not self.losses.kl_baselines and choice.kept(self.recipe.reference.keep, passes):
-            stores = [store for store in (self.store, self.validation) if store is not None]
-            say, lay_out = self.log.screen.say, self.accumulation.lay_out
-            chosen = reference.keep(choice.live, stores, choice.identity, lay_out, say)
-            self.losses.live = None
-        elif isinstance(choice.live.off, reference.Start):
-            choice.live.off.remember()
-        self.losses.reference = chosen
-        self.log.screen.say(f"reference: {chosen.about}")
-        reasons: list[str] = []
-        if second is None:
-            reasons = reference.unequal(self.policy, self.policy.module, bool(self.train.neftune))
-        if reasons:
-            self.log.screen.say(f"the first loss will not be that of equal models: {'; '.join(reasons)}")
-        self.compared = {"reference": chosen.about, "first_loss_differs": reasons}
-
-    def weigh_prompts(self) -> None:
-        """Weigh the rows by where their prompts come from, as the model sees them before the first step."""
-        for store in (self.store, self.validation):
-            if store is not None:
-                weights = density_ratios(self.accumulation.forward, store, self.accumulation.lay_out)
-                self.losses.row_weights[store.digest] = weights
 
     # begin, or continue
     def begin(self) -> None:
@@ -177,7 +171,9 @@ class Loop:
         checkpoint.remove_leftovers(self.log.run)
         rng.seed_all(self.recipe.seed)
         allocation = allocator.keep_freed_memory() if self.device.type == "cpu" else "allocator: the device's own"
-        self.log.screen.say(f"path: {self.accumulation.forward.path}")
+        for note in self.losses.roles.notes:
+            self.log.screen.say(note)
+        self.log.screen.say(f"path: {self.budget.forward.path}")
         found = checkpoint.latest(self.log.run, self.log.screen.warn)
         checkpoint.discard_after(self.log.run, found.step if found else -1)
         if found:
@@ -185,7 +181,7 @@ class Loop:
         else:
             self.log.begin_at(0)
             self.log.event("start", **self._facts(allocation))
-            self.accumulation.rehearse(self.store, self.order, self.total)
+            self.accumulation.rehearse()
         if self.weights.update.lossy:
             self.log.screen.warn(
                 "weights are stepped in low precision without fp32 masters: small updates round to nothing"
@@ -204,14 +200,13 @@ class Loop:
                 )
         before.base = self.progress.base
         self.progress, self.resumed_from = before, before.step
-        self.accumulation.budget = before.micro_tokens
-        if before.checkpointing and not self.accumulation.checkpointing:
-            self.accumulation.turn_on_checkpointing()
+        self.budget.restore(before.micro_tokens, before.checkpointing)
+        self.source.load_state(before.source)
         self.weights.before_step(before.step - 1)
         self.weights.put_back(found.weights())
         self.weights.update.load_state(found.optimizers())
         self.guards.load_state(before.guards)
-        self.losses.state = before.objective or self.losses.state
+        self.losses.load_state(before.objective)
         rng.restore(found.rng(), self.device)
         self.log.begin_at(state["events_bytes"])
         self.log.screen.continue_at(before.step)
@@ -234,8 +229,7 @@ class Loop:
         began, progress = time.perf_counter(), self.progress
         lr = self.lr(progress.step)
         self.weights.before_step(progress.step)
-        self.losses.first_step = progress.step == 0
-        gradients = self.accumulation.gradients(self.store, self.order, progress.step, self.total)
+        gradients = self.accumulation.gradients(progress.step, progress.step)
         penalty = self.weights.penalty()
         norm = self.weights.update.norm()
         # the one place in a step where the host waits for the device
@@ -244,21 +238,24 @@ class Loop:
         ).tolist()
         if not finite(loss, size):
             raise self._not_finite(gradients, loss, lr)
-        self.weights.step(progress.step, lr, size, self.train.clip)
-        seen = {**gradients.judged, **({"penalty": added[0]} if added else {})}
+        if gradients.empty:
+            self.log.warn("empty", progress.step + 1, EMPTY)
+        else:
+            self.weights.step(progress.step, lr, size, self.train.clip)
+        seen = {**gradients.metrics, **({"penalty": added[0]} if added else {})}
         progress.stepped(loss, gradients.tokens, gradients.computed, seen, time.perf_counter() - began)
         if progress.step % self.train.log_every == 0 or progress.step == self.total:
-            epoch = round(self.order.epoch(progress.step - 1), 6)
+            epoch = round(self.source.epoch(progress.step - 1), 6)
             fields = {"lr": lr, "grad_norm": size, "memory": memory.used(self.device)}
             self.log.event("step", step=progress.step, epoch=epoch, **progress.take_since(), **fields)
-        for guard, text in self.guards.observe(loss, gradients.judged):
+        for guard, text in self.guards.observe(loss, gradients.metrics):
             self.log.warn(guard, progress.step, text)
 
     def _evaluate(self) -> bool:
         """Record the evaluation loss; True if it is the best so far and its weights should be kept."""
         progress, validate = self.progress, self.recipe.validate
         assert self.validation is not None
-        loss, judged = self.accumulation.evaluate(self.validation)
+        loss, metrics = self.accumulation.evaluate(self.validation, progress.step)
         if not finite(loss):
             raise LuthierError(
                 f"the evaluation loss after step {progress.step} is {loss}",
@@ -266,9 +263,9 @@ class Loop:
                 fix="look at the validation rows (luthier data --show 5); lower train.lr",
             )
         best = progress.evaluated(loss, validate.patience)
-        epoch = round(self.order.epoch(progress.step - 1), 6)
-        self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best, **judged)
-        accuracy = f", accuracy {judged['accuracy']:.3f}" if "accuracy" in judged else ""
+        epoch = round(self.source.epoch(progress.step - 1), 6)
+        self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best, **metrics)
+        accuracy = f", accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
         self.log.screen.say(
             f"evaluation after step {progress.step}: loss {loss:.4f}{accuracy}" + (" (best)" if best else "")
         )
@@ -278,7 +275,8 @@ class Loop:
         progress = self.progress
         # first the event, then the checkpoint, which keeps the length of the log with the event in it
         self.log.event("checkpoint", step=progress.step)
-        progress.micro_tokens, progress.checkpointing = self.accumulation.budget, self.accumulation.checkpointing
+        progress.micro_tokens, progress.checkpointing = self.budget.tokens, self.budget.checkpointing
+        progress.source = self.source.state()
         progress.guards, progress.objective = self.guards.state(), dict(self.losses.state)
         progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
         weights, optimizers = self.weights.content(), self.weights.update.state()
@@ -311,7 +309,6 @@ class Loop:
     def close(self) -> None:
         """Give the model back as it was and end the trackers."""
         self.accumulation.close()
-        self.weights.update.close()
         self.log.close()
 
     # details
@@ -327,19 +324,19 @@ class Loop:
 
         update = self.weights.update
         return {
-            "path": self.accumulation.forward.path,
+            "path": self.budget.forward.path,
             "allocator": allocation,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "trainable": sum(parameter.numel() for parameter in update.parameters),
             "parameters": self.policy.parameter_counts()[1],
             "masters": update.has_masters,
-            "examples": len(self.store),
+            "examples": None if (every := self.source.every()) is None else len(every),
             "steps": self.total,
             "batch": self.train.batch,
-            "micro_tokens": self.accumulation.budget,
+            "micro_tokens": self.budget.tokens,
             "objective": self.recipe.objective.name,
-            **self.compared,
+            **self.losses.roles.facts,
             "optimizer": self.train.optimizer.name,
             "versions": {
                 "luthier": __version__,
@@ -352,10 +349,10 @@ class Loop:
     def _not_finite(self, gradients: Gradients, loss: float, lr: float) -> LuthierError:
         step = self.progress.step + 1
         what = f"the {'gradient' if finite(loss) else 'loss'} is not finite"
-        rows = self.accumulation.suspects(gradients, self.store)
+        rows = self.accumulation.suspects(gradients)
         saved = checkpoint.latest(self.log.run)
         kept = f"the weights of step {saved.step} are kept" if saved else "no checkpoint was written yet"
-        error = not_finite(what, step, lr, rows, self.store, kept)
+        error = not_finite(what, step, lr, rows, kept)
         self.log.event("warning", step=step, guard="not_finite", text=str(error))
         return error
 

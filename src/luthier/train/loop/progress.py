@@ -61,13 +61,15 @@ class Progress:
     """Losses of the steps since the last `step` event."""
     since_tokens: int = 0
     since_seconds: float = 0.0
-    judged: list[dict[str, float]] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
     """What those steps showed of the rows' worth."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """What the source of the steps' examples keeps."""
     objective: dict[str, float] = field(default_factory=dict)
     """What the objective carries from step to step."""
     guards: dict[str, Any] = field(default_factory=dict)
 
-    def stepped(self, loss: float, tokens: int, computed: int, judged: dict[str, float], seconds: float) -> None:
+    def stepped(self, loss: float, tokens: int, computed: int, metrics: dict[str, float], seconds: float) -> None:
         """One more step is done."""
         self.step += 1
         self.tokens += tokens
@@ -78,8 +80,8 @@ class Progress:
         self.since.append(loss)
         self.since_tokens += tokens
         self.since_seconds += seconds
-        if judged:
-            self.judged.append(judged)
+        if metrics:
+            self.metrics.append(metrics)
 
     def take_since(self) -> dict[str, Any]:
         """What the steps since the last such call came to; they are forgotten."""
@@ -87,9 +89,9 @@ class Progress:
             "loss": sum(self.since) / len(self.since),
             "tokens": self.since_tokens,
             "tokens_per_s": round(self.since_tokens / self.since_seconds, 1),
-            **_mean(self.judged),
+            **_mean(self.metrics),
         }
-        self.since, self.since_tokens, self.since_seconds, self.judged = [], 0, 0.0, []
+        self.since, self.since_tokens, self.since_seconds, self.metrics = [], 0, 0.0, []
         return found
 
     def evaluated(self, loss: float, patience: int | None) -> bool:

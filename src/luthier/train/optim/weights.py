@@ -29,7 +29,7 @@ class Policy(reference.Model, Protocol):
     module: Any
     device: torch.device
     adapters: list[Adapter]
-    head: ScalarHead | None
+    heads: dict[str, ScalarHead]
 
     def trainable(self) -> list[tuple[str, Parameter]]: ...
     def parameter_counts(self) -> tuple[int, int]: ...

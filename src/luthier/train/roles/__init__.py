@@ -1,1 +1,143 @@
-"""The models beside the one that trains, and what is remembered of them."""
+"""The models beside the one that trains, and what is remembered of them: resolved from an objective's `Needs`, here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.forward.batches import Batch
+from luthier.forward.forward import Forward
+from luthier.forward.likelihoods import each
+from luthier.models import dropout, max_context
+from luthier.recipe import Recipe
+from luthier.train.loop.budget import Budget
+from luthier.train.roles import reference
+from luthier.train.roles.reference import Live, Reference
+from luthier.train.roles.row_weights import RowWeights
+from luthier.types import Encoded, Needs, TokenStore
+
+if TYPE_CHECKING:
+    from luthier.train.optim.weights import Policy
+
+    Opener = Callable[[], Policy]
+    """Loads a frozen model when it is wanted, so that nothing holds it longer."""
+
+
+@dataclass
+class Roles:
+    """What an objective's models say of a micro-batch."""
+
+    reference: Reference | None = None
+    live: Live | None = None
+    """The reference as a model, where log-probabilities cannot all be known ahead."""
+    teacher: Forward | None = None
+    row_weights: RowWeights | None = None
+    longest: int = sys.maxsize
+    """Tokens of a row that every role can read."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the `start` event says of them."""
+    notes: list[str] = field(default_factory=list)
+    """What the screen says of them."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What roles are resolved for."""
+
+    policy: Policy
+    forward: Forward
+    recipe: Recipe
+    budget: Budget
+    known: Sequence[Sequence[Encoded] | TokenStore]
+    """The examples that will come, as far as they are known, and those of the validation."""
+    all_known: bool
+    """No example will come that is not among them."""
+    passes: float
+    """How often the run sees each row."""
+    paths: Mapping[str, Any]
+    """How further models read rows, as `Forward` takes it."""
+    say: Callable[[str], None]
+
+
+def resolve(needs: Needs, setting: Setting, openers: Mapping[str, Opener], stack: ExitStack) -> Roles:
+    """Each role that the objective names, before the first step changes any weight. Models that stay are closed with
+    `stack`. Raises LuthierError where a role has no model."""
+    roles = Roles(longest=min(setting.recipe.train.max_tokens, _context(setting.policy.module)))
+    if needs.reference:
+        _refer(roles, needs, setting, openers.get("reference"), stack)
+    if "teacher" in needs.roles:
+        if "teacher" not in openers:
+            raise LuthierError("the objective learns from a teacher, and none is named", fix="name one")
+        roles.teacher = _opened(openers["teacher"](), setting, stack)
+    if needs.row_weights:
+        roles.row_weights = RowWeights(setting.forward, setting.budget)
+        for examples in setting.known:
+            roles.row_weights.add(examples)
+    return roles
+
+
+def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, stack: ExitStack) -> None:
+    """Decide where the reference's log-probabilities come from."""
+    own = ExitStack()  # a model of which all is cached goes at once
+    second = None
+    if opener is not None:
+        model = opener()
+        second = _opened(model, setting, own), model
+        roles.longest = min(roles.longest, _context(model.module))
+    choice = reference.choose(setting.policy, setting.forward, second, repr(setting.recipe.adapt))
+    cacheable = not needs.kl_baseline and setting.all_known
+    if cacheable and choice.cached(setting.recipe.reference.cache, setting.passes):
+        values = _Values(setting.budget)
+        roles.reference = reference.compute(choice.live, setting.known, choice.identity, values, setting.say)
+        own.close()
+    else:
+        roles.reference = roles.live = choice.live
+        if isinstance(choice.live.off, reference.Start):
+            choice.live.off.remember()
+        stack.push(own)
+    about = roles.reference.about
+    differs = (
+        [] if second else reference.unequal(setting.policy, setting.policy.module, bool(setting.recipe.train.neftune))
+    )
+    roles.notes.append(f"reference: {about}")
+    if differs:
+        roles.notes.append(f"the first loss will not be that of equal models: {'; '.join(differs)}")
+    roles.facts = {"reference": about, "first_loss_differs": differs}
+
+
+def _opened(model: Policy, setting: Setting, stack: ExitStack) -> Forward:
+    """A frozen model's forward pass, never in training mode; where dropout may be, prefixes are not shared."""
+    stack.enter_context(dropout.off(dropout.of_base(model.module)))
+    return stack.enter_context(Forward(model.module, **setting.paths).opened())
+
+
+def _context(module: Any) -> int:
+    return max_context(module) or sys.maxsize
+
+
+class _Values:
+    """What a function of a micro-batch says of each example, within the memory that there is."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def __call__(
+        self, examples: Sequence[Encoded] | TokenStore, logp: Callable[[Batch], Tensor]
+    ) -> list[NDArray[np.float32]]:
+        def noted(batch: Batch) -> Tensor:
+            self._budget.begins(batch)
+            return logp(batch)
+
+        budget = self._budget
+        return budget.until_it_fits(lambda: list(each(examples, budget.lay_out, noted, budget.device)))
+
+
+__all__ = ["Roles", "Setting", "resolve"]

@@ -2,8 +2,8 @@
 
 Three ways, the cheapest that is exact: the adapter switched off on the very weights that train (or, where these were
 rewritten or train themselves, their starting values put in their place for the while); a second frozen model; or
-log-probabilities computed once, before the first step, and kept on disk by content, so that later epochs and other runs
-on the same model and rows find them there.
+log-probabilities computed once, before the first step, and cached on disk by content, so that later epochs and other
+runs on the same model and rows find them there.
 
 Shape suffixes: S = scored tokens of a micro-batch.
 """
@@ -26,14 +26,16 @@ from torch import Tensor, nn
 from luthier import cache
 from luthier.forward.batches import Batch
 from luthier.forward.forward import Forward
-from luthier.forward.likelihoods import LayOut, each
+from luthier.forward.likelihoods import LayOut, each, fitting
 from luthier.models import dropout
 from luthier.models.adapters import Adapter
 from luthier.types import Encoded, TokenStore
 
-LAYOUT = 2
-"""Raise when what is kept changes its meaning: old folders are then not found any more."""
-LOGP, EDGES = "logp.bin", "edges.bin"
+LAYOUT = 3
+"""Raise when what is cached changes its meaning: old folders are then not found any more."""
+LOGP, EDGES, KEYS = "logp.bin", "edges.bin", "keys.bin"
+KEY = 16
+"""Bytes of `Encoded.key`."""
 
 
 class Reference(Protocol):
@@ -44,8 +46,8 @@ class Reference(Protocol):
         """What it is, for the screen and the log."""
         ...
 
-    def logp(self, batch: Batch, store: str) -> Tensor:
-        """S, fp32, without gradient. `store`: the digest of the token store that the batch's rows are places of."""
+    def logp(self, batch: Batch) -> Tensor:
+        """S, fp32, without gradient."""
         ...
 
 
@@ -71,16 +73,16 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the reference comes from, and whether to keep its log-probabilities unless the recipe says."""
+    """Where the reference comes from, and whether to cache its log-probabilities unless the recipe says."""
 
     live: Live
     identity: tuple[str, ...]
     """What tells its values from those of any other reference on the same rows."""
-    keep: bool
+    cache: bool
 
-    def kept(self, wish: bool | Literal["auto"], passes: float) -> bool:
+    def cached(self, wish: bool | Literal["auto"], passes: float) -> bool:
         """Is it better to compute them once? `passes`: how often the run sees each row."""
-        return (self.keep or passes > 1) if wish == "auto" else wish
+        return (self.cache or passes > 1) if wish == "auto" else wish
 
 
 def choose(policy: Model, forward: Forward, second: tuple[Forward, Model] | None, adapt: str) -> Choice:
@@ -88,16 +90,16 @@ def choose(policy: Model, forward: Forward, second: tuple[Forward, Model] | None
     if second is not None:
         frozen, model = second
         live = Live(frozen, f"a second model, {model.base}")
-        return Choice(live, (model.digest, str(model.dtype), frozen.path), keep=True)
+        return Choice(live, (model.digest, str(model.dtype), frozen.path), cache=True)
     note = f" (in {policy.quantized})" if policy.quantized else ""
     # the path, because another one rounds otherwise and the first loss would not be that of equal models
     same = (policy.digest, str(policy.dtype), str(policy.quantized), forward.path)
     if policy.has_adapter and not policy.rewrites_base and _base_is_what_it_was(policy.adapters):
         live = Live(forward, f"the base{note}, the adapter switched off", policy.adapter_off)
-        return Choice(live, same, keep=False)
+        return Choice(live, same, cache=False)
     start = Start(forward.module, everything=not policy.has_adapter)
     live = Live(forward, f"the model{note} as training began", start)
-    return Choice(live, (*same, start.digest() if policy.has_adapter else adapt), keep=not policy.has_adapter)
+    return Choice(live, (*same, start.digest() if policy.has_adapter else adapt), cache=not policy.has_adapter)
 
 
 def _base_is_what_it_was(adapters: Sequence[Adapter]) -> bool:
@@ -155,89 +157,83 @@ class Start:
 
 @dataclass(frozen=True)
 class Live:
-    """The reference computed beside the policy, on the same micro-batch: so at the first step both agree to the bit."""
+    """The reference computed beside the policy, on the same micro-batch: so at the first step both agree to the bit.
+
+    A second model that cannot read the policy's layout (it cannot pack, or not share prefixes) has the rows laid out
+    again in its own.
+    """
 
     forward: Forward
     about: str
     off: Callable[[], AbstractContextManager[None]] = nullcontext
     """Inside the block the forward's module is the reference."""
 
-    def logp(self, batch: Batch, store: str = "") -> Tensor:
+    def logp(self, batch: Batch) -> Tensor:
+        """S, fp32, without gradient."""
         module = self.forward.module
         training = module.training
         module.eval()
         try:
             with torch.no_grad(), self.off():
-                return self.forward.rows(batch).logp_S
+                if self.forward.takes(batch):
+                    return self.forward.rows(batch).logp_S
+                lay_out = fitting(self.forward, max(batch.whole_tokens, 1))
+                device = batch.weight_S.device
+                rows = each(batch.examples, lay_out, lambda own: self.forward.rows(own).logp_S, device)
+                return torch.from_numpy(np.concatenate(list(rows))).to(device)
         finally:
             module.train(training)
 
 
-class Kept:
-    """Log-probabilities of every example of some stores, on disk."""
+class Cached:
+    """Log-probabilities of examples, on disk, found by what the example is."""
 
     def __init__(self, about: str) -> None:
         self.about = about
-        self._stores: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
+        self._found: dict[bytes, NDArray[np.float32]] = {}
 
-    def add(self, store: TokenStore, folder: Path) -> None:
-        """Take the values of one more store from its folder."""
-        logp = np.memmap(folder / LOGP, "<f4", "r")
-        self._stores[store.digest] = logp, np.fromfile(folder / EDGES, "<i8")
+    def add(self, folder: Path) -> None:
+        """Take the values that lie in a folder."""
+        logp, edges = np.memmap(folder / LOGP, "<f4", "r"), np.fromfile(folder / EDGES, "<i8")
+        keys = (folder / KEYS).read_bytes()
+        for i in range(len(edges) - 1):
+            self._found[keys[i * KEY : (i + 1) * KEY]] = logp[edges[i] : edges[i + 1]]
 
-    def logp(self, batch: Batch, store: str) -> Tensor:
-        """The kept values of the batch's examples, in the order of its scored tokens."""
-        logp, edges = self._stores[store]
-        return torch.from_numpy(np.concatenate([logp[edges[row] : edges[row + 1]] for row in batch.rows])).to(
-            batch.weight_S.device
-        )
+    def logp(self, batch: Batch) -> Tensor:
+        """The cached values of the batch's examples, in the order of its scored tokens."""
+        values = np.concatenate([self._found[example.key] for example in batch.examples])
+        return torch.from_numpy(values).to(batch.weight_S.device)
 
 
-def keep(
-    live: Live, stores: Sequence[TokenStore], identity: Sequence[str], lay_out: LayOut, say: Callable[[str], None]
-) -> Kept:
-    """The log-probabilities of all rows of the stores: found on disk by content, or computed now and put there.
+def compute(
+    live: Live,
+    examples: Sequence[Sequence[Encoded] | TokenStore],
+    identity: Sequence[str],
+    values: Callable[[Sequence[Encoded] | TokenStore, Callable[[Batch], Tensor]], list[NDArray[np.float32]]],
+    say: Callable[[str], None],
+) -> Cached:
+    """The log-probabilities of all these examples: found on disk by content, or computed now and put there.
 
     `identity`: what the reference is, besides the rows: its weights' digest, its type, what starts out rewritten.
+    `values` gives what a function of a micro-batch says of each example, within the memory that there is.
     """
-    kept = Kept(f"{live.about}, its log-probabilities kept")
-    for store in stores:
-        key = json.dumps([LAYOUT, *identity, store.digest])
+    cached = Cached(f"{live.about}, its log-probabilities cached")
+    for some in examples:
+        keys = b"".join(some[i].key for i in range(len(some)))
+        key = json.dumps([LAYOUT, *identity, hashlib.blake2b(keys, digest_size=16).hexdigest()])
         folder = cache.root() / "reference" / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         if not folder.is_dir():
-            say(f"reference: computing the log-probabilities of {len(store):,} examples once")
+            say(f"reference: computing the log-probabilities of {len(some):,} examples once")
             with cache.whole_folder(folder, "the reference's log-probabilities") as temporary:
-                _fill(temporary, live, store, lay_out)
-        kept.add(store, folder)
-    return kept
+                _fill(temporary, values(some, live.logp), keys)
+        cached.add(folder)
+    return cached
 
 
-def _fill(folder: Path, live: Live, store: TokenStore, lay_out: LayOut) -> None:
-    device = next(live.forward.module.parameters()).device
-    values = list(each(store, lay_out, live.logp, device))
+def _fill(folder: Path, values: Sequence[NDArray[np.float32]], keys: bytes) -> None:
     np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype("<i8").tofile(folder / EDGES)
     np.concatenate(values).astype("<f4").tofile(folder / LOGP)
+    (folder / KEYS).write_bytes(keys)
 
 
-def mismatched(examples: Sequence[Encoded]) -> list[Encoded]:
-    """Each example's prompt with the first response of the example before it (KTO's estimate of the KL divergence).
-
-    `examples` has at least two.
-    """
-    made = []
-    for one, other in zip(examples, [examples[-1], *examples[:-1]], strict=True):
-        prompt = one.ids[0][: _first_scored(one)]
-        begin = _first_scored(other)
-        ids = np.concatenate([prompt, other.ids[0][begin:]])
-        weights = np.concatenate([np.zeros(len(prompt), np.float32), other.weights[0][begin:]])
-        made.append(Encoded((ids,), (weights,), row=one.row))
-    return made
-
-
-def cut(pair: Encoded, longest: int) -> Encoded:
-    """A mismatched pair without what its response has beyond `longest` tokens, as a judged row that is too long."""
-    return Encoded((pair.ids[0][:longest],), (pair.weights[0][:longest],), row=pair.row)
-
-
-def _first_scored(example: Encoded) -> int:
-    return int(np.flatnonzero(example.weights[0])[0])
+__all__ = ["Cached", "LayOut", "Live", "Reference", "Start", "choose", "compute", "unequal"]

@@ -5,37 +5,63 @@ Shape suffixes: N = examples, T = tokens of a micro-batch, D = hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from luthier.forward.batches import Batch
 from luthier.forward.forward import Forward
-from luthier.forward.likelihoods import AT_ONCE, LayOut
+from luthier.forward.likelihoods import AT_ONCE
 from luthier.objectives import density
+from luthier.train.loop.budget import Budget
 from luthier.types import Encoded, TokenStore
 
 
-def density_ratios(forward: Forward, store: TokenStore, lay_out: LayOut) -> NDArray[np.float32]:
-    """One weight for each example of a labelled store, from the model's own embeddings of the prompts as it is now.
+class RowWeights:
+    """One weight for each labelled example, from the model's own embeddings of the prompts before the first step.
 
     An embedding is the mean of the backbone's hidden states over the prompt.
     """
-    found: list[Tensor] = [torch.empty(0)] * len(store)
-    device = next(forward.module.parameters()).device
-    for begin in range(0, len(store), AT_ONCE):
-        prompts = [_prompt(store[i], i) for i in range(begin, min(begin + AT_ONCE, len(store)))]
-        for batch in lay_out(prompts):
-            with torch.no_grad():
-                hidden_TD = forward.hidden(batch.to(device)).float().cpu()
-            for row, place_T in zip(batch.rows, batch.places, strict=True):
+
+    def __init__(self, forward: Forward, budget: Budget) -> None:
+        self._forward, self._budget = forward, budget
+        self._found: dict[tuple[bytes, float], float] = {}
+
+    def add(self, examples: Sequence[Encoded] | TokenStore) -> None:
+        """Weigh these, among themselves."""
+        count = len(examples)
+        embedded: list[Tensor] = []
+        for begin in range(0, count, AT_ONCE):
+            prompts = [_prompt(examples[i]) for i in range(begin, min(begin + AT_ONCE, count))]
+            embedded += self._budget.until_it_fits(lambda prompts=prompts: self._embedded(prompts))  # type: ignore[misc]
+        good_N = torch.tensor([examples[i].column("reward")[0] > 0.5 for i in range(count)])
+        weights = density.weights(torch.stack(embedded), good_N).tolist()
+        self._found |= {_labelled(examples[i]): weight for i, weight in enumerate(weights)}
+
+    def of(self, batch: Batch) -> Tensor:
+        """The weight of each row of a micro-batch, N."""
+        weights = torch.tensor([self._found[_labelled(example)] for example in batch.examples])
+        return weights.to(batch.weight_S.device)[batch.group_N]
+
+    @torch.no_grad()
+    def _embedded(self, prompts: Sequence[Encoded]) -> list[Tensor]:
+        found: list[Tensor] = [torch.empty(0)] * len(prompts)
+        device = next(self._forward.module.parameters()).device
+        for batch in self._budget.lay_out(prompts):
+            self._budget.begins(batch)
+            hidden_TD = self._forward.hidden(batch.to(device)).float().cpu()
+            for row, place_T in zip(batch.chosen, batch.places, strict=True):
                 found[row] = hidden_TD[place_T].mean(0)
-    good_N = torch.tensor([store[i].scores[0] > 0.5 for i in range(len(store))])
-    weights: NDArray[np.float32] = density.weights(torch.stack(found), good_N).numpy()
-    return weights
+        return found
 
 
-def _prompt(example: Encoded, row: int) -> Encoded:
+def _labelled(example: Encoded) -> tuple[bytes, float]:
+    return example.key, float(example.column("reward")[0])
+
+
+def _prompt(example: Encoded) -> Encoded:
     """What stands before the first scored token, as a row of its own."""
     length = int(np.flatnonzero(example.weights[0])[0])
-    return Encoded((example.ids[0][:length],), (np.zeros(length, np.float32),), row=row)
+    return Encoded((example.ids[0][:length],), (np.zeros(length, np.float32),), source=example.source)

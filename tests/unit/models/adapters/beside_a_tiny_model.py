@@ -39,8 +39,8 @@ def step(module: Any, count: int = 3, lr: float = 0.05) -> None:
 def rows(*shapes: tuple[int, int]) -> list[Encoded]:
     """Rows of (prompt, answer) tokens, all different."""
     draw, found = np.random.default_rng(0), []
-    for row, (prompt, answer) in enumerate(shapes):
+    for prompt, answer in shapes:
         ids = draw.integers(3, tiny.VOCABULARY, prompt + answer).astype(np.int32)
         weights = np.r_[np.zeros(prompt), np.ones(answer)].astype(np.float32)
-        found.append(Encoded((ids,), (weights,), row=row))
+        found.append(Encoded((ids,), (weights,)))
     return found

@@ -14,7 +14,7 @@ from luthier.models.adapters.kit.attached import attach
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
 from luthier.run import Run
-from luthier.train import fit
+from luthier.train import Beside, fit
 
 Weights = dict[str, torch.Tensor]
 
@@ -62,7 +62,7 @@ def train(
     settings = {"steps": 8, "log_every": 1, "schedule": "constant", "warmup": 0, "weight_decay": 0.0, **keys}
     recipe = tiny.recipe(folder, **settings)
     prepared = tiny.Prepared(tiny.Store(24))
-    fit(trained, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), watch=watch)
+    fit(trained, OBJECTIVES.build("sft"), prepared, recipe, Run(folder), beside=Beside(watch=watch))
 
 
 def changed(before: Weights, after: Weights) -> set[str]:

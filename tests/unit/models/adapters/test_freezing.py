@@ -73,7 +73,7 @@ def test_a_freeze_that_cannot_be_meant_is_refused(args: dict[str, Any], says: st
 # nothing is computed backwards below the lowest weight that trains
 def batch() -> Any:
     ids = np.arange(3, 43, dtype=np.int32)
-    return micro_batches([Encoded((ids,), (np.ones(40, np.float32),), row=0)], 64)[0]
+    return micro_batches([Encoded((ids,), (np.ones(40, np.float32),))], 64)[0]
 
 
 def blocks_in_graph(tensor: torch.Tensor) -> dict[str, int]:

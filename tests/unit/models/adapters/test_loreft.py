@@ -105,7 +105,7 @@ def states(
         for batch in micro_batches(rows(*SHAPES), 30, share_prefix=forward.share_prefix, layout=forward.layout):
             seen = forward.rows(batch)
             seen.logp_S.sum().backward()
-            per_example = batch.rows
+            per_example = batch.chosen
             for row, value in zip(seen.row_S.tolist(), seen.logp_S.tolist(), strict=True):
                 found.setdefault(per_example[row], []).append(value)
     if checkpointing:
@@ -135,11 +135,10 @@ def test_a_scalar_head_is_read_in_training_and_after_it_on_the_same_states() -> 
     head = heads.attach(module, torch.device("cpu"))
     torch.nn.init.normal_(head.weight)
     read = Reader(module, head)(rows(*SHAPES))
-    with Forward(module, scalar_head=head).opened() as forward, torch.no_grad():
+    with Forward(module, heads={"reward": head}).opened() as forward, torch.no_grad():
         for batch in micro_batches(rows(*SHAPES), 30, share_prefix=False):
-            values = forward.rows(batch, readings="row", logp=False).value_K
-            assert values is not None
-            assert values.tolist() == pytest.approx([float(read[row][0]) for row in batch.rows], abs=2e-5)
+            values, _ = forward.rows(batch, (), (("reward", "row"),)).read("reward")
+            assert values.tolist() == pytest.approx([float(read[row][0]) for row in batch.chosen], abs=2e-5)
 
 
 def test_a_run_cut_off_and_resumed_equals_one_that_was_not(tmp_path: Path) -> None:

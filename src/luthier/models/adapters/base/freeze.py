@@ -56,8 +56,8 @@ class Freeze(Adapter):
         choose="Little memory, a task near to what the model knows, or an adapter only on the upper blocks "
         "(freeze + lora). With several epochs `cache_backbone: true` computes the frozen blocks once.",
         avoid="The task is far from what the model knows: then LoRA on every block does more with less.",
-        limits="Saved as a whole model. cache_backbone is refused where it would not be exact: dropout or embedding noise "
-        "below, or weights that train there.",
+        limits="Saved as a whole model. cache_backbone is refused where it would not be exact: dropout or embedding "
+        "noise below, or weights that train there.",
         related=("progressive", "full", "train", "lora"),
     )
     default_lr: ClassVar[float] = 5e-5

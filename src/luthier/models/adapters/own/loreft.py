@@ -125,7 +125,7 @@ class LoReft(Beside):
 
 
 def _try(module: Any) -> None:
-    """Two tokens through the backbone: a model whose blocks are not given the keyword is refused now, not in training."""
+    """Two tokens through the backbone: a model whose blocks are not given the keyword is refused before training."""
     import torch
 
     with torch.no_grad():

@@ -1,0 +1,112 @@
+"""A recipe built: the objects that its words name, each made once and handed on from verb to verb."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.workflow import data_check
+from luthier.workflow.registries import REGISTRIES
+from luthier.workflow.screen import console, say
+
+if TYPE_CHECKING:
+    from luthier.data import Prepared, Template
+    from luthier.models import Policy
+    from luthier.models.heads import HeadCard
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A resolved recipe with what is built of it, when it is first asked for."""
+
+    recipe: Recipe
+
+    @cached_property
+    def template(self) -> Template:
+        """The recipe's model's chat template; fetches the model, does not load its weights."""
+        from luthier.data import Template
+        from luthier.models import fetch
+        from luthier.models.loading.load import load_tokenizer
+
+        model = self.recipe.model
+        return Template(load_tokenizer(fetch(model).folder, trust_remote_code=model.trust_remote_code))
+
+    @cached_property
+    def objective(self) -> Any:
+        """What is learnt."""
+        return REGISTRIES["objective"].build(self.recipe.objective.name, self.recipe.objective.args)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The rows as tokens, read or found in the cache, their ledger shown.
+
+        Raises LuthierError where early stopping has no validation rows.
+        """
+        from luthier.data import prepare
+
+        recipe = self.recipe
+        prepared = prepare(recipe, self.template.tokenizer, self.objective.needs)
+        console(stderr=True).print(prepared.ledger.table())
+        if recipe.validate.share > 0 and prepared.validation is None:
+            what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
+            if recipe.validate.patience is not None:
+                fix = "raise it, set validate.data, or leave validate.patience out"
+                raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
+            say(f"warning: {what}")
+        return prepared
+
+    def lenient(self) -> Job:
+        """The same job, whatever share of its rows is lost."""
+        train = dataclasses.replace(self.recipe.train, max_lost=1.0)
+        return Job(dataclasses.replace(self.recipe, train=train))
+
+    def check_data(self) -> None:
+        """Raises LuthierError where the rows do not suit the objective or the model; says what its authors advise."""
+        from luthier import models
+
+        recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.judged
+        if statistics is not None and (advice := self.objective.advice(statistics.good, statistics.bad)):
+            say(advice)
+        longest, virtual = models.expected_max_context(recipe.model, recipe.adapt)
+        who = f"beside {virtual} virtual tokens the model" if virtual else "the model"
+        for store, trains in ((self.prepared.train, True), (self.prepared.validation, False)):
+            if store is not None:
+                data_check.responses(store, needs, recipe.objective.name, trains=trains)
+                data_check.context(store, longest, who)
+
+    def heads(self) -> Mapping[str, HeadCard]:
+        """The scalar heads that the objective reads, by role, and how."""
+        from luthier.models.heads import HeadCard
+
+        separator = self.prepared.ledger.separator or HeadCard.separator
+        return {
+            role: HeadCard(reads, self.recipe.objective.name, separator) for role, reads in self.objective.needs.heads
+        }
+
+    def openers(self, policy: Policy) -> Mapping[str, Callable[[], Policy]]:
+        """The models beside the one that trains, by role, each loaded when it is wanted."""
+        if self.recipe.reference.model is None:
+            return {}
+        if not self.objective.needs.reference:
+            raise LuthierError(
+                f"the objective {self.recipe.objective.name!r} has no reference, but `reference.model` names one",
+                where="reference.model",
+                fix="leave it out",
+            )
+        return {"reference": lambda: self._reference(policy)}
+
+    def _reference(self, policy: Policy) -> Policy:
+        from luthier import models
+
+        assert self.recipe.reference.model is not None
+        second = models.load(self.recipe.reference.model, train=False)
+        data_check.vocabulary(policy.tokenizer, second.tokenizer, self.recipe.reference.model.name)
+        for store in (self.prepared.train, self.prepared.validation):
+            if store is not None:
+                data_check.context(store, models.max_context(second.module), "the reference")
+        return second
