@@ -77,7 +77,7 @@ def test_tokens_sources_and_counts(tmp_path: Path) -> None:
         assert store.scored[i] == (encoded.weights[0] > 0).sum()
     assert ledger.tokens == store.lengths.sum() and ledger.scored == store.scored.sum()
     assert ledger.lengths["p100"] == store.lengths.max() and ledger.lengths["p50"] == np.sort(store.lengths)[2]
-    assert store[-1].row == 5
+    assert store[-1].source == store.source(5)
     with pytest.raises(IndexError):
         store[6]
 
