@@ -66,6 +66,8 @@ class Ledger:
     """Rows whose tokens equal an earlier row's."""
     deduplicated: int = 0
     """Of these, dropped because the recipe asked for it."""
+    notes: dict[str, Reason] = field(default_factory=dict)
+    """What was done to the data that is not to be guessed, and to which rows, where it was done to rows."""
     held_out: int = 0
     """Rows kept out of training for validation."""
     examples: int = 0
@@ -134,6 +136,13 @@ class Ledger:
         if len(entry.rows) < LISTED:
             entry.rows.append(str(source))
 
+    def note(self, what: str, source: Source | None = None) -> None:
+        """This was done to the data, or to one more row of it."""
+        entry = self.notes.setdefault(what, Reason())
+        entry.count += 1
+        if source is not None and len(entry.rows) < LISTED:
+            entry.rows.append(str(source))
+
     def measure(self, view: View) -> None:
         """Enter the tokens of the examples to train on, and what their judgements hold."""
         lengths, scored, self.judged = view.lengths, view.scored, view.preference_statistics()
@@ -167,6 +176,7 @@ class Ledger:
             "examples": self.examples,
             "tokens": {"total": self.tokens, "scored": self.scored},
             "length": {**self.lengths, "mean": self.mean_length},
+            "notes": {what: {"count": entry.count, "rows": entry.rows} for what, entry in self.notes.items()},
             "sources": {name: vars(tally) for name, tally in self.sources.items()},
             "dropped": {
                 reason: {"count": entry.count, "rows": entry.rows, "fix": entry.fix}
@@ -188,6 +198,7 @@ class Ledger:
                 name: Reason(entry["count"], list(entry["rows"]), entry["fix"])
                 for name, entry in content["dropped"].items()
             },
+            notes={what: Reason(entry["count"], list(entry["rows"])) for what, entry in content["notes"].items()},
             unscored=rows["without_scored_token"],
             truncated=rows["truncated"],
             cut=rows["cut"],
@@ -256,6 +267,8 @@ class Ledger:
         }
         if any(counts.values()):
             lines.append(Text("rows " + ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count)))
+        for what, entry in self.notes.items():
+            lines.append(Text(what + (f" ({entry.count:,}×, first {entry.rows[0]})" if entry.rows else "")))
         if self.steps_lost:
             lines.append(Text(f"judged steps cut off: {self.steps_lost:,}"))
         for reason, entry in self.main_reasons():

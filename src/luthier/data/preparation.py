@@ -19,7 +19,7 @@ from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
 from luthier.data.reading.feeds import Feed, feed
-from luthier.data.store import Store, View, Writer, content_hash, digest
+from luthier.data.store import Store, View, Writer, content_hash, digest, group_hash
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.types import Example, Needs, Source, TokenStore
@@ -27,7 +27,7 @@ from luthier.types import Example, Needs, Source, TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 6
+LAYOUT = 7
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 PLAIN = Needs()
@@ -55,11 +55,11 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, needs: Needs = P
     nothing to train on, and a share of lost rows above train.max_lost.
     """
     template = Template(tokenizer)
-    rules = Rules.of(recipe, needs)
-    train = _stored([feed(entry) for entry in recipe.data], rules, template)
+    rules, share = Rules.of(recipe, needs), 0.0 if recipe.validate.data else recipe.validate.share
+    train = _stored([feed(entry) for entry in recipe.data], rules, template, _Enough.of(recipe, share))
     apart = _stored([feed(entry) for entry in recipe.validate.data], rules, template) if recipe.validate.data else None
     ledger = train.ledger
-    out = held_out(train.store.arrays["groups"], 0.0 if apart else recipe.validate.share)
+    out = held_out(train.store.arrays["groups"], share)
     weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
     order = mix(train.store.arrays["feeds"], np.flatnonzero(~out), weights, samples, recipe.seed)
     view = View(train.store, order, digest(train.store, order))
@@ -124,40 +124,84 @@ class _Stored:
     ledger: Ledger
 
 
-def _stored(feeds: list[Feed], rules: Rules, template: Template) -> _Stored:
+@dataclass(frozen=True)
+class _Enough:
+    """How much of a stream a run takes: what its steps train on, beside what is held out of it."""
+
+    examples: int
+    share: float
+
+    @classmethod
+    def of(cls, recipe: Recipe, share: float) -> _Enough | None:
+        """None where nothing is streamed, or the run has no length of its own."""
+        streamed = any(entry.streaming for entry in recipe.data)
+        return cls(recipe.train.steps * recipe.train.batch, share) if streamed and recipe.train.steps else None
+
+    def counted(self, tokenised: list[Tokenised]) -> int:
+        """How many of these examples train."""
+        groups = np.array([group_hash(one) for one in tokenised], np.uint64)
+        return sum(not held_out(groups[i : i + 1], self.share)[0] for i in range(len(tokenised)))
+
+
+def _stored(feeds: list[Feed], rules: Rules, template: Template, enough: _Enough | None = None) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
-    key = [LAYOUT, __version__, template.digest, repr(rules), [one.key() for one in feeds]]
+    key = [LAYOUT, __version__, template.digest, repr(rules), repr(enough), [one.key() for one in feeds]]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     folder = cache.root() / "tokens" / name
     if not (folder / "ledger.json").is_file():
         with cache.whole_folder(folder, "the token cache") as temporary:
-            ledger = _fill(feeds, rules, template, temporary)
+            ledger = _fill(feeds, rules, template, temporary, enough)
             (temporary / "ledger.json").write_text(json.dumps(ledger.to_json()), encoding="utf-8")
     ledger = Ledger.from_json(json.loads((folder / "ledger.json").read_text(encoding="utf-8")))
     return _Stored(feeds, Store(folder / "store"), ledger)
 
 
-def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path) -> Ledger:
+def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path, enough: _Enough | None) -> Ledger:
     ledger, truncation = Ledger(), Truncation(rules)
     seen: set[int] = set()
     with Writer(folder / "store") as writer:
         for number, one in enumerate(feeds):
-            for example, outcome in _encoded(one, ledger, template, rules.loss_on):
+            wanted = _Wanted(enough.examples if enough and one.entry.streaming else None)
+            for example, outcome in _encoded(one, ledger, template, rules.loss_on, wanted):
                 assert example.source is not None
                 kept = _kept(one.name, example.source, outcome, ledger, truncation, seen)
+                if enough and wanted.left is not None:
+                    wanted.left = max(0, wanted.left - enough.counted(kept))
                 ledger.divide(example.meta.get("joints", ()) if kept else ())
                 for tokenised in kept:
                     writer.add(tokenised, example.source, number)
+            if wanted.left == 0:
+                ledger.note(f"{one.name}: read no further than train.steps × train.batch needs (streaming)")
     truncation.complain(ledger)
     return ledger
 
 
+@dataclass
+class _Wanted:
+    """How many more examples a feed is read for; None: for all it has."""
+
+    left: int | None
+
+
 def _encoded(
-    one: Feed, ledger: Ledger, template: Template, loss_on: LossOn
+    one: Feed, ledger: Ledger, template: Template, loss_on: LossOn, wanted: _Wanted
 ) -> Iterator[tuple[Example, Tokenised | LuthierError]]:
+    """The rows of a feed as tokens, none of them read before it is wanted."""
     rows = one.examples(ledger)
-    while batch := list(itertools.islice(rows, BATCH)):
+    fault: LuthierError | None = None
+    while fault is None:
+        batch: list[Example] = []
+        try:
+            batch.extend(itertools.islice(rows, BATCH if wanted.left is None else min(BATCH, wanted.left)))
+        except LuthierError as error:
+            if wanted.left is None:
+                raise
+            fault = error  # the rows before it may be enough: a long text is many examples
+        if not batch and fault is None:
+            return
         yield from zip(batch, template.encode_batch(batch, loss_on), strict=True)
+    if wanted.left:
+        raise fault
 
 
 def _kept(

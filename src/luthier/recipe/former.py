@@ -7,7 +7,7 @@ from dataclasses import replace
 from luthier.errors import LuthierError
 from luthier.recipe.document import Key, Node, Override, dotted
 
-FORMER = {
+FORMER: dict[Key, str] = {
     ("train", "score"): "loss_on",
     ("reference", "keep"): "cache",
     ("adapt", "freeze", "cache_trunk"): "cache_backbone",
@@ -26,7 +26,7 @@ def current(node: Node, told: list[str], key: Key = ()) -> Node:
         return node
     found: dict[str, Node] = {}
     for name, child in node.value.items():
-        now = FORMER.get((*key, name), name)  # type: ignore[arg-type]
+        now = FORMER.get((*key, name), name)
         if now != name:
             if now in node.value:
                 raise LuthierError(

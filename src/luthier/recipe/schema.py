@@ -119,7 +119,8 @@ class Source:
     """One entry of `data:`. Exactly one of path, hub and llamafactory."""
 
     path: Place | None = None
-    """A file, folder or glob: json, jsonl, csv, tsv, parquet, txt."""
+    """A file, folder or glob: json, jsonl, csv, tsv, parquet, arrow, txt; those of text also with .gz, .bz2, .xz, .zst.
+    Or a folder that `datasets` saved."""
     hub: str | None = None
     """A hub data set, read through `datasets`."""
     llamafactory: Place | None = None
@@ -127,7 +128,7 @@ class Source:
     name: str | None = None
     """The hub configuration, or the entry of dataset_info.json."""
     split: Annotated[str, Why("the name nearly every data set gives its training rows")] = "train"
-    """The hub split."""
+    """The split of a hub data set, or of a saved one."""
     format: Annotated[str | None, Why("the columns say it")] = None
     """Row shape by name. Default: recognised by the columns."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -141,7 +142,8 @@ class Source:
     system: str | None = None
     """System message for conversations that have none."""
     streaming: bool = False
-    """Read while training instead of before; for what does not fit on disk twice."""
+    """Read the first rows alone, as many as train.steps × train.batch needs, all before the first step; a hub data set
+    without a copy on disk."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:

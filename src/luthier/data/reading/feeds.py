@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from luthier.data.ledger import Ledger
 from luthier.data.reading import sources as files
+from luthier.data.reading import tables
+from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
-from luthier.data.reading.formats.preferences import Preference, Stepwise, repeats_prompt, zero_means_wrong
+from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
+from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
 
 LOOKED_AT = 1000
-"""Rows that tell whether the pairs of a source repeat their prompt."""
+"""Rows that tell whether the pairs of a source repeat their prompt; of a stream, all that a whole source tells."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Part:
     """One file (or hub split) of a feed, opened when it is read."""
 
     name: str
-    rows: Callable[[], Iterator[files.NumberedRow]]
+    rows: Callable[[], Iterator[NumberedRow]]
     fingerprint: Callable[[], str]
+    said: Callable[[], tuple[str, ...]] = tuple
+    """What the ledger is to say about how it is read."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Feed:
     """Draw so many rows, again and again if there are fewer (LLaMA-Factory's num_samples)."""
     media: Path | None = None
     """Folder that media paths are relative to."""
+    said: tuple[str, ...] = ()
+    """What the ledger is to say about the files that were found."""
 
     def key(self) -> list[Any]:
         """What decides the rows of this feed, for the token cache."""
@@ -55,10 +62,13 @@ class Feed:
 
     def __repr__(self) -> str:
         names = [part.name for part in self.parts]
-        return f"Feed({self.entry!r}, {names}, {self.shape!r}, {self.only_mapped}, {self.samples}, {self.media})"
+        more = f"{self.shape!r}, {self.only_mapped}, {self.samples}, {self.media}, {self.said}"
+        return f"Feed({self.entry!r}, {names}, {more})"
 
     def examples(self, ledger: Ledger) -> Iterator[Example]:
         """The readable rows as Examples; the others are dropped into the ledger with their reason."""
+        for line in self.said:
+            ledger.note(line)
         read = itertools.chain.from_iterable(self._part(part, ledger) for part in self.parts)
         yield from itertools.islice(read, self.entry.limit)
 
@@ -66,13 +76,18 @@ class Feed:
         shape, name = self.shape, type(self.shape).__name__.lower()
         known: set[frozenset[str]] = set()
         count = 0
+        for line in part.said():
+            ledger.note(line)
         for number, row in part.rows():
             source = Source(part.name, number)
             if not isinstance(row, Mapping):
                 raise LuthierError(
                     "the row is not an object with columns", where=str(source), fix='write rows as {"column": "text"}'
                 )
-            row = self._columns(row, source)
+            bare = _bare_names(row, source)
+            if bare is not row:
+                ledger.note(f"{part.name}: column names are read without the white space around them", source)
+            row = self._columns(bare, source)
             if shape is None:
                 name, shape = self._recognise(row, source)
             if count == 0:
@@ -108,28 +123,63 @@ class Feed:
 
     @cached_property
     def _zero_means_wrong(self) -> bool:
-        """Of judged steps; read ahead, so that no row is scored before it is known."""
-        return zero_means_wrong(self._ahead())
+        """Of judged steps; read ahead, so that no row is scored before it is known. A stream may have no end."""
+        return zero_means_wrong(itertools.islice(self._ahead(), LOOKED_AT if self.entry.streaming else None))
 
-    def _ahead(self) -> Iterator[Mapping[str, Any]]:
-        """The rows before they are read."""
+    def _ahead(self, *, mapped: bool = True) -> Iterator[Mapping[str, Any]]:
+        """The rows before they are read, up to the first that cannot be: it is told of when reading comes to it."""
         numbered = ((Source(part.name, number), row) for part in self.parts for number, row in part.rows())
-        return (self._columns(row, source) for source, row in numbered if isinstance(row, Mapping))
+        try:
+            for source, row in numbered:
+                if isinstance(row, Mapping):
+                    bare = _bare_names(row, source)
+                    yield self._columns(bare, source) if mapped else bare
+        except LuthierError:
+            return
 
     def _columns(self, row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
-        mapping = self.entry.columns
+        mapping = {ours: theirs if theirs in row else theirs.strip() for ours, theirs in self.entry.columns.items()}
         if not mapping:
             return row
-        absent = [theirs for theirs in mapping.values() if theirs not in row]
-        if absent and not self.only_mapped:
-            raise LuthierError(
-                f"`columns` names {absent[0]!r}, but the row has {', '.join(row)}",
-                where=str(source),
-                fix="see `columns:`",
-            )
+        if not self.only_mapped:
+            self._check_absent(row, mapping, source)
         renamed = {ours: row[theirs] for ours, theirs in mapping.items() if theirs in row}
         taken = set(mapping.values())
         return renamed if self.only_mapped else {**{k: v for k, v in row.items() if k not in taken}, **renamed}
+
+    def _check_absent(self, row: Mapping[str, Any], mapping: Mapping[str, str], source: Source) -> None:
+        """Raises LuthierError where the row lacks a mapped column that its shape needs, or one that no row has."""
+        absent = {ours: theirs for ours, theirs in mapping.items() if theirs not in row}
+        if not absent:
+            return
+        whole = frozenset({*(name for name in row if name not in mapping.values()), *mapping})
+        needed = [theirs for ours, theirs in absent.items() if not self._may_lack(whole, ours)]
+        never = [theirs for theirs in absent.values() if theirs in self._never]
+        if needed or never:
+            what = f"`columns` names {(needed or never)[0]!r}, but the row has {', '.join(row)}"
+            raise LuthierError(
+                what, where=str(source), fix="see `columns:`" if needed else "no row has it: mend `columns:`"
+            )
+
+    def _may_lack(self, columns: frozenset[str], name: str) -> bool:
+        """Have rows the same shape without this column? A prompt that is mapped is never taken from elsewhere."""
+        if name in PROMPTS:
+            return False
+        wanted = self.shape or (FORMATS.build(self.entry.format) if self.entry.format else None)
+        if wanted is not None:
+            return cast(Format, wanted).matches(columns - {name})
+        whole, less = recognise(columns), recognise(columns - {name})
+        return whole is not None and less is not None and whole[0] == less[0]
+
+    @cached_property
+    def _never(self) -> frozenset[str]:
+        """The mapped columns that no row has, of a stream none of the first; looked for when a row lacks one."""
+        never = set(self.entry.columns.values())
+        for row in itertools.islice(self._ahead(mapped=False), LOOKED_AT if self.entry.streaming else None):
+            never -= row.keys()
+            if not never:
+                break
+        return frozenset(never)
 
     def _recognise(self, row: Mapping[str, Any], source: Source) -> tuple[str, Format]:
         wanted = self.entry.format
@@ -176,6 +226,14 @@ class Feed:
         return replace(turn, media=tuple(paths))
 
 
+def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+    """The row, its columns named without white space around the names. Raises LuthierError where two are then one."""
+    if all(name == name.strip() for name in row):
+        return row
+    tables.once([name.strip() for name in row], str(source))
+    return {name.strip(): value for name, value in row.items()}
+
+
 def _whole_characters(example: Example) -> None:
     """Raises BadRow for half a surrogate pair, as a text cut within an emoji has: it is no Unicode text."""
     turns = [*example.prompt, *(turn for response in example.responses for turn in response.turns)]
@@ -197,7 +255,11 @@ def as_text(example: Example) -> Example:
     plain = all(len(response.turns) == 1 and not response.turns[0].calls for response in example.responses)
     if len(example.prompt) != 1 or not plain or example.tools:
         raise BadRow("a conversation cannot be read with `chat: false`: it has several turns")
-    responses = tuple(replace(r, turns=(Turn(RAW, r.turns[0].text, r.turns[0].weight),)) for r in example.responses)
+    gaps = example.meta.get("gaps") or [""] * len(example.responses)  # of texts that held their prompt
+    responses = tuple(
+        replace(r, turns=(Turn(RAW, between + r.turns[0].text, r.turns[0].weight),))
+        for r, between in zip(example.responses, gaps, strict=True)
+    )
     return replace(example, prompt=(Turn(RAW, example.prompt[0].text),), responses=responses)
 
 
@@ -212,13 +274,14 @@ def feed(entry: Entry) -> Feed:
 
         return llamafactory_feed(entry)
     assert entry.path is not None
-    return Feed(entry, entry.path, tuple(file_part(path) for path in files.find(entry.path)))
+    found = find(entry.path, entry.split)
+    return Feed(entry, entry.path, tuple(file_part(path) for path in found.paths), said=found.said)
 
 
-def file_part(path: Path, reader: Callable[[Path], Iterator[files.NumberedRow]] | None = None) -> Part:
+def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
-    return Part(str(path), partial(reader, path), partial(files.fingerprint, path))
+    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), partial(files.said_of, path))
 
 
 def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> Iterator[Example]:

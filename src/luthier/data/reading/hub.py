@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from luthier.data.reading.feeds import Feed, Part
-from luthier.data.reading.sources import NumberedRow
+from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import Format
@@ -32,7 +33,12 @@ def hub_feed(
         def load() -> Any:
             return load_dataset(entry.hub, entry.name, data_dir=folder, split=entry.split, streaming=entry.streaming)
 
-        yield from enumerate(_asked(load, name), 1)
+        found = iter(_asked(load, name))
+        for number in itertools.count(1):
+            row = _asked(lambda: next(found, None), name)
+            if row is None:
+                return
+            yield number, row
 
     def fingerprint() -> str:
         from datasets import load_dataset_builder
@@ -49,7 +55,7 @@ def _asked(ask: Callable[[], T], name: str) -> T:
     try:
         return ask()
     except Exception as error:  # datasets, huggingface_hub and the network each raise their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = str(error).strip().split("\n")[0] or type(error).__name__
         raise LuthierError(
             f"the hub data set cannot be loaded: {first}",
             where=name,

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from luthier.data.reading.feeds import Feed, file_part
+from luthier.data.reading.folders import find, missing
 from luthier.data.reading.formats import FORMATS
 from luthier.data.reading.hub import hub_feed
-from luthier.data.reading.sources import find, missing, read_text_lines, suffix
+from luthier.data.reading.json_files import DECODER, Twice
+from luthier.data.reading.sources import read_text_lines, suffix
+from luthier.data.reading.tables import twofold
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.registry import suggest
@@ -41,7 +44,9 @@ def llamafactory_feed(entry: Entry) -> Feed:
     if not listing.is_file():
         raise missing(listing)
     try:
-        known = json.loads(listing.read_text(encoding="utf-8"))
+        known = DECODER.decode(listing.read_text(encoding="utf-8"))
+    except Twice as twice:
+        raise twofold("keys of one object", str(twice), str(listing)) from None
     except json.JSONDecodeError as error:
         raise LuthierError(
             f"broken JSON: {error.msg}", where=f"{listing}:{error.lineno}", fix="mend the file there"
@@ -70,9 +75,9 @@ def _located(entry: Entry, info: Mapping[str, Any], folder: Path, shape: Format,
             )
     if "file_name" not in info:
         raise LuthierError("the entry names no file and no hub data set", where=where, fix="set `file_name`")
-    paths = find(str(folder / info["file_name"]))
-    parts = tuple(file_part(path, read_text_lines if suffix(path) == ".txt" else None) for path in paths)
-    return Feed(entry, str(entry.name), parts, shape, only_mapped=True, samples=samples, media=folder)
+    found = find(str(folder / info["file_name"]), str(info.get("split", entry.split)))
+    parts = tuple(file_part(path, read_text_lines if suffix(path) == ".txt" else None) for path in found.paths)
+    return Feed(entry, str(entry.name), parts, shape, only_mapped=True, samples=samples, media=folder, said=found.said)
 
 
 def _shape(info: Mapping[str, Any], where: str) -> tuple[dict[str, str], Format]:

@@ -12,7 +12,7 @@ from luthier.errors import LuthierError
 from luthier.registry import Registry
 from luthier.types import Format
 
-FORMATS = Registry(
+FORMATS: Registry = Registry(
     "format",
     {
         "stepwise": "luthier.data.reading.formats.preferences:Stepwise",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from luthier.data.reading.formats.beginnings import last_cut
 from luthier.data.reading.formats.plain import reply_turn
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import Tags, turn
@@ -45,12 +46,10 @@ def split_texts(chosen: str, rejected: str) -> Split:
     spoken = transcript(chosen), transcript(rejected)
     if spoken[0] and spoken[1]:
         return split_turns(spoken[0], spoken[1])
-    pairs = enumerate(zip(chosen, rejected, strict=False))
-    common = chosen[: next((i for i, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
-    cut = max((i + 1 for i, letter in enumerate(common) if letter.isspace()), default=0)  # never inside a word
-    if not common[:cut].strip():
+    cut = last_cut(chosen, rejected)
+    if not chosen[:cut].strip():
         raise BadRow("there is no prompt: 'chosen' and 'rejected' do not begin alike")
-    prompt = Turn("user", common[:cut].rstrip())
+    prompt = Turn("user", chosen[:cut].rstrip())
     return (prompt,), reply_turn(chosen[cut:], "chosen"), reply_turn(rejected[cut:], "rejected")
 
 
@@ -71,9 +70,9 @@ def agreed(given: tuple[Turn, ...], spoken: tuple[Turn, ...], column: str) -> tu
     where they contradict each other. White space is no difference.
     """
     (led, asked), (leading, said) = _parted(given), _parted(spoken)
-    ours, theirs = [_bare(turn) for turn in asked], [_bare(turn) for turn in said]
+    ours, theirs = [bare(turn) for turn in asked], [bare(turn) for turn in said]
     within = any(theirs[at : at + len(ours)] == ours for at in range(len(theirs) - len(ours) + 1))
-    instructed = not led or not leading or [_bare(turn) for turn in led] == [_bare(turn) for turn in leading]
+    instructed = not led or not leading or [bare(turn) for turn in led] == [bare(turn) for turn in leading]
     if not instructed or not (within or ours[-len(theirs) :] == theirs):
         raise BadRow(
             f"'chosen' and 'rejected' begin with another prompt than {column!r} holds", fix=other_column(column)
@@ -87,7 +86,8 @@ def _parted(spoken: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], tuple[Turn, ...
     return spoken[:first], spoken[first:]
 
 
-def _bare(turn: Turn) -> tuple[str, str, str]:
+def bare(turn: Turn) -> tuple[str, str, str]:
+    """What two turns are compared by: white space is no difference."""
     return turn.role, " ".join(turn.text.split()), repr(turn.calls)
 
 
@@ -109,6 +109,15 @@ def behind_prompt(prompt: str, chosen: Any, rejected: Any, column: str) -> tuple
     which = "only one of 'chosen' and 'rejected'" if better or worse else "neither 'chosen' nor 'rejected'"
     what = f"{which} begins with the prompt and goes on, as both do in most pairs of the source"
     raise BadRow(what, fix=other_column(column))
+
+
+def gap(text: Any, prompt: tuple[Turn, ...], said: Turn) -> str:
+    """The white space between prompt and response in a text that holds both; "" in any other."""
+    asked = prompt[-1].text if prompt else ""
+    if not isinstance(text, str) or not text.startswith(asked) or not text.endswith(said.text):
+        return ""
+    between = text[len(asked) : len(text) - len(said.text)]
+    return between if between.isspace() else ""
 
 
 def other_column(column: str) -> str:

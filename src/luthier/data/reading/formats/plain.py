@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from luthier.data.reading.formats.shape import BadRow, Row, Shape, column, filled, kind, optional_text, parsed, text
+from luthier.data.reading.formats.shape import (
+    BadRow,
+    Row,
+    Shape,
+    column,
+    filled,
+    kind,
+    known_answer,
+    not_text,
+    optional_text,
+    parsed,
+    text,
+)
 from luthier.data.reading.formats.turns import conversation, tools, turn, turns, with_system
 from luthier.types import RAW, Example, Response, Turn
 
@@ -44,7 +56,7 @@ def reply_turn(value: Any, name: str) -> Turn:
     if not isinstance(value, str):
         spoken = turn(value) if isinstance(value, dict) else None
         if spoken is None:
-            raise BadRow(f"{name!r} is {kind(value)}, not text")
+            raise not_text(value, name)
         if spoken.role != "assistant":
             raise BadRow(f"{name!r} is a message that is not the assistant's")
         return spoken
@@ -86,10 +98,10 @@ class PromptCompletion(Shape):
     def read(self, row: Row) -> Example:
         name = column(row, "completion", "response", "output", "answer")
         prompt, value = prompt_turns(row, "prompt", "question"), row.get(name)
-        answer = optional_text(row, "answer") if name != "answer" else ""
+        answer = known_answer(row) if name != "answer" else None
         if isinstance(value, list | tuple) and len(value) > 1:  # a completion with tool calls in between
-            return conversation({"answer": answer or None, "tools": row.get("tools")}, (*prompt, *turns(list(value))))
-        return Example(prompt, (Response((reply_turn(value, name),)),), answer or None, tools(row))
+            return conversation({"answer": answer, "tools": row.get("tools")}, (*prompt, *turns(list(value))))
+        return Example(prompt, (Response((reply_turn(value, name),)),), answer, tools(row))
 
 
 @dataclass(frozen=True)
@@ -115,4 +127,4 @@ class Task(Shape):
     gives: ClassVar = "a prompt to answer; nothing to train on yet"
 
     def read(self, row: Row) -> Example:
-        return Example(prompt_turns(row, "prompt"), (), optional_text(row, "answer") or None, tools(row))
+        return Example(prompt_turns(row, "prompt"), (), known_answer(row), tools(row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,9 @@ from luthier.data.reading.formats.pairs import (
     Split,
     agreed,
     asked_in_transcript,
+    bare,
     behind_prompt,
+    gap,
     messages,
     not_empty,
     reply,
@@ -23,8 +25,8 @@ from luthier.data.reading.formats.pairs import (
     transcript,
 )
 from luthier.data.reading.formats.plain import alpaca_prompt, prompt_turns
-from luthier.data.reading.formats.shape import BadRow, Row, Shape, column, kind, listed, number, truth
-from luthier.data.reading.formats.turns import conversation, tools, turns, with_system
+from luthier.data.reading.formats.shape import BadRow, Row, Shape, column, kind, listed, not_text, number, truth
+from luthier.data.reading.formats.turns import conversation, tools, turn, turns, with_system
 from luthier.types import Example, Response, Turn
 
 PROMPTS = ("prompt", "question", "instruction", "messages", "conversations")
@@ -33,7 +35,7 @@ CHATS = ("messages", "conversations")
 """Those that hold it as messages."""
 
 
-def _margin(row: Row) -> dict[str, float]:
+def _margin(row: Row) -> dict[str, Any]:
     """The `margin` column as the example's meta: by how much the better response is better."""
     if row.get("margin") is None:
         return {}
@@ -46,6 +48,28 @@ def _margin(row: Row) -> dict[str, float]:
 @dataclass(frozen=True)
 class Judged(Tagged):
     """A shape of judged responses, whose prompt may be text, a transcript, alpaca columns or messages."""
+
+    def without_reply(self, row: Row, said: Iterable[Any]) -> Row:
+        """The row, its messages without the last one where that is the answer of one of these responses: then they hold
+        the conversation with it, as in UltraFeedback, and not the prompt alone. Raises BadRow."""
+        for name in CHATS:
+            if not row.get(name):
+                continue
+            given = listed(row, name)
+            last = turn(given[-1], self.tags) if isinstance(given[-1], Mapping) else None
+            if last is None or last.role != "assistant":
+                continue
+            if any(answer is not None and bare(answer) == bare(last) for answer in map(self._answer, said)):
+                row = {**row, name: given[:-1] or None}
+        return row
+
+    def _answer(self, value: Any) -> Turn | None:
+        """What a response answers: itself, or the end of the conversation that it is. None where it is neither."""
+        if isinstance(value, str):
+            spoken = transcript(value)
+            return spoken[-1] if spoken and len(spoken) > 1 else Turn("assistant", value)
+        given = messages([value] if isinstance(value, Mapping) else value)
+        return turn(given[-1], self.tags) if given and isinstance(given[-1], Mapping) else None
 
     def prompt(self, row: Row) -> tuple[Turn, ...] | None:
         """The prompt's turns, None when no column holds one. Raises BadRow."""
@@ -84,13 +108,19 @@ class Preference(Judged):
     gives: ClassVar = "a prompt and two responses, the better one first"
 
     def read(self, row: Row) -> Example:
-        prompt, chosen, rejected = self._parts(row)
+        prompt, chosen, rejected = self._parts(self._asking(row))
         not_empty(chosen, "chosen")
         not_empty(rejected, "rejected")
         if chosen == rejected:
             raise BadRow("'chosen' and 'rejected' are the same")
         responses = (Response((chosen,), 1.0), Response((rejected,), 0.0))
-        return Example(prompt, responses, None, tools(row), meta=_margin(row))
+        gaps = tuple(gap(row.get(name), prompt, said) for name, said in (("chosen", chosen), ("rejected", rejected)))
+        meta = {**_margin(row), "gaps": gaps} if any(gaps) else _margin(row)
+        return Example(prompt, responses, None, tools(row), meta=meta)
+
+    def _asking(self, row: Row) -> Row:
+        """The row, its messages no longer than the prompt."""
+        return self.without_reply(row, (row.get("chosen"), row.get("rejected")))
 
     def _parts(self, row: Row) -> Split:
         better, worse = row.get("chosen"), row.get("rejected")
@@ -109,7 +139,7 @@ class Preference(Judged):
             raise BadRow("there is no prompt: 'chosen' and 'rejected' are responses alone, and no column holds it")
         if not isinstance(better, str) or not isinstance(worse, str):
             wrong = ("chosen", better) if not isinstance(better, str) else ("rejected", worse)
-            raise BadRow(f"{wrong[0]!r} is {kind(wrong[1])}, not text")
+            raise not_text(wrong[1], wrong[0])
         prompt, chosen, rejected = split_texts(better, worse)
         return with_system(row, prompt), chosen, rejected
 
@@ -137,6 +167,7 @@ class Preference(Judged):
     def repetition(self, row: Row) -> Literal["text", "turns"] | None:
         """Where the row's responses hold the prompt of a column again: as turns, or (one at least) as text. Raises
         BadRow."""
+        row = self._asking(row)
         if not any(row.get(name) for name in PROMPTS):
             return None
         if all(self._whole(row)):
@@ -172,7 +203,8 @@ class Ranked(Judged):
         return [("prompt", "responses", "scores"), ("prompt", "responses", "ranks")]
 
     def read(self, row: Row) -> Example:
-        given, prompt = listed(row, "responses"), self.prompt(row)
+        given = listed(row, "responses")
+        prompt = self.prompt(self.without_reply(row, given))
         if prompt is None:
             raise BadRow("there is no prompt")
         said = [reply(value, "responses", self.tags) for value in given]
@@ -185,10 +217,10 @@ class Ranked(Judged):
         if len(set(scores)) == 1:
             raise BadRow("all responses have the same score, so none is better than another")
         worth: dict[str, float] = {}
-        for turn, score in zip(said, scores, strict=True):
-            if worth.setdefault(repr(turn), score) != score:
+        for one, score in zip(said, scores, strict=True):
+            if worth.setdefault(repr(one), score) != score:
                 raise BadRow("two of the responses are the same, but have different scores")
-        responses = tuple(Response((turn,), score) for turn, score in zip(said, scores, strict=True))
+        responses = tuple(Response((one,), score) for one, score in zip(said, scores, strict=True))
         return Example(prompt, responses, None, tools(row))
 
     def _scores(self, row: Row) -> list[float]:

@@ -78,13 +78,28 @@ def column(row: Row, *names: str) -> str:
     return next((name for name in names if name in row), names[0])
 
 
+def not_text(value: Any, name: str) -> BadRow:
+    """The fault of a value that should be text. How a number is spelt that trains is not for us to choose."""
+    said = isinstance(value, bool | int | float)
+    return BadRow(f"{name!r} is {kind(value)}, not text", "write it as text, as it is to be said" if said else None)
+
+
 def text(row: Row, *names: str) -> str:
     """The text in the first of these columns that the row has. Raises BadRow when it is no text."""
     name = column(row, *names)
     value = row.get(name)
     if not isinstance(value, str):
-        raise BadRow(f"{name!r} is {kind(value)}, not text")
+        raise not_text(value, name)
     return value
+
+
+def known_answer(row: Row) -> str | None:
+    """The `answer` that responses are compared with; None when the row has none. It may be a number, for nothing is
+    trained on how it is spelt. Raises BadRow."""
+    value = row.get("answer")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(int(value)) if number(value, "answer").is_integer() else repr(value)
+    return optional_text(row, "answer") or None
 
 
 def filled(row: Row, *names: str) -> str:
