@@ -117,6 +117,7 @@ def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared)
     for store in (prepared.train, prepared.validation):
         if store is not None:
             data_check.context(store, models.max_context(second.module), "the reference")
+            data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, "the reference")
     return second
 
 
@@ -127,7 +128,7 @@ def _prepare(recipe: Recipe, template: Template) -> Prepared:
     """
     from luthier.data import prepare
 
-    prepared = prepare(recipe, template.tokenizer)
+    prepared = prepare(recipe, template.tokenizer, template.rows)
     console(stderr=True).print(prepared.ledger.table())
     if recipe.validate.share > 0 and prepared.validation is None:
         what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
@@ -147,6 +148,7 @@ def _objective(recipe: Recipe, prepared: Prepared) -> Any:
     judged = prepared.ledger.judged
     if recipe.objective.name == "kto" and judged is not None and (advice := judged.kto_weights()):
         say(f"for these labels KTO's authors advise to set {advice}")
+    data_check.turn_weights(prepared.ledger, objective, recipe.objective.name)
     room, virtual = models.expected_max_context(recipe.model, recipe.adapt)
     for store, trains in ((prepared.train, True), (prepared.validation, False)):
         if store is not None:
@@ -158,10 +160,11 @@ def _objective(recipe: Recipe, prepared: Prepared) -> Any:
 def _template(recipe: Recipe) -> Template:
     """The recipe's model's chat template; fetches the model, does not load its weights."""
     from luthier.data import Template
-    from luthier.models import fetch
+    from luthier.models import expected_embeddings, fetch
     from luthier.models.loading.load import load_tokenizer
 
-    return Template(load_tokenizer(fetch(recipe.model).folder, trust_remote_code=recipe.model.trust_remote_code))
+    tokenizer = load_tokenizer(fetch(recipe.model).folder, trust_remote_code=recipe.model.trust_remote_code)
+    return Template(tokenizer, expected_embeddings(recipe.model))
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
@@ -247,7 +250,7 @@ def chat(
     """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
     from luthier import serve
     from luthier.data import Template
-    from luthier.models import load, open_run
+    from luthier.models import embeddings, load, open_run
     from luthier.types import Sampling
 
     run = model if isinstance(model, Run) else Run(Path(model))
@@ -257,13 +260,15 @@ def chat(
     else:
         policy = load(Model(name=str(model)), train=False)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    template = Template(policy.tokenizer)
+    template = Template(policy.tokenizer, embeddings(policy.module))
     if not template.exists:
         raise LuthierError(
             "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
             where=str(model if not isinstance(model, Run) else model.folder),
             fix="take an instruct model, or put a chat_template.jinja into the model's folder",
         )
+    if template.remark:
+        say(template.remark)
     serve.chat(policy, template, console(), system=system or None, sampling=sampling, both=both)
 
 
@@ -339,10 +344,15 @@ def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
 
 def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
     from luthier import models
+    from luthier.data import Template
     from luthier.workflow import export_check
 
     exporter = REGISTRIES["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
+    template = Template(policy.tokenizer)
+    if template.completed is not None:  # whoever loads the export is to ask as the rows did
+        say(f"{template.remark}; the exported template has it")
+        policy.tokenizer.chat_template = template.completed
     found = None
 
     def write(target: Path) -> None:

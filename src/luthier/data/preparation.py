@@ -27,7 +27,7 @@ from luthier.types import Example, Source, TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 5
+LAYOUT = 6
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 
@@ -46,13 +46,14 @@ class Prepared:
             _refuse_lost(ledger, max_lost)
 
 
-def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> Prepared:
     """Tokens of the recipe's data, from the cache where they are there already.
 
-    Raises LuthierError for data that cannot be read, rows longer than train.max_tokens where long_rows is error,
-    nothing to train on, and a share of lost rows above train.max_lost.
+    `rows`: how many tokens the model has embeddings for. Raises LuthierError for data that cannot be read, tokens
+    without an embedding, rows longer than train.max_tokens where long_rows is error, nothing to train on, and a share
+    of lost rows above train.max_lost.
     """
-    template = Template(tokenizer)
+    template = Template(tokenizer, rows)
     train = _stored([feed(entry) for entry in recipe.data], recipe, template)
     apart = _stored([feed(entry) for entry in recipe.validate.data], recipe, template) if recipe.validate.data else None
     ledger = train.ledger
@@ -124,7 +125,7 @@ class _Stored:
 def _stored(feeds: list[Feed], recipe: Recipe, template: Template) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
     rules = Rules.of(recipe)
-    key = [LAYOUT, __version__, template.digest, repr(rules), [one.key() for one in feeds]]
+    key = [LAYOUT, __version__, template.digest, template.rows, repr(rules), [one.key() for one in feeds]]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     folder = cache.root() / "tokens" / name
     if not (folder / "ledger.json").is_file():
@@ -138,6 +139,7 @@ def _stored(feeds: list[Feed], recipe: Recipe, template: Template) -> _Stored:
 def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path) -> Ledger:
     ledger, truncation = Ledger(), Truncation(rules)
     seen: set[int] = set()
+    ledger.remarks += [template.remark] if template.remark else []
     with Writer(folder / "store") as writer:
         for number, one in enumerate(feeds):
             for example, outcome in _encoded(one, ledger, template, rules.loss_on):
@@ -184,6 +186,10 @@ def _kept(
         ledger.drop(name, source, parts, None if parts == EQUAL else "raise train.max_tokens")
         return []
     ledger.keep(name)
+    ledger.shortened += outcome.shortened
+    weights = [tokens.weights_T for tokens in outcome.sequences] if outcome.judged else []
+    if any(((weights_T != 0) & (weights_T != 1)).any() for weights_T in weights):
+        ledger.weigh(source)
     return parts
 
 

@@ -83,6 +83,7 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
 
     `say` is told of rows that cannot be read.
     """
+    from luthier import models
     from luthier.data import Template
     from luthier.evaluate import compare
 
@@ -93,7 +94,8 @@ def score(run: Run, recipe: Recipe, tasks: Sequence[Task], say: Callable[[str], 
     systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
     engines = {name: _engine(model) for name, model in systems.items()}
     judges = _judges(systems, recipe) if rewards else {}
-    template = Template(systems["tuned"].policy.tokenizer)
+    policy = systems["tuned"].policy
+    template = Template(policy.tokenizer, models.embeddings(policy.module))
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}

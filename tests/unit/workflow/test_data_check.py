@@ -127,3 +127,13 @@ def test_the_longest_response_is_held_against_the_context_not_the_longest_row(st
         data_check.context(rows, 46)
     data_check.context(store([both]), 46)
     data_check.context(rows, None)
+
+
+def test_a_reference_without_an_embedding_for_a_token(store, tokenizer):
+    made = store([PAIR, {**PAIR, "prompt": "And ~?"}])
+    highest = max(int(ids.max()) for i in range(2) for ids in made[i].ids)
+    data_check.embeddings(made, highest + 1, tokenizer, "the reference")
+    with pytest.raises(
+        LuthierError, match=rf"(?s)0.jsonl:\d: the reference has embeddings for {highest} tokens .*resize"
+    ):
+        data_check.embeddings(made, highest, tokenizer, "the reference")
