@@ -32,7 +32,9 @@ class Turn:
     calls: tuple[Mapping[str, Any], ...] = ()
     """Tool calls the assistant makes in this turn, in OpenAI's shape: {"type": "function", "function": {...}}."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further message keys handed to the chat template as they are: name, tool_call_id, reasoning_content."""
+    """Further message keys handed to the chat template: name, tool_call_id, reasoning_content."""
+    unread: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Keys of the message that nothing reads; the ledger names them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ def chat(
     """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
     from luthier import serve
     from luthier.data import Template
-    from luthier.models import load, open_run
+    from luthier.models import embeddings, load, open_run
     from luthier.types import Sampling
 
     run = model if isinstance(model, Run) else Run(Path(model))
@@ -187,13 +187,15 @@ def chat(
     else:
         policy = load(Model(name=str(model)), train=False)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    template = Template(policy.tokenizer)
+    template = Template(policy.tokenizer, embeddings(policy.module))
     if not template.exists:
         raise LuthierError(
             "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
             where=str(model if not isinstance(model, Run) else model.folder),
             fix="take an instruct model, or put a chat_template.jinja into the model's folder",
         )
+    if template.remark:
+        say(template.remark)
     serve.chat(policy, template, console(), system=system or None, sampling=sampling, both=both)
 
 
@@ -272,10 +274,15 @@ def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
 
 def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
     from luthier import models
+    from luthier.data import Template
     from luthier.workflow import export_check
 
     exporter = REGISTRIES["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
+    template = Template(policy.tokenizer)
+    if template.completed is not None:  # whoever loads the export is to ask as the rows did
+        say(f"{template.remark}; the exported template has it")
+        policy.tokenizer.chat_template = template.completed
     found = None
 
     def write(target: Path) -> None:

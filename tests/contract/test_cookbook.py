@@ -19,6 +19,7 @@ from tiny import Prepared, Store
 from tiny_tokenizers import CHATML, letters
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from luthier.data import Template
 from luthier.models import load
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Model, Plugin, Recipe, Source, Train, resolve
@@ -92,7 +93,7 @@ def test_the_data_room_tokenises_and_masks_as_the_cookbook_does(folder: Path, tm
         Recipe(model=Model(name=str(folder)), data=(Source(path=str(data)),), output="x"), REGISTRIES
     ).recipe
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    prepared = prepare(recipe, tokenizer)
+    prepared = prepare(recipe, Template(tokenizer))
     assert len(prepared.train) == len(ROWS)
     for index, messages in enumerate(ROWS):
         encoded = prepared.train[index]

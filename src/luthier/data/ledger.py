@@ -77,6 +77,16 @@ class Ledger:
     lengths: dict[str, int] = field(default_factory=dict)
     """Percentiles of the examples' lengths in tokens; p100 is the longest."""
     mean_length: float = 0.0
+    shortened: int = 0
+    """Texts of earlier turns of which the chat template renders, and its markers mark, only a part."""
+    weighed: int = 0
+    """Kept rows whose judged responses hold a turn with another weight than 0 and 1."""
+    weighed_first: str = ""
+    """The first of them."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Keys of messages that nothing reads, and how many messages have them."""
+    remarks: list[str] = field(default_factory=list)
+    """What is to be said of the chat template."""
     joints: dict[str, int] = field(default_factory=dict)
     """What divides the judged steps of the kept rows, and how often."""
     judged: PreferenceStatistics | None = None
@@ -122,6 +132,15 @@ class Ledger:
     def keep(self, name: str) -> None:
         """One more row of this source is of use."""
         self.sources[name].kept += 1
+
+    def weigh(self, source: Source) -> None:
+        """One more row has judged responses with turns that count more or less than others."""
+        self.weighed, self.weighed_first = self.weighed + 1, self.weighed_first or str(source)
+
+    def overlook(self, keys: Iterable[str]) -> None:
+        """One more message has these keys, which nothing reads."""
+        for key in keys:
+            self.unread[key] = self.unread.get(key, 0) + 1
 
     def divide(self, joints: Iterable[str]) -> None:
         """This stands between the judged steps of a kept row."""
@@ -182,6 +201,10 @@ class Ledger:
                 reason: {"count": entry.count, "rows": entry.rows, "fix": entry.fix}
                 for reason, entry in self.main_reasons()
             },
+            "shortened": self.shortened,
+            "weighed": [self.weighed, self.weighed_first],
+            "unread_keys": self.unread,
+            "remarks": self.remarks,
             "step_joints": self.joints,
             "judged": self.judged.to_json() if self.judged else None,
             "validation": self.validation.to_json() if self.validation else None,
@@ -212,6 +235,11 @@ class Ledger:
             scored=content["tokens"]["scored"],
             lengths=length,
             mean_length=mean,
+            shortened=content["shortened"],
+            weighed=content["weighed"][0],
+            weighed_first=content["weighed"][1],
+            unread=dict(content["unread_keys"]),
+            remarks=list(content["remarks"]),
             joints=dict(content["step_joints"]),
             judged=PreferenceStatistics.from_json(content["judged"]) if content["judged"] else None,
             validation=cls.from_json(content["validation"]) if content["validation"] else None,
@@ -269,6 +297,12 @@ class Ledger:
             lines.append(Text("rows " + ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count)))
         for what, entry in self.notes.items():
             lines.append(Text(what + (f" ({entry.count:,}×, first {entry.rows[0]})" if entry.rows else "")))
+        if self.shortened:
+            lines.append(Text(f"texts of earlier turns shortened by the chat template: {self.shortened:,}"))
+        if self.unread:
+            named = ", ".join(f"{key!r} ({count:,})" for key, count in self.unread.items())
+            lines.append(Text(f"keys of messages that nothing reads: {named}", "yellow"))
+        lines += [Text(remark, "yellow") for remark in self.remarks]
         if self.steps_lost:
             lines.append(Text(f"judged steps cut off: {self.steps_lost:,}"))
         for reason, entry in self.main_reasons():

@@ -25,9 +25,9 @@ from luthier.recipe import Recipe
 from luthier.types import Example, Needs, Source, TokenStore
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
-LAYOUT = 7
+LAYOUT = 8
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 PLAIN = Needs()
@@ -48,13 +48,12 @@ class Prepared:
             _refuse_lost(ledger, max_lost)
 
 
-def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, needs: Needs = PLAIN) -> Prepared:
+def prepare(recipe: Recipe, template: Template, needs: Needs = PLAIN) -> Prepared:
     """Tokens of the recipe's data, from the cache where they are there already. `needs`: the objective's.
 
-    Raises LuthierError for data that cannot be read, rows longer than train.max_tokens where long_rows is error,
-    nothing to train on, and a share of lost rows above train.max_lost.
+    Raises LuthierError for data that cannot be read, tokens without an embedding, rows longer than train.max_tokens
+    where long_rows is error, nothing to train on, and a share of lost rows above train.max_lost.
     """
-    template = Template(tokenizer)
     rules, share = Rules.of(recipe, needs), 0.0 if recipe.validate.data else recipe.validate.share
     train = _stored([feed(entry) for entry in recipe.data], rules, template, _Enough.of(recipe, share))
     apart = _stored([feed(entry) for entry in recipe.validate.data], rules, template) if recipe.validate.data else None
@@ -145,7 +144,7 @@ class _Enough:
 
 def _stored(feeds: list[Feed], rules: Rules, template: Template, enough: _Enough | None = None) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
-    key = [LAYOUT, __version__, template.digest, repr(rules), repr(enough), [one.key() for one in feeds]]
+    key = [LAYOUT, __version__, template.digest, template.rows, repr(rules), repr(enough), [one.key() for one in feeds]]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     folder = cache.root() / "tokens" / name
     if not (folder / "ledger.json").is_file():
@@ -159,6 +158,7 @@ def _stored(feeds: list[Feed], rules: Rules, template: Template, enough: _Enough
 def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path, enough: _Enough | None) -> Ledger:
     ledger, truncation = Ledger(), Truncation(rules)
     seen: set[int] = set()
+    ledger.remarks += [template.remark] if template.remark else []
     with Writer(folder / "store") as writer:
         for number, one in enumerate(feeds):
             wanted = _Wanted(enough.examples if enough and one.entry.streaming else None)
@@ -230,6 +230,10 @@ def _kept(
         ledger.drop(name, source, parts, None if parts == EQUAL else "raise train.max_tokens")
         return []
     ledger.keep(name)
+    ledger.shortened += outcome.shortened
+    weights = [tokens.weights_T for tokens in outcome.sequences] if outcome.judged else []
+    if any(((weights_T != 0) & (weights_T != 1)).any() for weights_T in weights):
+        ledger.weigh(source)
     return parts
 
 

@@ -96,23 +96,22 @@ class Questions:
     by: Metric | None
 
     def check_lengths(self, metrics: Mapping[str, Metric], context: int | None) -> None:
-        """Raise LuthierError for a row that a model of this context (None: not known) could not read, or not answer."""
-        if context is None:
-            return
-        every = metrics.values()
+        """Raise LuthierError for a row that a model of this context (None: not known) could not read, or not answer:
+        it is too long, or has tokens without an embedding."""
+        room, every = math.inf if context is None else context, metrics.values()
         if any(judges_words(metric) for metric in every):
             for row, prompt in zip(self.rows, self._prompts, strict=True):
-                if len(prompt) >= context:
+                if len(prompt) >= room:
                     raise self._too_long(row, f"the prompt has {len(prompt):,} tokens", context)
         read = [self._references[1:]] if any(metric.needs_likelihood for metric in every) else []
         read += [self._own_responses] if any(metric.needs_rewards for metric in every) else []
         for known, encoded in read:
             for index, row_tokens in zip(known, encoded, strict=True):
                 tokens = max(len(ids) for ids in row_tokens.ids)
-                if tokens > context:
+                if tokens > room:
                     raise self._too_long(self.rows[index], f"prompt and response have {tokens:,} tokens", context)
 
-    def _too_long(self, row: Example, what: str, context: int) -> LuthierError:
+    def _too_long(self, row: Example, what: str, context: int | None) -> LuthierError:
         return LuthierError(
             f"{what}, the model's context is {context:,}",
             where=str(row.source) if row.source else self.task.name,
@@ -142,7 +141,15 @@ class Questions:
 
     @cached_property
     def _prompts(self) -> list[list[int]]:
-        return [self.template.prompt_ids(row.prompt, row.tools) for row in self.rows]
+        return [self._prompt(row) for row in self.rows]
+
+    def _prompt(self, row: Example) -> list[int]:
+        """What the model is asked with. Raises LuthierError, with the row's name, where it cannot be."""
+        try:
+            return self.template.prompt_ids(row.prompt, row.tools)
+        except LuthierError as error:
+            where = str(row.source) if row.source else self.task.name
+            raise LuthierError(error.what, where=where, fix=error.fix) from error
 
     @cached_property
     def _references(self) -> tuple[list[Response], list[int], list[Encoded]]:

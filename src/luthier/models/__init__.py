@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.models.adapters import ADAPTERS
-    from luthier.models.context import expected_max_context, max_context
+    from luthier.models.context import embeddings, expected_embeddings, expected_max_context, max_context
     from luthier.models.export import EXPORTERS
     from luthier.models.loading.fetching import Fetched, fetch
     from luthier.models.loading.known import Known, catalogue
@@ -24,6 +24,8 @@ __all__ = [
     "Known",
     "Policy",
     "catalogue",
+    "embeddings",
+    "expected_embeddings",
     "expected_max_context",
     "fetch",
     "load",
@@ -43,6 +45,8 @@ _HOMES = {
     "Policy": "policy",
     "QUANTIZERS": "quantizers",
     "catalogue": "loading.known",
+    "embeddings": "context",
+    "expected_embeddings": "context",
     "expected_max_context": "context",
     "fetch": "loading.fetching",
     "load": "loading.load",

@@ -1,4 +1,5 @@
-"""How long a sequence a model can read: what its configuration says, less the virtual tokens before each row."""
+"""What a model can read: how long a sequence (what its configuration says, less the virtual tokens before each row),
+and how many tokens it has embeddings for."""
 
 from __future__ import annotations
 
@@ -36,11 +37,25 @@ def max_context(module: Any) -> int | None:
 def expected_max_context(model: Model, adapt: Sequence[Plugin]) -> tuple[int | None, int]:
     """`max_context` of the model that a recipe asks for, before its weights are loaded (it is fetched); and the virtual
     tokens that take of it."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(
-        fetch(model).folder, trust_remote_code=model.trust_remote_code, local_files_only=True
-    )
-    length = context_length(config)
+    length = context_length(_config(model))
     before = sum(adapter.virtual_tokens for adapter in adapters.build(adapt))
     return None if length is None else length - before, before
+
+
+def embeddings(module: Any) -> int:
+    """How many tokens a loaded model has embeddings for."""
+    return int(module.get_input_embeddings().weight.shape[0])
+
+
+def expected_embeddings(model: Model) -> int | None:
+    """`embeddings` of the model that a recipe asks for, before its weights are loaded; None if it does not say."""
+    rows = getattr(_config(model).get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) and rows > 0 else None
+
+
+def _config(model: Model) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        fetch(model).folder, trust_remote_code=model.trust_remote_code, local_files_only=True
+    )

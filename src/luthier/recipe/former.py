@@ -26,7 +26,7 @@ def current(node: Node, told: list[str], key: Key = ()) -> Node:
         return node
     found: dict[str, Node] = {}
     for name, child in node.value.items():
-        now = FORMER.get((*key, name), name)
+        now = FORMER.get((*key, name)) or name
         if now != name:
             if now in node.value:
                 raise LuthierError(

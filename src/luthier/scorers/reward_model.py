@@ -202,12 +202,11 @@ def _opened(folder: str, stamp: tuple[int, ...], batch: int) -> _Opened:
     """The reward model, loaded once however many tasks ask it."""
     from luthier.data import Template
     from luthier.forward.values import Reader
-    from luthier.models import open_run
+    from luthier.models import embeddings, open_run
 
     policy = open_run(Run.open(folder))
     if policy.head is None:  # `check` has looked
         raise LuthierError("the run has no scalar head", where=folder, fix="name a run of a reward objective")
     context = getattr(policy.module.config.get_text_config(), "max_position_embeddings", None)
-    return _Opened(
-        Template(policy.tokenizer), Reader(policy.module, policy.head, rows=batch), policy.head.card, context
-    )
+    template = Template(policy.tokenizer, embeddings(policy.module))
+    return _Opened(template, Reader(policy.module, policy.head, rows=batch), policy.head.card, context)

@@ -121,7 +121,7 @@ class Chat:
         turns = [*self.turns, Turn("user", line)]
         prompt = self._template.prompt_ids(turns)
         answer = self._show_both(prompt) if self._both else self._show_one(prompt)
-        self.turns = [*turns, Turn("assistant", answer)]
+        self.turns = [*turns, self._template.answered(turns, answer)]
 
     def _show_one(self, prompt: list[int]) -> str:
         said = ""

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.ledger import Ledger
 from luthier.data.statistics import GOOD
 from luthier.errors import LuthierError
-from luthier.types import Needs, TokenStore
+from luthier.types import TOKEN, Needs, TokenStore
 
 PAIRS = "`chosen` and `rejected`, or `responses` and `scores`"
 
@@ -148,6 +149,37 @@ def context(store: TokenStore, room: int | None, model: str = "the model") -> No
             if room > 0
             else "take fewer virtual tokens",
         )
+
+
+def turn_weights(ledger: Ledger, objective: Any, name: str) -> None:
+    """Raises LuthierError where turns of judged responses are weighed and the objective would not look at that: all
+    but those of single tokens compare or label a response as a whole."""
+    whole = [term.needs.unit for _, term in objective.terms() if term.needs.unit != TOKEN]
+    for one in filter(None, (ledger, ledger.validation)):
+        if one.weighed and whole:
+            raise LuthierError(
+                f"{one.weighed:,} {'row gives' if one.weighed == 1 else 'rows give'} a turn of a judged response a "
+                f"weight other than 0 and 1, and the objective {name!r} takes responses whole: it would count them "
+                "like all others",
+                where=one.weighed_first,
+                fix="take the weights out (0 still turns a turn off); to make pairs count more or less, give a source "
+                "another `weight`",
+            )
+
+
+def embeddings(store: TokenStore, rows: int, tokenizer: Any, model: str) -> None:
+    """Raises LuthierError where a row holds a token that a model with so many embeddings has none for."""
+    if rows >= len(tokenizer):
+        return
+    for index in range(len(store)):
+        largest = max(int(ids.max(initial=0)) for ids in store[index].ids)
+        if largest >= rows:
+            raise LuthierError(
+                f"{model} has embeddings for {rows:,} tokens and none for {tokenizer.convert_ids_to_tokens(largest)!r} "
+                f"({largest})",
+                where=str(store.source(index)),
+                fix="give it a row for each token (in transformers, resize_token_embeddings), or take another one",
+            )
 
 
 def vocabulary(policy: Any, reference: Any, name: str) -> None:

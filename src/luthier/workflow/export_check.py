@@ -138,7 +138,8 @@ def compare(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Sequence[Exa
         for a, b in zip(before.ids, after.ids, strict=True):
             _same(a.tolist(), b.tolist(), row, folder, tokenizer)
         if row.prompt and row.prompt[0].role != RAW and row.prompt[-1].role != "assistant":
-            _same(ours.prompt_ids(row.prompt, row.tools), _plain_prompt(fresh, row), row, folder, tokenizer)
+            plain = _plain_prompt(fresh, theirs.messages(row.prompt), row)
+            _same(ours.prompt_ids(row.prompt, row.tools), plain, row, folder, tokenizer)
         compared += 1
     if not compared:
         raise LuthierError(
@@ -149,11 +150,9 @@ def compare(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Sequence[Exa
     return compared
 
 
-def _plain_prompt(tokenizer: Any, row: Example) -> list[int]:
-    from luthier.data.encode.rendering import message
-
+def _plain_prompt(tokenizer: Any, messages: list[dict[str, Any]], row: Example) -> list[int]:
     rendered = tokenizer.apply_chat_template(
-        [message(turn) for turn in row.prompt],
+        messages,
         tools=[dict(tool) for tool in row.tools] or None,
         add_generation_prompt=True,
         tokenize=True,

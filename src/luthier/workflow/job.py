@@ -30,11 +30,12 @@ class Job:
     def template(self) -> Template:
         """The recipe's model's chat template; fetches the model, does not load its weights."""
         from luthier.data import Template
-        from luthier.models import fetch
+        from luthier.models import expected_embeddings, fetch
         from luthier.models.loading.load import load_tokenizer
 
         model = self.recipe.model
-        return Template(load_tokenizer(fetch(model).folder, trust_remote_code=model.trust_remote_code))
+        tokenizer = load_tokenizer(fetch(model).folder, trust_remote_code=model.trust_remote_code)
+        return Template(tokenizer, expected_embeddings(model))
 
     @cached_property
     def objective(self) -> Any:
@@ -50,7 +51,7 @@ class Job:
         from luthier.data import prepare
 
         recipe = self.recipe
-        prepared = prepare(recipe, self.template.tokenizer, self.objective.needs)
+        prepared = prepare(recipe, self.template, self.objective.needs)
         console(stderr=True).print(prepared.ledger.table())
         if recipe.validate.share > 0 and prepared.validation is None:
             what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
@@ -72,6 +73,7 @@ class Job:
         recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.judged
         if statistics is not None and (advice := self.objective.advice(statistics.good, statistics.bad)):
             say(advice)
+        data_check.turn_weights(self.prepared.ledger, self.objective, recipe.objective.name)
         longest, virtual = models.expected_max_context(recipe.model, recipe.adapt)
         who = f"beside {virtual} virtual tokens the model" if virtual else "the model"
         for store, trains in ((self.prepared.train, True), (self.prepared.validation, False)):
@@ -109,4 +111,5 @@ class Job:
         for store in (self.prepared.train, self.prepared.validation):
             if store is not None:
                 data_check.context(store, models.max_context(second.module), "the reference")
+                data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, "the reference")
         return second

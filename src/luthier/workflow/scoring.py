@@ -83,6 +83,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
 
     `say` is told of rows that cannot be read.
     """
+    from luthier import models
     from luthier.data import Template
     from luthier.evaluate import compare
 
@@ -94,7 +95,8 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
     engines = {name: _engine(model) for name, model in systems.items()}
     judges = _judges(systems, job) if rewards else {}
-    template = Template(systems["tuned"].policy.tokenizer)
+    policy = systems["tuned"].policy
+    template = Template(policy.tokenizer, models.embeddings(policy.module))
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}

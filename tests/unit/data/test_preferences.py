@@ -37,7 +37,7 @@ def prepared(tmp_path: Path, rows: list[dict[str, Any]], template: str = ct.CHAT
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe: Recipe = TypeAdapter(Recipe).validate_python({"model": "m", "data": str(path), "output": "o", **more})
-    return prepare(recipe, ct.tokenizer(template))
+    return prepare(recipe, Template(ct.tokenizer(template)))
 
 
 PAIR = {"prompt": "What is 2+2?", "chosen": "It is 4.", "rejected": "It is 5, I think."}

@@ -47,7 +47,7 @@ def recipe(data: Any, **more: Any) -> Recipe:
 
 def prepared(data: Any, template: str | None = ct.CHATML, **more: Any) -> Prepared:
     made = recipe(data, **more)
-    return prepare(made, ct.tokenizer(template), OBJECTIVES.build(made.objective.name).needs)
+    return prepare(made, Template(ct.tokenizer(template)), OBJECTIVES.build(made.objective.name).needs)
 
 
 def printed(what: RenderableType, **style: Any) -> str:
@@ -280,7 +280,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path, cache_root: Path) -> None:
 def test_show_colours_what_trains(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows(3))
     tokenizer = ct.tokenizer()
-    given = prepare(recipe(path), tokenizer)
+    given = prepare(recipe(path), Template(tokenizer))
     text = printed(show(given.train, Template(tokenizer), 2), force_terminal=True, color_system="standard")
     assert "\x1b[1;32mIt is 0.<|im_end|>\x1b[0m" in text
     assert "\x1b[2mWhat is 0?<|im_end|>" in text

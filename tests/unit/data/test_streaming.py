@@ -10,7 +10,7 @@ import chat_templates as ct
 import pytest
 from pydantic import TypeAdapter
 
-from luthier.data import Prepared, prepare
+from luthier.data import Prepared, Template, prepare
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 
@@ -29,7 +29,7 @@ def prepared(data: Any, steps: int = 1, batch: int = 2, **more: Any) -> Prepared
         **more,
     }
     recipe: Recipe = TypeAdapter(Recipe).validate_python(given)
-    return prepare(recipe, ct.tokenizer(ct.CHATML))
+    return prepare(recipe, Template(ct.tokenizer(ct.CHATML)))
 
 
 def sft(i: int) -> dict[str, Any]:

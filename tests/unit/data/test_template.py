@@ -251,7 +251,7 @@ def test_a_conversation_may_begin_with_the_assistant() -> None:
 
 def test_a_template_that_asks_otherwise_than_it_renders_is_an_error() -> None:
     with pytest.raises(LuthierError, match=r"(?s)does not render an answer as it asks.*generation %\} markers"):
-        Template(ct.tokenizer(ct.R1, **END)).encode(chat(Q1, A1))
+        Template(ct.tokenizer(ct.R1.replace("<think>", "<answer>"), **END)).encode(chat(Q1, A1))
 
 
 def test_a_template_without_end_token_is_an_error() -> None:

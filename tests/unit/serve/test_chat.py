@@ -83,6 +83,21 @@ def test_the_answers_are_the_models_and_stand_in_the_history(policy: Policy) -> 
     assert conversation.turns == []
 
 
+def test_a_thinking_block_that_the_prompt_opened_stands_in_the_history(policy: Policy) -> None:
+    console, out = screen()
+    template = Template(policy.tokenizer)
+    opened = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    policy.tokenizer.chat_template, before = opened, policy.tokenizer.chat_template
+    try:
+        conversation = Chat(policy, template, console, sampling=SAMPLING)
+        conversation.hear("hello")
+        said = answer(policy, Turn("user", "hello"))
+        assert said and out.getvalue() == said + "\n"
+        assert conversation.turns == [Turn("user", "hello"), Turn("assistant", "<think>\n" + said)]
+    finally:
+        policy.tokenizer.chat_template = before
+
+
 def test_base_switches_the_adapter_off_and_on(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     base, tuned = (answer(policy, Turn("user", "hi"), tuned=tuned) for tuned in (False, True))
     assert base != tuned

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from tiny_tokenizers import letters
 from transformers import AutoTokenizer
 
-from luthier.data import prepare
+from luthier.data import Template, prepare
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.types import PAIR, ROW, STEP, Needs, TokenStore
@@ -38,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> An
             paths.append(str(tmp_path / f"{number}.jsonl"))
             Path(paths[-1]).write_text("".join(json.dumps(row) + "\n" for row in rows))
         recipe: Recipe = TypeAdapter(Recipe).validate_python({"model": "m", "data": paths, "output": "o"})
-        return prepare(recipe, tokenizer).train
+        return prepare(recipe, Template(tokenizer)).train
 
     return made
 
@@ -128,3 +128,13 @@ def test_the_longest_response_is_held_against_the_context_not_the_longest_row(st
         data_check.context(rows, 46)
     data_check.context(store([both]), 46)
     data_check.context(rows, None)
+
+
+def test_a_reference_without_an_embedding_for_a_token(store, tokenizer):
+    made = store([PAIR, {**PAIR, "prompt": "And ~?"}])
+    highest = max(int(ids.max()) for i in range(2) for ids in made[i].ids)
+    data_check.embeddings(made, highest + 1, tokenizer, "the reference")
+    with pytest.raises(
+        LuthierError, match=rf"(?s)0.jsonl:\d: the reference has embeddings for {highest} tokens .*resize"
+    ):
+        data_check.embeddings(made, highest, tokenizer, "the reference")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Offsets = Sequence[tuple[int, int]]
+LEADS = ("\n", ".", "a")
+"""Texts to tokenise a piece behind, so that it is not taken for the beginning of a text."""
 PROMPTS = 4096
 """Ends of prompts whose tokens are remembered (most templates have one or two)."""
 
@@ -182,25 +184,53 @@ class Tokeniser:
         """
         edges = {edge for span in layout.spans for edge in (span.start, span.end)}
         cuts = sorted({0, len(layout.text), *edges, *layout.steps})
-        ids: list[int] = []
-        behind = {0: 0}
-        for cut, piece in zip(cuts[1:], self._ids([layout.text[a:b] for a, b in pairwise(cuts)]), strict=True):
-            ids += piece
-            behind[cut] = len(ids)
-        if self._text(ids) != self._text(whole):
-            raise RowFault(
-                "a token straddles the edge of what the assistant says",
-                fix="begin and end the assistant's texts without white space",
-            )
+        texts, wanted = [layout.text[a:b] for a, b in pairwise(cuts)], self._text(whole)
+        pieces = self._ids(texts)
+        if self._text(list(chain(*pieces))) != wanted:
+            pieces = self._continued(texts, pieces)
+            if self._text(list(chain(*pieces))) != wanted:
+                raise RowFault("a token straddles the edge of what the assistant says", fix=_edge_advice(layout))
+        ids = list(chain(*pieces))
+        behind = dict(zip(cuts, accumulate(map(len, pieces), initial=0), strict=True))
         return (
             ids,
             [(behind[span.start], behind[span.end]) for span in layout.spans],
             [behind[end] - 1 for end in layout.steps],
         )
 
+    def _continued(self, texts: list[str], pieces: list[list[int]]) -> list[list[int]]:
+        """The pieces as a text goes on with them: SentencePiece's kind begins every text with a space of its own,
+        which a model that continues a prompt does not say."""
+        made = pieces[:1]
+        for text, before, plain in zip(texts[1:], pieces, pieces[1:], strict=False):
+            added = self.tokenizer.convert_ids_to_tokens(before[-1:]) if before and before[-1] in self._added else None
+            found = self._behind(tuple(added) if added else LEADS, text)
+            made.append(plain if found is None else found)
+        return made
+
+    def _behind(self, leads: Sequence[str], text: str) -> list[int] | None:
+        """Ids of a text that follows another one; None where it merges with whatever stands before it."""
+        for lead, whole in zip(self._ids([*leads]), self._ids([lead + text for lead in leads]), strict=True):
+            if whole[: len(lead)] == lead:
+                return whole[len(lead) :]
+        return None
+
     def _text(self, ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text if isinstance(text, str) else "".join(text)
+
+
+def _edge_advice(layout: Layout) -> str:
+    """What to do about a text whose tokens differ in pieces: it names the side that has white space at the edge."""
+    text = layout.text
+    if any(text[span.start : span.start + 1].isspace() or text[: span.end][-1:].isspace() for span in layout.spans):
+        said = "the completions" if layout.raw else "the assistant's texts"
+        return f"begin and end {said} without white space"
+    if any(text[: span.start][-1:].isspace() for span in layout.spans):
+        if layout.raw:
+            return "end the prompts without white space"
+        return "let the generation prompt of the model's chat template end without white space"
+    return "this tokenizer cannot tell a text's parts apart: take a model with another one"
 
 
 def _step_places(layout: Layout, offsets: Offsets | None) -> list[int] | None:

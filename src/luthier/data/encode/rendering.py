@@ -4,19 +4,24 @@ For the assistant turn k of messages m, the open rendering is what the model is 
 generation prompt), the closed one is m[:k+1]. When the closed one begins with the open one, the rest is exactly what
 the model must say. An earlier turn lies in a later turn's rendering only if its own closed rendering does, up to its
 end token; a template that rewrites earlier turns (Qwen 3 takes their thinking out) gives each its own sequence, just
-as it is served. Where the template has {% generation %} markers, they say it instead.
+as it is served. A generation prompt that opens a thinking block which the answer's rendering lacks is gone on from
+(`thinking`), and a template without a generation prompt gets the one that its turns show (`asking`). Where the
+template has {% generation %} markers, they say it instead.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from luthier.data.encode.asking import lacking, with_prompt
+from luthier.data.encode.messages import REASONING, SENTINEL, Job, Message, Tools, Wording
+from luthier.data.encode.thinking import Opening, opening
 from luthier.errors import LuthierError
 from luthier.registry import suggest
 from luthier.types import Turn
@@ -24,12 +29,8 @@ from luthier.types import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
-Tools = tuple[Mapping[str, Any], ...]
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-SENTINEL = "Zq7sentinel7qZ"
-"""Stands in for a text, so that its place in a rendering can be found."""
 REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 """What a template raises for messages it does not take: its own refusals and its stumbles over missing keys."""
 
@@ -58,6 +59,8 @@ class Layout:
     """No chat template: the tokenizer's BOS before it, EOS after it."""
     steps: list[int] = field(default_factory=list)
     """Places behind the last character of each judged step, all inside the last span."""
+    shortened: int = 0
+    """Scored turns of which the template renders, and the mask marks, only a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +80,6 @@ class Conversation:
         object.__setattr__(self, "asked", wanted)
 
 
-Job = tuple[list[Message], Tools, bool]
-"""Messages, tools, and whether the generation prompt follows."""
-
-
-def message(turn: Turn) -> Message:
-    """A turn as the chat template takes it."""
-    made: Message = {"role": turn.role, "content": turn.text, **turn.extra}
-    if turn.calls:
-        made["tool_calls"] = list(turn.calls)
-    return made
-
-
 class Renderer:
     """The chat template of one tokenizer."""
 
@@ -100,11 +91,23 @@ class Renderer:
         added = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, added)) or "(?!)")
         self._roles: dict[str, bool] = {}
+        self._wording = Wording(self.source, self.render)
+        self.asks = ""
+        """What the template's own generation prompt lacks."""
+        self._fault: LuthierError | None = None
+        self._complete()
         self.after, self.end = self._closing() if self.exists else ("", "")
 
     def _source(self) -> str:
         template = self.tokenizer.chat_template
         return "\n".join(template.values()) if isinstance(template, dict) else template
+
+    def _complete(self) -> None:
+        """Find what the generation prompt lacks; a fault is kept until a conversation is to be rendered."""
+        try:
+            self.asks = lacking(self.render) if self.exists else ""
+        except LuthierError as error:
+            self._fault = LuthierError(error.what, where=self.tokenizer.name_or_path or None, fix=error.fix)
 
     def _closing(self) -> tuple[str, str]:
         """What follows the assistant's words at the end of a rendering, and its beginning up to the end token."""
@@ -121,6 +124,19 @@ class Renderer:
         """The special token that ends the assistant's turn; None when there is none."""
         found = self._added.findall(self.end)
         return found[-1] if found else None
+
+    def message(self, turn: Turn) -> Message:
+        """A turn as the chat template takes it."""
+        return self._wording.message(turn)
+
+    def asked(self, turns: Sequence[Turn], tools: Tools) -> str:
+        """What the model is given to answer these turns, as text. Raises LuthierError."""
+        if self._fault:
+            raise self._fault
+        text = self.render([([self.message(turn) for turn in turns], tools, True)])[0]
+        if isinstance(text, LuthierError):
+            raise text
+        return text
 
     def render(self, jobs: Sequence[Job]) -> list[str | LuthierError]:
         """Each job's text, or why the template refuses it. Jobs with the same tools are rendered in one call."""
@@ -139,8 +155,10 @@ class Renderer:
         return results
 
     def _apply(self, conversations: list[list[Message]], tools: Tools, opened: bool) -> list[str]:
+        given: Any = [dict(tool) for tool in tools] or None
+        source = with_prompt(self.tokenizer.get_chat_template(tools=given), self.asks) if self.asks else None
         rendered = self.tokenizer.apply_chat_template(
-            conversations, tools=[dict(tool) for tool in tools] or None, tokenize=False, add_generation_prompt=opened
+            conversations, tools=given, chat_template=source, tokenize=False, add_generation_prompt=opened
         )
         return list(rendered)
 
@@ -180,6 +198,8 @@ class Renderer:
 
     def layouts(self, conversations: Sequence[Conversation]) -> list[list[Layout] | LuthierError]:
         """For each conversation its sequences (one, unless the template rewrites earlier turns), or the fault."""
+        if self._fault:
+            return [self._fault] * len(conversations)
         lay_out = self._by_markers if self.marked else self._by_prefixes
         checked: list[LuthierError | None] = []
         for conversation in conversations:
@@ -194,7 +214,7 @@ class Renderer:
     def _by_prefixes(self, conversations: Sequence[Conversation]) -> list[list[Layout] | LuthierError]:
         jobs: list[Job] = []
         for conversation in conversations:
-            messages = [message(turn) for turn in conversation.turns]
+            messages = [self.message(turn) for turn in conversation.turns]
             for k in conversation.asked:
                 # the first turn has no prompt to be given; a sentinel in its place shows where it begins
                 opened = messages[:k] if k else [{**messages[0], "content": SENTINEL}]
@@ -223,9 +243,12 @@ class Renderer:
         layouts: list[Layout] = []
         for i in reversed(range(len(asked))):
             k, opened, closed = asked[i], rendered[2 * i], rendered[2 * i + 1]
+            thinks = opening(opened) if k else None
+            if thinks:
+                closed = _as_served(conversation.turns[k], thinks, opened, closed)
             start = self._start(k, opened, closed, conversation)
             end = self._turn_end(closed, start, conversation)
-            self._check_words(conversation, k, closed[:end], start)
+            self._check_words(conversation, k, closed[:start], (thinks.text if thinks else "") + closed[start:end])
             span = Span(start, end, conversation.weights[k] or 0.0)
             for layout in layouts:
                 if layout.text.startswith(closed[:end]):
@@ -283,7 +306,7 @@ class Renderer:
         special: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
         try:
             rendered: Any = render_jinja_template(
-                [[message(turn) for turn in kept]],
+                [[self.message(turn) for turn in kept]],
                 tools=tools,
                 chat_template=self.tokenizer.get_chat_template(tools=tools),
                 return_assistant_tokens_mask=True,
@@ -301,13 +324,16 @@ class Renderer:
                 where=conversation.where,
                 fix="mend the markers, or take them out: the turns are then found by rendering prefixes",
             )
-        spans = []
+        spans, shortened = [], 0
         for k, (start, end) in zip(spoken, places, strict=True):
             end = self._marked_end(text, start, end)
             if k in asked:
-                self._check_words(conversation, k, text[:end], start)
+                # the last turn is rendered whole; of earlier ones templates leave the reasoning out, and markers say so
+                part = k != asked[-1] and _shortened(conversation.turns[k], text[start:end].removesuffix(self.end))
+                self._check_words(conversation, k, text[:start], text[start:end], part=part)
+                shortened += part
                 spans.append(Span(start, end, conversation.weights[k] or 0.0))
-        return Layout(text[: spans[-1].end] if spans else text, spans, conversation.base)
+        return Layout(text[: spans[-1].end] if spans else text, spans, conversation.base, shortened=shortened)
 
     def _marked_end(self, text: str, start: int, end: int) -> int:
         """The marked end, moved so that the end token trains and what follows it does not."""
@@ -317,14 +343,14 @@ class Renderer:
             return end + len(self.end)
         return end
 
-    def _check_words(self, conversation: Conversation, k: int, text: str, start: int) -> None:
-        """Raises RowFault when the template left out something that was said."""
-        turn, said = conversation.turns[k], text[start:]
-        reasoning = turn.extra.get("reasoning_content")
+    def _check_words(self, conversation: Conversation, k: int, before: str, said: str, *, part: bool = False) -> None:
+        """Raises RowFault when the template left out something that was said (a `part` of turn k's words may do)."""
+        turn, text = conversation.turns[k], before + said
+        reasoning = turn.extra.get(REASONING)
         left_out = None
-        if not _holds(said, turn.text):
+        if not part and not _holds(said, turn.text):
             left_out = "what the assistant says"
-        elif isinstance(reasoning, str) and not _holds(said, reasoning):
+        elif not part and isinstance(reasoning, str) and not _holds(said, reasoning):
             left_out = "the assistant's reasoning"
         elif not all(call["function"]["name"] in said for call in turn.calls):
             left_out = "the assistant's tool calls"
@@ -340,6 +366,26 @@ class Renderer:
                 where=conversation.where,
                 fix="use a model whose template has a place for it, or take it out of the rows",
             )
+
+
+def _as_served(turn: Turn, thinks: Opening, opened: str, closed: str) -> str:
+    """The closed rendering behind a generation prompt that opens a thinking block, which then stands there once."""
+    if closed.startswith(opened):
+        rest = closed[len(opened) :]
+        return opened + (thinks.behind(rest) if turn.text.lstrip().startswith(thinks.tag) else rest)
+    before = opened[: -len(thinks.text)]
+    if not closed.startswith(before):
+        return closed
+    reasoning = turn.extra.get(REASONING)
+    said = thinks.continued(turn.text, reasoning if isinstance(reasoning, str) else None, closed[len(before) :])
+    return opened + said
+
+
+def _shortened(turn: Turn, rendered: str) -> bool:
+    """Is what the template renders of a turn a part of what it says, and not all?"""
+    reasoning = turn.extra.get(REASONING)
+    whole = _holds(rendered, turn.text) and (not isinstance(reasoning, str) or _holds(rendered, reasoning))
+    return not whole and bool(rendered.strip()) and (bool(turn.calls) or _holds(turn.text, rendered))
 
 
 def _holds(text: str, part: str) -> bool:

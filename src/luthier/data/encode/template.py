@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier import columns
+from luthier.data.encode.asking import with_prompt
 from luthier.data.encode.mask import Tokeniser, Tokens
-from luthier.data.encode.rendering import Conversation, Layout, Renderer, RowFault, Span, message
+from luthier.data.encode.rendering import Conversation, Layout, Renderer, RowFault, Span
+from luthier.data.encode.thinking import opening
 from luthier.errors import LuthierError
 from luthier.types import RAW, Encoded, Example, Response, Source, Turn
 
@@ -38,6 +41,8 @@ class Tokenised:
     """One conversation: it may be cut behind a turn."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What else is known of it (`luthier.columns`), one value a sequence where a column has one a response."""
+    shortened: int = 0
+    """Scored turns of which the template renders only a part."""
 
     @property
     def judged(self) -> bool:
@@ -69,11 +74,14 @@ class Template:
 
     The tokens of a training row are those that serving would see: the prompt with the generation prompt, then what
     the assistant says, up to and with its end token. What a template writes after the end token never trains, and
-    where it stands last it is left off (a causal model does not see it).
+    where it stands last it is left off (a causal model does not see it). `rows`: how many tokens the model has
+    embeddings for, where that is known; a text with another one is an error.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self.rows = rows if rows is not None and rows < len(tokenizer) else None
+        """Set where the tokenizer has tokens that the model has no embedding for."""
         self._renderer = Renderer(tokenizer)
         self._tokeniser = Tokeniser(tokenizer)
 
@@ -119,20 +127,76 @@ class Template:
         good = [n for n in range(len(examples)) if results[n] is None]
         tokens = iter(self._tokeniser.tokenise([layout for n in good for layout in layouts_N[n]]))
         for n in good:
-            results[n] = _assemble(examples[n], [next(tokens) for _ in layouts_N[n]])
+            results[n] = self._readable(_assemble(examples[n], [next(tokens) for _ in layouts_N[n]]), examples[n])
+            if isinstance(tokenised := results[n], Tokenised):
+                tokenised.shortened = sum(layout.shortened for layout in layouts_N[n])
         return [result for result in results if result is not None]
 
     def prompt_ids(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """What the model is given to answer these turns: the rendering with the generation prompt, as tokens."""
         if turns and all(turn.role == RAW for turn in turns):
-            return self._tokeniser.text_ids("".join(turn.text for turn in turns))
-        conversation = Conversation(tuple(turns), tuple(tools), (None,) * len(turns), 0.0, None)
-        self._require_template(None)
-        self._renderer.check_roles(conversation)
-        text = self._renderer.render([([message(turn) for turn in turns], conversation.tools, True)])[0]
-        if isinstance(text, LuthierError):
-            raise text
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = self._tokeniser.text_ids("".join(turn.text for turn in turns))
+        else:
+            conversation = Conversation(tuple(turns), tuple(tools), (None,) * len(turns), 0.0, None)
+            self._require_template(None)
+            self._renderer.check_roles(conversation)
+            text = self._renderer.asked(turns, conversation.tools)
+            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if fault := self._unknown(ids, None):
+            raise fault
+        return ids
+
+    def answered(self, turns: Sequence[Turn], said: str) -> Turn:
+        """What the model said to these turns, as the next one: a thinking block that the prompt opened is its own."""
+        thinks = opening(self._renderer.asked(turns, ()))
+        return Turn("assistant", said if thinks is None or thinks.tag in said else thinks.text + said)
+
+    def messages(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+        """The turns as the chat template takes them."""
+        return [self._renderer.message(turn) for turn in turns]
+
+    @property
+    def completed(self) -> str | dict[str, str] | None:
+        """The chat template with the generation prompt that it lacks; None where it lacks nothing."""
+        source, asks = self.tokenizer.chat_template, self._renderer.asks
+        if not asks:
+            return None
+        if isinstance(source, dict):
+            return {name: with_prompt(one, asks) for name, one in source.items()}
+        return with_prompt(source, asks)
+
+    @property
+    def remark(self) -> str | None:
+        """What is to be said of the template."""
+        if not self._renderer.asks:
+            return None
+        return (
+            f"the model's chat template has no generation prompt; answers are asked for with {self._renderer.asks!r}, "
+            "as it begins them"
+        )
+
+    def _readable(self, tokenised: Tokenised | LuthierError, example: Example) -> Tokenised | LuthierError:
+        """The example, or the fault that the model has no embedding for a token of it."""
+        if self.rows is None or isinstance(tokenised, LuthierError):
+            return tokenised
+        where = str(example.source) if example.source else None
+        faults = (self._unknown(tokens.ids_T, where) for tokens in tokenised.sequences)
+        return next((fault for fault in faults if fault), tokenised)
+
+    def _unknown(self, ids: Sequence[int] | NDArray[np.int32], where: str | None) -> LuthierError | None:
+        if self.rows is None:
+            return None
+        found = sorted({int(token) for token in ids if token >= self.rows})
+        if not found:
+            return None
+        named = ", ".join(f"{self.tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in found[:5])
+        return LuthierError(
+            f"the model has embeddings for {self.rows:,} tokens, its tokenizer has {len(self.tokenizer):,}, and this "
+            f"text holds some that it has none for: {named}{' …' if len(found) > 5 else ''}",
+            where=where,
+            fix="give the model a row for each token (load it in transformers, call resize_token_embeddings with the "
+            "length of the tokenizer, save it), or take the tokenizer and chat template that belong to it",
+        )
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
 from luthier.data.reading import sources as files
 from luthier.data.reading import tables
@@ -101,6 +102,8 @@ class Feed:
             try:
                 example = shape.read(row)
                 _whole_characters(example)
+                for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
+                    ledger.overlook(turn.unread)
                 yield self._mend(example, source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault), fault.fix)
@@ -255,6 +258,8 @@ def as_text(example: Example) -> Example:
     plain = all(len(response.turns) == 1 and not response.turns[0].calls for response in example.responses)
     if len(example.prompt) != 1 or not plain or example.tools:
         raise BadRow("a conversation cannot be read with `chat: false`: it has several turns")
+    if any(REASONING in turn.extra for response in example.responses for turn in response.turns):
+        raise BadRow("a message's reasoning cannot be read with `chat: false`", "write it into the text")
     gaps = example.meta.get("gaps") or [""] * len(example.responses)  # of texts that held their prompt
     responses = tuple(
         replace(r, turns=(Turn(RAW, between + r.turns[0].text, r.turns[0].weight),))

@@ -12,11 +12,12 @@ from luthier.types import Example
 
 @dataclass(frozen=True)
 class Messages(Shape):
-    """OpenAI messages: role and content, with tool_calls, name, tool_call_id, weight and reasoning_content."""
+    """OpenAI messages: role and content, with tool_calls, name, tool_call_id, a weight (or loss, train) and reasoning
+    (reasoning_content, thinking, reasoning)."""
 
     needs: ClassVar = (("messages",),)
     optional: ClassVar = ("tools", "system", "images", "answer")
-    gives: ClassVar = "a conversation; every assistant turn trains (`weight: 0` turns one off)"
+    gives: ClassVar = "a conversation; every assistant turn trains (`weight: 0` or `loss: false` turns one off)"
 
     def read(self, row: Row) -> Example:
         return conversation(row, turns(listed(row, "messages"), OPENAI))

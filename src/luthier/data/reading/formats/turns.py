@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier.data.reading.formats.shape import BadRow, Row, kind, parsed
+from luthier.data.encode.messages import OTHER_NAMES, REASONING, Arguments
+from luthier.data.reading.formats.shape import BadRow, Row, kind, parsed, truth
 from luthier.types import Example, Response, Turn
 
-EXTRA = ("name", "tool_call_id", "reasoning_content")
+EXTRA = ("name", "tool_call_id")
 """Message keys that are handed to the chat template as they are."""
+THOUGHTS = (REASONING, *OTHER_NAMES)
+"""What data call an assistant's reasoning."""
+WEIGHTS = ("weight", "loss_weight", "loss", "train")
+"""What data call how much a message trains: a number, or whether it does."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
@@ -65,12 +70,43 @@ def turn(message: Any, tags: Tags = OPENAI) -> Turn:
     if role == tags.function:
         content, calls = "", _calls(parsed(content, role))
     words, media, extra, more = _content(content, tags.content, missing_ok=bool(calls))
-    extra |= {key: message[key] for key in EXTRA if message.get(key) is not None}
-    weight = message.get("weight", message.get("loss_weight"))
-    given = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if weight is not None and not (given and 0 <= weight < math.inf):  # which NaN is not
-        raise BadRow("a message's 'weight' is not a finite number of at least 0")
-    return Turn(tags.speaker(role), words, None if weight is None else float(weight), media, calls + more, extra)
+    extra |= {key: message[key] for key in EXTRA if message.get(key) is not None} | _reasoning(message)
+    known = {tags.role, tags.content, "tool_calls", *EXTRA, *THOUGHTS, *WEIGHTS}
+    unread = tuple(str(key) for key, value in message.items() if key not in known and value not in (None, "", [], {}))
+    return Turn(tags.speaker(role), words, _weight(message), media, calls + more, extra, unread)
+
+
+def _reasoning(message: Mapping[str, Any]) -> dict[str, str]:
+    """The message's reasoning, by whatever name. Raises BadRow where two names say different things."""
+    found = {name: message[name] for name in THOUGHTS if message.get(name) not in (None, "")}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise BadRow(f"a message's {name!r} is {kind(value)}, not text")
+    if len(set(found.values())) > 1:
+        raise BadRow(f"a message has reasoning twice, and not the same: {' and '.join(map(repr, found))}")
+    return {REASONING: next(iter(found.values()))} if found else {}
+
+
+def _weight(message: Mapping[str, Any]) -> float | None:
+    """How much the message trains: true is 1, false is 0, None is not said. Raises BadRow."""
+    found: dict[str, float] = {}
+    for name in WEIGHTS:
+        value = message.get(name)
+        if value is None:
+            continue
+        switch = name in ("loss", "train")
+        if switch and isinstance(value, bool | str):
+            found[name] = float(truth(value, name))
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value < math.inf):  # which NaN is not
+            raise BadRow(
+                f"a message's {name!r} is not {'true, false or ' if switch else ''}a finite number of at least 0"
+            )
+        found[name] = float(value)
+    if len(set(found.values())) > 1:
+        raise BadRow(f"a message's {' and '.join(map(repr, found))} contradict each other")
+    return next(iter(found.values()), None)
 
 
 def _content(
@@ -106,7 +142,7 @@ def _content(
 
 
 def _calls(value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Tool calls in OpenAI's shape, their arguments as an object (that is what chat templates expect)."""
+    """Tool calls in OpenAI's shape, their arguments as an object that remembers its text where the row has one."""
     if value is None:
         return ()
     calls = []
@@ -114,14 +150,16 @@ def _calls(value: Any) -> tuple[Mapping[str, Any], ...]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise BadRow("a tool call has no 'name'")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
+        written = arguments = function.get("arguments")
+        if isinstance(written, str):
             try:
-                arguments = json.loads(arguments)
+                arguments = json.loads(written)
             except json.JSONDecodeError as error:
                 raise BadRow("a tool call's 'arguments' are text, but not JSON") from error
             except RecursionError:
                 raise BadRow("a tool call's 'arguments' are JSON that is nested too deeply") from None
+        if isinstance(written, str) and isinstance(arguments, dict):
+            arguments = Arguments(arguments, written)
         identity = {"id": call["id"]} if call.get("id") is not None else {}
         shaped = {"name": function["name"], "arguments": {} if arguments is None else arguments}
         calls.append({**identity, "type": "function", "function": shaped})
@@ -171,8 +209,7 @@ def conversation(row: Row, spoken: tuple[Turn, ...], score: float | None = None)
     pictures = media(row)
     if pictures and spoken:
         first = next((i for i, one in enumerate(spoken) if one.role == "user"), 0)
-        marked = Turn(spoken[first].role, spoken[first].text, spoken[first].weight, pictures, extra=spoken[first].extra)
-        spoken = (*spoken[:first], marked, *spoken[first + 1 :])
+        spoken = (*spoken[:first], replace(spoken[first], media=pictures), *spoken[first + 1 :])
     for one in spoken:
         if one.role == "assistant" and one.weight != 0 and not (one.text.strip() or one.calls or one.extra):
             raise BadRow("an assistant message is empty")
