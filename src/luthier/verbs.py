@@ -80,7 +80,8 @@ def _fit(recipe: Recipe, run: Run) -> None:
     from luthier.models import heads
     from luthier.train import fit
 
-    prepared = _prepare(recipe, _template(recipe))
+    template = _template(recipe)
+    prepared = _prepare(recipe, template)
     run.write_json(run.ledger_path, prepared.ledger.to_json())
     objective = _objective(recipe, prepared)
     needs, separator = objective.needs, prepared.ledger.separator or heads.HeadCard.separator
@@ -94,14 +95,17 @@ def _fit(recipe: Recipe, run: Run) -> None:
     head = heads.told(policy.folder, policy.head)
     if head is not None:
         say(head)
-    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy, prepared))
+    policy.ends = template.stop_ids
+    fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy, prepared, run))
     models.save(policy, run)
     record_environment(run)
 
 
-def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared) -> Policy | None:
-    """The second model that the objective compares with, if the recipe names one."""
+def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared, run: Run) -> Policy | None:
+    """The second model that the objective compares with, if the recipe names one. The run writes down which it was:
+    when it goes on or is scored, that must be the same."""
     from luthier import models
+    from luthier.models.loading.digest import must_be
     from luthier.workflow import data_check
 
     if recipe.reference.model is None:
@@ -114,6 +118,10 @@ def _reference(recipe: Recipe, needs: Needs, policy: Policy, prepared: Prepared)
         )
     second = models.load(recipe.reference.model, train=False)
     data_check.vocabulary(policy.tokenizer, second.tokenizer, recipe.reference.model.name)
+    summary = run.read_json(run.summary_path)
+    if any(run.checkpoints.glob("step-*")):
+        must_be(summary.get("reference"), second.digest, recipe.reference.model.name, run.folder)
+    run.write_json(run.summary_path, {**summary, "reference": second.digest})
     for store in (prepared.train, prepared.validation):
         if store is not None:
             data_check.context(store, models.max_context(second.module), "the reference")
@@ -339,10 +347,12 @@ def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
 
 def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
     from luthier import models
+    from luthier.data import Template
     from luthier.workflow import export_check
 
     exporter = REGISTRIES["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
+    policy.ends = Template(policy.tokenizer).stop_ids
     found = None
 
     def write(target: Path) -> None:

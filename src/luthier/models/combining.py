@@ -198,6 +198,10 @@ def _config(folder: Path) -> Any:
         "dora": config.use_dora,
         "extra modules": config.modules_to_save,
         "biases": config.bias != "none" or config.lora_bias,
+        "tokens that trained by themselves": config.trainable_token_indices,
+        "parameters that are no layers": config.target_parameters,
+        "layers used several times": config.layer_replication,
+        "an update of some tokens only": config.alora_invocation_tokens,
     }
     beside = {"weights of other kinds beside it": OWN, "a reward model's head": heads.WEIGHTS}
     other_than_sums |= {what: (folder / file).is_file() for what, file in beside.items()}
