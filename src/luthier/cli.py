@@ -135,23 +135,32 @@ def export(
         bool, typer.Option("--merge", help="Combine the adapters of several runs into a run at --folder.")
     ] = False,
     how: Annotated[
-        str, typer.Option(help="With --merge: linear, ties, dare_linear, dare_ties or magnitude_prune.")
-    ] = "linear",
+        str | None,
+        typer.Option(
+            help="With --merge: linear (unless said otherwise), ties, dare_linear, dare_ties, magnitude_prune."
+        ),
+    ] = None,
     density: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="The share of each update that ties, dare_* and magnitude_prune keep."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="With --merge: the share of each update that ties, dare_* and magnitude_prune keep. Default: 0.5.",
+        ),
+    ] = None,
 ) -> None:
     """Write a run's model for others to load, and check that it reads text as training did."""
     from luthier import verbs
+    from luthier.workflow import export_check
 
     given = overrides or []
+    keys = [key for key in given if "=" in key]
+    export_check.must_do_something(merge=merge, how=how, density=density, to=to, keys=keys)
     if not merge:
         verbs.export(run, to or "merged", folder=folder, keys=given)
         return
-    keys = [key for key in given if "=" in key]
     runs = [run, *(part for part in given if "=" not in part)]
-    combined = verbs.combine(runs, folder, how=how, density=density)
+    combined = verbs.combine(runs, folder, how=how or "linear", density=0.5 if density is None else density)
     if to is not None:
         verbs.export(combined, to, keys=keys)
 

@@ -91,7 +91,8 @@ def _fit(job: Job, run: Run) -> None:
     what_becomes = heads.describe(policy.folder, policy.head)
     if what_becomes is not None:
         say(what_becomes)
-    fit(policy, job.objective, prepared, recipe, run, Beside(job.openers(policy)))
+    policy.ends = job.template.stop_ids
+    fit(policy, job.objective, prepared, recipe, run, Beside(job.openers(policy, run)))
     models.save(policy, run)
     record_environment(run)
 
@@ -280,6 +281,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
     exporter = REGISTRIES["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
     template = Template(policy.tokenizer)
+    policy.ends = template.stop_ids
     if template.completed is not None:  # whoever loads the export is to ask as the rows did
         say(f"{template.remark}; the exported template has it")
         policy.tokenizer.chat_template = template.completed

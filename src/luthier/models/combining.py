@@ -198,6 +198,10 @@ def _config(folder: Path) -> Any:
         "dora": config.use_dora,
         "extra modules": config.modules_to_save,
         "biases": config.bias != "none" or config.lora_bias,
+        "tokens that trained by themselves": config.trainable_token_indices,
+        "parameters that are no layers": config.target_parameters,
+        "layers used several times": config.layer_replication,
+        "an update of some tokens only": config.alora_invocation_tokens,
     }
     other_than_sums["weights of other kinds beside it"] = (folder / OWN).is_file()
     other_than_sums["a reward model's head"] = (folder / heads.WEIGHTS).is_file()

@@ -117,6 +117,11 @@ def _of_classifier(folder: Path) -> FoundHead | None:
     return None
 
 
+def is_classifier(folder: Path) -> bool:
+    """Is it a checkpoint for sequence classification?"""
+    return _of_classifier(folder) is not None
+
+
 def must_speak(folder: Path, module: Any) -> None:
     """Raises LuthierError for a checkpoint for sequence classification that has no output head of its own."""
     if not module.config.tie_word_embeddings and _of_classifier(folder) is not None:

@@ -46,6 +46,8 @@ class Policy:
     """What is attached, in order."""
     adapt: list[Plugin] = field(default_factory=list)
     """The same, as a recipe names them."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end a turn, by the chat template: whole models are written so that they end generation."""
     started: dict[str, Tensor] = field(default_factory=dict)
     """PEFT's weights before training, where they were taken out of the base's."""
 
@@ -127,10 +129,11 @@ class Policy:
                 fix="load the base model instead",
             )
         trainable = [parameter for _, parameter in self.trainable()]
-        with self.attached.off():
-            yield
-        # PEFT marks the adapter's weights as trainable on the way out, also those of a model that was only opened.
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(False)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        try:
+            with self.attached.off():
+                yield
+        finally:  # PEFT (0.21.2, `disable_adapter`) lets its weights train on the way out, whether they did or not
+            for parameter in self.module.parameters():
+                parameter.requires_grad_(False)
+            for parameter in trainable:
+                parameter.requires_grad_(True)

@@ -13,16 +13,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luthier import cache
-from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters.peft.residual import write_plain
+from luthier.models.folding import Unmergeable, apart, differ, folded, tie
 from luthier.models.loading.load import ORIGIN, OWN, open_adapter
 from luthier.models.loading.quiet import quiet
 from luthier.models.policy import Policy
@@ -41,10 +39,6 @@ PART = (
     "which is another model than was trained. `luthier chat` opens all of it{merge}."
 )
 OURS = "Plain PEFT does not know this kind: `luthier chat` opens it{merge}."
-
-
-class Unmergeable(LuthierError):
-    """An adapter is no change of its base's weights."""
 
 
 def save(policy: Policy, run: Run) -> Path:
@@ -113,7 +107,7 @@ def merge(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> lis
     dtype = dtype or policy.dtype
     if policy.attached.own or policy.quantize is not None:
         policy = _merged_from_disk(policy)
-    state = _merged_state(policy.module) if policy.has_adapter else _base_state(policy.module)
+    state = folded(policy.module) if policy.has_adapter else _base_state(policy.module)
     write_model(policy, folder, state, dtype, "the merged model")
     return sorted(path for path in folder.iterdir() if path.is_file())
 
@@ -122,21 +116,48 @@ def write_model(policy: Policy, folder: Path, state: dict[str, Tensor], dtype: t
     """Write configuration, weights, tokenizer, template and generation settings as one folder, whole or not at all."""
     base = policy.bare
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    build: Any = AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        skeleton = build(copy.deepcopy(base.config), trust_remote_code=policy.model.trust_remote_code)
-    skeleton.load_state_dict(state, strict=True, assign=True)
+    skeleton = _skeleton(policy, copy.deepcopy(base.config))
+    if differ(skeleton, state):  # what trained made two of one matrix
+        config = copy.deepcopy(base.config)
+        tie(config, False)
+        skeleton = _skeleton(policy, config)
+    skeleton.load_state_dict(apart(skeleton, state), strict=True, assign=True)
     skeleton.tie_weights()
     skeleton.config.dtype = dtype
     settings = policy.folder / "generation_config.json"
     with cache.whole_folder(folder, purpose, size=sum(t.nbytes for t in skeleton.parameters())) as temporary:
         with quiet():
             skeleton.save_pretrained(temporary)
-        # The base's own file, word for word: transformers refuses to write some settings that it reads.
+        # The base's own file, word for word: not what transformers makes of it.
         if settings.is_file():
             shutil.copyfile(settings, temporary / settings.name)
+        _end_with_turns(policy, temporary / settings.name, skeleton.config.get_text_config())
         policy.tokenizer.save_pretrained(temporary)
         _write_origin(policy, temporary)
+
+
+def _end_with_turns(policy: Policy, settings: Path, config: Any) -> None:
+    """Let generation end where the template's turns do, too: a base's file may know the end of a text alone."""
+    written = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
+    given = config.eos_token_id if written is None else written.get("eos_token_id")
+    known = given if isinstance(given, list) else [] if given is None else [given]
+    missing = sorted(policy.ends - set(known))
+    if not missing:
+        return
+    if written is None:  # without the file these would be taken from the configuration
+        named = {key: getattr(config, key, None) for key in ("bos_token_id", "pad_token_id")}
+        written = {key: token for key, token in named.items() if token is not None}
+    written.pop("_from_model_config", None)  # it is no longer what follows from the model's configuration
+    ends = [*known, *missing]
+    written["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    settings.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def _skeleton(policy: Policy, config: Any) -> Any:
+    """A model of this configuration without weights."""
+    build: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        return build(config, trust_remote_code=policy.model.trust_remote_code)
 
 
 def _write_origin(policy: Policy, folder: Path) -> None:
@@ -171,39 +192,4 @@ def _merged_from_disk(policy: Policy) -> Policy:
         write_adapter(policy, Path(folder))
         wide = dataclasses.replace(policy.model, dtype="fp32")
         merged = open_adapter(Path(folder), merged=True, device="cpu", model=wide)
-    return dataclasses.replace(merged, model=policy.model, heads=policy.heads)
-
-
-def _merged_state(module: Any) -> dict[str, Tensor]:
-    """The base's state with every wrapped layer's update added, computed in fp32, one layer at a time."""
-    base = module.get_base_model()
-    kinds = BaseTunerLayer | ModulesToSaveWrapper
-    layers: dict[str, Any] = {name: layer for name, layer in base.named_modules() if isinstance(layer, kinds)}
-    state = {name: tensor.detach() for name, tensor in base.state_dict().items() if not _inside(name, layers)}
-    for name, layer in layers.items():
-        if isinstance(layer, ModulesToSaveWrapper):
-            own: Any = layer.modules_to_save[layer.active_adapters[0]]
-        elif not _inside(name, layers):
-            own = _merged_layer(name, layer)
-        else:
-            continue  # the copy that trains is the whole of it
-        state |= {f"{name}.{key}": tensor.detach() for key, tensor in own.state_dict().items()}
-    return state
-
-
-def _merged_layer(name: str, layer: Any) -> Any:
-    wide = copy.deepcopy(layer).float()
-    try:
-        wide.merge()
-    except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
-        raise Unmergeable(
-            f"PEFT cannot merge a {type(layer).__name__} into the base's weights: {str(error).strip()}",
-            where=f"export, {name}",
-            fix="serve the run with its adapter (`luthier chat`)",
-        ) from error
-    return wide.get_base_layer()
-
-
-def _inside(name: str, layers: dict[str, Any]) -> bool:
-    parts = name.split(".")
-    return any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
+    return dataclasses.replace(merged, model=policy.model, heads=policy.heads, ends=policy.ends)

@@ -1,7 +1,8 @@
 """The export gate: the exported folder must read text exactly as training did, or there is no export.
 
 Sample rows are rendered by the training path and by a fresh tokenizer from the exported folder, once as a whole row
-through our template and once as a prompt through plain `apply_chat_template`, as others will call it.
+through our template and once as a prompt through plain `apply_chat_template`, as others will call it. Then plain
+transformers generates, with a trained answer put into its mouth: it must stop where the answer ends, and not before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 ROWS = 32
 """Sample rows: the first of the data."""
+TAIL, BEFORE, AFTER = 8, 32, 3
+"""Tokens of an answer that are put into an exported model's mouth, those before them that it reads, and those after
+them that it may go on with."""
 EXPORTED = "luthier.json"
 """What every folder of weights that Luthier writes holds: it says whose they are."""
 STAND_INS = (
@@ -38,13 +42,15 @@ STAND_INS = (
 def gated(write: Callable[[Path], object], folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:
     """`write` into a folder beside, put it in the place of `folder` if it passes; the number of rows compared.
 
-    Raises LuthierError, with nothing left and an earlier export untouched, when a row gives other tokens.
+    Raises LuthierError, with nothing left and an earlier export untouched, when a row gives other tokens, or an answer
+    would end elsewhere.
     """
     trial = folder.with_name(f".{folder.name}.export")
     shutil.rmtree(trial, ignore_errors=True)
     try:
         write(trial)
         rows = compare(tokenizer, trial, samples(recipe), recipe)
+        stops(tokenizer, trial, recipe)
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -78,6 +84,32 @@ def asked(to: str, keys: Sequence[str]) -> Plugin:
         named = [written for written in keys if repr(written.partition("=")[0]) in error.what]
         raise LuthierError(error.what, where=(named or [f"--to {to}"])[0], fix=error.fix) from error
     return Plugin(name=to, args=args)
+
+
+def must_do_something(
+    *, merge: bool, how: str | None, density: float | None, to: str | None, keys: Sequence[str]
+) -> None:
+    """Raises LuthierError for options of the command line that would do nothing."""
+    given = {"--how": how, "--density": density}
+    alone = next((option for option, value in given.items() if value is not None), None)
+    if not merge and alone is not None:
+        raise LuthierError(
+            f"{alone} says how several adapters become one, and nothing is merged here",
+            where=alone,
+            fix="write luthier export --merge a:0.7 b:0.3 --folder NEW, or leave it out",
+        )
+    if merge and density is not None and how in (None, "linear"):
+        raise LuthierError(
+            "--density is the share that is kept of each update, and linear keeps all of it",
+            where="--density",
+            fix="leave it out, or take another --how: ties, dare_linear, dare_ties, magnitude_prune",
+        )
+    if merge and to is None and keys:
+        raise LuthierError(
+            "keys are an exporter's, and the combined run is not exported here",
+            where=keys[0],
+            fix=f"write --to merged {keys[0]}, or leave it out",
+        )
 
 
 def place(folder: Path) -> Path:
@@ -148,6 +180,67 @@ def compare(tokenizer: PreTrainedTokenizerBase, folder: Path, rows: Sequence[Exa
             fix="see `luthier data` with the run's recipe.lock.yaml for what is wrong with its rows",
         )
     return compared
+
+
+def stops(tokenizer: PreTrainedTokenizerBase, folder: Path, recipe: Recipe) -> None:
+    """Raises LuthierError where plain transformers would go on after the end of an answer, or stop before it.
+
+    One short generation: which token comes is settled beforehand, when to stop is left to the folder. What is no whole
+    model of transformers', and rows without an end (plain texts), are passed over.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from luthier.data import Template
+    from luthier.models.loading.known import is_whole
+    from luthier.models.loading.quiet import quiet
+
+    ends = Template(tokenizer).stop_ids
+    row = next((found for each in encoded(tokenizer, recipe) if (found := _last_answer(each, ends))), None)
+    if row is None or not is_whole(folder):
+        return
+    before, answer = row
+    after = next((token for token in (*before, *answer) if token not in ends), None)
+    forced = [*answer, *([answer[-1] if after is None else after] * AFTER)]
+
+    def settled(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        only = torch.full_like(scores, -torch.inf)
+        only[:, forced[ids.shape[1] - len(before)]] = 0
+        return only
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    with quiet(), torch.inference_mode():
+        model = load(
+            folder, dtype="auto", trust_remote_code=recipe.model.trust_remote_code, local_files_only=True
+        ).eval()
+        made = model.generate(
+            torch.tensor([before]),
+            attention_mask=torch.ones(1, len(before), dtype=torch.long),
+            logits_processor=[settled],
+            max_new_tokens=len(forced),
+            do_sample=False,
+            num_beams=1,
+        )[0, len(before) :].tolist()
+    if made != answer:
+        said = "would run on after the end of an answer" if len(made) > len(answer) else "would stop within an answer"
+        raise LuthierError(
+            f"the exported model {said} in plain transformers ({tokenizer.decode(made)!r}, trained was "
+            f"{tokenizer.decode(answer)!r}); nothing was exported",
+            where=str(folder),
+            fix="look at `eos_token_id` in the generation_config.json of the base model; if that is right, please "
+            "report it with the model's name",
+        )
+
+
+def _last_answer(row: Encoded, ends: frozenset[int]) -> tuple[list[int], list[int]] | None:
+    """The last tokens of the last answer that trained, and some of those before; None where it has no end."""
+    ids, scored = row.ids[0].tolist(), row.weights[0].nonzero()[0].tolist()
+    if not scored or ids[scored[-1]] not in ends:
+        return None
+    first = last = scored[-1]
+    while first - 1 in scored[-TAIL:]:
+        first -= 1
+    return (ids[max(0, first - BEFORE) : first], ids[first : last + 1]) if first else None
 
 
 def _plain_prompt(tokenizer: Any, messages: list[dict[str, Any]], row: Example) -> list[int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.run import Run
 from luthier.workflow import data_check
 from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import console, say
@@ -90,7 +91,7 @@ class Job:
             role: HeadCard(reads, self.recipe.objective.name, separator) for role, reads in self.objective.needs.heads
         }
 
-    def openers(self, policy: Policy) -> Mapping[str, Callable[[], Policy]]:
+    def openers(self, policy: Policy, run: Run) -> Mapping[str, Callable[[], Policy]]:
         """The models beside the one that trains, by role, each loaded when it is wanted."""
         if self.recipe.reference.model is None:
             return {}
@@ -100,14 +101,20 @@ class Job:
                 where="reference.model",
                 fix="leave it out",
             )
-        return {"reference": lambda: self._reference(policy)}
+        return {"reference": lambda: self._reference(policy, run)}
 
-    def _reference(self, policy: Policy) -> Policy:
+    def _reference(self, policy: Policy, run: Run) -> Policy:
+        """The second model. The run writes down which it was: when it goes on or is scored, that must be the same."""
         from luthier import models
+        from luthier.models.loading.digest import must_be
 
         assert self.recipe.reference.model is not None
         second = models.load(self.recipe.reference.model, train=False)
         data_check.vocabulary(policy.tokenizer, second.tokenizer, self.recipe.reference.model.name)
+        summary = run.read_json(run.summary_path)
+        if any(run.checkpoints.glob("step-*")):
+            must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
+        run.write_json(run.summary_path, {**summary, "reference": second.digest})
         for store in (self.prepared.train, self.prepared.validation):
             if store is not None:
                 data_check.context(store, models.max_context(second.module), "the reference")

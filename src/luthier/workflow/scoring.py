@@ -94,7 +94,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     rewards = any(needs_rewards(task) for task in tasks)
     systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
     engines = {name: _engine(model) for name, model in systems.items()}
-    judges = _judges(systems, job) if rewards else {}
+    judges = _judges(systems, job, run) if rewards else {}
     policy = systems["tuned"].policy
     template = Template(policy.tokenizer, models.embeddings(policy.module))
     found = []
@@ -127,13 +127,14 @@ def needs_rewards(task: Task) -> bool:
     return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
 
 
-def _judges(systems: Mapping[str, Model], job: Job) -> Mapping[str, Judge]:
+def _judges(systems: Mapping[str, Model], job: Job, run: Run) -> Mapping[str, Judge]:
     """The rewards of the run's model and of its base: what a scalar head reads, or what the objective takes from
-    likelihoods."""
+    likelihoods. Raises LuthierError where the reference model is not the one that the run was trained with."""
     from luthier import models
     from luthier.evaluate.rewards import ImplicitRewards, Remembered
     from luthier.forward.likelihoods import Likelihoods
     from luthier.forward.values import Reader
+    from luthier.models.loading.digest import must_be
 
     recipe, name, objective = job.recipe, job.recipe.objective.name, job.objective
     policy = systems["tuned"].policy
@@ -141,8 +142,11 @@ def _judges(systems: Mapping[str, Model], job: Job) -> Mapping[str, Judge]:
         first = _first_rewards(systems["base"], policy.head)
         return {"base": first, "tuned": Reader(policy.module, policy.head)}
     base = Remembered(Likelihoods(systems["base"].policy.module, systems["base"].off))
-    second = recipe.reference.model
-    reference = base if second is None else Remembered(Likelihoods(models.load(second, train=False).module))
+    second, reference = recipe.reference.model, base
+    if second is not None:
+        other = models.load(second, train=False)
+        must_be(run.read_json(run.summary_path).get("reference"), other.digest, second.name, run.folder)
+        reference = Remembered(Likelihoods(other.module))
     return {
         "base": ImplicitRewards(name, objective, base, reference),
         "tuned": ImplicitRewards(name, objective, Likelihoods(policy.module), reference),

@@ -237,6 +237,7 @@ def test_a_folder_without_a_language_model_is_refused(folder: Path, tmp_path: Pa
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"model_type": "no-such-thing"}))
     with pytest.raises(LuthierError, match="cannot load"):
         load(Model(name=str(tmp_path / "model")))
+    shutil.copy(folder / "config.json", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text("{broken")
     with pytest.raises(LuthierError, match="cannot load the tokenizer"):
         load(Model(name=str(tmp_path / "model")))

@@ -62,10 +62,18 @@ class PackedLayout:
     flex: dict[int, Any] = field(default_factory=dict)
     """FlexAttention block masks by window (CUDA)."""
 
-    @property
+    @cached_property
     def longest(self) -> int:
-        """Tokens of the longest row."""
-        return int(self.position_T.max()) + 1
+        """Tokens of the longest row; told from the segments, for a look at `position_T` would wait for the device."""
+        ends: list[int] = []
+        for segment in self.segments:  # parents come first
+            ends.append(segment.end - segment.start + (0 if segment.parent is None else ends[segment.parent]))
+        return max(ends)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of the micro-batch."""
+        return max(segment.end for segment in self.segments)
 
     def ancestors(self, segment: Segment) -> list[Segment]:
         """The segments above, outermost first."""
@@ -86,7 +94,7 @@ class PackedLayout:
             rows.append((piece.start, length, piece.keys - length, first))
             places.append(piece.places)
             first += piece.keys
-        return torch.tensor(rows), torch.cat(places)
+        return one_pass.Pieces.of(rows, torch.cat(places))
 
     @cached_property
     def buckets(self) -> list[Bucket]:
@@ -179,8 +187,9 @@ def attend(
 
     On CPU that is nothing, or the output and each query's log-sum-exp: probabilities are made again, which costs little
     beside the projections and saves a quarter of the activations' memory. On CUDA it is the differentiable output and
-    its inputs.
+    its inputs. Raises ValueError for tensors of another number of tokens than the layout has.
     """
+    _must_fit(layout, queries=query, keys=key, values=value)
     if query.is_cuda:
         from luthier.models.blocks.attention_cuda import flex_attention
 
@@ -209,6 +218,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value. Keys' and values' gradients add up over the segments that share them."""
     query, key, value = inputs
+    _must_fit(layout, gradient=grad)
     if query.is_cuda:
         q, k, v = torch.autograd.grad(kept[0], kept[1:], grad)
         return q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
@@ -227,6 +237,14 @@ def attend_backward(
         kernels.unfold_(grad_query, torch.bmm(ds, k), bucket.query_BL, heads)
         kernels.unfold_add_(grad_key, torch.bmm(ds.transpose(1, 2), q), bucket.key_BK)
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
+
+
+def _must_fit(layout: PackedLayout, **tensors: Tensor) -> None:
+    """Raises ValueError where a tensor, T first, has more or fewer tokens than the layout: rows would be read that are
+    not there, or left as they lay in memory."""
+    for name, tensor in tensors.items():
+        if tensor.shape[0] != layout.tokens:
+            raise ValueError(f"packed attention: {name} of {tensor.shape[0]} tokens, the layout has {layout.tokens}")
 
 
 def _probabilities(q: Tensor, k: Tensor, bucket: Bucket, scale: float, window: int) -> Tensor:
@@ -255,9 +273,12 @@ def packed_attention(
     layout: PackedLayout = kwargs[LAYOUT]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     window = sliding_window if sliding_window and sliding_window < layout.longest else 0
+    if query.shape[0] != 1:
+        raise ValueError(f"packed attention: {query.shape[0]} rows of tokens side by side, all lie in one")
     if query.is_cuda:
         from luthier.models.blocks.attention_cuda import flex_attention
 
+        _must_fit(layout, queries=query[0].transpose(0, 1), keys=key[0].transpose(0, 1))
         return flex_attention(query[0], key[0], value[0], layout, scale, window)[None], None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return PackedAttention.apply(q, k, v, layout, scale, window)[None], None  # type: ignore[no-untyped-call]

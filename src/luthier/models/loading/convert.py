@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,13 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **options
             )
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, OSError, AttributeError, struct.error) as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise
         raise LuthierError(
-            f"this GGUF file cannot be read: {error}",
+            f"this GGUF file cannot be read: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
             where=str(gguf),
-            fix="use the model's safetensors folder or its hub id instead",
+            fix="fetch it again if it was cut short, else use the model's safetensors folder or its hub id instead",
         ) from error
     _forget_quantisation(model)
     _complete(model, tokenizer, gguf)

@@ -6,20 +6,26 @@ What was trained earlier is only read. The cache may be deleted: the same files 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from luthier import cache
 from luthier.errors import LuthierError
 from luthier.models import heads
+from luthier.models.folding import Unmergeable
+from luthier.models.loading import foreign
 from luthier.models.loading.digest import weights_digest
 from luthier.models.loading.fetching import alone, saying
 from luthier.models.loading.known import is_whole
-from luthier.models.loading.load import open_adapter
-from luthier.models.saving import Unmergeable, merge
+from luthier.models.loading.load import fetch_base, load_tokenizer, open_adapter
+from luthier.models.saving import merge
 from luthier.recipe.schema import Model
 from luthier.run import Run
+
+MADE = 2
+"""How models are merged; goes up when the same files give another model."""
+SMALL = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+"""Configuration, tokenizer, template and code of a model."""
 
 
 def of_run(folder: Path) -> Path:
@@ -38,21 +44,26 @@ def of_run(folder: Path) -> Path:
 
 
 def of_adapter(folder: Path, model: Model) -> Path:
-    """The folder of what plain PEFT has written as one whole model, of the type and revision that `model` asks for."""
-    known = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = known.get("base_model_name_or_path")
-    if not base:
-        raise LuthierError(
-            "this folder holds an adapter, not a model, and names no base",
-            where=str(folder),
-            fix="write base_model_name_or_path into its adapter_config.json, or merge it first",
-        )
-    return _merged(folder, folder, replace(model, name=base, revision=known.get("revision")))
+    """The folder of what plain PEFT has written as one whole model, of the type and revision that `model` asks for.
+
+    What its tokenizer has of its own is told. Raises LuthierError as `foreign.config` and `open_adapter` do.
+    """
+    known = foreign.config(folder)
+    model = replace(model, name=known["base_model_name_or_path"], revision=known.get("revision"))
+    base = fetch_base(model, {"folder": model.name}, folder).folder
+    made = _merged(folder, folder, model, base)
+    if foreign.brings_text(folder):
+        code = model.trust_remote_code
+        own, theirs = (load_tokenizer(each, trust_remote_code=code) for each in (made, base))
+        differing = foreign.differences(own, theirs)
+        if differing:
+            foreign.say(f"{folder}: the adapter brings its own {differing}, which is used instead of its base's")
+    return made
 
 
-def _merged(adapter: Path, named: Path, model: Model | None) -> Path:
-    """`adapter` on its base (or on `model`), merged; `named` is what the user calls it."""
-    name = f"{named.name}-{_content(adapter, model)[:12]}"
+def _merged(adapter: Path, named: Path, model: Model | None, base: Path | None = None) -> Path:
+    """`adapter` on its base (or on `model`, which lies in `base`), merged; `named` is what the user calls it."""
+    name = f"{named.name}-{_content(adapter, model, base)[:12]}"
     folder = cache.root() / "merged" / name
     with alone(name):
         if not is_whole(folder):
@@ -71,10 +82,13 @@ def _merged(adapter: Path, named: Path, model: Model | None) -> Path:
     return folder
 
 
-def _content(adapter: Path, model: Model | None) -> str:
-    """What the merged model depends on: every file beside the weights, the weights, and the type that is asked for."""
-    digest = hashlib.sha256(f"{model and model.dtype} {weights_digest(adapter)}".encode())
-    for path in sorted(adapter.iterdir()):
-        if path.is_file() and path.suffix not in (".safetensors", ".md"):
-            digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+def _content(adapter: Path, model: Model | None, base: Path | None) -> str:
+    """What the merged model depends on: every file beside the weights, the weights, the type that is asked for, and
+    the same of a base that others have named; ours is known by its weights, which stand in a file beside them."""
+    digest = hashlib.sha256(f"{MADE} {model and model.dtype}".encode())
+    for folder in (adapter, *([] if base is None else [base])):
+        digest.update(f"\0{weights_digest(folder)}".encode())
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.suffix in SMALL:
+                digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()

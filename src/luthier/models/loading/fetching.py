@@ -19,6 +19,7 @@ from typing import Literal
 
 from luthier import cache
 from luthier.errors import LuthierError
+from luthier.models.loading import foreign
 from luthier.models.loading.known import home, hub_cached, is_whole
 from luthier.recipe.aliases import ALIASES, Wheel
 from luthier.recipe.schema import Model
@@ -26,7 +27,6 @@ from luthier.registry import suggest
 
 REACH_SECONDS = 2.0
 """How long the hub may take to answer before it counts as unreachable."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _from_disk(path: Path, model: Model) -> Fetched:
 
         folder = derived.of_run(path)
         return Fetched(folder, str(path), "run", "its base model's", str(folder))
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    if foreign.is_adapter(path):
         from luthier.models.loading import derived
 
         folder = derived.of_adapter(path, model)
@@ -113,7 +113,7 @@ def _check(folder: Path) -> None:
             where=str(folder),
             fix="convert them to safetensors" if pickled else "fetch every *.safetensors file of the model",
         )
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not foreign.brings_tokenizer(folder):
         raise LuthierError(
             "the model folder has no tokenizer (tokenizer.json or the like)",
             where=str(folder),

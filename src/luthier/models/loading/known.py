@@ -39,8 +39,11 @@ def is_whole(folder: Path) -> bool:
         return False
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return all((folder / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
-    return any(folder.glob("*.safetensors"))
+        try:
+            return all((folder / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+    return (folder / "model.safetensors").is_file()
 
 
 def hub_cached(repository: str, revision: str | None = None) -> Path | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from luthier import machine
 from luthier.errors import LuthierError
@@ -23,7 +24,8 @@ from luthier.models.adapters.kit.attached import attach
 from luthier.models.adapters.peft.few_bits import mended
 from luthier.models.adapters.peft.tuner import Tuner
 from luthier.models.heads import HeadCard
-from luthier.models.loading.digest import weights_digest
+from luthier.models.loading import foreign
+from luthier.models.loading.digest import must_be_whole, weights_digest
 from luthier.models.loading.fetching import Fetched, fetch
 from luthier.models.loading.quiet import quiet
 from luthier.models.policy import Policy
@@ -131,22 +133,30 @@ def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin |
     # a quantised model is put on its device while it is read, piece by piece
     few_bits = {} if quantize is None else {"quantization_config": settings(quantize, dtype), "device_map": {"": where}}
     tokenizer = load_tokenizer(fetched.folder, trust_remote_code=model.trust_remote_code)
+    must_be_whole(fetched.folder)
     try:
         with quiet():
-            module: Any = AutoModelForCausalLM.from_pretrained(
+            module, found = _from_pretrained(
                 fetched.folder,
                 dtype=dtype,
                 trust_remote_code=model.trust_remote_code,
                 local_files_only=True,
+                output_loading_info=True,
                 **few_bits,
             )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except UNREADABLE as error:
+        if "DefaultCPUAllocator" in str(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "ignore_mismatched_sizes" in said:
+            said = "its weights are of other sizes than its configuration says"
         raise LuthierError(
-            f"cannot load the model: {str(error).strip().splitlines()[0]}",
+            f"cannot load the model: {said}",
             where=str(fetched.folder),
             fix="give a language model that transformers knows"
             + ("" if model.trust_remote_code else " (or, if it brings its own code, set model.trust_remote_code)"),
         ) from error
+    _must_be_complete(module, found, fetched.folder)
     if quantize is None:
         module.to(where)
     else:
@@ -156,23 +166,84 @@ def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin |
     return policy
 
 
+UNREADABLE = (
+    ValueError, TypeError, LookupError, OSError, RuntimeError, AttributeError, ArithmeticError, AssertionError,
+    ImportError, SafetensorError,
+)  # fmt: skip
+"""What transformers raises for files that are damaged or do not go together."""
+_from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+
+
+def _must_be_complete(module: Any, found: Mapping[str, Any], folder: Path) -> None:
+    """Raises LuthierError where the files lack weights of the model: transformers draws such at random. What they hold
+    beyond it is told."""
+    missing = sorted(found["missing_keys"])
+    if scalar.is_classifier(folder):  # it may have no output head, see `scalar.must_speak`
+        missing = [name for name in missing if module.get_submodule(name.rpartition(".")[0]) is not _output(module)]
+    if missing:
+        raise LuthierError(
+            f"the model's files lack {len(missing):,} of its weights, for instance {missing[0]}: its configuration is "
+            "another model's, or a file is missing",
+            where=str(folder),
+            fix="fetch the model's folder again, config.json and every *.safetensors file",
+        )
+    unused = sorted(
+        name for name in found["unexpected_keys"] if not scalar.is_classifier(folder) or name != scalar.SCORE
+    )
+    if unused:
+        foreign.say(
+            f"{folder}: {len(unused):,} tensors of its files are no part of this model, for instance {unused[0]}"
+        )
+
+
+def _output(module: Any) -> Any:
+    return module.get_output_embeddings()
+
+
 def _dtype(model: Model) -> torch.dtype:
     return DTYPES[machine.best_dtype() if model.dtype == "auto" else model.dtype]
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder as it stands. Raises LuthierError when there is none that can be read."""
+    """The tokenizer of a model folder as it stands. Raises LuthierError when there is none that can be read, or the
+    model's configuration cannot, which decides what kind of tokenizer it is."""
+    for name in ("config.json", "generation_config.json"):
+        _must_be_object(folder / name)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
+        _must_be_understood(folder, trust_remote_code)
         raise LuthierError(
-            f"cannot load the tokenizer: {str(error).strip().splitlines()[0]}",
+            f"cannot load the tokenizer: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
             where=str(folder),
             fix="copy the tokenizer files of the model into the folder",
         ) from error
     return tokenizer
+
+
+def _must_be_object(path: Path) -> None:
+    try:
+        if not path.is_file() or isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            return
+        fault = "it is no object"
+    except ValueError as error:
+        fault = str(error)
+    raise LuthierError(f"cannot read the model's {path.name}: {fault}", where=str(path), fix="fetch it again")
+
+
+def _must_be_understood(folder: Path, trust_remote_code: bool) -> None:
+    """Raises LuthierError where the fault lies in the configuration."""
+    try:
+        if (folder / "config.json").is_file():
+            AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # huggingface_hub's checks of fields are no kind of ValueError
+        raise LuthierError(
+            f"the model's configuration makes no sense: {' '.join(str(error).split())[:200]}",
+            where=str(folder / "config.json"),
+            fix="fetch it again",
+        ) from error
 
 
 def _origin(folder: Path) -> dict[str, Any]:
@@ -181,13 +252,11 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 
 def _origin_by_peft(folder: Path) -> dict[str, Any]:
-    """As `_origin`, from PEFT's own configuration; {} where that names no base."""
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    base = config.get("base_model_name_or_path")
-    if not base:
+    """As `_origin`, from PEFT's own configuration; {} where there is none."""
+    if not (folder / foreign.CONFIG).is_file():
         return {}
-    adapt = [{"name": "peft", "args": {"peft_type": config["peft_type"]}}]
+    config = foreign.config(folder)
+    base, adapt = config["base_model_name_or_path"], [{"name": "peft", "args": {"peft_type": config["peft_type"]}}]
     return {"model": {"name": base, "revision": config.get("revision")}, "folder": base, "digest": None, "adapt": adapt}
 
 
@@ -198,14 +267,18 @@ def open_adapter(
 
     The folder is one of ours, or what plain PEFT has written; that the base is the same is known of ours alone.
     """
-    origin = _origin(folder) or _origin_by_peft(folder)
+    ours = _origin(folder)
+    origin = ours or _origin_by_peft(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
     model, trained = model or Model(**origin["model"]), Model(**origin["model"])
     quantize = Plugin(**origin["quantize"]) if origin.get("quantize") else None
     # other bits come out of weights in another type
-    base = _fetch_base(model, origin, folder)
+    base = fetch_base(model, origin, folder)
     policy = _open(base, model if quantize is None else trained, device, quantize)
+    if not ours:
+        policy.tokenizer = foreign.tokenizer(folder, policy.tokenizer, trust_remote_code=model.trust_remote_code)
+        foreign.grow(folder, policy.module, policy.tokenizer)
     if merged and quantize is not None:  # to codes of few bits nothing can be added
         policy.dtype, policy.quantize = _dtype(model), None
         dequantise_(policy.module, policy.dtype)
@@ -229,13 +302,13 @@ def open_base(run: Run, model: Model) -> Policy:
     """The base of what a run has trained, frozen, loaded as `model` says. Raises LuthierError where it is not at hand,
     or not the one that was trained on."""
     folder = run.model if run.model.is_dir() else run.adapter
-    policy = _open(_fetch_base(model, _origin(folder), folder), model, None)
+    policy = _open(fetch_base(model, _origin(folder), folder), model, None)
     policy.module.requires_grad_(False)
     policy.module.eval()
     return policy
 
 
-def _fetch_base(model: Model, origin: dict[str, Any], folder: Path) -> Fetched:
+def fetch_base(model: Model, origin: dict[str, Any], folder: Path) -> Fetched:
     """The base that the weights in `folder` were trained on: by name, else from the folder it lay in while training,
     else from where it lies now if both were moved together. Raises LuthierError where none has its weights."""
     before = [folder.parent / origin[key] for key in ("folder", "beside") if origin.get(key)]
@@ -268,7 +341,7 @@ def _restore(policy: Policy, folder: Path) -> None:
     """Put the weights of our own adapters back."""
     try:
         policy.attached.restore(load_file(folder / OWN))
-    except (KeyError, RuntimeError, OSError) as error:
+    except (KeyError, RuntimeError, OSError, SafetensorError) as error:
         raise LuthierError(
             f"the adapter does not fit the base model: {str(error).strip().splitlines()[-1].strip()}",
             where=str(folder / OWN),
@@ -284,19 +357,33 @@ def _complaints() -> Any:
 
 
 def _with_adapter(module: Any, folder: Path) -> Any:
-    """PEFT's own loading, with its shape errors and its warning of missing keys as errors a user can read."""
+    """PEFT's own loading, with its shape errors and its warnings of what it passes over as errors a user can read."""
     try:
         with _complaints() as caught:
             wrapped = PeftModel.from_pretrained(module, folder)
-    except (RuntimeError, ValueError, OSError) as error:
+            if not wrapped.active_peft_config.is_prompt_learning:  # PEFT keeps virtual tokens by other names
+                foreign.must_all_fit(wrapped, folder)
+    except SafetensorError as error:
+        raise foreign.broken(folder, error) from error
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).strip().splitlines()[-1].strip()
         raise LuthierError(
-            f"the adapter does not fit the base model: {str(error).strip().splitlines()[-1].strip()}",
+            f"the adapter does not fit the base model: {what}",
             where=str(folder),
             fix="open it with the base it was trained on",
         ) from error
-    missing = [str(item.message) for item in caught if "missing adapter keys" in str(item.message)]
+    said = [str(item.message) for item in caught]
+    missing = next((each for each in said if "missing adapter keys" in each), None)
     if missing:
         raise LuthierError(
-            f"the adapter's file is incomplete: {missing[0][:200]}", where=str(folder), fix="train it again"
+            f"the adapter's file is incomplete: {missing[:200]}", where=str(folder), fix="train it again"
+        )
+    newer = next((each for each in said if "Unexpected keyword arguments" in each), None)
+    if newer:
+        keys = newer.partition("[")[2].partition("]")[0]
+        raise LuthierError(
+            f"a newer PEFT has written this adapter: the one here does not know its {keys}",
+            where=str(folder / foreign.CONFIG),
+            fix="pip install -U peft",
         )
     return mended(wrapped)

@@ -55,10 +55,10 @@ def need_bitsandbytes(name: str) -> None:
 def settle(module: Any, dtype: torch.dtype) -> None:
     """Make a model that was just read in few bits fit for training, or raise LuthierError where it cannot be.
 
-    On CPUs with AVX512-BF16 bitsandbytes repacks a 4-bit layer's weights the first time it is called for evaluation,
-    and rounds their scales to bf16 for good: later losses would be another model's, and a training step after an
-    evaluation would find no gradient. Its switch for that is a field of each layer. And its CPU kernels take the scales
-    of other blocks where a block of 64 weights reaches over the end of a row (0.50.2).
+    On CPUs with AVX512-BF16 bitsandbytes (0.50.2) repacks a 4-bit layer's weights the first time it is called for
+    evaluation, and rounds their scales to bf16 for good: later losses would be another model's, and a training step
+    after an evaluation would find no gradient. Its switch for that is a field of each layer. And its CPU kernels take
+    the scales of other blocks where a block of 64 weights reaches over the end of a row (0.50.2).
 
     An 8-bit layer on a CPU would compute in evaluation what it does not in training: see `int8.steady`. And every layer
     computes in the model's `dtype`, whatever type an adapter around it widens its input to: (IA)³ of PEFT's would have
@@ -136,6 +136,6 @@ def dequantise_(module: Any, dtype: torch.dtype) -> None:
         plain.bias = layer.bias
         module.set_submodule(name, plain)
     module.hf_quantizer.remove_quantization_config(module)
-    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # PEFT's IA3 asks for these before it merges
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # PEFT's IA3 (0.21.2) asks for these before it merges
         setattr(module, flag, False)
     module.to(dtype)

@@ -38,9 +38,10 @@ class Int8:
 def steady(state: Any) -> Any:
     """The state of an 8-bit layer on a CPU, with the arithmetic of training in evaluation too.
 
-    bitsandbytes decides by the layer's mode: in training the inputs stay as they are, in evaluation they are rounded to
-    8 bits, but for features that are large anywhere in the batch. Then a model is another one in evaluation than it was
-    trained to be, a reference differs from the policy that equals it, and a row's values depend on its neighbours.
+    bitsandbytes (0.50.2) decides by the layer's mode: in training the inputs stay as they are, in evaluation they are
+    rounded to 8 bits, but for features that are large anywhere in the batch. Then a model is another one in evaluation
+    than it was trained to be, a reference differs from the policy that equals it, and a row's values depend on its
+    neighbours.
     """
     from bitsandbytes.autograd._functions import MatmulLtState
 

@@ -47,6 +47,14 @@ class BitFit(Chosen):
         related=("train", "ia3", "lora"),
     )
 
+    def __post_init__(self) -> None:
+        if self.targets != ALL_LINEAR and not self.add_biases:
+            raise LuthierError(
+                "bitfit: `targets` says which layers get biases added, and none are: every bias of the model trains",
+                where="adapt.bitfit.targets",
+                fix="set add_biases: true, or leave targets out",
+            )
+
     @property
     def mergeable(self) -> bool:  # type: ignore[override]
         """A model's own biases are weights of it; added ones are not."""

@@ -160,9 +160,11 @@ class Attached:
         """Fold all adapters into the base's weights, in place; returns the plain model."""
         from peft import PeftModel
 
+        from luthier.models.folding import fold_
+
         module = self.module
         if isinstance(module, PeftModel):
-            module = module.merge_and_unload()
+            module = fold_(module)
         for _, adapter in reversed(self.own):
             adapter.merge(module)
         return module

@@ -30,6 +30,8 @@ class Shape:
         block |= {f"mlp.{name}_proj": (self.width, self.inner) for name in ("gate", "up")}
         block["mlp.down_proj"] = (self.inner, self.width)
         layers = {f"model.layers.{n}.{name}": sizes for n in range(self.blocks) for name, sizes in block.items()}
+        if targets != ALL_LINEAR:
+            layers["lm_head"] = (self.width, self.vocabulary)
         return {name: layers[name] for name in chosen(layers, targets, "shape")}
 
     def over(self, targets: Targets, each: Callable[[int, int], int]) -> int:

@@ -18,27 +18,44 @@ ALL_LINEAR = "all-linear"
 Targets = Expression | tuple[str, ...]
 
 
-def linear_layers(module: Any) -> dict[str, Any]:
-    """Every linear layer by name (GPT-2's Conv1D is one, transposed), the output head left out."""
+def linear_layers(module: Any, *, head: bool = False) -> dict[str, Any]:
+    """Every linear layer by name (GPT-2's Conv1D is one, transposed), the output head left out unless `head`."""
     from transformers.pytorch_utils import Conv1D
 
-    head = module.get_output_embeddings()
+    left_out = None if head else module.get_output_embeddings()
     return {
         name: layer
         for name, layer in module.named_modules()
-        if (is_linear(layer) or isinstance(layer, Conv1D)) and layer is not head
+        if (is_linear(layer) or isinstance(layer, Conv1D)) and layer is not left_out
     }
 
 
-def free_layers(module: Any, targets: Targets, adapter: str) -> dict[str, Any]:
-    """The linear layers that `targets` means and that are not frozen. Raises LuthierError when there are none."""
-    linear = linear_layers(module)
+def free_layers(module: Any, targets: Targets, adapter: str, *, on_head: bool = False) -> dict[str, Any]:
+    """The linear layers that `targets` means and that are not frozen. Raises LuthierError when there are none.
+
+    The output head is meant where it is named, or matched by an expression; then `on_head` says whether the adapter can
+    go there.
+    """
+    linear, head = linear_layers(module, head=True), module.get_output_embeddings()
     if targets == ():
         raise LuthierError(
             f"{adapter}: targets is empty", where=f"adapt.{adapter}.targets", fix="leave it out for all linear layers"
         )
-    named = chosen(linear, targets, adapter)
-    free = {n: linear[n] for n in named if linear[n].weight.requires_grad or is_quantised(linear[n].weight)}
+    named = list(linear_layers(module)) if targets == ALL_LINEAR else chosen(linear, targets, adapter)
+    output = next((name for name in named if linear[name] is head), None)
+    if output is not None and not on_head:
+        raise LuthierError(
+            f"{adapter}: {output!r} is the output head, and {adapter} goes on the layers of the blocks alone",
+            where=f"adapt.{adapter}.targets",
+            fix="leave it out there; `adapt: lora` goes on the head, too, and {train: head} beside another adapter "
+            "trains it whole",
+        )
+    few_bits = any(is_quantised(layer.weight) for layer in linear.values())  # loading froze what is not rounded
+    free = {
+        n: linear[n]
+        for n in named
+        if linear[n].weight.requires_grad or is_quantised(linear[n].weight) or (few_bits and linear[n] is head)
+    }
     if not free:
         raise LuthierError(
             f"every layer that {adapter} targets is frozen", fix="freeze fewer blocks or target other layers"
@@ -60,7 +77,7 @@ def free_weights(module: Any) -> dict[str, Any]:
 def named_by(free: Sequence[str], module: Any) -> list[str]:
     """The last names of the layers where they mean exactly these layers, else the full names."""
     last = sorted({name.split(".")[-1] for name in free})
-    meant = [name for name in linear_layers(module) if any(_named(name, target) for target in last)]
+    meant = [name for name in linear_layers(module, head=True) if any(_named(name, target) for target in last)]
     return last if meant == list(free) else list(free)
 
 

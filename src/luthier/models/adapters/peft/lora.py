@@ -10,7 +10,7 @@ from pydantic import Field
 
 from luthier.errors import LuthierError
 from luthier.models.adapters.kit.card import Card
-from luthier.models.adapters.kit.targets import linear_layers, sides, transposed
+from luthier.models.adapters.kit.targets import linear_layers, sides
 from luthier.models.adapters.peft.tuner import Layered, per_layer, whole
 from luthier.recipe.schema import Expression, Float, Int, Why
 from luthier.registry import suggest
@@ -45,6 +45,7 @@ class LowRank(Layered):
 
     default_lr: ClassVar[float] = 2e-4
     quantisable: ClassVar[bool | tuple[str, ...]] = True
+    on_head: ClassVar[bool] = True
     scale: ClassVar[float] = 2.0
     """Default alpha over r."""
     directions: ClassVar[int] = 0
@@ -72,12 +73,6 @@ class LowRank(Layered):
         alphas |= {name: whole(a) for name, a in per_layer(layers, self.alphas, "alphas").items()}
         self._spanned(layers, dict.fromkeys(layers, self.r) | ranks)
         self._saved(module, layers)
-        if self.save_modules and transposed(layers):
-            raise LuthierError(
-                f"PEFT does not load whole modules of a {type(module).__name__} as they were saved",
-                where="adapt.save_modules",
-                fix="leave them out",
-            )
         tied = bool(getattr(module.config.get_text_config(), "tie_word_embeddings", False))
         keys: dict[str, Any] = {
             "r": self.r,
@@ -141,6 +136,7 @@ class Rewriting(LowRank):
     scale: ClassVar[float] = 1.0
     exact_start: ClassVar[bool] = False
     rewrites_base: ClassVar[bool] = True
+    on_head: ClassVar[bool] = False
     directions: ClassVar[int] = 1
     quantisable: ClassVar[bool | tuple[str, ...]] = False
 

@@ -71,7 +71,8 @@ class Olora(Rewriting):
     )
 
     def options(self, module: Any) -> dict[str, Any]:
-        """PEFT's name of the initialisation. Raises LuthierError for layers that PEFT would decompose the wrong way."""
+        """PEFT's name of the initialisation. Raises LuthierError for layers that PEFT (0.21.2, `olora_init`) would
+        decompose the wrong way."""
         if transposed(self.layers(module)):
             raise LuthierError(
                 f"PEFT cannot decompose the transposed weights of a {type(module).__name__} by QR",
@@ -91,6 +92,7 @@ class Eva(Measuring, LowRank):
     tau: Annotated[Float, Field(gt=0, le=1), Why("PEFT's default")] = 0.99
     """A direction has settled when its cosine with the one before is above this."""
 
+    on_head: ClassVar[bool] = False
     card: ClassVar[Card] = Card(
         title="EVA: explained variance adaptation",
         paper="arXiv:2410.07170",
@@ -147,8 +149,8 @@ class Eva(Measuring, LowRank):
                 )
 
     def _enough(self, tokens: int) -> None:
-        """Raises LuthierError where no batch has as many tokens as directions are looked for: PEFT passes over it, and
-        goes round for ever."""
+        """Raises LuthierError where no batch has as many tokens as directions are looked for: PEFT (0.21.2,
+        `get_eva_state_dict`) passes over it, and goes round for ever."""
         most = round(self.rho * max([self.r, *self.ranks.values()]))
         if tokens < most:
             raise LuthierError(

@@ -117,7 +117,8 @@ class Boft(Layered):
         return shape.over(self.targets, lambda i, o: self.factors * i * self.block + o)
 
     def config(self, module: Any) -> Any:
-        """PEFT's configuration of it for this model. Raises LuthierError where PEFT would drop factors."""
+        """PEFT's configuration of it for this model. Raises LuthierError where PEFT (0.21.2,
+        `tuners/boft/layer.py`) would drop factors."""
         from peft import BOFTConfig
 
         widths = {name: layer.weight.shape[-1] for name, layer in self.layers(module).items()}

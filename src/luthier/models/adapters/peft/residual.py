@@ -27,16 +27,28 @@ def write_plain(module: Any, started: Mapping[str, Tensor], folder: Path) -> Non
 
     state = get_peft_model_state_dict(module, save_embedding_layers=False)
     plain = {name: _joined(name, tensor.detach(), started[name]) for name, tensor in state.items()}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in plain.items()}, folder / WEIGHTS)
+    save_file(_apart(plain), folder / WEIGHTS)
     plain_config(module).save_pretrained(str(folder))
 
 
 def _joined(name: str, now: Tensor, before: Tensor) -> Tensor:
-    if ".lora_A." in name:
+    if ".lora_A." in name or name.endswith(".lora_embedding_A"):
         return torch.cat([now, before.to(now)], 0)
-    if ".lora_B." in name:
+    if ".lora_B." in name or name.endswith(".lora_embedding_B"):
         return torch.cat([now, -before.to(now)], 1)
     return now
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with memory of its own: a module that trains whole and is tied to another is named twice."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def plain_config(module: Any) -> Any:

@@ -1,6 +1,6 @@
 """LoRA that begins as the best low-rank part of what quantising took from the weights (LoftQ, arXiv:2310.08659).
 
-PEFT has the same for CUDA only.
+PEFT (0.21.2, `utils/loftq_utils.py`) has the same for CUDA only.
 
 Shape suffixes: O = outputs, I = inputs, R = rank.
 """

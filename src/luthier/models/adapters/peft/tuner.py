@@ -49,23 +49,45 @@ def wrapped(module: Any, config: Any, name: str) -> Any:
 
     try:
         peft = mended(get_peft_model(module, config))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        kind = str(config.peft_type.value) if name == "peft" else name
-        raise LuthierError(
-            f"PEFT cannot put {kind} on a {type(module).__name__}: {str(error).strip().splitlines()[0]}",
-            where="adapt",
-            fix="change its keys, or take `adapt: lora`",
-        ) from error
+    except REFUSALS as error:
+        raise refused(error, str(config.peft_type.value) if name == "peft" else name, module) from error
     settle_lengths(peft)
     _of_its_rank(peft, name)
+    _one_matrix_once(peft, config, name)
     return peft
+
+
+REFUSALS = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    ImportError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+)
+"""What PEFT raises where a configuration does not go with a model, or a package of its own is missing."""
+
+
+def refused(error: Exception, kind: str, module: Any) -> Exception:
+    """What PEFT said, as a LuthierError; too little memory stays what it is."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    if "DefaultCPUAllocator" in first or type(error).__name__ == "OutOfMemoryError":
+        return error
+    said = first if isinstance(error, ValueError | ImportError) and first else f"{type(error).__name__}: {first}"
+    return LuthierError(
+        f"PEFT cannot put {kind} on a {type(module).__name__}: {said}",
+        where="adapt",
+        fix="change its keys, or take `adapt: lora`",
+    )
 
 
 def settle_lengths(peft: Any) -> None:
     """Set DoRA's lengths m to the very norms that its layers divide by, so that m / ‖W + s B A‖ is 1 to the bit.
 
-    PEFT takes the first lengths from weights in the base's type, and in training the norms from weights in the type of
-    A and B: on a bf16 base they differ by up to 1/256.
+    PEFT (0.21.2, `DoraLinearLayer.update_layer`) takes the first lengths from weights in the base's type, and in
+    training the norms from weights in the type of A and B: on a bf16 base they differ by up to 1/256.
     """
     import torch
     from peft.tuners.lora.dora import DoraLinearLayer
@@ -82,8 +104,29 @@ def settle_lengths(peft: Any) -> None:
                 length.weight.copy_(length.get_weight_norm(weight, update, layer.scaling[name]))
 
 
+def _one_matrix_once(peft: Any, config: Any, name: str) -> None:
+    """Raises LuthierError where first weights were taken out of an output head that is one matrix with the embeddings:
+    they would have lost them, too."""
+    from peft.tuners.lora import LoraLayer
+
+    from luthier.models.adapters.peft.other import takes_out
+
+    base = peft.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    on = [end for end in ends if isinstance(end, LoraLayer)]
+    tied = bool(getattr(base.config.get_text_config(), "tie_word_embeddings", False))
+    if on and tied and takes_out(getattr(config, "init_lora_weights", True)):
+        raise LuthierError(
+            f"{name} takes its first weights out of the output head, which is one matrix with the embeddings here: "
+            "they would change, too",
+            where=f"adapt.{name}",
+            fix="leave the head out of its targets, or take `adapt: lora`, which begins with nothing",
+        )
+
+
 def _of_its_rank(peft: Any, name: str) -> None:
-    """Raises LuthierError where PEFT has cut a layer's rank without a word: the adapter could not be opened again."""
+    """Raises LuthierError where PEFT (0.21.2, `pissa_init` and its like) has cut a layer's rank without a word: the
+    adapter could not be opened again."""
     from peft.tuners.lora import LoraLayer
     from torch import nn
 
@@ -107,9 +150,12 @@ class Layered(Tuner):
     targets: Annotated[Targets, Why("all linear layers train better than attention's alone")] = ALL_LINEAR
     """all-linear (every linear layer but the output head), a list of layer names, or a regular expression."""
 
+    on_head: ClassVar[bool] = False
+    """It can go on the output head, too, where that is named."""
+
     def layers(self, module: Any) -> dict[str, Any]:
         """The layers it goes on, by name."""
-        return free_layers(module, self.targets, self.name)
+        return free_layers(module, self.targets, self.name, on_head=self.on_head)
 
     def where(self, module: Any) -> dict[str, Any]:
         """PEFT's keys for them."""
