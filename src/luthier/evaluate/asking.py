@@ -175,7 +175,7 @@ class Questions:
         (references, known, encoded), found = self._references, list(self._references[0])
 
         def likelihood(chosen: Sequence[int]) -> list[NDArray[np.float32]]:
-            return system.engine.score([encoded[index] for index in chosen])
+            return system.engine.logprobs([encoded[index] for index in chosen])
 
         logps = _batched(likelihood, [len(row) for row in encoded], progress, f"{system.name}: likelihoods")
         for index, logp in zip(known, logps, strict=True):
