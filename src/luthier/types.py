@@ -42,7 +42,7 @@ class Response:
     """The log-probability of each of its tokens, under the model that is asked or that it was drawn from."""
     by: str | None = None
     ids: tuple[int, ...] | None = None
-    """The tokens that its last turn was sampled as, the stop token with them: its text, tokenised again, may be others."""
+    """The tokens that its last turn was sampled as, and the stop token: its text, tokenised again, may be others."""
 
 
 @dataclass(frozen=True, slots=True)

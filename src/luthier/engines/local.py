@@ -111,7 +111,7 @@ class LocalEngine:
             return Likelihoods(module).logprobs(rows)
 
     def load_adapter(self, name: str, folder: str) -> None:
-        """As `Engine.load_adapter`: beside a PEFT model's own adapter, or on a plain model, which stays one to others."""
+        """As `Engine.load_adapter`: beside a PEFT model's own adapter, or on a plain model, plain to all others."""
         self._named.load(name, folder)
 
     def drop_adapter(self, name: str) -> None:

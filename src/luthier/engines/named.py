@@ -34,11 +34,13 @@ class Named:
         if name is not None and name not in self.names:
             known = ", ".join(self.names) or "none"
             raise LuthierError(
-                f"no adapter {name!r} is loaded (loaded: {known})", where="adapter", fix="load it first, or name another"
+                f"no adapter {name!r} is loaded (loaded: {known})",
+                where="adapter",
+                fix="load it first, or name another",
             )
 
     def load(self, name: str, folder: str) -> None:
-        """Load an adapter from its folder. Raises LuthierError for a name that is taken and a folder that does not fit."""
+        """Load an adapter from its folder. Raises LuthierError for a name that is taken, a folder that does not fit."""
         from peft import PeftConfig, get_peft_model
         from safetensors import SafetensorError
 

@@ -225,7 +225,7 @@ def why_not_packed(module: nn.Module) -> str | None:
         return f"{name} does not use transformers' attention interface"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{name} caps its attention scores"
-    if any("sinks" in dict(module.named_parameters(recurse=False)) for module in model.modules()):
+    if any("sinks" in part._parameters for part in model.modules()):
         return f"{name} has attention sinks"
     if model.config.is_encoder_decoder:
         return f"{name} has an encoder"

@@ -2,8 +2,8 @@
 
 A micro-batch is a forest of token runs (`Segment`); a token sees its own run causally and all of its ancestors' tokens.
 Registered with transformers' attention and mask interfaces; the layout travels as a keyword argument of the model's
-forward, so nothing is patched. It serves the passes that bring a layout: any other call (generation over a cache, padded
-rows) goes to the attention that the model had, with that one's mask.
+forward, so nothing is patched. It serves the passes that bring a layout: any other call (generation over a cache,
+padded rows) goes to the attention that the model had, with that one's mask.
 
 On CPU the segments are cut into pieces. Where the processor multiplies bf16 (AVX512-BF16), `kernels/attention.c` attends
 piece by piece in one pass. Elsewhere pieces are put into buckets of similar length, and each bucket is three batched
