@@ -160,8 +160,10 @@ def _check(task: Task, rows: Sequence[Example]) -> None:
     for label, metric in judging.items():
         # a reference that cannot be judged against itself has nothing to say about answers either; one that is judged
         # beside others may well have
-        if metric.needs_reference and not metric.sees_group and all(
-            metric(row, Response((Turn("assistant", reference(row) or ""),))) is None for row in rows
+        if (
+            metric.needs_reference
+            and not metric.sees_group
+            and all(metric(row, Response((Turn("assistant", reference(row) or ""),))) is None for row in rows)
         ):
             raise _no_judgement(task, label, len(rows), "they have no answer, or none of the kind it compares")
 
