@@ -92,5 +92,9 @@ def test_what_cannot_be_is_refused(template: Template) -> None:
         template.encode(Example(ASKED, (said("", ()),)))
     with pytest.raises(RowFault, match="steps are judged by their text"):
         template.encode(Example(ASKED, (said("It is 4.", split(template, "It is 4."), step_rewards=(1.0,)),)))
+    thinks = Template(ct.tokenizer(ct.QWEN3))
+    turns = (Turn("assistant", "<think>\nhm\n</think>\n\n4"), Turn("user", "sure?"), Turn("assistant", "yes"))
+    with pytest.raises(RowFault, match="so it is not one sequence"):
+        thinks.encode(Example(ASKED, (said("4", (5, 6)), Response(turns))))
     with pytest.raises(RowFault, match="images"):
         template.encode(Example((Turn("user", "?", media=("a.png",)),), (said("x", (1, 2)),)))

@@ -1,4 +1,4 @@
-"""A scalar head read over packed rows: as in each response by itself, prompts computed once, the model left as it was."""
+"""A scalar head read over packed rows: as in each response by itself, prompts computed once, the model as it was."""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LossOn = Literal["assistant", "last", "all"]
+NOT_ONE = "the chat template rewrites earlier turns of a judged response, so it is not one sequence"
+ONE_TURN = "judge one assistant turn a row: put the turns before it into the prompt"
 
 
 @dataclass(slots=True)
@@ -304,8 +306,8 @@ def _text_layout(example: Example, response: Response, loss_on: LossOn) -> Layou
 
 def _placed(sampled: Sequence[Tokens | None], parts: Sequence[Tokens | RowFault]) -> list[Tokens | RowFault]:
     """All sequences of an example in the order of its responses: those sampled, and those rendered (`parts`)."""
-    if sampled.count(None) != len(parts):  # a response that is not one sequence: refused where all are looked at
-        return list(parts)
+    if sampled.count(None) != len(parts):
+        return [RowFault(NOT_ONE, fix=ONE_TURN)]
     rest = iter(parts)
     return [next(rest) if tokens is None else tokens for tokens in sampled]
 
@@ -319,11 +321,7 @@ def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Tokenised
     raw, judged = _is_raw(example), is_judged(example)
     responses = example.responses if judged else ()
     if judged and len(sequences) != len(responses):
-        return RowFault(
-            "the chat template rewrites earlier turns of a judged response, so it is not one sequence",
-            where=str(example.source) if example.source else None,
-            fix="judge one assistant turn a row: put the turns before it into the prompt",
-        )
+        return RowFault(NOT_ONE, where=str(example.source) if example.source else None, fix=ONE_TURN)
     scored = any(response.reward is not None for response in responses)
     return Tokenised(
         sequences,
