@@ -65,7 +65,11 @@ class Forward:
         self._closed, self._fuses, self._fused = self.layout == "padded", fused, 0
         if self.layout == "packed":
             self._fused = packing.open_on(self.causal_lm, fused=fused)
-        self._head = plain_head(self.causal_lm)
+        try:
+            self._head = plain_head(self.causal_lm)
+        except BaseException:
+            self.close()
+            raise
         self.backbone: Callable[[Batch], AbstractContextManager[object]] = (
             nullcontext  # see luthier.train.loop.backbone
         )

@@ -159,3 +159,17 @@ def test_a_head_is_looked_at_once_and_again_when_it_is_another() -> None:
     assert not opened() and len(calls) == 2
     hook.remove()
     assert opened() and opened() and len(calls) == 3
+
+
+def test_a_forward_that_cannot_be_opened_leaves_the_model_as_it_was() -> None:
+    model = family_model("llama")
+    before = state(model)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    hook = model.lm_head.register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        Forward(model)
+    hook.remove()
+    assert state(model) == before
