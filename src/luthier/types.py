@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,10 @@ class Response:
     reward: float | None = None
     step_rewards: tuple[float, ...] | None = None
     logp: tuple[float, ...] | None = None
+    """The log-probability of each of its tokens, under the model that is asked or that it was drawn from."""
     by: str | None = None
+    ids: tuple[int, ...] | None = None
+    """The tokens that its last turn was sampled as, and the stop token: its text, tokenised again, may be others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,33 +274,87 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to answer `n` times. What comes of it depends on nothing that is asked beside it, nor on the order.
+
+    The answers to one request differ where they are drawn; two requests that are equal but for their id are answered
+    alike.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    n: int = 1
+    adapter: str | None = None
+    """Which of the adapters that were loaded answers; None: the model as it stands."""
+    id: int | str = 0
+    """Comes back with each completion."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """Generated tokens (the stop token left out) and why generation ended: "stop" or "length"."""
+    """Generated tokens (the stop token left out) and why generation ended: "stop" or "length".
+
+    Two are equal that say the same; who asked, and how likely it was, does not count.
+    """
 
     ids: tuple[int, ...]
     text: str
     finish: Literal["stop", "length"]
+    sampled: tuple[int, ...] = field(default=(), compare=False)
+    """All tokens that were drawn: `ids`, and the stop token if one ended it."""
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    """Of each token of `sampled` under the model itself (temperature 1, nothing cut off, no penalty), in fp32."""
+    request: int | str = field(default=0, compare=False)
+    """The id of the request."""
+    index: int = field(default=0, compare=False)
+    """Its number among the request's `n`."""
+    adapter: str | None = None
+    version: int = 0
+    """The version of the weights when it was begun."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Tokens out. One engine holds one model; `prompts` are token ids rendered by the chat template."""
+    """Tokens out. One engine holds one model; prompts are token ids rendered by the chat template."""
 
     @property
     def context(self) -> int | None:
         """The longest sequence that its model can read, in tokens; None where that is not known."""
         ...
 
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """All completions of the requests, each as it ends.
+
+        Raises LuthierError, before any is begun, for a prompt that cannot be answered and for an adapter that is not
+        loaded.
+        """
+        ...
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """One completion for each prompt, in order."""
+        """One completion for each prompt, in order; equal prompts are drawn for apart."""
         ...
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The text of one completion, piece by piece."""
         ...
 
-    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""
+        ...
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        """Make an adapter in PEFT's format answer the requests that name it.
+
+        Raises LuthierError where the folder holds none that fits, or the name is taken.
+        """
+        ...
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter that was loaded. Raises LuthierError, naming those loaded, where there is none such."""
+        ...
+
+    def sync(self, version: int) -> None:
+        """Take over the weights that training has come to; completions begun from now on carry this version."""
         ...
 
 
@@ -306,6 +363,18 @@ class Scorer(Protocol):
     """A metric, a reward and a filter in one: how good is this response to this example? None = cannot say."""
 
     def __call__(self, example: Example, response: Response) -> float | None: ...
+
+
+@runtime_checkable
+class GroupScorer(Protocol):
+    """A scorer that judges the responses to one prompt beside one another: by rank, by agreement, by majority."""
+
+    sees_group: ClassVar[bool]
+    """True: `group` is what counts."""
+
+    def group(self, example: Example, responses: Sequence[Response]) -> list[float | None]:
+        """The score of each response, in order; None where it cannot say."""
+        ...
 
 
 @runtime_checkable

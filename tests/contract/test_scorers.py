@@ -83,7 +83,7 @@ def test_is_a_frozen_dataclass_of_documented_kind(every):
     assert type(every).__doc__ and not type(every).__doc__.startswith(f"{type(every).__name__}(")
     assert hash(every) == hash(replace(every)) and every == replace(every)
     assert every.range[0] < every.range[1]
-    abilities = {"range", "higher_is_better", "needs_likelihood", "needs_rewards", "needs_reference"}
+    abilities = {"range", "higher_is_better", "needs_likelihood", "needs_rewards", "needs_reference", "sees_group"}
     assert abilities.isdisjoint(field.name for field in fields(every))
     every.check()
 

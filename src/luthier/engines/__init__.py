@@ -1,13 +1,21 @@
-"""Engines: tokens out. One engine holds one model. Light to import: torch comes on first use."""
+"""Engines: tokens out. One engine holds one model. Light to import: torch comes on first use.
+
+An engine's plug-in is a frozen dataclass whose fields are its settings; `open(policy, stop_ids)` gives the `Engine`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luthier.registry import Registry
+
 if TYPE_CHECKING:
     from luthier.engines.local import LocalEngine
 
-__all__ = ["LocalEngine"]
+__all__ = ["ENGINES", "LocalEngine"]
+
+ENGINES = Registry("engine", {"local": "luthier.engines.opening:Local"})
+"""The built-in engines, and those of the entry points `luthier.engine`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from luthier.types import Sampling
 
+WORD = 2**32
+"""A seed has two words, and so has what tells draws apart: its low word, then its high word with the row's number."""
 CANDIDATES = 1024
 """Tokens sorted for top_p at first; the whole vocabulary only when they hold too little of the mass."""
 
@@ -20,13 +22,25 @@ CANDIDATES = 1024
 class Choice:
     """Chooses a token for each row of a batch.
 
-    A row's draws depend on the seed and the row's number alone, so that they do not change with the batch around it.
+    A row's draws depend on its seed and its number alone, so that they do not change with the batch around it.
     """
 
-    def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompts: Sequence[Sequence[int]],
+        numbers: Sequence[int],
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        """`seeds`: one for each row; without them all have the sampling's, and are told apart by their numbers."""
         self._sampling = sampling
         self._seen = [set(prompt) for prompt in prompts] if sampling.repetition_penalty != 1.0 else None
-        self._draws = [np.random.Generator(np.random.Philox(key=[sampling.seed, number])) for number in numbers]
+        seeds = [sampling.seed] * len(numbers) if seeds is None else seeds
+        keys = [
+            [seed % WORD, (seed // WORD) % WORD + (number % WORD) * WORD]
+            for seed, number in zip(seeds, numbers, strict=True)
+        ]
+        self._draws = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows of the batch only."""
@@ -38,7 +52,7 @@ class Choice:
         """The next token of each row."""
         logits_BV = logits_BV.float()
         if self._seen is not None:
-            self._penalise(logits_BV)
+            logits_BV = self._penalised(logits_BV)
         if self._sampling.temperature == 0:
             chosen = logits_BV.argmax(-1).tolist()
         else:
@@ -48,14 +62,16 @@ class Choice:
                 seen.add(token)
         return chosen
 
-    def _penalise(self, logits_BV: Tensor) -> None:
+    def _penalised(self, logits_BV: Tensor) -> Tensor:
         """CTRL's penalty (arXiv:1909.05858): tokens already there lose, whatever their logit's sign."""
         assert self._seen is not None
+        logits_BV = logits_BV.clone()  # the caller's stay what the model said
         for logits_V, seen in zip(logits_BV, self._seen, strict=True):
             places = torch.tensor(sorted(seen), device=logits_V.device)
             old = logits_V[places]
             penalty = self._sampling.repetition_penalty
             logits_V[places] = torch.where(old > 0, old / penalty, old * penalty)
+        return logits_BV
 
     def _draw(self, logits_BV: Tensor) -> list[int]:
         log_total_B1 = logits_BV.logsumexp(-1, keepdim=True)

@@ -1,72 +1,98 @@
-"""The engine inside this process: batched decoding over a key-value cache, and the scoring of given tokens.
+"""The engine inside this process: batched decoding over a key-value cache, with the very weights that train.
 
-Shape suffixes: B = rows, T = tokens of the longest row, S = scored positions of any row, V = vocabulary.
+Given tokens are scored by the one forward pass of `luthier.forward`.
+
+Shape suffixes: B = rows, V = vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from luthier.engines.asking import in_order
 from luthier.engines.choice import Choice
 from luthier.engines.decoding import Decoding
+from luthier.engines.named import Named
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
-from luthier.forward.padding import alike, padded
-from luthier.models import max_context, positions
-from luthier.models.virtual import virtual
-from luthier.types import Completion, Encoded, Sampling
-
-HEAD_ROWS = 128
-"""Positions whose log-softmax is taken at once, in fp32."""
+from luthier.forward.likelihoods import Likelihoods
+from luthier.models import max_context
+from luthier.types import Completion, Encoded, Request, Sampling
 
 
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
     `stop_ids` end a sequence. `rows` sequences are decoded at a time, fewer when together with their room to grow they
-    would hold more than `tokens` tokens.
+    would hold more than `tokens` tokens. The weights are those of the module whenever it is asked: `sync` only counts.
     """
 
     def __init__(
         self, module: Any, tokenizer: Any, stop_ids: Collection[int], *, rows: int = 64, tokens: int = 32_768
     ) -> None:
-        self._module, self._tokenizer, self._stop = module, tokenizer, frozenset(stop_ids)
+        self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
         self._rows, self._tokens = rows, tokens
         self._device = next(module.parameters()).device
+        self._version = 0
         self.context = max_context(module)
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """All completions of the requests, each as it ends; between two of them the model may be used and trained.
+
+        Raises LuthierError, before any is begun, for an empty prompt, for one that fills the model's context, for a
+        request of no answer and for an adapter that is not loaded.
+        """
+        alike: dict[tuple[str | None, Sampling], list[_Growing]] = {}
+        contexts: dict[str | None, int | None] = {None: self.context}
+        for place, request in enumerate(requests):
+            if request.adapter not in contexts:
+                with self._named.on(request.adapter) as module:
+                    contexts[request.adapter] = max_context(module)
+            if request.n < 1:
+                raise LuthierError(
+                    f"a request asks for {request.n} answers", where=f"prompt {place + 1}", fix="set n to 1 or more"
+                )
+            limit = _room(request, place, contexts[request.adapter])
+            kind = request.adapter, replace(request.sampling, seed=0)
+            alike.setdefault(kind, []).extend(_Growing(request, index, limit) for index in range(request.n))
+        return (
+            completion
+            for (adapter, sampling), rows in alike.items()
+            for batch in self._batches(rows)
+            for completion in self._decode(batch, sampling, adapter)
+        )
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: Callable[[int], None] | None = None
     ) -> list[Completion]:
         """One completion for each prompt, in order. `progress` is told how many more have ended.
 
-        Raises LuthierError for an empty prompt and for one that fills the model's context.
+        Raises LuthierError as `run` does.
         """
-        done: dict[int, Completion] = {}
-        for numbers in self._batches(prompts, sampling):
-            for number, completion in self._decode([prompts[number] for number in numbers], numbers, sampling):
-                done[number] = completion
-                if progress is not None:
-                    progress(1)
-        return [done[number] for number in range(len(prompts))]
+        return in_order(self.run, prompts, sampling, progress)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The text of one completion, piece by piece; pieces are never half a character."""
-        limit = self._room(prompt, 0, sampling)
+        limit = _room(Request(tuple(prompt), sampling), 0, self.context)
         choice, text = Choice(sampling, [prompt], [0]), Text(self._tokenizer, sampling.stop)
-        decoding = Decoding(self._module, [prompt], self._device)
+        decoding: Decoding | None = None
         token = -1
-        for count in range(limit):
-            with self._inference():  # per token: the caller may use the model between two pieces
-                logits_BV = decoding.start() if count == 0 else decoding.step([token])
+        for _ in range(limit):
+            # per token: the caller may use the model between two pieces
+            with self._named.on(None) as module, _inference(module):
+                if decoding is None:
+                    decoding = Decoding(module, [prompt], self._device)
+                    logits_BV = decoding.start()
+                else:
+                    logits_BV = decoding.step([token])
                 token = choice(logits_BV)[0]
             if token in self._stop:
                 break
@@ -79,129 +105,139 @@ class LocalEngine:
         if rest:
             yield rest
 
-    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""
-        sequences = [pair for row in rows for pair in zip(row.ids, row.weights, strict=True)]
-        done: dict[int, NDArray[np.float32]] = {}
-        with self._inference():
-            for numbers in alike([len(ids) for ids, _ in sequences], rows=self._rows):
-                done |= zip(numbers, self._score([sequences[number] for number in numbers]), strict=True)
-        ends = accumulate((len(row.ids) for row in rows), initial=0)
-        return [np.concatenate([done[number] for number in range(*span)]) for span in pairwise(ends)]
+        with self._named.on(adapter) as module:
+            return Likelihoods(module).logprobs(rows)
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        """As `Engine.load_adapter`: beside a PEFT model's own adapter, or on a plain model, plain to all others."""
+        self._named.load(name, folder)
+
+    def drop_adapter(self, name: str) -> None:
+        """As `Engine.drop_adapter`."""
+        self._named.drop(name)
+
+    def sync(self, version: int) -> None:
+        """Completions begun from now on carry this version."""
+        self._version = version
 
     # decoding
-    def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[list[int]]:
-        """Numbers of the prompts that are decoded together: of like length, the longest first."""
-        for number, prompt in enumerate(prompts):
-            self._room(prompt, number, sampling)
-        waiting = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    def _batches(self, rows: Sequence[_Growing]) -> Iterator[list[_Growing]]:
+        """Rows that are decoded together: of like length, the longest first."""
+        waiting = sorted(rows, key=lambda row: -len(row.request.prompt))
         while waiting:
-            longest = len(prompts[waiting[0]]) + sampling.max_new_tokens
+            longest = len(waiting[0].request.prompt) + waiting[0].request.sampling.max_new_tokens
             count = max(1, min(self._rows, self._tokens // longest))
             yield waiting[:count]
             waiting = waiting[count:]
 
-    def _room(self, prompt: Sequence[int], number: int, sampling: Sampling) -> int:
-        """How many tokens may follow the prompt."""
-        if not len(prompt):
-            raise LuthierError(
-                "an empty prompt has nothing to go on from",
-                where=f"prompt {number + 1}",
-                fix="give it a token at least",
-            )
-        if self.context is None:
-            return sampling.max_new_tokens
-        if len(prompt) >= self.context:
-            raise LuthierError(
-                f"the prompt has {len(prompt)} tokens, but the model's context ends at {self.context}",
-                where=f"prompt {number + 1}",
-                fix="shorten it",
-            )
-        return min(sampling.max_new_tokens, self.context - len(prompt))
-
-    def _decode(
-        self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling
-    ) -> Iterator[tuple[int, Completion]]:
+    def _decode(self, rows: list[_Growing], sampling: Sampling, adapter: str | None) -> Iterator[Completion]:
         """Decode one batch; a row leaves it as soon as it ends."""
-        rows = [_Growing(number, self._room(p, number, sampling)) for p, number in zip(prompts, numbers, strict=True)]
+        prompts, version = [row.request.prompt for row in rows], self._version
         for row in rows:
             row.text = Text(self._tokenizer, sampling.stop) if sampling.stop else None
-        choice, decoding = Choice(sampling, prompts, numbers), Decoding(self._module, prompts, self._device)
+        seeds = [row.request.sampling.seed for row in rows]
+        choice = Choice(sampling, prompts, [row.index for row in rows], seeds)
+        decoding: Decoding | None = None
         tokens: list[int] = []
         while rows:
-            with self._inference():
-                tokens = choice(decoding.step(tokens) if tokens else decoding.start())
-            for row, token in zip(rows, tokens, strict=True):
-                row.add(token, self._stop)
-            alive = [place for place, row in enumerate(rows) if row.finish is None]
+            with self._named.on(adapter) as module, _inference(module):
+                while all(row.finish is None for row in rows):
+                    if decoding is None:
+                        decoding = Decoding(module, prompts, self._device)
+                        logits_BV = decoding.start()
+                    else:
+                        logits_BV = decoding.step(tokens)
+                    tokens, logps = _chosen(choice, logits_BV)
+                    for row, token, logp in zip(rows, tokens, logps, strict=True):
+                        row.add(token, logp, self._stop)
             for row in rows:
                 if row.finish is not None:
-                    yield row.number, self._completion(row)
-            if len(alive) < len(rows) and alive:
+                    yield self._completion(row, version)
+            alive = [place for place, row in enumerate(rows) if row.finish is None]
+            if alive and decoding is not None:
                 choice.keep(alive)
                 decoding.keep(alive)
                 tokens = [tokens[place] for place in alive]
             rows = [rows[place] for place in alive]
 
-    def _completion(self, row: _Growing) -> Completion:
+    def _completion(self, row: _Growing, version: int) -> Completion:
         assert row.finish is not None
         if row.text is not None:
             text = "".join([*row.pieces, row.text.end()])
         else:
             text = self._tokenizer.decode(row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(tuple(row.ids), text, row.finish)
-
-    # scoring
-    def _score(
-        self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]
-    ) -> Iterator[NDArray[np.float32]]:
-        ids_BT, mask_BT = padded([ids for ids, _ in sequences])
-        scored = [np.flatnonzero(weights) for _, weights in sequences]
-        # The token at place t is predicted at t - 1; only places that some row asks for reach the output head.
-        place_S = np.unique(np.concatenate(scored)) - 1
-        if not len(place_S):
-            return (np.zeros(0, np.float32) for _ in sequences)
-        ids_BT, mask_BT = ids_BT.to(self._device), None if mask_BT is None else mask_BT.to(self._device)
-        before = virtual(self._module)
-        if before is not None:
-            model, inputs, first = before.model, before.before(ids_BT, mask_BT), before.places
-        else:
-            model, first = self._module, 0
-            inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, "use_cache": False}
-            if positions.placed(model):
-                weights = [each for _, each in sequences]
-                inputs[positions.KEYWORD] = positions.Prompts.unscored(weights, ids_BT.shape[1], self._device)
-        logits_BSV: Tensor = model(**inputs, logits_to_keep=torch.from_numpy(place_S + first).to(self._device)).logits
-        return (
-            _log_probabilities(logits_BSV[number, np.searchsorted(place_S, wanted - 1)], ids[wanted])
-            for number, ((ids, _), wanted) in enumerate(zip(sequences, scored, strict=True))
+        return Completion(
+            ids=tuple(row.ids),
+            text=text,
+            finish=row.finish,
+            sampled=tuple(row.sampled),
+            logprobs=tuple(row.logprobs),
+            request=row.request.id,
+            index=row.index,
+            adapter=row.request.adapter,
+            version=version,
         )
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """No gradients, no dropout; afterwards the module is in the mode it was in."""
-        training = self._module.training
+
+@contextmanager
+def _inference(module: Any) -> Iterator[None]:
+    """No gradients, no dropout; afterwards the module is in the mode it was in."""
+    training = module.training
+    if training:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
         if training:
-            self._module.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            if training:
-                self._module.train()
+            module.train()
+
+
+def _room(request: Request, place: int, context: int | None) -> int:
+    """How many tokens may follow the prompt."""
+    length, most = len(request.prompt), request.sampling.max_new_tokens
+    if not length:
+        raise LuthierError(
+            "an empty prompt has nothing to go on from", where=f"prompt {place + 1}", fix="give it a token at least"
+        )
+    if context is None:
+        return most
+    if length >= context:
+        raise LuthierError(
+            f"the prompt has {length} tokens, but the model's context ends at {context}",
+            where=f"prompt {place + 1}",
+            fix="shorten it",
+        )
+    return min(most, context - length)
+
+
+def _chosen(choice: Choice, logits_BV: Tensor) -> tuple[list[int], list[float]]:
+    """The next token of each row, and its log-probability under the model itself."""
+    logits_BV = logits_BV.float()
+    tokens = choice(logits_BV)
+    token_B1 = torch.tensor(tokens, device=logits_BV.device)[:, None]
+    logp_B = logits_BV.gather(-1, token_B1)[:, 0] - logits_BV.logsumexp(-1)
+    return tokens, logp_B.tolist()
 
 
 class _Growing:
-    """One row of a batch under way."""
+    """One row of a batch under way: an answer to a request."""
 
-    def __init__(self, number: int, limit: int) -> None:
-        self.number, self._limit = number, limit
+    def __init__(self, request: Request, index: int, limit: int) -> None:
+        self.request, self.index, self._limit = request, index, limit
         self.ids: list[int] = []
+        self.sampled: list[int] = []
+        self.logprobs: list[float] = []
         self.text: Text | None = None
         self.pieces: list[str] = []
-        self.finish: Any = None
+        self.finish: Literal["stop", "length"] | None = None
 
-    def add(self, token: int, stop: Collection[int]) -> None:
+    def add(self, token: int, logp: float, stop: Collection[int]) -> None:
+        """One more token was drawn."""
+        self.sampled.append(token)
+        self.logprobs.append(logp)
         if token in stop:
             self.finish = "stop"
             return
@@ -213,13 +249,3 @@ class _Growing:
                 return
         if len(self.ids) >= self._limit:
             self.finish = "length"
-
-
-def _log_probabilities(logits_SV: Tensor, target: NDArray[np.int32]) -> NDArray[np.float32]:
-    target_S = torch.from_numpy(target.astype(np.int64)).to(logits_SV.device)
-    split: Any = torch.split
-    pieces = [
-        chunk_CV.float().log_softmax(-1).gather(-1, target_C[:, None])[:, 0]
-        for chunk_CV, target_C in zip(split(logits_SV, HEAD_ROWS), split(target_S, HEAD_ROWS), strict=True)
-    ]
-    return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0, np.float32)

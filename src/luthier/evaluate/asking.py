@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
+from luthier.scorers.groups import score_groups
 from luthier.scorers.metric import Metric
 from luthier.types import RAW, Completion, Encoded, Engine, Example, Response, Sampling, Turn
 
@@ -75,6 +76,11 @@ class Outcome:
         """An answer as a response."""
         return Response((Turn("assistant", completion.text),), by=self.system)
 
+    def drawn(self, rows: Sequence[Example]) -> list[tuple[Example, list[Response]]]:
+        """Each row with all the answers that were drawn for it."""
+        candidates = self.candidates or []
+        return [(row, [self.response(one) for one in some]) for row, some in zip(rows, candidates, strict=True)]
+
 
 def best(values: Sequence[float | None]) -> int:
     """The place of the largest value, the earliest of equals; None counts below every number."""
@@ -131,13 +137,8 @@ class Questions:
             rewards = self._rewards(system, progress)
         outcome = Outcome(candidates, worth, likelihoods, rewards, 0.0, system.name)
         if candidates is not None and self.by is not None:
-            pairs = [(row, outcome.response(one)) for row, drawn in self._zipped(candidates) for one in drawn]
-            flat = iter(self.by.many(pairs))
-            worth = [[next(flat) for _ in drawn] for drawn in candidates]
+            worth = score_groups(self.by, outcome.drawn(self.rows))
         return replace(outcome, worth=worth, seconds=time.perf_counter() - start)
-
-    def _zipped(self, candidates: list[list[Completion]]) -> list[tuple[Example, list[Completion]]]:
-        return list(zip(self.rows, candidates, strict=True))
 
     @cached_property
     def _prompts(self) -> list[list[int]]:
@@ -182,7 +183,7 @@ class Questions:
         (references, known, encoded), found = self._references, list(self._references[0])
 
         def likelihood(chosen: Sequence[int]) -> list[NDArray[np.float32]]:
-            return system.engine.score([encoded[index] for index in chosen])
+            return system.engine.logprobs([encoded[index] for index in chosen])
 
         logps = _batched(likelihood, [len(row) for row in encoded], progress, f"{system.name}: likelihoods")
         for index, logp in zip(known, logps, strict=True):

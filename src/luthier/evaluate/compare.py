@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
@@ -13,6 +13,7 @@ from luthier.evaluate.comparison import Answer, Comparison, Sample, number, reco
 from luthier.evaluate.verdicts import Verdict, verdicts
 from luthier.run import Run
 from luthier.scorers import SCORERS
+from luthier.scorers.groups import score_group, sees_group
 from luthier.scorers.metric import Metric, reference, text
 from luthier.scorers.preference import Judgement
 from luthier.types import Engine, Example, Response, Scorer, Turn
@@ -34,6 +35,16 @@ class _Mean(Metric):
 
     def __call__(self, example: Example, response: Response) -> float | None:
         return self.scorer(example, response)
+
+
+@dataclass(frozen=True)
+class _GroupMean(_Mean):
+    """The same for one that sees the responses to a prompt beside one another."""
+
+    sees_group: ClassVar[bool] = True
+
+    def group(self, example: Example, responses: Sequence[Response]) -> list[float | None]:
+        return score_group(self.scorer, example, responses)
 
 
 def compare(
@@ -98,7 +109,9 @@ def _picking(task: Task) -> tuple[str, Metric] | None:
 
 def _metric(plugin: Plugin) -> Metric:
     scorer = SCORERS.build(plugin.name, plugin.args)
-    return scorer if isinstance(scorer, Metric) else _Mean(scorer)
+    if isinstance(scorer, Metric):
+        return scorer
+    return _GroupMean(scorer) if sees_group(scorer) else _Mean(scorer)
 
 
 def _label(plugin: Plugin) -> str:
@@ -145,9 +158,12 @@ def _check(task: Task, rows: Sequence[Example]) -> None:
             fix="plain text can be scored by `perplexity` alone",
         )
     for label, metric in judging.items():
-        # a reference that cannot be judged against itself has nothing to say about answers either
-        if metric.needs_reference and all(
-            metric(row, Response((Turn("assistant", reference(row) or ""),))) is None for row in rows
+        # a reference that cannot be judged against itself has nothing to say about answers either; one that is judged
+        # beside others may well have
+        if (
+            metric.needs_reference
+            and not metric.sees_group
+            and all(metric(row, Response((Turn("assistant", reference(row) or ""),))) is None for row in rows)
         ):
             raise _no_judgement(task, label, len(rows), "they have no answer, or none of the kind it compares")
 

@@ -32,7 +32,7 @@ class Objective(Protocol):
 class Likelihoods(Protocol):
     """The part of an engine that scores given tokens."""
 
-    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]: ...
+    def logprobs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]: ...
 
 
 class ImplicitRewards:
@@ -48,13 +48,13 @@ class ImplicitRewards:
 
     def __call__(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
         """For each row the reward of each of its responses. Raises LuthierError where the objective judges nothing."""
-        logp_S = np.concatenate(self._engine.score(rows))
+        logp_S = np.concatenate(self._engine.logprobs(rows))
         if self._reference is None:
             ref_S = None
         elif self._reference is self._engine:
             ref_S = logp_S
         else:
-            ref_S = np.concatenate(self._reference.score(rows))
+            ref_S = np.concatenate(self._reference.logprobs(rows))
         implicit_N = self._objective.implicit_rewards(laid_out(rows, logp_S, ref_S, self._objective.begin()))
         if implicit_N is None:
             raise no_rewards(self._name)
@@ -91,11 +91,11 @@ class Remembered:
         self._engine = engine
         self._known: dict[int, tuple[Encoded, NDArray[np.float32]]] = {}
 
-    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
-        """As `Engine.score`."""
+    def logprobs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """As `Engine.logprobs`."""
         new = [row for row in rows if id(row) not in self._known]
         # the row is kept with its values, so that no other row can come to have its identity
-        self._known |= {id(row): (row, logp) for row, logp in zip(new, self._engine.score(new), strict=True)}
+        self._known |= {id(row): (row, logp) for row, logp in zip(new, self._engine.logprobs(new), strict=True)}
         return [self._known[id(row)][1] for row in rows]
 
 

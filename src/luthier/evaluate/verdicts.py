@@ -15,6 +15,7 @@ from luthier.errors import LuthierError
 from luthier.evaluate.asking import Outcome, best, judges_words
 from luthier.evaluate.bootstrap import estimates
 from luthier.evaluate.comparison import Score
+from luthier.scorers.groups import statistics_of_groups
 from luthier.scorers.metric import Metric
 from luthier.scorers.preference import Judgement
 from luthier.types import Example, Response
@@ -107,8 +108,8 @@ def _plain(metric: Metric, rows: Sequence[Example], outcome: Outcome) -> list[St
         return [metric.of_rewards(row, rewards) for row, rewards in zip(rows, outcome.rewards, strict=True)]
     if metric.needs_likelihood:
         return metric.statistics_many(list(zip(rows, outcome.likelihoods, strict=True)))
-    words = [outcome.response(completion) for completion in outcome.completions or ()]
-    return metric.statistics_many(list(zip(rows, words, strict=True)))
+    words = [[outcome.response(completion)] for completion in outcome.completions or ()]
+    return [only for (only,) in statistics_of_groups(metric, list(zip(rows, words, strict=True)))]
 
 
 def _picked(
@@ -135,10 +136,7 @@ def _picked(
 
 
 def _of_candidates(metric: Metric, rows: Sequence[Example], outcome: Outcome) -> list[list[Statistics]]:
-    drawn = outcome.candidates or []
-    pairs = [(row, outcome.response(one)) for row, some in zip(rows, drawn, strict=True) for one in some]
-    flat = iter(metric.statistics_many(pairs))
-    return [[next(flat) for _ in some] for some in drawn]
+    return statistics_of_groups(metric, outcome.drawn(rows))
 
 
 def _truly_best(metric: Metric, candidates: Sequence[Statistics]) -> int:

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from luthier.forward import packing
 from luthier.forward.batches import Batch, Layout
 from luthier.forward.head import Head, Teacher, readouts
 from luthier.forward.readouts import LOGP, MEAN_LOGP, OF_A_TEACHER
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
-from luthier.models.blocks.fused import fuse, unfuse
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
 from luthier.objectives.rows import Rows
@@ -33,7 +34,9 @@ PACKABLE = {"full_attention", "sliding_attention"}
 class Forward:
     """Runs a causal language model (or a PEFT model around one) over micro-batches.
 
-    Call `close()` (or use as a context manager) before saving: fused blocks and the attention setting are undone.
+    Open it in the mode that it is to be used in. While it is open the model may be used in any other way, too
+    (generation, another Forward). Call `close()` (or use as a context manager) before saving: fused blocks and the
+    attention setting are undone, by the last that closes.
     """
 
     def __init__(
@@ -57,16 +60,17 @@ class Forward:
             )
         self.layout: Layout = "padded" if layout == "padded" or obstacle else "packed"
         # rows that share a prefix would share its noise
-        noisy = bool(dropout.of_base(module) or dropout.of_adapters(module))
+        noisy = module.training and bool(dropout.of_base(module) or dropout.of_adapters(module))
         self.placed = positions.placed(self.causal_lm)
         self.share_prefix = share_prefix and self.layout == "packed" and not noisy and not self.placed
-        self._own_attention = self.causal_lm.config._attn_implementation
-        self._fused = 0
+        self._closed, self._fuses, self._fused = self.layout == "padded", fused, 0
         if self.layout == "packed":
-            attention.register()
-            self.causal_lm.set_attn_implementation(attention.PACKED)
-            self._fused = fuse(self.causal_lm) if fused else 0
-        self.head = plain_head(self.causal_lm)
+            self._fused = packing.open_on(self.causal_lm, fused=fused)
+        try:
+            self.head = plain_head(self.causal_lm)
+        except BaseException:
+            self.close()
+            raise
         self.backbone: Callable[[Batch], AbstractContextManager[object]] = (
             nullcontext  # see luthier.train.loop.backbone
         )
@@ -118,7 +122,7 @@ class Forward:
     def hidden(self, batch: Batch) -> Tensor:
         """The backbone's last hidden states, T x D."""
         inputs, first = self._inputs(batch)
-        with self.backbone(batch):
+        with self.backbone(batch), self._pass():
             hidden: Tensor = self.causal_lm.base_model(**inputs).last_hidden_state[:, first:]
         return hidden.reshape(-1, hidden.shape[-1])
 
@@ -157,9 +161,9 @@ class Forward:
 
     def close(self) -> None:
         """Give the model back as it was: its own attention and its own layers."""
-        if self.layout == "packed":
-            unfuse(self.causal_lm)
-            self.causal_lm.set_attn_implementation(self._own_attention)
+        if not self._closed:
+            self._closed = True
+            packing.close_on(self.causal_lm)
 
     @contextmanager
     def opened(self) -> Iterator[Forward]:
@@ -190,12 +194,15 @@ class Forward:
             "use_cache": False,
         }
         if batch.layout == "packed":
-            inputs[attention.LAYOUT] = attention.PackedLayout(batch.segments, batch.position_T)
+            inputs[attention.LAYOUT] = attention.PackedLayout(batch.segments, batch.position_T, self._fuses)
         else:
             inputs["attention_mask"] = _padding_mask(batch)
         if self.placed:
             inputs[positions.KEYWORD] = _prompts(batch)
         return inputs, 0
+
+    def _pass(self) -> AbstractContextManager[None]:
+        return attention.unmasked() if self.layout == "packed" else nullcontext()
 
     def _whole_head(self, batch: Batch, asked: Sequence[str]) -> dict[str, Tensor]:
         """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
@@ -203,7 +210,7 @@ class Forward:
         if beyond:
             raise ValueError(f"{', '.join(sorted(beyond))} need an output head that is W h + b, scale and soft cap")
         inputs, first = self._inputs(batch)
-        with self.backbone(batch):
+        with self.backbone(batch), self._pass():
             logits = self.causal_lm(**inputs).logits[:, first:]
         logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
         found = {LOGP: logp_SV.gather(1, batch.target_S[:, None]).squeeze(1)}
@@ -246,15 +253,22 @@ def why_not_packed(module: nn.Module) -> str | None:
         return f"{name} does not use transformers' attention interface"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{name} caps its attention scores"
-    if any("sinks" in dict(module.named_parameters(recurse=False)) for module in model.modules()):
+    if any("sinks" in part._parameters for part in model.modules()):
         return f"{name} has attention sinks"
     if model.config.is_encoder_decoder:
         return f"{name} has an encoder"
     return None
 
 
+_verified: WeakKeyDictionary[Any, tuple[object, bool]] = WeakKeyDictionary()
+"""Was a model's head found to be a plain one? With what was looked at: anything else is looked at anew."""
+
+
 def plain_head(model: Any) -> Head | None:
-    """The head as W, b, scale and soft cap, verified against the model's own logits; None if it is something else."""
+    """The head as W, b, scale and soft cap, verified against the model's own logits; None if it is something else.
+
+    That costs a small forward pass, the first time that a model is met with this head.
+    """
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         return None
@@ -266,12 +280,22 @@ def plain_head(model: Any) -> Head | None:
         / float(getattr(config, "logits_scaling", None) or 1.0),
         softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
     )
+    hooks = [key for part in (model, linear) for key in (*part._forward_pre_hooks, *part._forward_hooks)]
+    looked_at = id(linear), type(linear), linear.__dict__.get("forward"), head.scale, head.softcap, hooks
+    known = _verified.get(model)
+    if known is None or known[0] != looked_at:
+        known = _verified[model] = looked_at, _is_plain(model, linear, head)
+    return head if known[1] else None
+
+
+def _is_plain(model: Any, linear: nn.Linear, head: Head) -> bool:
+    """Does the model get the logits out of its head's inputs that `head` gets?"""
     captured: list[Tensor] = []
     hook = linear.register_forward_pre_hook(lambda _module, args: captured.append(args[0]))
     training = model.training
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), attention.unmasked():
             ids = torch.arange(4, device=linear.weight.device)[None]
             layout = {attention.LAYOUT: attention.PackedLayout((attention.Segment(0, 4, None),), ids[0])}
             theirs = model(input_ids=ids, position_ids=ids, use_cache=False, **layout).logits.float()
@@ -279,7 +303,7 @@ def plain_head(model: Any) -> Head | None:
     finally:
         hook.remove()
         model.train(training)
-    return head if torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2) else None
+    return torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2)
 
 
 def _prompts(batch: Batch) -> positions.Prompts:

@@ -1,12 +1,12 @@
 """Log-probabilities of rows that do not train, computed as in training: packed, prompts once, no logits kept.
 
-Shape suffixes: S = scored tokens of a micro-batch.
+Shape suffixes: S = scored tokens of a micro-batch, K = values of a micro-batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,22 +25,36 @@ LayOut = Callable[[Sequence[Encoded]], list[Batch]]
 
 
 class Likelihoods:
-    """The likelihoods of a model that generates at other times: its own layers are back after each call."""
+    """The likelihoods of a model that does other things at other times: it is given back as it was after each call."""
 
     def __init__(self, module: Any, off: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """`off` gives the block inside which the module is the model that is asked for."""
         self._module, self._off, self._device = module, off, next(module.parameters()).device
 
-    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""
-        training = self._module.training
-        self._module.eval()
-        try:
-            with Forward(self._module).opened() as forward, self._off():
-                lay_out = fitting(forward, LARGEST_MICRO)
-                return list(each(rows, lay_out, lambda batch: forward.rows(batch).logp_S, self._device))
-        finally:
-            self._module.train(training)
+        with reading(self._module) as forward, self._off():
+            lay_out = fitting(forward, LARGEST_MICRO)
+            return list(each(rows, lay_out, lambda batch: forward.rows(batch).logp_S, self._device))
+
+
+@contextmanager
+def reading(module: Any, **choices: Any) -> Iterator[Forward]:
+    """A forward pass without dropout, for the while; afterwards the module is in the mode it was in."""
+    training = module.training
+    if training:
+        module.eval()
+    try:
+        with Forward(module, **choices).opened() as forward:
+            yield forward
+    finally:
+        if training:
+            module.train()
+
+
+def scored(row: Encoded) -> int:
+    """How many tokens of a row are scored."""
+    return row.scored
 
 
 def fitting(forward: Forward, tokens: int) -> LayOut:
@@ -54,15 +68,21 @@ def fitting(forward: Forward, tokens: int) -> LayOut:
 
 @torch.no_grad()
 def each(
-    rows: Sequence[Encoded] | TokenStore, lay_out: LayOut, logp: Callable[[Batch], Tensor], device: torch.device
+    rows: Sequence[Encoded] | TokenStore,
+    lay_out: LayOut,
+    values: Callable[[Batch], Tensor],
+    device: torch.device,
+    *,
+    count: Callable[[Encoded], int] = scored,
+    at_once: int = AT_ONCE,
 ) -> Iterator[NDArray[np.float32]]:
-    """What `logp` gives for the scored tokens of a micro-batch (S), row by row in their order."""
-    for begin in range(0, len(rows), AT_ONCE):
-        some = [rows[i] for i in range(begin, min(begin + AT_ONCE, len(rows)))]
-        values: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(some)
+    """What `values` gives for a micro-batch (K; `count` of them for each row), row by row in their order."""
+    for begin in range(0, len(rows), at_once):
+        some = [rows[i] for i in range(begin, min(begin + at_once, len(rows)))]
+        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(some)
         for batch in lay_out(some):
-            logp_S = logp(batch.to(device)).cpu().numpy()
-            ends = np.cumsum([example.scored for example in batch.examples])
-            for row, part in zip(batch.chosen, np.split(logp_S, ends[:-1]), strict=True):
-                values[row] = part
-        yield from values
+            value_K = values(batch.to(device)).cpu().numpy()
+            ends = np.cumsum([count(example) for example in batch.examples])
+            for row, part in zip(batch.chosen, np.split(value_K, ends[:-1]), strict=True):
+                found[row] = part
+        yield from found

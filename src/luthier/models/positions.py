@@ -10,13 +10,11 @@ Shape suffixes: T = tokens of the pass, all rows one after the other (padding co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from luthier.models import caching
@@ -41,13 +39,6 @@ class Prompts:
             before_T[start:end] = torch.arange(end - start)
             after_T[start:end] = torch.arange(end - start).flip(0)
         return cls(before_T.to(device), after_T.to(device))
-
-    @classmethod
-    def unscored(cls, weights: Sequence[NDArray[np.float32]], longest: int, device: Any) -> Prompts:
-        """Rows padded on the right to `longest` tokens, each a prompt up to the first token that has a weight."""
-        ends = [int(np.argmax(each != 0)) if each.any() else len(each) for each in weights]
-        spans = [(row * longest, row * longest + end) for row, end in enumerate(ends)]
-        return cls.spans(len(ends) * longest, spans, device)
 
     @classmethod
     def whole(cls, mask_BL: Tensor) -> Prompts:

@@ -34,6 +34,8 @@ class Metric(ABC):
     """True: it judges no generated text but the rewards a model gives to the row's own responses: a `Judgement`."""
     needs_reference: ClassVar[bool] = True
     """False: it can judge a response to a row without a known answer."""
+    sees_group: ClassVar[bool] = False
+    """True: it has `group` and judges the responses to one prompt beside one another (`types.GroupScorer`)."""
 
     def check(self) -> None:
         """Raise, before anything is generated, what could only be raised later."""

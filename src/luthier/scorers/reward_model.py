@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Aggregation = Literal["product", "min", "last", "mean"]
 PAIRS_AT_ONCE = 512
-"""Responses tokenised together: enough to sort them well by length."""
+"""Responses tokenised together."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class RewardModel(Metric):
     ] = None
     """How the steps' probabilities become one score: product, min, last, mean. Process reward models only.
     Default: product."""
-    batch: Annotated[int, Field(gt=0), Why("rows of like length fill a forward pass well")] = 64
-    """Most responses in one forward pass (they hold 4,096 tokens at most)."""
+    batch: Annotated[int, Field(gt=0), Why("enough rows to fill a forward pass")] = 64
+    """Most responses in one forward pass (one of several holds 2,048 tokens at most)."""
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     needs_reference: ClassVar[bool] = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.data import FORMATS
+from luthier.engines import ENGINES
 from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
 from luthier.objectives import OBJECTIVES
 from luthier.registry import Registry
@@ -19,5 +20,6 @@ REGISTRIES: dict[str, Registry] = {
     "tracker": TRACKERS,
     "exporter": EXPORTERS,
     "format": FORMATS,
+    "engine": ENGINES,
 }
-"""Kind → registry. The kinds are those of `recipe.schema.Seam`, and the row shapes of `data.*.format`."""
+"""Kind → registry. The kinds are those of `recipe.schema.Seam`, the row shapes of `data.*.format`, and the engines."""

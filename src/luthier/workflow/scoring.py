@@ -15,7 +15,7 @@ from luthier.recipe.describe import default_of, plugin_fields
 from luthier.recipe.resolve import plain
 from luthier.run import Run
 from luthier.scorers.metric import Metric
-from luthier.types import Completion, Encoded, Engine, Example, Sampling
+from luthier.types import Completion, Encoded, Engine, Example, Request, Sampling
 from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
 
@@ -41,6 +41,16 @@ class Switched:
     def __init__(self, engine: Engine, off: Callable[[], AbstractContextManager[None]]) -> None:
         self.engine, self._off, self.context = engine, off, engine.context
 
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """As `Engine.run`; the adapter is off while the model works, and on again while a completion is looked at."""
+        completions = self.engine.run(requests)
+        while True:
+            with self._off():
+                completion = next(completions, None)
+            if completion is None:
+                return
+            yield completion
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """As `Engine.generate`."""
         with self._off():
@@ -51,10 +61,22 @@ class Switched:
         with self._off():
             yield from self.engine.stream(prompt, sampling)
 
-    def score(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
-        """As `Engine.score`."""
+    def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
+        """As `Engine.logprobs`."""
         with self._off():
-            return self.engine.score(rows)
+            return self.engine.logprobs(rows, adapter)
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        """As `Engine.load_adapter`."""
+        self.engine.load_adapter(name, folder)
+
+    def drop_adapter(self, name: str) -> None:
+        """As `Engine.drop_adapter`."""
+        self.engine.drop_adapter(name)
+
+    def sync(self, version: int) -> None:
+        """As `Engine.sync`."""
+        self.engine.sync(version)
 
 
 def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:
@@ -71,10 +93,8 @@ def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:
 
 def _engine(model: Model) -> Engine:
     from luthier.data import Template
-    from luthier.engines import LocalEngine
 
-    policy = model.policy
-    engine = LocalEngine(policy.module, policy.tokenizer, Template(policy.tokenizer).stop_ids)
+    engine = REGISTRIES["engine"].build("local").open(model.policy, Template(model.policy.tokenizer).stop_ids)
     return engine if model.off is nullcontext else Switched(engine, model.off)
 
 

@@ -144,8 +144,8 @@ def test_every_response_of_a_row_is_scored(module: Any) -> None:
     ids = [generator.integers(3, VOCABULARY, length).astype(np.int32) for length in (9, 14, 6)]
     weights = [np.r_[np.zeros(3), np.full(len(each) - 3, 0.5)].astype(np.float32) for each in ids]
     engine = LocalEngine(module, byte_tokenizer(), {STOP})
-    together = engine.score([Encoded(tuple(ids), tuple(weights)), Encoded((ids[0],), (weights[0],))])
-    alone = [engine.score([Encoded((a,), (b,))])[0] for a, b in zip(ids, weights, strict=True)]
+    together = engine.logprobs([Encoded(tuple(ids), tuple(weights)), Encoded((ids[0],), (weights[0],))])
+    alone = [engine.logprobs([Encoded((a,), (b,))])[0] for a, b in zip(ids, weights, strict=True)]
     np.testing.assert_allclose(together[0], np.concatenate(alone), atol=1e-5)
     np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
 
@@ -180,7 +180,7 @@ def test_scores_are_the_log_softmax_at_the_scored_places(module: Any) -> None:
         ids = generator.integers(3, VOCABULARY, length).astype(np.int32)
         rows.append(Encoded((ids,), (weights,)))
     rows.append(Encoded((rows[0].ids[0],), (np.zeros(4, np.float32),)))
-    scored = LocalEngine(module, byte_tokenizer(), {STOP}).score(rows)
+    scored = LocalEngine(module, byte_tokenizer(), {STOP}).logprobs(rows)
     for row, found in zip(rows, scored, strict=True):
         ids = torch.from_numpy(row.ids[0].astype(np.int64))
         with torch.no_grad():

@@ -54,7 +54,7 @@ class ByHeart:
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         yield self.generate([prompt], sampling)[0].text
 
-    def score(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
+    def logprobs(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
         self.scored += len(rows)
         return [np.full((row.weights[0] > 0).sum(), math.log(self.likelihood), dtype=np.float32) for row in rows]
 

@@ -27,7 +27,7 @@ class Likes:
         self.letters = {ord(letter): value for letter, value in letters.items()}
         self.scored = 0
 
-    def score(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
+    def logprobs(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
         self.scored += len(rows)
         return [
             np.array(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LossOn = Literal["assistant", "last", "all"]
+NOT_ONE = "the chat template rewrites earlier turns of a judged response, so it is not one sequence"
+ONE_TURN = "judge one assistant turn a row: put the turns before it into the prompt"
 
 
 @dataclass(slots=True)
@@ -90,7 +92,8 @@ class Template:
 
         A conversation whose template rewrites earlier turns (Qwen 3 takes their thinking out) gives several
         sequences, the longest first: each scored turn in the context it would be served in. Otherwise there is one
-        sequence for each response.
+        sequence for each response. A response that keeps the ids it was sampled as is those ids after the prompt's, and
+        they alone train: its text, tokenised again, might be other tokens than the model drew.
         """
         tokenised = self.encode_batch([example], loss_on)[0]
         if isinstance(tokenised, LuthierError):
@@ -104,10 +107,16 @@ class Template:
         results: list[Tokenised | LuthierError | None] = [None] * len(examples)
         layouts_N: list[list[Layout]] = [[] for _ in examples]
         chats: list[tuple[int, Conversation]] = []
+        sampled_N: dict[int, list[Tokens | None]] = {}
         for n, example in enumerate(examples):
             try:
+                if any(response.ids is not None for response in example.responses):
+                    sampled_N[n] = self._sampled(example)
+                if n in sampled_N and None not in sampled_N[n]:
+                    continue  # nothing to render
                 if _is_raw(example):
-                    layouts_N[n] = [_text_layout(example, response, loss_on) for response in example.responses]
+                    spoken = [response for response in example.responses if response.ids is None]
+                    layouts_N[n] = [_text_layout(example, response, loss_on) for response in spoken]
                 else:
                     chats += [(n, chat) for chat in self._conversations(example, loss_on)]
             except LuthierError as error:
@@ -127,7 +136,9 @@ class Template:
         good = [n for n in range(len(examples)) if results[n] is None]
         tokens = iter(self._tokeniser.tokenise([layout for n in good for layout in layouts_N[n]]))
         for n in good:
-            results[n] = self._readable(_assemble(examples[n], [next(tokens) for _ in layouts_N[n]]), examples[n])
+            parts = [next(tokens) for _ in layouts_N[n]]
+            made = _assemble(examples[n], _placed(sampled_N[n], parts) if n in sampled_N else parts)
+            results[n] = self._readable(made, examples[n])
             if isinstance(tokenised := results[n], Tokenised):
                 tokenised.shortened = sum(layout.shortened for layout in layouts_N[n])
         return [result for result in results if result is not None]
@@ -232,6 +243,33 @@ class Template:
         """Has the model's tokenizer a chat template at all?"""
         return self._renderer.exists
 
+    def _sampled(self, example: Example) -> list[Tokens | None]:
+        """For each response the prompt's tokens and those it was sampled as; None where only its text is known."""
+        prompt: list[int] | None = None
+        found: list[Tokens | None] = []
+        where = str(example.source) if example.source else None
+        if not _is_raw(example):
+            _check_turns((*example.prompt, *(turn for response in example.responses for turn in response.turns)), where)
+        for response in example.responses:
+            if response.ids is None:
+                found.append(None)
+                continue
+            if response.step_rewards is not None:
+                raise RowFault(
+                    "its steps are judged by their text, and it keeps the tokens it was sampled as", where=where
+                )
+            if not response.ids or not response.turns:
+                raise RowFault("a response was sampled as no tokens at all", where=where)
+            if len(response.turns) > 1:
+                before = self.prompt_ids((*example.prompt, *response.turns[:-1]), example.tools)
+            else:
+                before = prompt = self.prompt_ids(example.prompt, example.tools) if prompt is None else prompt
+            ids, weight = [*before, *response.ids], response.turns[-1].weight
+            weights_T = np.zeros(len(ids), np.float32)
+            weights_T[len(before) :] = 1.0 if weight is None else weight
+            found.append(Tokens(np.array(ids, np.int32), weights_T, [len(ids)]))
+        return found
+
     def _require_template(self, where: str | None) -> None:
         if not self.exists:
             raise LuthierError(
@@ -257,6 +295,8 @@ class Template:
         judged = is_judged(example)
         chats = []
         for response in example.responses:
+            if response.ids is not None:
+                continue
             turns = (*example.prompt, *response.turns)
             _check_turns(turns, where)
             first = len(example.prompt) if judged else 0
@@ -327,6 +367,14 @@ def _text_layout(example: Example, response: Response, loss_on: LossOn) -> Layou
     return Layout(prompt + text, [span], 1.0 if loss_on == "all" and not is_judged(example) else 0.0, raw=True)
 
 
+def _placed(sampled: Sequence[Tokens | None], parts: Sequence[Tokens | RowFault]) -> list[Tokens | RowFault]:
+    """All sequences of an example in the order of its responses: those sampled, and those rendered (`parts`)."""
+    if sampled.count(None) != len(parts):
+        return [RowFault(NOT_ONE, fix=ONE_TURN)]
+    rest = iter(parts)
+    return [next(rest) if tokens is None else tokens for tokens in sampled]
+
+
 def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Tokenised | LuthierError:
     sequences: list[Tokens] = []
     for tokens in parts:
@@ -336,13 +384,19 @@ def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Tokenised
     raw, judged = _is_raw(example), is_judged(example)
     responses = example.responses if judged else ()
     if judged and len(sequences) != len(responses):
-        return RowFault(
-            "the chat template rewrites earlier turns of a judged response, so it is not one sequence",
-            where=str(example.source) if example.source else None,
-            fix="judge one assistant turn a row: put the turns before it into the prompt",
-        )
+        return RowFault(NOT_ONE, where=str(example.source) if example.source else None, fix=ONE_TURN)
     known = columns.read(example, len(sequences))
     if "step_reward" in known:
         known["step_end"] = tuple(np.array(tokens.steps, np.int32) for tokens in sequences)
+    if any(response.ids is not None and response.logp is not None for response in responses):
+        known["old_logp"] = tuple(_sampled_logp(one, r) for one, r in zip(sequences, responses, strict=True))
     text = raw and not example.prompt and not judged and len(sequences) == 1
     return Tokenised(sequences, text=text, turns=not judged, columns=known)
+
+
+def _sampled_logp(tokens: Tokens, response: Response) -> NDArray[np.float32]:
+    """The log-probabilities that a response's tokens were sampled with, T; 0 where they are not known."""
+    found_T = np.zeros(len(tokens.ids_T), np.float32)
+    if response.ids is not None and response.logp is not None:
+        found_T[len(found_T) - len(response.ids) :] = response.logp
+    return found_T

@@ -1,8 +1,9 @@
 """Attention over packed rows: no padding reaches the model, and a shared prefix is attended to by all its rows.
 
 A micro-batch is a forest of token runs (`Segment`); a token sees its own run causally and all of its ancestors' tokens.
-Registered with transformers' attention and mask interfaces under `PACKED`; the layout travels as a keyword argument
-of the model's forward, so nothing is patched.
+Registered with transformers' attention and mask interfaces; the layout travels as a keyword argument of the model's
+forward, so nothing is patched. It serves the passes that bring a layout: any other call (generation over a cache,
+padded rows) goes to the attention that the model had, with that one's mask.
 
 On CPU the segments are cut into pieces. Where the processor multiplies bf16 (AVX512-BF16), `kernels/attention.c`
 attends piece by piece in one pass. Elsewhere pieces are put into buckets of similar length, and each bucket is three
@@ -15,7 +16,10 @@ H = heads, G = queries per key head, D = head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +31,7 @@ from luthier.models.blocks import kernels
 from luthier.models.blocks.kernels import attention as one_pass
 
 PACKED = "luthier_packed"
+"""How the names begin under which packed attention is registered: one for each attention that it stands before."""
 PIECE = 128
 """Queries of a long run that are taken together: later keys than theirs are not computed, which halves the work."""
 LAYOUT = "packed_layout"
@@ -59,6 +64,8 @@ class PackedLayout:
 
     segments: tuple[Segment, ...]
     position_T: Tensor
+    fused: bool = True
+    """May fused blocks serve the pass, where layers have them?"""
     flex: dict[int, Any] = field(default_factory=dict)
     """FlexAttention block masks by window (CUDA)."""
 
@@ -284,14 +291,64 @@ def packed_attention(
     return PackedAttention.apply(q, k, v, layout, scale, window)[None], None  # type: ignore[no-untyped-call]
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """transformers' mask interface: the layout says who sees whom, so no mask is built."""
+_unmasked: ContextVar[bool] = ContextVar("unmasked", default=False)
+_names: dict[str, str] = {}
+"""The name of packed attention by the name of the attention that it stands before."""
 
 
-def register() -> None:
-    """Make `PACKED` known to transformers."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Around a pass that brings a layout: the layout says who sees whom, so no mask is built.
 
-    AttentionInterface.register(PACKED, packed_attention)
-    AttentionMaskInterface.register(PACKED, _no_mask)
+    Layers that are computed again on the way back, outside the block, have the layout as a keyword and need no mask.
+    """
+    token = _unmasked.set(True)
+    try:
+        yield
+    finally:
+        _unmasked.reset(token)
+
+
+def before(own: str) -> str:
+    """The name, known to transformers from now on, of packed attention that hands calls without a layout to `own`."""
+    if own not in _names:
+        from transformers import AttentionInterface
+        from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+        # a number, because transformers reads meaning into names (flash attention, kernels of its hub)
+        name = f"{PACKED}_{len(_names)}"
+        AttentionInterface.register(name, _choosing(own))
+        if own in ALL_MASK_ATTENTION_FUNCTIONS:  # else no mask is built for it, and none for ours
+            own_mask = ALL_MASK_ATTENTION_FUNCTIONS[own]
+            AttentionMaskInterface.register(name, lambda *a, **k: None if _unmasked.get() else own_mask(*a, **k))
+        _names[own] = name
+    return _names[own]
+
+
+def _choosing(own: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """transformers' attention interface: packed attention where there is a layout, else `own`."""
+
+    def attention(module: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        if kwargs.get(LAYOUT) is not None:
+            return packed_attention(module, *args, **kwargs)
+        function = _function(own, module)
+        if "flash" not in own:
+            return function(module, *args, **kwargs)
+        name = module.config._attn_implementation
+        module.config._attn_implementation_internal = own  # it looks there which of its versions it is
+        try:
+            return function(module, *args, **kwargs)
+        finally:
+            module.config._attn_implementation_internal = name
+
+    return attention
+
+
+def _function(own: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The attention called `own`; the eager one is each model file's own."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if own in ALL_ATTENTION_FUNCTIONS:
+        return ALL_ATTENTION_FUNCTIONS[own]
+    files = (vars(sys.modules[cls.__module__]) for cls in type(module).__mro__)
+    return next(file["eager_attention_forward"] for file in files if "eager_attention_forward" in file)

@@ -33,20 +33,22 @@ QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
 def fuse(model: nn.Module) -> int:
-    """Replace every decoder layer that has a fused equal; returns how many."""
+    """Replace every decoder layer that has a fused equal; returns how many are fused now."""
     count = 0
     for name, layer in list(model.named_modules()):
         if type(layer).__name__ in LAYERS and _untouched(layer) and _blocks(layer) is not None:
             model.set_submodule(name, FusedLayer(layer))
             count += 1
+        else:
+            count += isinstance(layer, FusedLayer)
     return count
 
 
 def unfuse(model: nn.Module) -> None:
-    """Put the model's own layers back."""
+    """Put the model's own layers back, in the mode that the model is in by now."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, FusedLayer):
-            model.set_submodule(name, layer.original)
+            model.set_submodule(name, layer.given_back())
 
 
 class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
@@ -61,6 +63,16 @@ class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
         self.gradient_checkpointing = layer.gradient_checkpointing
         if layer.gradient_checkpointing:
             self._gradient_checkpointing_func = layer._gradient_checkpointing_func
+            # one of the two checkpoints: twice is work for nothing, and the layer's own mode is not kept up
+            layer.gradient_checkpointing = False
+
+    def given_back(self) -> Any:
+        """The model's own layer, in the mode and with the checkpointing of this one."""
+        layer = self.__dict__["original"]
+        layer.training, layer.gradient_checkpointing = self.training, self.gradient_checkpointing
+        if self.gradient_checkpointing:
+            layer._gradient_checkpointing_func = self._gradient_checkpointing_func
+        return layer
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -73,7 +85,8 @@ class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(1, T, D) -> (1, T, D)."""
         layout: attention.PackedLayout | None = kwargs.get(attention.LAYOUT)
-        blocks = _blocks(self) if layout is not None and caching.given(kwargs) is None else None
+        asked = layout is not None and layout.fused and caching.given(kwargs) is None
+        blocks = _blocks(self) if asked else None
         if blocks is None or layout is None:
             return self.original(hidden_states, **kwargs)
         cos, sin = kwargs["position_embeddings"]

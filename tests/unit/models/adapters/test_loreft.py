@@ -118,8 +118,8 @@ def test_packed_padded_checkpointed_and_the_engine_edit_the_same_tokens() -> Non
     module, _ = trained(tied=False)
     packed, gradients = states(module, "packed")
     engine = LocalEngine(module, None, ())
-    scores = {n: each.tolist() for n, each in enumerate(engine.score(rows(*SHAPES)))}
-    plain = LocalEngine(tiny.model().eval(), None, ()).score(rows(*SHAPES))
+    scores = {n: each.tolist() for n, each in enumerate(engine.logprobs(rows(*SHAPES)))}
+    plain = LocalEngine(tiny.model().eval(), None, ()).logprobs(rows(*SHAPES))
     for row, values in packed.items():
         assert values == pytest.approx(scores[row], abs=2e-5)
         assert values != pytest.approx(plain[row].tolist(), abs=1e-2)

@@ -1,0 +1,43 @@
+"""What is changed in a model while packed passes are open on it: its attention's name, and layers that are fused.
+
+Passes may be opened over one another and closed in any order; the last to close gives the model back as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from luthier.models.blocks import attention
+from luthier.models.blocks.fused import fuse, unfuse
+
+
+@dataclass
+class _Opened:
+    own: str
+    """The attention that the model had."""
+    passes: int = 0
+
+
+_models: WeakKeyDictionary[Any, _Opened] = WeakKeyDictionary()
+
+
+def open_on(model: Any, *, fused: bool) -> int:
+    """Let a causal language model take packed passes; returns how many of its layers are fused for this one."""
+    opened = _models.get(model)
+    if opened is None:
+        opened = _models[model] = _Opened(model.config._attn_implementation)
+        model.set_attn_implementation(attention.before(opened.own))
+    opened.passes += 1
+    return fuse(model) if fused else 0
+
+
+def close_on(model: Any) -> None:
+    """One packed pass less."""
+    opened = _models[model]
+    opened.passes -= 1
+    if not opened.passes:
+        unfuse(model)
+        model.set_attn_implementation(opened.own)
+        del _models[model]
