@@ -58,8 +58,10 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     resolved = models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe)
     run = Run(Path(resolved.output).expanduser())
     with run.locked():
-        held = resume_check.claim(run, resolved)
+        held = resume_check.held(run, resolved)
+        run.check_whole()
         scoring.check(resolved, held.unscored, _template)
+        resume_check.keep(run, resolved)
         if not held.trained:
             _fit(resolved, run)
         for plugin in held.unexported:
@@ -95,6 +97,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
     if head is not None:
         say(head)
     fit(policy, objective, prepared, recipe, run, second=_reference(recipe, needs, policy, prepared))
+    run.still_held()
     models.save(policy, run)
     record_environment(run)
 
@@ -126,8 +129,9 @@ def _prepare(recipe: Recipe, template: Template) -> Prepared:
     Raises LuthierError where early stopping has no validation rows.
     """
     from luthier.data import prepare
+    from luthier.models import expected_max_context
 
-    prepared = prepare(recipe, template.tokenizer)
+    prepared = prepare(recipe, template.tokenizer, room=expected_max_context(recipe.model, recipe.adapt)[0])
     console(stderr=True).print(prepared.ledger.table())
     if recipe.validate.share > 0 and prepared.validation is None:
         what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
@@ -166,7 +170,7 @@ def _template(recipe: Recipe) -> Template:
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
     """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
-    from luthier.workflow import resume_check
+    from luthier.workflow import resume_check, scoring
 
     run = _opened(run)
     recipe = _recipe_of(run, overrides)
@@ -175,7 +179,10 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
             "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
         )
     with run.locked():
-        resume_check.claim(run, recipe)  # its lock keeps the tasks that the scores are of
+        resume_check.held(run, recipe)
+        run.check_whole()
+        scoring.check(recipe, recipe.evaluate, _template)
+        resume_check.keep(run, recipe)  # the tasks that the scores are of, once it is known that they can be scored
         comparisons = _evaluate(run, recipe, recipe.evaluate)
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
@@ -193,6 +200,7 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
     plugin = export_check.asked(to, keys)
     folder = export_check.place(folder) if folder is not None else run.folder / to
     with run.locked():
+        run.read_json(run.summary_path)  # where the drift will stand: what is wrong with it is told before the work
         return _export(run, _recipe_of(run), plugin, folder)
 
 
@@ -247,15 +255,20 @@ def chat(
     """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
     from luthier import serve
     from luthier.data import Template
-    from luthier.models import load, open_run
+    from luthier.models import heads, load, open_run
     from luthier.types import Sampling
 
     run = model if isinstance(model, Run) else Run(Path(model))
     if run.recipe_path.exists():
+        recipe = _recipe_of(run)
+        if run.head is not None and recipe.objective.name != "sum":  # beside another term it may still speak
+            raise serve.scores_only(run.folder, recipe.model.name)
         policy = open_run(run)
-        system = system if system is not None else _recipe_of(run).data[0].system
+        system = system if system is not None else recipe.data[0].system
     else:
         policy = load(Model(name=str(model)), train=False)
+        if heads.brought(policy.folder) is not None:
+            raise serve.scores_only(str(model))
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     template = Template(policy.tokenizer)
     if not template.exists:
@@ -343,6 +356,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
 
     exporter = REGISTRIES["exporter"].build(plugin.name, plugin.args)
     policy = models.open_run(run)
+    run.still_held()
     found = None
 
     def write(target: Path) -> None:

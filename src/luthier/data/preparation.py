@@ -46,15 +46,16 @@ class Prepared:
             _refuse_lost(ledger, max_lost)
 
 
-def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, *, room: int | None = None) -> Prepared:
     """Tokens of the recipe's data, from the cache where they are there already.
 
-    Raises LuthierError for data that cannot be read, rows longer than train.max_tokens where long_rows is error,
-    nothing to train on, and a share of lost rows above train.max_lost.
+    `room`: the longest row that the model can read, if known: no advice goes beyond it. Raises LuthierError for data
+    that cannot be read, rows longer than train.max_tokens where long_rows is error, nothing to train on, and a share
+    of lost rows above train.max_lost.
     """
-    template = Template(tokenizer)
-    train = _stored([feed(entry) for entry in recipe.data], recipe, template)
-    apart = _stored([feed(entry) for entry in recipe.validate.data], recipe, template) if recipe.validate.data else None
+    template, rules = Template(tokenizer), Rules.of(recipe, room)
+    train = _stored([feed(entry) for entry in recipe.data], rules, template)
+    apart = _stored([feed(entry) for entry in recipe.validate.data], rules, template) if recipe.validate.data else None
     ledger = train.ledger
     out = held_out(train.store.arrays["groups"], 0.0 if apart else recipe.validate.share)
     weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
@@ -121,9 +122,8 @@ class _Stored:
     ledger: Ledger
 
 
-def _stored(feeds: list[Feed], recipe: Recipe, template: Template) -> _Stored:
+def _stored(feeds: list[Feed], rules: Rules, template: Template) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
-    rules = Rules.of(recipe)
     key = [LAYOUT, __version__, template.digest, repr(rules), [one.key() for one in feeds]]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     folder = cache.root() / "tokens" / name
@@ -181,7 +181,8 @@ def _kept(
     seen.add(found)
     parts = truncation.fit(outcome, ledger, source)
     if isinstance(parts, str):
-        ledger.drop(name, source, parts, None if parts == EQUAL else "raise train.max_tokens")
+        length = max(len(tokens.ids_T) for tokens in outcome.sequences)
+        ledger.drop(name, source, parts, None if parts == EQUAL else truncation.rules.longer(length))
         return []
     ledger.keep(name)
     return parts

@@ -20,7 +20,7 @@ from luthier.forward.batches import Batch, Layout
 from luthier.forward.head import Head, log_probabilities
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
-from luthier.models.blocks.fused import fuse, unfuse
+from luthier.models.blocks.fused import Fusion, fuse, unfuse
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
 from luthier.objectives.rows import Rows
@@ -60,11 +60,11 @@ class Forward:
         self.placed = positions.placed(self.causal_lm)
         self.share_prefix = share_prefix and self.layout == "packed" and not noisy and not self.placed
         self._own_attention = self.causal_lm.config._attn_implementation
-        self._fused = 0
+        self._fused = Fusion(0, "train.fused is false")
         if self.layout == "packed":
             attention.register()
             self.causal_lm.set_attn_implementation(attention.PACKED)
-            self._fused = fuse(self.causal_lm) if fused else 0
+            self._fused = fuse(self.causal_lm) if fused else self._fused
         self._head = plain_head(self.causal_lm)
         self.backbone: Callable[[Batch], AbstractContextManager[object]] = (
             nullcontext  # see luthier.train.loop.backbone
@@ -194,7 +194,11 @@ class Forward:
         elif noisy:
             parts.append("prefixes not shared (the model has dropout)")
         total = self.causal_lm.config.get_text_config().num_hidden_layers
-        parts.append(f"{self._fused} of {total} layers fused" if self._fused else "the model's own layers")
+        count, why = self._fused.count, self._fused.why_not
+        if count:
+            parts.append(f"{count} of {total} layers fused" + (f" (in another, {why})" if why else ""))
+        else:
+            parts.append(f"the model's own layers ({why})")
         parts.append("head on scored tokens only" if self._head else "the model's own head")
         return ", ".join(parts)
 

@@ -33,13 +33,23 @@ class Rules:
     long_rows: Literal["error", "drop", "truncate"]
     loss_on: LossOn
     dedup: bool
+    room: int | None = None
+    """The longest row that the model can read; None where that is not known."""
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Rules:
+    def of(cls, recipe: Recipe, room: int | None = None) -> Rules:
         """The recipe's rules. Pre-training scores every token."""
         train = recipe.train
         loss_on: LossOn = "all" if recipe.objective.name == "pretrain" else train.loss_on
-        return cls(train.max_tokens, train.long_rows, loss_on, train.dedup)
+        return cls(train.max_tokens, train.long_rows, loss_on, train.dedup, room)
+
+    def longer(self, length: int) -> str:
+        """What to do about rows of at most `length` tokens that are cut: never more than the model can read."""
+        if self.room is None or self.room <= 0 or length <= self.room:
+            return "raise train.max_tokens"
+        if self.max_tokens < self.room:
+            return f"raise train.max_tokens, to {self.room} at most, which is the model's context"
+        return f"shorten them, for the model's context is {self.room:,} tokens"
 
 
 @dataclass
@@ -92,7 +102,7 @@ class Truncation:
                 f"{self.too_long:,} of {ledger.rows_read:,} rows are longer than "
                 f"train.max_tokens={self.rules.max_tokens} (the longest has {self.longest:,} tokens)",
                 where=str(self.first),
-                fix=f"raise train.max_tokens, or set train.long_rows to truncate ({how}) or drop",
+                fix=f"{self.rules.longer(self.longest)}, or set train.long_rows to truncate ({how}) or drop",
             )
 
 

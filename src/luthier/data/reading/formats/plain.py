@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from luthier.data.reading.formats.shape import BadRow, Row, Shape, column, filled, kind, optional_text, parsed, text
+from luthier.data.reading.formats.shape import (
+    BadRow,
+    Row,
+    Shape,
+    answered,
+    column,
+    filled,
+    kind,
+    optional_text,
+    parsed,
+    text,
+)
 from luthier.data.reading.formats.turns import conversation, tools, turn, turns, with_system
 from luthier.types import RAW, Example, Response, Turn
 
@@ -86,10 +97,12 @@ class PromptCompletion(Shape):
     def read(self, row: Row) -> Example:
         name = column(row, "completion", "response", "output", "answer")
         prompt, value = prompt_turns(row, "prompt", "question"), row.get(name)
-        answer = optional_text(row, "answer") if name != "answer" else ""
+        answer = answered(row.get("answer")) if name != "answer" else None
+        if name == "answer" and isinstance(value, int | float):
+            value = answered(value)
         if isinstance(value, list | tuple) and len(value) > 1:  # a completion with tool calls in between
-            return conversation({"answer": answer or None, "tools": row.get("tools")}, (*prompt, *turns(list(value))))
-        return Example(prompt, (Response((reply_turn(value, name),)),), answer or None, tools(row))
+            return conversation({"answer": answer, "tools": row.get("tools")}, (*prompt, *turns(list(value))))
+        return Example(prompt, (Response((reply_turn(value, name),)),), answer, tools(row))
 
 
 @dataclass(frozen=True)
@@ -115,4 +128,4 @@ class Task(Shape):
     gives: ClassVar = "a prompt to answer; nothing to train on yet"
 
     def read(self, row: Row) -> Example:
-        return Example(prompt_turns(row, "prompt"), (), optional_text(row, "answer") or None, tools(row))
+        return Example(prompt_turns(row, "prompt"), (), answered(row.get("answer")), tools(row))

@@ -100,6 +100,25 @@ def optional_text(row: Row, *names: str) -> str:
     return text(row, *names) if row.get(column(row, *names)) is not None else ""
 
 
+def answered(value: Any) -> str | None:
+    """A known answer: a text, or a number as JSON spells it (4, 3.0). None where it is absent, null or empty.
+
+    Raises BadRow for anything else: a model's words for true or false may be any.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow(
+            f"'answer' is {kind(value)}, not text or a number",
+            fix="write the answer as the text that the model should give",
+        )
+    if not math.isfinite(value):
+        raise BadRow("'answer' is not finite")
+    return json.dumps(value)
+
+
 def parsed(value: Any, name: str) -> Any:
     """The value, or what it says as JSON when it is text (as in CSV cells and ShareGPT's tools). Raises BadRow."""
     if not isinstance(value, str):
