@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     _debug.on = DEBUG in given or os.environ.get("LUTHIER_DEBUG", "") not in ("", "0")
     _hush()
+    _take_any_text()
     app([argument for argument in given if argument != DEBUG])
 
 
@@ -43,6 +45,14 @@ class _Debug:
 
 
 _debug = _Debug()
+
+
+def _take_any_text() -> None:
+    """Bytes that are no text of the terminal's encoding come in as half characters and go out as escapes: neither ends
+    a command in the middle."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _hush() -> None:

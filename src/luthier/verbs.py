@@ -57,8 +57,10 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
     run = Run(Path(job.recipe.output).expanduser())
     with run.locked():
-        held = resume_check.claim(run, job.recipe)
+        held = resume_check.held(run, job.recipe)
+        run.check_whole()
         scoring.check(job, held.unscored)
+        resume_check.keep(run, job.recipe)
         if not held.trained:
             _fit(job, run)
         for plugin in held.unexported:
@@ -93,13 +95,14 @@ def _fit(job: Job, run: Run) -> None:
         say(what_becomes)
     policy.ends = job.template.stop_ids
     fit(policy, job.objective, prepared, recipe, run, Beside(job.openers(policy, run)))
+    run.still_held()
     models.save(policy, run)
     record_environment(run)
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
     """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
-    from luthier.workflow import resume_check
+    from luthier.workflow import resume_check, scoring
 
     run = _opened(run)
     recipe = _recipe_of(run, overrides)
@@ -108,8 +111,12 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
             "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
         )
     with run.locked():
-        resume_check.claim(run, recipe)  # its lock keeps the tasks that the scores are of
-        comparisons = _evaluate(run, Job(recipe), recipe.evaluate)
+        job = Job(recipe)
+        resume_check.held(run, recipe)
+        run.check_whole()
+        scoring.check(job, recipe.evaluate)
+        resume_check.keep(run, recipe)  # the tasks that the scores are of, once it is known that they can be scored
+        comparisons = _evaluate(run, job, recipe.evaluate)
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
     return comparisons
@@ -126,6 +133,7 @@ def export(run: Run | str | Path, to: str = "merged", *, folder: Path | None = N
     plugin = export_check.asked(to, keys)
     folder = export_check.place(folder) if folder is not None else run.folder / to
     with run.locked():
+        run.read_json(run.summary_path)  # where the drift will stand: what is wrong with it is told before the work
         return _export(run, _recipe_of(run), plugin, folder)
 
 
@@ -178,15 +186,20 @@ def chat(
     """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
     from luthier import serve
     from luthier.data import Template
-    from luthier.models import embeddings, load, open_run
+    from luthier.models import embeddings, heads, load, open_run
     from luthier.types import Sampling
 
     run = model if isinstance(model, Run) else Run(Path(model))
     if run.recipe_path.exists():
+        recipe = _recipe_of(run)
+        if run.head is not None and recipe.objective.name != "sum":  # beside another term it may still speak
+            raise serve.scores_only(run.folder, recipe.model.name)
         policy = open_run(run)
-        system = system if system is not None else _recipe_of(run).data[0].system
+        system = system if system is not None else recipe.data[0].system
     else:
         policy = load(Model(name=str(model)), train=False)
+        if heads.found_head(policy.folder) is not None:
+            raise serve.scores_only(str(model))
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     template = Template(policy.tokenizer, embeddings(policy.module))
     if not template.exists:
@@ -285,6 +298,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
     if template.completed is not None:  # whoever loads the export is to ask as the rows did
         say(f"{template.remark}; the exported template has it")
         policy.tokenizer.chat_template = template.completed
+    run.still_held()
     found = None
 
     def write(target: Path) -> None:

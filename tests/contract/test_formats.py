@@ -99,7 +99,8 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
     "prompt_completion": [
         ({"prompt": None, "completion": "4"}, "'prompt' is null"),
         ({"prompt": "2+2?", "completion": ""}, "'completion' is empty"),
-        ({"question": "2+2?", "answer": 4}, "'answer' is a number, not text"),
+        ({"question": "2+2?", "answer": True}, "'answer' is true or false, not text"),
+        ({"question": "2+2?", "answer": None}, "'answer' is null, not text"),
         ({"prompt": "2+2?", "completion": [USER]}, "not the assistant's"),
     ],
     "text": [({"text": None}, "'text' is null"), ({"text": "\n"}, "'text' is empty")],

@@ -48,13 +48,14 @@ class Prepared:
             _refuse_lost(ledger, max_lost)
 
 
-def prepare(recipe: Recipe, template: Template, needs: Needs = PLAIN) -> Prepared:
-    """Tokens of the recipe's data, from the cache where they are there already. `needs`: the objective's.
+def prepare(recipe: Recipe, template: Template, needs: Needs = PLAIN, context: int | None = None) -> Prepared:
+    """Tokens of the recipe's data, from the cache where they are there already. `needs`: the objective's; `context`:
+    the longest row that the model can read, if known: no advice goes beyond it.
 
     Raises LuthierError for data that cannot be read, tokens without an embedding, rows longer than train.max_tokens
     where long_rows is error, nothing to train on, and a share of lost rows above train.max_lost.
     """
-    rules, share = Rules.of(recipe, needs), 0.0 if recipe.validate.data else recipe.validate.share
+    rules, share = Rules.of(recipe, needs, context), 0.0 if recipe.validate.data else recipe.validate.share
     train = _stored([feed(entry) for entry in recipe.data], rules, template, _Enough.of(recipe, share))
     apart = _stored([feed(entry) for entry in recipe.validate.data], rules, template) if recipe.validate.data else None
     ledger = train.ledger
@@ -227,7 +228,8 @@ def _kept(
     seen.add(found)
     parts = truncation.fit(outcome, ledger, source)
     if isinstance(parts, str):
-        ledger.drop(name, source, parts, None if parts == EQUAL else "raise train.max_tokens")
+        length = max(len(tokens.ids_T) for tokens in outcome.sequences)
+        ledger.drop(name, source, parts, None if parts == EQUAL else truncation.rules.longer(length))
         return []
     ledger.keep(name)
     ledger.shortened += outcome.shortened

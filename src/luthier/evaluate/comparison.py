@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.bootstrap import Estimate
-from luthier.run import Run, write_atomically
+from luthier.run import Run, json_line, write_atomically
 from luthier.types import Example
 
 if TYPE_CHECKING:
@@ -180,7 +179,12 @@ def _verdict(score: Score, difference: Estimate) -> Text:
     return _cell(difference, {True: "green", False: "red", None: ""}[better])
 
 
+_ENDS = str.maketrans(dict.fromkeys("\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029", "↵"))
+"""Line ends that a terminal may break a table at, or not show at all."""
+
+
 def _short(text: str, limit: int = 160) -> str:
+    text = text.translate(_ENDS)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -208,7 +212,7 @@ def _line(task: str, row: int, sample: Sample) -> str:
             for name, answer in sample.answers.items()
         },
     }
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json_line(content)
 
 
 def record(run: Run, comparison: Comparison) -> None:
@@ -216,10 +220,9 @@ def record(run: Run, comparison: Comparison) -> None:
 
     What was recorded of the same task before is replaced; other tasks and other keys stay.
     """
-    lines = [_line(comparison.task, row, sample) for row, sample in enumerate(comparison.samples)]
-    if run.samples_path.exists():
-        old = run.samples_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        lines = [line for line in old if json.loads(line)["task"] != comparison.task] + lines
+    run.still_held()
+    lines = [json_line(sample) for sample in run.samples() if sample["task"] != comparison.task]
+    lines += [_line(comparison.task, row, sample) for row, sample in enumerate(comparison.samples)]
     write_atomically(run.samples_path, "".join(lines))
     summary = run.read_json(run.summary_path)
     summary["scores"] = {**summary.get("scores", {}), comparison.task: comparison.as_json()}

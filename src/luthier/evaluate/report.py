@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ def write_report(run: Run) -> Path:
     """
     from jinja2 import Environment, StrictUndefined
 
+    run.still_held()
     write_loss_plot(run)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     page.filters.update(number=number, plain=plain, quantity=quantity, columns=columns, words=words)
@@ -77,7 +77,7 @@ def _recipe(run: Run) -> list[tuple[str, str, str]]:
     if not run.recipe_path.exists():
         return []
     lines = []
-    for line in run.recipe_path.read_text(encoding="utf-8").splitlines():
+    for line in run.recipe_path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
         match = _YAML_LINE.match(line)
         lines.append((match["indent"], match["key"] + ":", match["rest"]) if match else ("", "", line))
     return lines
@@ -86,10 +86,8 @@ def _recipe(run: Run) -> list[tuple[str, str, str]]:
 def _samples(run: Run) -> dict[str, list[dict[str, Any]]]:
     """The samples of each task, in order."""
     tasks: dict[str, list[dict[str, Any]]] = {}
-    if run.samples_path.exists():
-        for line in run.samples_path.read_text(encoding="utf-8").splitlines():
-            sample = json.loads(line)
-            tasks.setdefault(sample["task"], []).append(sample)
+    for sample in run.samples():
+        tasks.setdefault(sample["task"], []).append(sample)
     return tasks
 
 
@@ -145,8 +143,8 @@ def _charts(run: Run) -> list[dict[str, Any]]:
     better_worse = {"Rewards": "reward", "Log-probability of responses": "logp"}
     judged = {
         title: [
-            Line("better", smoothed(curves.steps[f"{field}_better"])),
-            Line("worse", smoothed(curves.steps[f"{field}_worse"]), "other"),
+            Line("better, smoothed", smoothed(curves.steps[f"{field}_better"])),
+            Line("worse, smoothed", smoothed(curves.steps[f"{field}_worse"]), "other"),
         ]
         for title, field in better_worse.items()
     }

@@ -22,6 +22,7 @@ from luthier.forward.head import Head, Teacher, readouts
 from luthier.forward.readouts import LOGP, MEAN_LOGP, OF_A_TEACHER
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
+from luthier.models.blocks.fused import Fusion
 from luthier.models.heads import ScalarHead
 from luthier.models.virtual import virtual
 from luthier.objectives.rows import Rows
@@ -63,9 +64,11 @@ class Forward:
         noisy = module.training and bool(dropout.of_base(module) or dropout.of_adapters(module))
         self.placed = positions.placed(self.causal_lm)
         self.share_prefix = share_prefix and self.layout == "packed" and not noisy and not self.placed
-        self._closed, self._fuses, self._fused = self.layout == "padded", fused, 0
+        self._closed, self._fuses = self.layout == "padded", fused
+        self._fused = Fusion(0, "train.fused is false")
         if self.layout == "packed":
-            self._fused = packing.open_on(self.causal_lm, fused=fused)
+            found = packing.open_on(self.causal_lm, fused=fused)
+            self._fused = found or self._fused
         try:
             self.head = plain_head(self.causal_lm)
         except BaseException:
@@ -225,7 +228,11 @@ class Forward:
         elif noisy:
             parts.append("prefixes not shared (the model has dropout)")
         total = self.causal_lm.config.get_text_config().num_hidden_layers
-        parts.append(f"{self._fused} of {total} layers fused" if self._fused else "the model's own layers")
+        count, why = self._fused.count, self._fused.why_not
+        if count:
+            parts.append(f"{count} of {total} layers fused" + (f" (in another, {why})" if why else ""))
+        else:
+            parts.append(f"the model's own layers ({why})")
         parts.append("head on scored tokens only" if self.head else "the model's own head")
         return ", ".join(parts)
 

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from luthier.models.blocks import attention
-from luthier.models.blocks.fused import fuse, unfuse
+from luthier.models.blocks.fused import Fusion, fuse, unfuse
 
 
 @dataclass
@@ -23,14 +23,15 @@ class _Opened:
 _models: WeakKeyDictionary[Any, _Opened] = WeakKeyDictionary()
 
 
-def open_on(model: Any, *, fused: bool) -> int:
-    """Let a causal language model take packed passes; returns how many of its layers are fused for this one."""
+def open_on(model: Any, *, fused: bool) -> Fusion | None:
+    """Let a causal language model take packed passes; returns which of its layers are fused for this one, None where
+    none is to be."""
     opened = _models.get(model)
     if opened is None:
         opened = _models[model] = _Opened(model.config._attn_implementation)
         model.set_attn_implementation(attention.before(opened.own))
     opened.passes += 1
-    return fuse(model) if fused else 0
+    return fuse(model) if fused else None
 
 
 def close_on(model: Any) -> None:

@@ -87,10 +87,11 @@ def lines(loaded: Loaded, seams: Seams | None = None) -> list[Line]:
     whys = {path: slot.why or "" for path, slot in every_slot()}
     found: list[Line] = []
 
-    def add(key: Key, value: Any, why: str) -> None:
-        origin = loaded.origins.get(key)
+    def add(key: Key, value: Any, why: str, written: Key | None = None) -> None:
+        written = written or key
+        origin = loaded.origins.get(written)
         if origin is not None and origin.kind != "python":
-            found.append(Line(dotted(key), value, origin, loaded.notes.get(key, "")))
+            found.append(Line(dotted(key), value, origin, loaded.notes.get(written, "")))
         elif key in resolved.reasons:
             found.append(Line(dotted(key), value, Origin("derived"), resolved.reasons[key]))
         else:
@@ -102,7 +103,8 @@ def lines(loaded: Loaded, seams: Seams | None = None) -> list[Line]:
             found[-1] = dataclasses.replace(found[-1], key=dotted(key))
             for name, item in value.args.items():
                 if item is not None:
-                    add((*key, value.name, name), item, _first(seams, path, value.name, name))
+                    written = _written(loaded, (*key, value.name), _class(seams, path, value.name), name)
+                    add((*key, value.name, name), item, _first(seams, path, value.name, name), written)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             for field in dataclasses.fields(value):
                 visit(getattr(value, field.name), (*key, field.name), (*path, field.name))
@@ -118,11 +120,29 @@ def lines(loaded: Loaded, seams: Seams | None = None) -> list[Line]:
 
 def _first(seams: Seams | None, path: Key, name: str, field: str) -> str:
     """Why a plug-in's default is what it is; else the first line of what the key does."""
+    cls = _class(seams, path, name)
+    return "" if cls is None else why_of(cls, field) or docs(cls).get(field, "").split("\n")[0]
+
+
+def _class(seams: Seams | None, path: Key, name: str) -> type | None:
+    """The plug-in's class, where its kind is known."""
     kind = next((slot.seam for slot_path, slot in every_slot() if slot_path == path), None)
-    if not seams or kind is None or kind not in seams:
-        return ""
-    cls = seams[kind].get(name)
-    return why_of(cls, field) or docs(cls).get(field, "").split("\n")[0]
+    return None if not seams or kind is None or kind not in seams else seams[kind].get(name)
+
+
+def _written(loaded: Loaded, key: Key, cls: type | None, field: str) -> Key:
+    """Where the recipe has this key of the plug-in at `key`: under its name, as the bare value that stands for the
+    first key (`dpo: 0.2`), or as keys that this one takes in (`peft: {peft_type: …, r: 8}`)."""
+    own = (*key, field)
+    if own in loaded.origins or cls is None:
+        return own
+    known = [entry.name for entry in plugin_fields(cls)]
+    if field == known[0] and (*key, "") in loaded.origins:
+        return (*key, "")
+    if field == getattr(cls, "rest", None):
+        inside = (written for written in loaded.origins if written[:-1] == key and written[-1] not in known)
+        return next(inside, own)
+    return own
 
 
 def explain(loaded: Loaded, seams: Seams | None = None) -> Table:

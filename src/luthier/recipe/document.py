@@ -55,6 +55,7 @@ def dotted(key: Key) -> str:
     return ".".join(str(part) for part in key)
 
 
+NESTED = "nested too deeply to be read"
 # YAML 1.2's core scalars: 1e-4 is a number (YAML 1.1 reads text), and no, on and 2024-01-01 are text.
 _SCALARS: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"|~|null|Null|NULL"), lambda text: None),
@@ -122,6 +123,8 @@ def parse(text: str, file: str) -> Node:
     """The tree of a YAML text; `file` names it in origins and errors. Raises LuthierError."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise LuthierError(NESTED, where=file, fix="look for brackets that are never closed") from None
     except yaml.YAMLError as error:
         what, where = _fault(error, file)
         tab = "a tab" in what or "\\t" in what
@@ -146,7 +149,9 @@ def read(path: Path) -> Node:
             "no such recipe", where=str(path), fix=f"did you mean {match[0]}?" if match else "check the path"
         )
     if path.is_dir():
-        raise LuthierError("this is a folder, not a recipe", where=str(path), fix="give the path of its YAML file")
+        inside = path / "recipe.lock.yaml"
+        file = f"the recipe of the run in it is {inside}" if inside.is_file() else "give the path of its YAML file"
+        raise LuthierError("this is a folder, not a recipe", where=str(path), fix=file)
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -176,6 +181,8 @@ def parse_override(text: str) -> Override:
         )
     try:
         composed = yaml.compose(value, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise LuthierError(NESTED, where=str(origin), fix="look for brackets that are never closed") from None
     except yaml.YAMLError as error:
         raise LuthierError(_fault(error, None)[0], where=str(origin), fix="put the value in quotes") from error
     return Override(parts, Node(None, origin) if composed is None else _tree(composed, origin, None), text)

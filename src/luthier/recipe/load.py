@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from luthier.errors import LuthierError
 from luthier.recipe import document, former, places, shape
 from luthier.recipe.document import Key, Node, Origin, dotted
-from luthier.recipe.schema import Recipe
+from luthier.recipe.schema import Misfit, Recipe
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ _WORDS = {
 def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierError:
     """The first fault as one message: key, what it must be, the value, and where it was written."""
     faults = error.errors()
-    keys = [_longest(tuple(fault["loc"]), nodes) for fault in faults]
+    keys = [_longest(_place(fault), nodes) for fault in faults]
     key = keys[0]
     same = [fault for fault, other in zip(faults, keys, strict=True) if other == key]  # a union gives one per member
     musts = [_must(fault) for fault in same]
@@ -114,10 +114,25 @@ def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierEr
     else:
         what = f"{dotted(key)} {musts[0]}"
     node = nodes.get(key)
+    misfit = _misfit(same[0])
+    if misfit is not None:
+        what = f"{dotted((*tuple(same[0]['loc']), misfit.key))} {misfit.what}"
+        return LuthierError(what, where=str(node.origin) if node else None, fix=misfit.fix)
     value = node.plain() if node else same[0]["input"]
     if not isinstance(value, dict | list) and "value_error" not in {fault["type"] for fault in same}:
         what += f", got {value!r}" if value is not None else ", got nothing"
     return LuthierError(what, where=str(node.origin) if node else None, fix=_fix(same, value, dotted(key)))
+
+
+def _misfit(fault: Any) -> Misfit | None:
+    error = fault.get("ctx", {}).get("error")
+    return error if isinstance(error, Misfit) else None
+
+
+def _place(fault: Any) -> Key:
+    """Where a fault lies: at the key that does not fit the others, where one is named."""
+    misfit = _misfit(fault)
+    return (*fault["loc"], misfit.key) if misfit is not None else tuple(fault["loc"])
 
 
 def _must(fault: Any) -> str:

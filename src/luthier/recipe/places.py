@@ -46,7 +46,7 @@ def _names_a_place(key: Key, given: str) -> bool:
     if key in (("model", "name"), ("reference", "model", "name")):
         return given not in ALIASES
     is_source = len(key) >= 3 and "data" in key and key[-1] in ("path", "llamafactory")
-    return is_source or key[-2:] == ("reward_model", "run")
+    return is_source or key[-2:] in (("reward_model", "run"), ("reward_model", ""))
 
 
 def _exists(path: str) -> bool:

@@ -31,6 +31,14 @@ class Seam:
     kind: str
 
 
+class Misfit(ValueError):
+    """A key that does not go with the others of its mapping: what is wrong with it, and what to do."""
+
+    def __init__(self, key: str, what: str, fix: str) -> None:
+        self.key, self.what, self.fix = key, what, fix
+        super().__init__(f"{key} {what}")
+
+
 def _number(value: Any) -> Any:
     """YAML's true is not the number 1."""
     if isinstance(value, bool):
@@ -55,6 +63,8 @@ Expression = Annotated[str, AfterValidator(_expression)]
 
 def _text(value: Any) -> Any:
     """From Python a place may be a path."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("holds a NUL character, which no name of a file does")
     return str(value) if isinstance(value, PurePath) else value
 
 
@@ -153,7 +163,8 @@ class Source:
                 f"needs exactly one of path, hub and llamafactory, but has {' and '.join(given) or 'none'}"
             )
         if self.llamafactory is not None and self.name is None:
-            raise ValueError("llamafactory needs `name`: the entry of dataset_info.json")
+            what = "needs a `name`: which entry of dataset_info.json is meant"
+            raise Misfit("llamafactory", what, "write `name: …` beside it")
         return self
 
 
@@ -274,7 +285,7 @@ class Task:
     name: str = "held-out"
     """What the report calls it."""
     data: Sources
-    """Rows that did not train; their last assistant turn or `answer` is the known answer."""
+    """Rows that did not train; their last assistant turn or `answer` (text or a number) is the known answer."""
     scorers: Annotated[tuple[PluginField, ...], Seam("scorer"), Why("it cannot flatter")] = (
         Plugin(name="exact_match"),
     )
@@ -294,13 +305,20 @@ class Task:
     """Score the untuned model too."""
 
     @model_validator(mode="after")
+    def _has_scorers(self) -> Task:
+        if not self.scorers:
+            what = "is empty: nothing says how good an answer is"
+            raise Misfit("scorers", what, "name one (f1, contains, …), or leave the key out for exact_match")
+        return self
+
+    @model_validator(mode="after")
     def _picks_among_different(self) -> Task:
         if self.best_of > 1 and self.by is None:
-            raise ValueError(f"best_of: {self.best_of} needs `by`: the scorer that picks, {{reward_model: runs/rm}}")
+            what = f"is {self.best_of}, and nothing picks among so many answers: it needs `by`"
+            raise Misfit("best_of", what, "name a scorer beside it, for instance `by: {reward_model: runs/rm}`")
         if self.best_of > 1 and self.temperature == 0:
-            raise ValueError(
-                f"best_of: {self.best_of} needs a temperature above 0: greedily drawn answers are all the same"
-            )
+            what = f"is {self.best_of}, which needs a temperature above 0: greedily drawn answers are all the same"
+            raise Misfit("best_of", what, "set one beside it, for instance `temperature: 0.8`")
         return self
 
 

@@ -123,14 +123,15 @@ def _item(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is tuple else None
 
 
-def normal(node: Node, hint: Any, key: Key = ()) -> Node:
-    """`node` in its long form. Raises LuthierError at an unknown or a missing key."""
+def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
+    """`node` in its long form. Raises LuthierError at an unknown key and, where it is to be `whole`, a missing one."""
     item = _item(hint)
     if item is not None:
         if node.value is None:
             return Node([], node.origin)
         listed = node.value if isinstance(node.value, list) else [Node(node.value, node.origin)]
-        return Node([normal(child, item, (*key, index)) for index, child in enumerate(listed)], node.origin)
+        items = [normal(child, item, (*key, index), whole=whole) for index, child in enumerate(listed)]
+        return Node(items, node.origin)
     if hint is Plugin:
         return _plugin(node, key)
     if hint is Source and isinstance(node.value, str):
@@ -146,7 +147,7 @@ def normal(node: Node, hint: Any, key: Key = ()) -> Node:
     if not isinstance(node.value, dict):
         named = f"{dotted(key)} must be a mapping of keys to values, got {node.value!r}"
         raise LuthierError(named, where=str(node.origin), fix=f"its keys: {', '.join(slots(hint))}")  # type: ignore[arg-type]
-    return _mapping(node, hint, key)  # type: ignore[arg-type]
+    return _mapping(node, hint, key, whole)  # type: ignore[arg-type]
 
 
 def _plugin(node: Node, key: Key) -> Node:
@@ -168,7 +169,7 @@ def _plugin(node: Node, key: Key) -> Node:
     raise LuthierError(what, where=str(node.origin), fix="write `name` or `{name: {key: value}}`")
 
 
-def _mapping(node: Node, cls: type, key: Key) -> Node:
+def _mapping(node: Node, cls: type, key: Key, whole: bool) -> Node:
     known = slots(cls)
     for name, child in node.value.items():
         if name not in known:
@@ -176,7 +177,7 @@ def _mapping(node: Node, cls: type, key: Key) -> Node:
                 f"unknown key {dotted((*key, name))!r}", where=str(child.origin), fix=_nearest(name, key, list(known))
             )
     missing = [slot.name for slot in known.values() if slot.required and slot.name not in node.value]
-    if missing:
+    if missing and whole:
         names = " and ".join(repr(dotted((*key, name))) for name in missing)
         raise LuthierError(
             f"{names} {'is' if len(missing) == 1 else 'are'} missing",
@@ -187,7 +188,7 @@ def _mapping(node: Node, cls: type, key: Key) -> Node:
         {
             name: child
             if child.value is None and known[name].hint is Plugin and known[name].default is None
-            else normal(child, known[name].hint, (*key, name))
+            else normal(child, known[name].hint, (*key, name), whole=whole)
             for name, child in node.value.items()
         },
         node.origin,
@@ -234,7 +235,7 @@ def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override
     part, below = rest[0], rest[1:]
     item = _item(hint)
     if item is not None:
-        items = [] if node is None else list(normal(node, hint, key).value)
+        items = [] if node is None else list(normal(node, hint, key, whole=False).value)  # more may be set yet
         index = _index(items, part, item, key, origin)
         deeper = rest if not part.isdigit() else below
         child = items[index] if index < len(items) else None
@@ -246,10 +247,12 @@ def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override
             f"unknown key {dotted((*key, part))!r}", where=str(origin), fix=_nearest(part, key, list(known))
         )
     if node is not None and not isinstance(node.value, dict):
-        node = normal(node, hint, key) if known or hint is Plugin else None
+        node = normal(node, hint, key, whole=False) if known or hint is Plugin else None
     mapping = {} if node is None or not isinstance(node.value, dict) else dict(node.value)
     if hint is Plugin and part not in mapping:
         mapping = {}  # a key of another plug-in switches to it
+    elif hint is Plugin and below and isinstance(mapping[part].value, str | bool | int | float):
+        mapping = {part: Node({"": mapping[part]}, mapping[part].origin)}  # a bare value stays beside a further key
     child_hint = known[part].hint if known is not None else Any
     mapping[part] = _set(mapping.get(part), child_hint, below, override, (*key, part))
     return Node(mapping, node.origin if node else origin)

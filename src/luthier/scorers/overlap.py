@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.scorers.metric import Metric, reference, require, text
-from luthier.scorers.words import has_han, has_kana, squad_words, words
+from luthier.scorers.words import by_letter, has_han, squad_words, words
 from luthier.types import Example, Response
 
 
@@ -47,7 +47,8 @@ class Bleu(Metric):
     """
 
     tokenize: Literal["auto", "13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "none"] = "auto"
-    """sacrebleu's tokenizer. auto: by the reference: zh for Han, char for kana, otherwise 13a."""
+    """sacrebleu's tokenizer. auto: by the reference: char for kana and the other scripts without spaces between words
+    (Thai, Lao, Khmer, Burmese, Tibetan), zh for Han, otherwise 13a."""
     lowercase: bool = False
     """Ignore case."""
     range: ClassVar[tuple[float, float]] = (0.0, 100.0)
@@ -81,7 +82,7 @@ class Bleu(Metric):
     def _tokenizer(self, expected: str) -> str:
         if self.tokenize != "auto":
             return self.tokenize
-        if has_kana(expected):
+        if by_letter(expected):
             return "char"
         return "zh" if has_han(expected) else "13a"
 

@@ -131,7 +131,14 @@ def head_card(run: Run) -> HeadCard:
             where="reward_model",
             fix="train one with `objective: reward` (or process_reward), and name its run folder",
         )
-    return HeadCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+    try:
+        return HeadCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise LuthierError(
+            "what says how the reward model's head is read is not whole",
+            where=str(folder / CARD),
+            fix="copy the run again, or train the reward model again",
+        ) from error
 
 
 def _objective(run: Run) -> str:
@@ -159,7 +166,11 @@ class _Opened:
         for row in rows:
             one = None if row is None else next(tokenised)
             if isinstance(one, LuthierError) and not isinstance(one, RowFault):
-                raise one
+                raise LuthierError(
+                    f"the reward model cannot read the rows: {one.what}",
+                    where=one.where,
+                    fix="take a reward model that was trained on rows like these",
+                ) from one
             encoded = None if one is None or isinstance(one, LuthierError) else one.encoded()
             if row is not None and encoded is not None:
                 self._check_length(row, encoded)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.errors import LuthierError
@@ -40,6 +42,8 @@ def chat(
 
     Raises LuthierError when `both` is asked of a model without an adapter.
     """
+    if sys.stdin is None:
+        raise LuthierError("there is no input to read", fix="type in a terminal, or give lines through a pipe")
     talk = Chat(policy, template, console, system=system, sampling=sampling, both=both)
     if console.is_terminal:
         import readline  # noqa: F401  importing it gives input() editing and history
@@ -52,6 +56,18 @@ def chat(
             return
         if not talk.hear(line):
             return
+
+
+def scores_only(model: str | Path, base: str | None = None) -> LuthierError:
+    """The error of talking to a reward model: a run (then with its base), or a folder."""
+    talk = f"; to talk to its base: luthier chat {base}" if base else ""
+    run = "RUN" if base is None else model
+    return LuthierError(
+        "this is a reward model: it scores answers, it gives none",
+        where=str(model),
+        fix=f"name its run as a scorer in a recipe's `evaluate:`, as in `scorers: [{{reward_model: {run}}}]`, or let "
+        f"it pick, `best_of: 8` with `by: {{reward_model: {run}}}`{talk}",
+    )
 
 
 class Chat:
@@ -119,6 +135,7 @@ class Chat:
     def _answer(self, line: str) -> None:
         """One exchange. A prompt that cannot be answered leaves the conversation as it was."""
         turns = [*self.turns, Turn("user", line)]
+        _must_be_text(turns)
         prompt = self._template.prompt_ids(turns)
         answer = self._show_both(prompt) if self._both else self._show_one(prompt)
         self.turns = [*turns, self._template.answered(turns, answer)]
@@ -169,6 +186,15 @@ class Chat:
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False, highlight=False)
+
+
+def _must_be_text(turns: Sequence[Turn]) -> None:
+    """Raises LuthierError for half characters, as bytes that are not UTF-8 come in: no tokenizer takes them."""
+    try:
+        for turn in turns:
+            turn.text.encode()
+    except UnicodeEncodeError:
+        raise LuthierError("this is not UTF-8 text", fix="write it in UTF-8 (`locale` shows the terminal's)") from None
 
 
 def _columns(answers: dict[str, str]) -> Table:

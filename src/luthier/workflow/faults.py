@@ -70,7 +70,8 @@ def _of_memory(error: BaseException) -> bool:
 
 
 def _of_system(error: OSError) -> LuthierError:
-    where = str(error.filename) if error.filename is not None else None
+    named = error.filename if error.filename2 is None else error.filename2  # of a move, where to: that is the user's
+    where = str(named) if named is not None else None
     if error.errno in FULL:
         return LuthierError("no space left on the disk", where=where, fix="free space there, or set another `output:`")
     if error.errno == errno.EFBIG:

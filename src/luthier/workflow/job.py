@@ -50,9 +50,11 @@ class Job:
         Raises LuthierError where early stopping has no validation rows.
         """
         from luthier.data import prepare
+        from luthier.models import expected_max_context
 
         recipe = self.recipe
-        prepared = prepare(recipe, self.template, self.objective.needs)
+        longest, _ = expected_max_context(recipe.model, recipe.adapt)
+        prepared = prepare(recipe, self.template, self.objective.needs, longest)
         console(stderr=True).print(prepared.ledger.table())
         if recipe.validate.share > 0 and prepared.validation is None:
             what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"

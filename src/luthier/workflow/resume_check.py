@@ -34,7 +34,19 @@ class Claim:
 
 
 def claim(run: Run, recipe: Recipe) -> Claim:
-    """Take the folder for the recipe and write its lock. Call it with the folder locked.
+    """Take the folder for the recipe and write its lock (`held`, `keep`)."""
+    found = held(run, recipe)
+    keep(run, recipe)
+    return found
+
+
+def keep(run: Run, recipe: Recipe) -> None:
+    """Write the recipe's lock into the folder that was looked at: what `luthier evaluate` goes by from now on."""
+    write_atomically(run.recipe_path, lock(located(recipe)))
+
+
+def held(run: Run, recipe: Recipe) -> Claim:
+    """What the folder holds of the recipe's work. Call it with the folder locked; nothing is written.
 
     Raises LuthierError when the folder holds something else: another recipe's run, or files that are no run's.
     """
@@ -55,7 +67,6 @@ def claim(run: Run, recipe: Recipe) -> Claim:
         for plugin in recipe.export
         if not trained or old is None or plugin not in old.export or not (run.folder / plugin.name).is_dir()
     )
-    write_atomically(run.recipe_path, lock(recipe))
     return Claim(trained, unexported, unscored, reported=run.report_path.exists())
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.recipe import Plugin, Recipe, Task
+from luthier.errors import LuthierError
+from luthier.recipe import Plugin, Recipe, Source, Task
 from luthier.recipe.describe import default_of, plugin_fields
 from luthier.recipe.resolve import plain
 from luthier.run import Run
@@ -120,9 +121,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        by = None if task.by is None else _brief(task.by)
-        named = replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
-        found.append(compare(named, examples, template, chosen, judges=judges, run=run, seed=recipe.seed))
+        found.append(compare(_named(task), examples, template, chosen, judges=judges, run=run, seed=recipe.seed))
     return found
 
 
@@ -136,7 +135,7 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     recipe = job.recipe
     for task in tasks:
         rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
-        check_task(task, rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
+        check_task(_named(task), rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
         if needs_rewards(task) and not gives_rewards(job.objective):
             raise no_rewards(recipe.objective.name)
 
@@ -193,16 +192,40 @@ def _first_rewards(base: Model, head: ScalarHead) -> Judge:
 
 
 def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
-    """The task's rows. Those that cannot be read are not scored, and it is said which and why."""
+    """The task's rows. Those that cannot be read are not scored, and it is said which and why.
+
+    Raises LuthierError, with the reasons, where none is left.
+    """
     from luthier.data import read
     from luthier.data.ledger import SHOWN, Ledger
 
     ledger = Ledger()
     examples = list(read(task.data, ledger))
+    reasons = []
     for reason, lost in ledger.main_reasons():
         named = ", ".join(lost.rows[:SHOWN]) + (" …" if lost.count > SHOWN else "")
-        say(f"{task.name}: {lost.count:,} of {ledger.rows_read:,} rows are not scored: {reason} ({named})")
+        reasons.append((f"{lost.count:,} of {ledger.rows_read:,} rows are not scored: {reason} ({named})", lost.fix))
+    if not examples:
+        raise LuthierError(
+            f"the task {task.name!r} has no rows to score: "
+            + ("; ".join(told for told, _ in reasons) or "its data holds none"),
+            where=", ".join(_place(source) for source in task.data),
+            fix=next((fix for _, fix in reasons if fix), "mend the rows, or look at the task's `data:`"),
+        )
+    for told, _ in reasons:
+        say(f"{task.name}: {told}")
     return examples
+
+
+def _place(source: Source) -> str:
+    """Where the rows of a source are."""
+    return source.path or source.llamafactory or source.hub or "evaluate"
+
+
+def _named(task: Task) -> Task:
+    """The task with its scorers named briefly."""
+    by = None if task.by is None else _brief(task.by)
+    return replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
 
 
 def _brief(scorer: Plugin) -> Plugin:

@@ -55,7 +55,7 @@ def closing(run: Run) -> None:
 
 def _next(run: Run) -> str:
     """What the run is good for: a reward model scores, a chat model answers, another goes on with a text."""
-    if any((folder / "head.safetensors").is_file() for folder in (run.adapter, run.model)):
+    if run.head is not None:
         return f"Score with it:  `scorers: [{{reward_model: {run.folder}}}]` in a recipe's `evaluate:`"
     if any(_has_template(folder) for folder in (run.adapter, run.model)):
         return f"Talk to it:  luthier chat {run.folder}"

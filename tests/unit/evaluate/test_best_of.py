@@ -123,7 +123,7 @@ def test_a_scorer_for_which_less_is_better_gains_by_falling():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"best_of": 4, "temperature": 1.0}, "best_of: 4 needs `by`"),
+        ({"best_of": 4, "temperature": 1.0}, "best_of is 4, and nothing picks.* needs `by`"),
         ({"best_of": 4, "by": "f1"}, "needs a temperature above 0"),
         ({"best_of": 0, "by": "f1", "temperature": 1.0}, "greater than 0"),
     ],

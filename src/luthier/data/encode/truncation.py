@@ -35,12 +35,22 @@ class Rules:
     long_rows: Literal["error", "drop", "truncate"]
     loss_on: LossOn
     dedup: bool
+    context: int | None = None
+    """The longest row that the model can read; None where that is not known."""
 
     @classmethod
-    def of(cls, recipe: Recipe, needs: Needs) -> Rules:
+    def of(cls, recipe: Recipe, needs: Needs, context: int | None = None) -> Rules:
         """The recipe's rules; an objective may say itself which tokens train."""
         train = recipe.train
-        return cls(train.max_tokens, train.long_rows, needs.loss_on or train.loss_on, train.dedup)
+        return cls(train.max_tokens, train.long_rows, needs.loss_on or train.loss_on, train.dedup, context)
+
+    def longer(self, length: int) -> str:
+        """What to do about rows of at most `length` tokens that are cut: never more than the model can read."""
+        if self.context is None or self.context <= 0 or length <= self.context:
+            return "raise train.max_tokens"
+        if self.max_tokens < self.context:
+            return f"raise train.max_tokens, to {self.context} at most, which is the model's context"
+        return f"shorten them, for the model's context is {self.context:,} tokens"
 
 
 @dataclass
@@ -94,7 +104,7 @@ class Truncation:
                 f"{self.too_long:,} of {ledger.rows_read:,} rows are longer than "
                 f"train.max_tokens={self.rules.max_tokens} (the longest has {self.longest:,} tokens)",
                 where=str(self.first),
-                fix=f"raise train.max_tokens, or set train.long_rows to truncate ({how}) or drop",
+                fix=f"{self.rules.longer(self.longest)}, or set train.long_rows to truncate ({how}) or drop",
             )
 
 

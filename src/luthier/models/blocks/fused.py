@@ -32,16 +32,31 @@ KNOWN = ("transformers.", "torch.", "peft.tuners.lora.", "peft.tuners.oft.", "lu
 QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
-def fuse(model: nn.Module) -> int:
-    """Replace every decoder layer that has a fused equal; returns how many are fused now."""
-    count = 0
+@dataclass(frozen=True)
+class Fusion:
+    """How many decoder layers were replaced by their fused equals, and why others were not."""
+
+    count: int
+    why_not: str | None
+    """Of the first layer that was not; None where all were."""
+
+
+def fuse(model: nn.Module) -> Fusion:
+    """Replace every decoder layer that has a fused equal."""
+    count, reasons = 0, []
     for name, layer in list(model.named_modules()):
-        if type(layer).__name__ in LAYERS and _untouched(layer) and _blocks(layer) is not None:
-            model.set_submodule(name, FusedLayer(layer))
+        if isinstance(layer, FusedLayer):  # by a pass that was opened before
             count += 1
-        else:
-            count += isinstance(layer, FusedLayer)
-    return count
+        elif type(layer).__name__ in LAYERS:
+            reason = _touched(layer) or _unlike(layer)
+            if reason is None:
+                model.set_submodule(name, FusedLayer(layer))
+                count += 1
+            else:
+                reasons.append(reason)
+    if not count and not reasons:
+        reasons.append(f"{type(model).__name__} is not of the Llama family")
+    return Fusion(count, reasons[0] if reasons else None)
 
 
 def unfuse(model: nn.Module) -> None:
@@ -129,19 +144,33 @@ class _FeedForward:
         return self.norm, *(tensor for p in (*self.gate_up, self.down) for tensor in p.tensors)
 
 
-def _untouched(layer: nn.Module) -> bool:
-    """Is the layer transformers' own, with plain LoRA or OFT at most, unhooked, nothing put in, no forward replaced?"""
-    return (
-        all(
-            type(part).__module__.startswith(KNOWN)
-            and "forward" not in part.__dict__
-            and not any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
-            and not (part._backward_hooks or part._backward_pre_hooks)
-            and not (isinstance(part, nn.Linear) and part._modules)
-            for part in layer.modules()
-        )
-        and set(layer._modules) <= PARTS
-    )
+def _touched(layer: nn.Module) -> str | None:
+    """What makes the layer more than transformers' own with plain LoRA or OFT; None where it is unhooked, nothing was
+    put in and no forward replaced."""
+    for name, part in layer.named_modules():
+        place = name or "the layer"
+        if not type(part).__module__.startswith(KNOWN):
+            return f"{place} is {projections.kind(part)}"
+        if "forward" in part.__dict__:
+            return f"the forward pass of {place} was replaced"
+        if any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values()))):
+            return f"what goes through {place} is changed on the way"
+        if part._backward_hooks or part._backward_pre_hooks:
+            return f"the gradients of {place} are looked at"
+        if isinstance(part, nn.Linear) and part._modules:
+            return f"{next(iter(part._modules))} was put into {place}"
+    added = [name for name in layer._modules if name not in PARTS]
+    return f"{added[0]} was added to the layer" if added else None
+
+
+def _unlike(layer: Any) -> str | None:
+    """Why a layer that nothing was put into is still none that the blocks compute; None where it is."""
+    if _blocks(layer) is not None:
+        return None
+    for name, module in _projections(layer).items():
+        if (reason := projections.obstacle(module)) is not None:
+            return f"{name} {reason}"
+    return f"its activation is {type(layer.mlp.act_fn).__name__}"
 
 
 def _changes(hook: Any) -> bool:
@@ -149,16 +178,16 @@ def _changes(hook: Any) -> bool:
     return not str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
+def _projections(layer: Any) -> dict[str, nn.Module]:
+    """The linear maps of a layer, in the order of their use."""
+    own = {name: getattr(layer.self_attn, name) for name in (*QKV, "o_proj")}
+    return own | {name: getattr(layer.mlp, name) for name in (*GATE_UP, "down_proj")}
+
+
 def _blocks(layer: Any) -> tuple[_Attention, _FeedForward] | None:
     """The layer's two blocks as they stand now, or None if a projection is more than the blocks can compute."""
-    own, mlp = layer.self_attn, layer.mlp
-    modules = [
-        *(getattr(own, name) for name in QKV),
-        own.o_proj,
-        *(getattr(mlp, name) for name in GATE_UP),
-        mlp.down_proj,
-    ]
-    found = [p for p in map(projection, modules) if p is not None]
+    own, mlp, modules = layer.self_attn, layer.mlp, _projections(layer)
+    found = [p for p in map(projection, modules.values()) if p is not None]
     silu = type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
     if len(found) < len(modules) or not silu:
         return None

@@ -81,6 +81,34 @@ def projection(module: Any) -> Projection | None:
     return Projection(base.weight, base.bias, down, up, float(module.scaling[name]))
 
 
+def kind(module: Any) -> str:
+    """What class a module is of, and whose among PEFT's tuners: "a Linear4bit", "vera's Linear"."""
+    home = type(module).__module__.split(".")
+    whose = f"{home[2]}'s" if home[:2] == ["peft", "tuners"] else "a"
+    return f"{whose} {type(module).__name__}"
+
+
+def obstacle(module: Any) -> str | None:
+    """Why `projection` has none for a module, as what is said of it; None where it has one."""
+    if projection(module) is not None:
+        return None
+    inner = getattr(module, "base_layer", module)
+    if type(inner) is not nn.Linear:
+        return f"is {kind(inner)}"
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    if type(module) is not LoraLinear:
+        return f"is {kind(module)}"
+    name = module.active_adapters[0] if module.active_adapters else None
+    if module.merged or len(module.active_adapters) != 1 or name is None:
+        return "has several adapters, or one that is merged"
+    if name in module.lora_variant:
+        return f"has LoRA of another form ({type(module.lora_variant[name]).__name__.removesuffix('LinearVariant')})"
+    if not isinstance(module.lora_dropout[name], nn.Identity):
+        return "has LoRA with dropout"
+    return "has LoRA with a bias"
+
+
 def forward(x_TI: Tensor, group: Sequence[Projection]) -> tuple[Tensor, Tensor | None]:
     """(y side by side, T x O; x A^T side by side, T x R, or None without LoRA)."""
     y_TO = x_TI.new_empty(x_TI.shape[0], sum(p.outputs for p in group))

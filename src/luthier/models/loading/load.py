@@ -248,7 +248,12 @@ def _must_be_understood(folder: Path, trust_remote_code: bool) -> None:
 
 def _origin(folder: Path) -> dict[str, Any]:
     path = folder / ORIGIN
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise LuthierError(
+            f"{ORIGIN}, which says whose weights these are, is not whole", where=str(path), fix="copy the folder again"
+        ) from error
 
 
 def _origin_by_peft(folder: Path) -> dict[str, Any]:

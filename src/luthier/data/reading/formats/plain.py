@@ -9,10 +9,10 @@ from luthier.data.reading.formats.shape import (
     BadRow,
     Row,
     Shape,
+    answered,
     column,
     filled,
     kind,
-    known_answer,
     not_text,
     optional_text,
     parsed,
@@ -98,7 +98,9 @@ class PromptCompletion(Shape):
     def read(self, row: Row) -> Example:
         name = column(row, "completion", "response", "output", "answer")
         prompt, value = prompt_turns(row, "prompt", "question"), row.get(name)
-        answer = known_answer(row) if name != "answer" else None
+        answer = answered(row.get("answer")) if name != "answer" else None
+        if name == "answer" and isinstance(value, int | float):
+            value = answered(value)
         if isinstance(value, list | tuple) and len(value) > 1:  # a completion with tool calls in between
             return conversation({"answer": answer, "tools": row.get("tools")}, (*prompt, *turns(list(value))))
         return Example(prompt, (Response((reply_turn(value, name),)),), answer, tools(row))
@@ -127,4 +129,4 @@ class Task(Shape):
     gives: ClassVar = "a prompt to answer; nothing to train on yet"
 
     def read(self, row: Row) -> Example:
-        return Example(prompt_turns(row, "prompt"), (), known_answer(row), tools(row))
+        return Example(prompt_turns(row, "prompt"), (), answered(row.get("answer")), tools(row))

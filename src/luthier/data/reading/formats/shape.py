@@ -93,15 +93,6 @@ def text(row: Row, *names: str) -> str:
     return value
 
 
-def known_answer(row: Row) -> str | None:
-    """The `answer` that responses are compared with; None when the row has none. It may be a number, for nothing is
-    trained on how it is spelt. Raises BadRow."""
-    value = row.get("answer")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(int(value)) if number(value, "answer").is_integer() else repr(value)
-    return optional_text(row, "answer") or None
-
-
 def filled(row: Row, *names: str) -> str:
     """Like `text`, and it must not be empty."""
     value = text(row, *names)
@@ -113,6 +104,25 @@ def filled(row: Row, *names: str) -> str:
 def optional_text(row: Row, *names: str) -> str:
     """Like `text`; '' when the column is absent or null."""
     return text(row, *names) if row.get(column(row, *names)) is not None else ""
+
+
+def answered(value: Any) -> str | None:
+    """A known answer: a text, or a number as JSON spells it (4, 3.0). None where it is absent, null or empty.
+
+    Raises BadRow for anything else: a model's words for true or false may be any.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow(
+            f"'answer' is {kind(value)}, not text or a number",
+            fix="write the answer as the text that the model should give",
+        )
+    if not math.isfinite(value):
+        raise BadRow("'answer' is not finite")
+    return json.dumps(value)
 
 
 def parsed(value: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.data.encode.messages import OTHER_NAMES, REASONING, Arguments
-from luthier.data.reading.formats.shape import BadRow, Row, kind, parsed, truth
+from luthier.data.reading.formats.shape import BadRow, Row, answered, kind, parsed, truth
 from luthier.types import Example, Response, Turn
 
 EXTRA = ("name", "tool_call_id")
@@ -213,7 +213,9 @@ def conversation(row: Row, spoken: tuple[Turn, ...], score: float | None = None)
     for one in spoken:
         if one.role == "assistant" and one.weight != 0 and not (one.text.strip() or one.calls or one.extra):
             raise BadRow("an assistant message is empty")
-    answer = row.get("answer") if isinstance(row.get("answer"), str) else None
+    given = row.get("answer")
+    known = isinstance(given, str | int | float) and not isinstance(given, bool)
+    answer = answered(given) if known else None  # of another kind it is a column of the user's own
     if spoken and spoken[-1].role == "assistant":
         return Example(spoken[:-1], (Response(spoken[-1:], score),), answer, tools(row))
     return Example(spoken, (), answer, tools(row))
