@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier import columns
+from luthier.forward import filling
 from luthier.forward.segments import segments
 from luthier.models.blocks.attention import Segment
 from luthier.types import Encoded
@@ -93,29 +94,22 @@ class Batch:
 def micro_batches(
     examples: Sequence[Encoded], budget_tokens: int, *, share_prefix: bool = True, layout: Layout = "packed"
 ) -> list[Batch]:
-    """Split examples into micro-batches of at most `budget_tokens` computed tokens, heaviest first.
+    """Split examples into micro-batches of at most `budget_tokens` computed tokens (padding counted), heaviest first.
 
-    An example is never split; one that is larger than the budget has a micro-batch of its own. Packed batches are
-    filled first-fit by decreasing length; padded ones in order of length, so that little is padded.
+    An example is never split; one that is larger than the budget has a micro-batch of its own.
     """
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
-    bins: list[list[int]] = []
-    loads: list[int] = []
-    for i in order:
-        if layout == "padded":
-            widest = max((len(ids) for ids in examples[bins[-1][0]].ids), default=0) if bins else 0
-            rows = sum(len(examples[j].ids) for j in bins[-1]) + len(examples[i].ids) if bins else 0
-            fits = [len(bins) - 1] if bins and rows * widest <= budget_tokens else []
+    if layout == "padded":
+        return [_padded([examples[i] for i in each], each) for each in filling.padded(examples, budget_tokens)]
+    found, waiting = [], filling.packed(examples, budget_tokens, share=share_prefix)
+    while waiting:
+        each = waiting.pop(0)
+        batch = _packed([examples[i] for i in each], each, share_prefix)
+        if batch.tokens > budget_tokens and len(each) > 1:
+            # runs too short for a segment of their own are computed again: what is too much by them goes elsewhere
+            waiting[:0] = [each[:-1], each[-1:]]
         else:
-            fits = [b for b, load in enumerate(loads) if load + len(examples[i]) <= budget_tokens]
-        if fits:
-            bins[fits[0]].append(i)
-            loads[fits[0]] += len(examples[i])
-        else:
-            bins.append([i])
-            loads.append(len(examples[i]))
-    lay_out = _padded if layout == "padded" else _packed
-    return [lay_out([examples[i] for i in sorted(each)], sorted(each), share_prefix) for each in bins]
+            found.append(batch)
+    return found
 
 
 def _packed(examples: Sequence[Encoded], chosen: Sequence[int], share_prefix: bool) -> Batch:
@@ -133,7 +127,7 @@ def _packed(examples: Sequence[Encoded], chosen: Sequence[int], share_prefix: bo
     return replace(_batch(examples, chosen, tokens), filler=filler)
 
 
-def _padded(examples: Sequence[Encoded], chosen: Sequence[int], _share_prefix: bool) -> Batch:
+def _padded(examples: Sequence[Encoded], chosen: Sequence[int]) -> Batch:
     ids_N = [ids for example in examples for ids in example.ids]
     longest = max(len(ids) for ids in ids_N)
     ids_T = np.zeros((len(ids_N), longest), np.int64)
