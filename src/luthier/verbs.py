@@ -87,9 +87,8 @@ def _fit(job: Job, run: Run) -> None:
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     if sample:
         say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
-    policy = models.load(
-        recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, heads=job.heads(), sample=sample
-    )
+    beginning = models.Beginning(recipe.seed, job.heads(), sample)
+    policy = models.load(recipe.model, recipe.adapt, quantize=recipe.quantize, beginning=beginning)
     what_becomes = heads.describe(policy.folder, policy.head)
     if what_becomes is not None:
         say(what_becomes)

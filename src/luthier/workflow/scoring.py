@@ -106,7 +106,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     """
     from luthier import models
     from luthier.data import Template
-    from luthier.evaluate import compare
+    from luthier.evaluate import compare, record
 
     if not tasks:
         return []
@@ -121,7 +121,9 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        found.append(compare(_named(task), examples, template, chosen, judges=judges, run=run, seed=recipe.seed))
+        comparison = compare(_named(task), examples, template, chosen, judges=judges, seed=recipe.seed)
+        record(run, comparison)
+        found.append(comparison)
     return found
 
 
