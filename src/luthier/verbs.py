@@ -169,7 +169,7 @@ def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: in
         from luthier.data import show as shown
 
         console().print(shown(job.prepared.train, job.template, show))
-    job.prepared.hold(resolved.train.max_lost)
+    job.prepared.refuse_lost(resolved.train.max_lost)
     job.check_data()
     return job.prepared
 
@@ -305,7 +305,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
         exporter(policy, target)
         found = exporter.proof(policy, target, export_check.encoded(policy.tokenizer, recipe))
 
-    rows = export_check.gated(write, folder, policy.tokenizer, recipe)
+    rows = export_check.checked(write, folder, policy.tokenizer, recipe)
     say(f"exported to {folder}; {rows} sample rows give the same tokens as in training")
     if found is not None:
         say(str(found))

@@ -42,7 +42,7 @@ class Prepared:
     validation: TokenStore | None
     ledger: Ledger
 
-    def hold(self, max_lost: float) -> None:
+    def refuse_lost(self, max_lost: float) -> None:
         """Raises LuthierError where more rows are lost than this share."""
         for ledger in filter(None, (self.ledger, self.ledger.validation)):
             _refuse_lost(ledger, max_lost)
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, template: Template, needs: Needs = PLAIN, context: i
         chosen = np.flatnonzero(out)
         validation = View(train.store, chosen, digest(train.store, chosen))
     prepared = Prepared(view, validation, ledger)
-    prepared.hold(recipe.train.max_lost)
+    prepared.refuse_lost(recipe.train.max_lost)
     return prepared
 
 

@@ -29,7 +29,7 @@ from luthier.models.loading.digest import must_be_whole, weights_digest
 from luthier.models.loading.fetching import Fetched, fetch
 from luthier.models.loading.quiet import quiet
 from luthier.models.policy import Policy
-from luthier.models.quantizers import dequantise_, settings, settle
+from luthier.models.quantizers import dequantise_, keep_types, settings
 from luthier.recipe.resolve import plain, refuse_unquantisable
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
@@ -171,7 +171,7 @@ def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin |
     if quantize is None:
         module.to(where)
     else:
-        settle(module, dtype)
+        keep_types(module, dtype)
     policy = Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
     policy.quantize = quantize
     return policy
@@ -304,7 +304,7 @@ def open_adapter(
         policy.module = _with_adapter(policy.module, folder)
         for adapter in policy.adapters:
             if isinstance(adapter, Tuner):
-                adapter.settle(policy.module)
+                adapter.prepare_layers(policy.module)
     if policy.attached.own:
         policy.module.to(policy.device)
         _restore(policy, folder)
