@@ -101,7 +101,7 @@ def _fit(job: Job, run: Run) -> None:
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
     """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
-    from luthier.workflow import resume_check, scoring
+    from luthier.workflow import resume_check
 
     run = _opened(run)
     recipe = _recipe_of(run, overrides)
@@ -110,12 +110,10 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
             "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
         )
     with run.locked():
-        job = Job(recipe)
         resume_check.held(run, recipe)
         run.check_whole()
-        scoring.check(job, recipe.evaluate)
-        resume_check.keep(run, recipe)  # the tasks that the scores are of, once it is known that they can be scored
-        comparisons = _evaluate(run, job, recipe.evaluate)
+        comparisons = _evaluate(run, Job(recipe), recipe.evaluate)
+        resume_check.keep(run, recipe)  # the tasks that the scores are of, now that there are scores
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
     return comparisons

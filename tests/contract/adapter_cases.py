@@ -127,7 +127,8 @@ def logits(module: Any) -> torch.Tensor:
 
 def opened(folder: Path, adapt: list[Plugin] | tuple[Plugin, ...] = (), **options: Any) -> Policy:
     model = Model(name=str(folder), dtype=options.pop("dtype", "fp32"))
-    return load(model, adapt, device="cpu", beginning=Beginning(sample=sample()), **options)
+    beginning = Beginning(options.pop("seed", 0), sample=sample())
+    return load(model, adapt, device="cpu", beginning=beginning, **options)
 
 
 def train_a_little(policy: Policy, steps: int = 3) -> set[str]:
