@@ -14,7 +14,8 @@ import numpy as np
 
 from luthier import __version__, cache
 from luthier.data.encode.rendering import RowFault
-from luthier.data.encode.template import LossOn, Template, Tokenised
+from luthier.data.encode.template import Template
+from luthier.data.encode.tokenised import LossOn, Tokenised
 from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
