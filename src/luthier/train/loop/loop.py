@@ -157,7 +157,11 @@ class Loop:
         self.warmup = warmup_steps(self.train.warmup, self.total)
         self.accumulation = Accumulation(source, self.budget, self.losses, self.weights.update, self.train)
         self.budget.on_shrink = self._out_of_memory
-        self.guards = Guards(self.train.stall_window, per_token=self.losses.objective.needs.unit == TOKEN)
+        needs = self.losses.objective.needs
+        # a loss on what the model writes itself lies near zero whatever is learnt
+        self.guards = Guards(
+            0 if needs.rollouts else self.train.stall_window, per_token=needs.unit == TOKEN and not needs.rollouts
+        )
         self.save_at = due_after(self.train.save_every, self.total)
         self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
         tokens, checkpointing = self.budget.tokens, self.budget.checkpointing
@@ -276,7 +280,7 @@ class Loop:
         # first the event, then the checkpoint, which keeps the length of the log with the event in it
         self.log.event("checkpoint", step=progress.step)
         progress.micro_tokens, progress.checkpointing = self.budget.tokens, self.budget.checkpointing
-        progress.source = self.source.state()
+        progress.source = self.accumulation.source_state()
         progress.guards, progress.objective = self.guards.state(), dict(self.losses.state)
         progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
         weights, optimizers = self.weights.content(), self.weights.update.state()
