@@ -180,7 +180,7 @@ class Distil(Objective):
 
 
 def distilled(folder: Path, openers: Mapping[str, Any], module: Any = None, **keys: Any) -> list[float]:
-    recipe = tiny.recipe(folder, **{"steps": 6, "schedule": "constant", "warmup": 0, **keys})
+    recipe = tiny.recipe(folder, **{"steps": 6, "batch": 16, "schedule": "constant", "warmup": 0, **keys})
     policy = tiny.Policy(module if module is not None else tiny.model())
     fit(policy, Distil(), tiny.Prepared(tiny.Store(16)), recipe, Run(folder), Beside(openers))
     return [event["loss"] for event in Run(folder).events("step")]
