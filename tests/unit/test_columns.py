@@ -124,9 +124,7 @@ def rows(level: Level, *given: Any) -> list[Encoded]:
 
 def at_scored(values: Any) -> list[float]:
     """Of each response the values at its scored tokens."""
-    return [
-        float(one[place]) for one in values for place in range(len(PROMPT), len(one)) if place != len(PROMPT) + 1
-    ]
+    return [float(one[place]) for one in values for place in range(len(PROMPT), len(one)) if place != len(PROMPT) + 1]
 
 
 def in_batch(level: Level, values: Any) -> list[float]:

@@ -136,7 +136,9 @@ def test_numbers_worked_by_hand() -> None:
     assert found["top_k"].tolist() == [pytest.approx([-math.log(10)] * 10)] * 3
     # two tokens, of which the model gives the first 3/4 and the teacher both one half
     model = Head(torch.tensor([[math.log(3.0)], [0.0]]))
-    found = readouts(torch.ones(1, 1), torch.tensor([0]), model, NAMES, Teacher(torch.ones(1, 1), Head(torch.zeros(2, 1))))
+    found = readouts(
+        torch.ones(1, 1), torch.tensor([0]), model, NAMES, Teacher(torch.ones(1, 1), Head(torch.zeros(2, 1)))
+    )
     by_hand = {
         "logp": math.log(0.75),
         "entropy": -0.75 * math.log(0.75) - 0.25 * math.log(0.25),

@@ -131,7 +131,9 @@ def test_a_mixture_trains_and_a_killed_run_goes_on(tmp_path: Path) -> None:
 
         parts = tuple(Part(store, share) for store, share in zip(stores(9, 8), shares, strict=True))  # type: ignore[arg-type]
         prepared = tiny.Prepared(Mixture(parts, 4, 4))  # type: ignore[arg-type]
-        fit(policy, OBJECTIVES.build("sft"), prepared, tiny.recipe(folder, save_every=1), Run(folder), Beside({}, watch))
+        fit(
+            policy, OBJECTIVES.build("sft"), prepared, tiny.recipe(folder, save_every=1), Run(folder), Beside({}, watch)
+        )
         return policy.snapshot()
 
     whole = run(tmp_path / "whole")
@@ -290,7 +292,16 @@ def rolled_out(folder: Path, steps: int, *, after: Callable[[int], None] = lambd
             weights.append(fingerprint(policy))
             after(event["step"])
 
-    settings = {"lr": 1e-2, "schedule": "constant", "batch": 2, "micro_tokens": 60, "weight_decay": 0.0, "warmup": 0, "save_every": 4, **train}
+    settings = {
+        "lr": 1e-2,
+        "schedule": "constant",
+        "batch": 2,
+        "micro_tokens": 60,
+        "weight_decay": 0.0,
+        "warmup": 0,
+        "save_every": 4,
+        **train,
+    }
     prepared = tiny.Prepared(source)  # type: ignore[arg-type]
     PolicyGradient.seen.clear()
     fit(policy, PolicyGradient(), prepared, tiny.recipe(folder, **settings), Run(folder), Beside({}, watch))

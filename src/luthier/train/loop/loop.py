@@ -89,6 +89,7 @@ def fit(
         stack.callback(weights.update.close)
         budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step)
         stack.callback(budget.close)
+        budget.on_shrink = lambda fields: log.screen.warn(_smaller(fields))
         stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
         setting = _setting(policy, forward, recipe, budget, source, prepared.validation, paths, log)
         roles = resolve(objective.needs, setting, beside.openers, stack)
@@ -361,10 +362,11 @@ class Loop:
         return error
 
     def _out_of_memory(self, fields: dict[str, Any]) -> None:
-        how = (
-            "gradient checkpointing on"
-            if fields["checkpointing"]
-            else f"micro-batches of {fields['micro_tokens']:,} tokens"
-        )
-        self.log.screen.warn(f"out of memory; going on with {how}, same effective batch")
+        self.log.screen.warn(_smaller(fields))
         self.log.event("oom", step=self.progress.step + 1, **fields)
+
+
+def _smaller(fields: Mapping[str, Any]) -> str:
+    tokens = f"micro-batches of {fields['micro_tokens']:,} tokens"
+    how = "gradient checkpointing on" if fields["checkpointing"] else tokens
+    return f"out of memory; going on with {how}, same effective batch"
