@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Level = Literal["token", "response", "step", "example"]
+STEP_END = "step_end"
+"""The column that says where judged steps end: whoever has others of steps has it."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,21 @@ class Column:
     about: str
     of: Callable[[Any], Any] | None = None
 
-    def values(self, given: Any, ids: Sequence[NDArray[np.int32]]) -> Any:
-        """`given` in the form of the level, filled for a row of these responses where it is None."""
+    def values(self, given: Any, ids: Sequence[NDArray[np.int32]], ends: Any = None) -> Any:
+        """`given` in the form of the level, filled for a row of these responses where it is None. `ends`: where the
+        row's judged steps end, if it has some."""
         if self.level == "example":
             return self.fill if given is None else given
         if self.level == "response":
             return (self.fill,) * len(ids) if given is None else given
         if self.level == "step":
-            return (np.empty(0, self.dtype),) * len(ids) if given is None else given
+            counts = [0] * len(ids) if ends is None else [len(one) for one in ends]
+            return tuple(np.full(count, self.fill, self.dtype) for count in counts) if given is None else given
         return tuple(np.full(len(one), self.fill, self.dtype) for one in ids) if given is None else given
 
-    def numbers(self, given: Any, ids: Sequence[NDArray[np.int32]]) -> NDArray[Any]:
+    def numbers(self, given: Any, ids: Sequence[NDArray[np.int32]], ends: Any = None) -> NDArray[Any]:
         """The values end to end."""
-        values = self.values(given, ids)
+        values = self.values(given, ids, ends)
         if self.level == "example":
             return np.array([values], self.dtype)
         if self.level == "response":
@@ -82,7 +86,7 @@ COLUMNS = (
     Column(
         "margin", "example", "<f4", 0.0, "by how much the better response is better", lambda e: e.meta.get("margin")
     ),
-    Column("step_end", "step", "<i4", 0, "the place of the step's last token"),
+    Column(STEP_END, "step", "<i4", 0, "the place of the step's last token"),
     Column("step_reward", "step", "<f4", 0.0, "the step's label", _step_rewards),
     Column("old_logp", "token", "<f4", 0.0, "log-probability under the model that wrote the token"),
     Column("advantage", "token", "<f4", 0.0, "how much better than expected the token turned out"),
@@ -109,7 +113,7 @@ def read(example: Any, count: int) -> dict[str, Any]:
 def cut(found: Mapping[str, Any], lengths: Sequence[int]) -> dict[str, Any]:
     """The columns of a row whose responses are cut to these lengths: tokens go, and steps that no longer end in it."""
     kept = dict(found)
-    ends = found.get("step_end")
+    ends = found.get(STEP_END)
     for name, values in found.items():
         level = _BY_NAME[name].level
         if level == "token":

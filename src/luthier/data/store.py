@@ -69,7 +69,8 @@ class Writer:
         pending["steps"] += [len(tokens.steps) for tokens in sequences]
         ids = [tokens.ids_T for tokens in sequences]
         for name in STORED:
-            pending[COLUMN + name] += columns.of(name).numbers(tokenised.columns.get(name), ids).tolist()
+            given, ends = tokenised.columns.get(name), tokenised.columns.get(columns.STEP_END)
+            pending[COLUMN + name] += columns.of(name).numbers(given, ids, ends).tolist()
         pending["sequences"].append(len(sequences))
         pending["shared"].append(shared_prefix(sequences))
         pending["scored"].append(sum(trained))

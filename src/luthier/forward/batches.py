@@ -194,7 +194,7 @@ def _columns(examples: Sequence[Encoded], scored_N: Sequence[NDArray[np.int64]])
     found: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for example in examples for name in example.columns):
         column = columns.of(name)
-        values = [column.values(example.columns.get(name), example.ids) for example in examples]
+        values = [example.column(name) for example in examples]
         if column.level == "token":
             rows = [one for each in values for one in each]
             parts = [np.asarray(one)[scored] for one, scored in zip(rows, scored_N, strict=True)]

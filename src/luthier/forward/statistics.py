@@ -98,7 +98,7 @@ def _top(hidden_SD: Tensor, head: Head) -> tuple[Tensor, Tensor]:
         logp_CV = torch.log_softmax(head.logits(hidden_SD[i : i + CHUNK]).float(), -1)
         parts.append(logp_CV.topk(min(TOP, logp_CV.shape[1]), -1))
     if not parts:
-        nothing = hidden_SD.new_empty((0, TOP), dtype=torch.float32)
+        nothing = hidden_SD.new_empty((0, min(TOP, len(head.weight_VD))), dtype=torch.float32)
         return nothing, nothing.long()
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 

@@ -1,11 +1,11 @@
 """Scalar heads: one number from a hidden state of any causal language model; a reward model's, a critic's.
 
 A head is a linear map without a bias in fp32, beside the model and not inside it: r = w . h, where h is the backbone's
-last hidden state (after its final norm) at every token (a critic), or at the last token of a response (an outcome
-reward model) or of each of its steps (a process reward model, arXiv:2305.20050). There is no shift: the reading at a
-token is that token's own. It begins at zero, so that every reward does, and a Bradley-Terry loss (arXiv:2203.02155) at
-exactly log 2; on a model that brings a head of the same kind along (an earlier reward run, a checkpoint for sequence
-classification) it goes on from that.
+last hidden state (after its final norm) where each scored token is predicted (a critic: the worth of what precedes the
+token), or at the last token of a response (an outcome reward model) or of each of its steps (a process reward model,
+arXiv:2305.20050), whose reading is that token's own. It begins at zero, so that every reward does, and a Bradley-Terry
+loss (arXiv:2203.02155) at exactly log 2; on a model that brings a head of the same kind along (an earlier reward run, a
+checkpoint for sequence classification) it goes on from that.
 
 Shape suffixes: D = hidden size, K = readings.
 """

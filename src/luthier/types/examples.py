@@ -104,7 +104,7 @@ class Encoded:
 
     def column(self, name: str) -> Any:
         """A column's values in the form of its level, filled where nothing is known."""
-        return columns.of(name).values(self.columns.get(name), self.ids)
+        return columns.of(name).values(self.columns.get(name), self.ids, self.columns.get(columns.STEP_END))
 
     @cached_property
     def identity_ids(self) -> tuple[NDArray[np.int64], ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class _Ahead:
     examples: Sequence[Encoded]
     tokens: int = 0
     batches: list[Batch] | None = None
+    before: dict[str, Any] | None = None
+    """The source's state before it was asked for them, where that was ahead of time."""
 
 
 class Accumulation:
@@ -95,12 +98,20 @@ class Accumulation:
         batches = self._laid_out(now)
         if step + 1 < self.source.total and self.source.may_prefetch:
             # laid out while the device is still busy with this step
-            self._ahead = _Ahead(step + 1, self.source.next(step + 1, version))
+            state = self.source.state()
+            self._ahead = _Ahead(step + 1, self.source.next(step + 1, version), before=state)
             self._laid_out(self._ahead)
+        else:
+            self._ahead = None
         tokens = sum(batch.whole_tokens for batch in batches)
         computed = sum(batch.tokens for batch in batches)
         loss = torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
         return Gradients(loss, parts, batches, tokens, computed, self.losses.end_step(), empty=not parts)
+
+    def source_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the source: a run that goes on asks again for what was asked for ahead."""
+        ahead = self._ahead.before if self._ahead else None
+        return self.source.state() if ahead is None else ahead
 
     def rehearse(self) -> None:
         """Try the heaviest micro-batch of the run and discard its gradients, so that memory runs out now or never.

@@ -89,6 +89,7 @@ def fit(
         stack.callback(weights.update.close)
         budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step)
         stack.callback(budget.close)
+        budget.on_shrink = lambda fields: log.screen.warn(_smaller(fields))
         stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
         every = source.every()
         known = [examples for examples in (every, prepared.validation) if examples is not None]
@@ -144,7 +145,11 @@ class Loop:
         self.warmup = warmup_steps(self.train.warmup, self.total)
         self.accumulation = Accumulation(source, self.budget, self.losses, self.weights.update, self.train)
         self.budget.on_shrink = self._out_of_memory
-        self.guards = Guards(self.train.stall_window, per_token=self.losses.objective.needs.unit == TOKEN)
+        needs = self.losses.objective.needs
+        # a loss on what the model writes itself lies near zero whatever is learnt
+        self.guards = Guards(
+            0 if needs.rollouts else self.train.stall_window, per_token=needs.unit == TOKEN and not needs.rollouts
+        )
         self.save_at = due_after(self.train.save_every, self.total)
         self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
         tokens, checkpointing = self.budget.tokens, self.budget.checkpointing
@@ -263,7 +268,7 @@ class Loop:
         # first the event, then the checkpoint, which keeps the length of the log with the event in it
         self.log.event("checkpoint", step=progress.step)
         progress.micro_tokens, progress.checkpointing = self.budget.tokens, self.budget.checkpointing
-        progress.source = self.source.state()
+        progress.source = self.accumulation.source_state()
         progress.guards, progress.objective = self.guards.state(), dict(self.losses.state)
         progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
         weights, optimizers = self.weights.content(), self.weights.update.state()
@@ -344,10 +349,11 @@ class Loop:
         return error
 
     def _out_of_memory(self, fields: dict[str, Any]) -> None:
-        how = (
-            "gradient checkpointing on"
-            if fields["checkpointing"]
-            else f"micro-batches of {fields['micro_tokens']:,} tokens"
-        )
-        self.log.screen.warn(f"out of memory; going on with {how}, same effective batch")
+        self.log.screen.warn(_smaller(fields))
         self.log.event("oom", step=self.progress.step + 1, **fields)
+
+
+def _smaller(fields: Mapping[str, Any]) -> str:
+    tokens = f"micro-batches of {fields['micro_tokens']:,} tokens"
+    how = "gradient checkpointing on" if fields["checkpointing"] else tokens
+    return f"out of memory; going on with {how}, same effective batch"

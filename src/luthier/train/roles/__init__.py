@@ -83,6 +83,7 @@ def resolve(needs: Needs, setting: Setting, openers: Mapping[str, Opener], stack
         if "teacher" not in openers:
             raise LuthierError("the objective learns from a teacher, and none is named", fix="name one")
         roles.teacher = _opened(openers["teacher"](), setting, stack)
+        _comparable(setting.forward, roles.teacher)
     if needs.row_weights:
         roles.row_weights = RowWeights(setting.forward, setting.budget)
         for examples in setting.known.examples:
@@ -120,9 +121,22 @@ def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, 
 
 
 def _opened(model: Policy, setting: Setting, stack: ExitStack) -> Forward:
-    """A frozen model's forward pass, never in training mode; where dropout may be, prefixes are not shared."""
+    """A frozen model's forward pass, never in training mode."""
+    model.module.eval()
     stack.enter_context(dropout.off(dropout.of_base(model.module)))
     return stack.enter_context(Forward(model.module, **setting.paths).opened())
+
+
+def _comparable(model: Forward, teacher: Forward) -> None:
+    """Raises LuthierError where the two do not speak the same tokens."""
+    if model.head is None or teacher.head is None:
+        return  # said by `Forward.taught`
+    ours, theirs = len(model.head.weight_VD), len(teacher.head.weight_VD)
+    if ours != theirs:
+        raise LuthierError(
+            f"the teacher has {theirs:,} tokens, the model {ours:,}: they cannot be compared",
+            fix="take a teacher of the same family, with the same tokenizer",
+        )
 
 
 def _context(module: Any) -> int:

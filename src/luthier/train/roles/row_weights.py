@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from luthier.forward.forward import Forward
 from luthier.forward.likelihoods import AT_ONCE
 from luthier.objectives import density
 from luthier.train.loop.budget import Budget
+from luthier.train.roles.mismatched import first_scored, part
 from luthier.types import Encoded, TokenStore
 
 
@@ -63,5 +63,4 @@ def _labelled(example: Encoded) -> tuple[bytes, float]:
 
 def _prompt(example: Encoded) -> Encoded:
     """What stands before the first scored token, as a row of its own."""
-    length = int(np.flatnonzero(example.weights[0])[0])
-    return Encoded((example.ids[0][:length],), (np.zeros(length, np.float32),), source=example.source)
+    return part(example, 0, first_scored(example))

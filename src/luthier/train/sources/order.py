@@ -49,7 +49,7 @@ class Order:
         return _shuffled(self.examples, self.seed, epoch)[within * self.batch : (within + 1) * self.batch]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)  # a mixture asks for an order of each of its stores
 def _shuffled(examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     # Raw PCG64 output is fixed for ever; the stream of Generator.permutation may change between numpy versions.
     keys = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(examples)

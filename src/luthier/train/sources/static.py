@@ -96,7 +96,7 @@ class Mixture(Fixed):
 
     def next(self, step: int, version: int) -> list[Encoded]:
         """The examples of one step, part by part."""
-        before, after = self._given(step * self.batch), self._given((step + 1) * self.batch)
+        before, after = self._given(step), self._given(step + 1)
         return [
             part.store[_position(len(part.store), self.seed + number, place)]
             for number, part in enumerate(self.parts)
@@ -105,7 +105,7 @@ class Mixture(Fixed):
 
     def epoch(self, step: int) -> float:
         """Passes over the store that is seen most often."""
-        given = self._given((step + 1) * self.batch)
+        given = self._given(step + 1)
         return max(count / len(part.store) for count, part in zip(given, self.parts, strict=True))
 
     def every(self) -> Sequence[Encoded]:
@@ -117,14 +117,31 @@ class Mixture(Fixed):
         every = sorted(self.every(), key=len, reverse=True)
         return every[: self.batch]
 
-    def _given(self, examples: int) -> list[int]:
-        """How many of the first `examples` examples each part gives: its share, the last one what is left."""
+    @cached_property
+    def _steps(self) -> list[list[int]]:
+        """How many examples each part has given before each step, as far as was asked for."""
+        return [[0] * len(self.parts)]
+
+    def _given(self, step: int) -> list[int]:
+        """How many examples each part has given before step `step`."""
+        while len(self._steps) <= step:
+            given = list(self._steps[-1])
+            begin = (len(self._steps) - 1) * self.batch
+            for place in range(begin, begin + self.batch):
+                given[self._turn(given, place)] += 1
+            self._steps.append(given)
+        return self._steps[step]
+
+    def _turn(self, given: Sequence[int], place: int) -> int:
+        """Which part gives the example at `place` of the run.
+
+        A part whose share is s gives its example j at one of the places from j / s on and before (j + 1) / s: then it
+        is never an example off. Of those whose time has come it is the one whose time ends first, which keeps all.
+        """
         whole = sum(part.share for part in self.parts)
-        ends, so_far = [], 0.0
-        for part in self.parts:
-            so_far += part.share
-            ends.append(round(examples * so_far / whole))
-        return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+        shares = [part.share / whole for part in self.parts]
+        ready = [n for n, share in enumerate(shares) if given[n] < (place + 1) * share - 1e-9] or range(len(shares))
+        return min(ready, key=lambda n: ((given[n] + 1) / shares[n], n))
 
 
 def _position(examples: int, seed: int, place: int) -> int:
