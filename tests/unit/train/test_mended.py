@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Mapping
@@ -196,7 +197,7 @@ def test_a_sum_does_not_depend_on_the_split(tmp_path: Path, args: dict[str, floa
     for tokens in (10_000, 40):
         held = Judged(6, 1, seed=2)
         folder = tmp_path / str(tokens)
-        steps, policy = train(
+        steps, _policy = train(
             folder, "sum", mixed(), args={"of": args}, micro_tokens=tokens, validation=held, batch=16,
             validate=Validate(every=1, keep_best=False),
         )  # fmt: skip
@@ -247,8 +248,7 @@ def test_a_step_of_neutral_steps_alone_is_told_and_moves_nothing(tmp_path: Path)
     (told,) = Run(tmp_path).events("warning")
     assert told["guard"] == "empty" and told["step"] == 2
     moved = [
-        any(not torch.equal(one[name], other[name]) for name in one)
-        for one, other in zip(snapshots, snapshots[1:], strict=False)
+        any(not torch.equal(one[name], other[name]) for name in one) for one, other in itertools.pairwise(snapshots)
     ]
     assert moved == [True, False, True]
 
