@@ -96,7 +96,9 @@ def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, 
     cacheable = not needs.kl_baseline and setting.all_known
     if cacheable and choice.cached(setting.recipe.reference.cache, setting.passes):
         values = _Values(setting.budget)
-        roles.reference = reference.compute(choice.live, setting.known, choice.identity, values, setting.say)
+        with setting.budget.group.first_goes():  # the others find its values in the cache
+            roles.reference = reference.compute(choice.live, setting.known, choice.identity, values, setting.say)
+        setting.budget.follow()
         own.close()
     else:
         roles.reference = roles.live = choice.live
@@ -137,7 +139,7 @@ class _Values:
             return logp(batch)
 
         budget = self._budget
-        return budget.until_it_fits(lambda: list(each(examples, budget.lay_out, noted, budget.device)))
+        return budget.until_it_fits(lambda: list(each(examples, budget.lay_out, noted, budget.device)), alone=True)
 
 
 __all__ = ["Roles", "Setting", "resolve"]
