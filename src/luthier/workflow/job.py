@@ -64,6 +64,14 @@ class Job:
             say(f"warning: {what}")
         return prepared
 
+    def fetch(self) -> None:
+        """Have the files of all its models in the cache."""
+        from luthier.models import fetch
+
+        for model in (self.recipe.model, self.recipe.reference.model):
+            if model is not None:
+                fetch(model)
+
     def lenient(self) -> Job:
         """The same job, whatever share of its rows is lost."""
         train = dataclasses.replace(self.recipe.train, max_lost=1.0)
@@ -93,8 +101,9 @@ class Job:
             role: HeadCard(reads, self.recipe.objective.name, separator) for role, reads in self.objective.needs.heads
         }
 
-    def openers(self, policy: Policy, run: Run) -> Mapping[str, Callable[[], Policy]]:
-        """The models beside the one that trains, by role, each loaded when it is wanted."""
+    def openers(self, policy: Policy, run: Run | None) -> Mapping[str, Callable[[], Policy]]:
+        """The models beside the one that trains, by role, each loaded when it is wanted. `run`: where it is written
+        down which they were; None where another process does that."""
         if self.recipe.reference.model is None:
             return {}
         if not self.objective.needs.reference:
@@ -105,7 +114,7 @@ class Job:
             )
         return {"reference": lambda: self._reference(policy, run)}
 
-    def _reference(self, policy: Policy, run: Run) -> Policy:
+    def _reference(self, policy: Policy, run: Run | None) -> Policy:
         """The second model. The run writes down which it was: when it goes on or is scored, that must be the same."""
         from luthier import models
         from luthier.models.loading.digest import must_be
@@ -113,10 +122,11 @@ class Job:
         assert self.recipe.reference.model is not None
         second = models.load(self.recipe.reference.model, train=False)
         data_check.vocabulary(policy.tokenizer, second.tokenizer, self.recipe.reference.model.name)
-        summary = run.read_json(run.summary_path)
-        if any(run.checkpoints.glob("step-*")):
-            must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
-        run.write_json(run.summary_path, {**summary, "reference": second.digest})
+        if run is not None:
+            summary = run.read_json(run.summary_path)
+            if any(run.checkpoints.glob("step-*")):
+                must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
+            run.write_json(run.summary_path, {**summary, "reference": second.digest})
         for store in (self.prepared.train, self.prepared.validation):
             if store is not None:
                 data_check.context(store, models.max_context(second.module), "the reference")
