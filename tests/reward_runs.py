@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.data import Template
-from luthier.models import Policy, load, save
+from luthier.models import Beginning, Policy, load, save
 from luthier.models.heads import HeadCard
 from luthier.recipe import Model, Plugin, Recipe, Source, lock
 from luthier.run import Run
@@ -30,7 +30,10 @@ def said(text: str) -> Response:
 def policy(model: Path, card: HeadCard | None = None, adapt: str = "lora") -> Policy:
     """The tiny model with a head whose weight is drawn, and an adapter that changes what the model computes."""
     made = load(
-        Model(name=str(model), dtype="fp32"), [Plugin(name=adapt)], device="cpu", heads={"reward": card or HeadCard()}
+        Model(name=str(model), dtype="fp32"),
+        [Plugin(name=adapt)],
+        device="cpu",
+        beginning=Beginning(heads={"reward": card or HeadCard()}),
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -87,9 +87,8 @@ def _fit(job: Job, run: Run) -> None:
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     if sample:
         say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
-    policy = models.load(
-        recipe.model, recipe.adapt, seed=recipe.seed, quantize=recipe.quantize, heads=job.heads(), sample=sample
-    )
+    beginning = models.Beginning(recipe.seed, job.heads(), sample)
+    policy = models.load(recipe.model, recipe.adapt, quantize=recipe.quantize, beginning=beginning)
     what_becomes = heads.describe(policy.folder, policy.head)
     if what_becomes is not None:
         say(what_becomes)
@@ -102,7 +101,7 @@ def _fit(job: Job, run: Run) -> None:
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
     """Score a run's model on the tasks of its recipe, base and tuned side by side, and write the report anew."""
-    from luthier.workflow import resume_check, scoring
+    from luthier.workflow import resume_check
 
     run = _opened(run)
     recipe = _recipe_of(run, overrides)
@@ -111,12 +110,10 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
             "the recipe of this run has no tasks", where=str(run.recipe_path), fix="add evaluate.0.data=held-out.jsonl"
         )
     with run.locked():
-        job = Job(recipe)
         resume_check.held(run, recipe)
         run.check_whole()
-        scoring.check(job, recipe.evaluate)
-        resume_check.keep(run, recipe)  # the tasks that the scores are of, once it is known that they can be scored
-        comparisons = _evaluate(run, job, recipe.evaluate)
+        comparisons = _evaluate(run, Job(recipe), recipe.evaluate)
+        resume_check.keep(run, recipe)  # the tasks that the scores are of, now that there are scores
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
     return comparisons
@@ -170,7 +167,7 @@ def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: in
         from luthier.data import show as shown
 
         console().print(shown(job.prepared.train, job.template, show))
-    job.prepared.hold(resolved.train.max_lost)
+    job.prepared.refuse_lost(resolved.train.max_lost)
     job.check_data()
     return job.prepared
 
@@ -306,7 +303,7 @@ def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:
         exporter(policy, target)
         found = exporter.proof(policy, target, export_check.encoded(policy.tokenizer, recipe))
 
-    rows = export_check.gated(write, folder, policy.tokenizer, recipe)
+    rows = export_check.checked(write, folder, policy.tokenizer, recipe)
     say(f"exported to {folder}; {rows} sample rows give the same tokens as in training")
     if found is not None:
         say(str(found))

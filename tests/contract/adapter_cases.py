@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from luthier.models import Policy, load
+from luthier.models import Beginning, Policy, load
 from luthier.models.adapters import Adapter
 from luthier.recipe.schema import Model, Plugin
 from luthier.types import Encoded
@@ -127,7 +127,8 @@ def logits(module: Any) -> torch.Tensor:
 
 def opened(folder: Path, adapt: list[Plugin] | tuple[Plugin, ...] = (), **options: Any) -> Policy:
     model = Model(name=str(folder), dtype=options.pop("dtype", "fp32"))
-    return load(model, adapt, device="cpu", sample=sample(), **options)
+    beginning = Beginning(options.pop("seed", 0), sample=sample())
+    return load(model, adapt, device="cpu", beginning=beginning, **options)
 
 
 def train_a_little(policy: Policy, steps: int = 3) -> set[str]:

@@ -20,7 +20,7 @@ from tiny_tokenizers import CHATML, letters
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.data import Template
-from luthier.models import load
+from luthier.models import Beginning, load
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Model, Plugin, Recipe, Source, Train, resolve
 from luthier.recipe.schema import Reference
@@ -138,7 +138,7 @@ def test_sft_follows_the_cookbook(way: str, path: dict[str, Any], folder: Path, 
     train = Train(batch=BATCH, weight_decay=0.1, max_tokens=100, optimizer=adamw, **schedule, **path)
     model = Model(name=str(folder), dtype="fp32")
     recipe = Recipe(model=model, data=(Source(path="-"),), adapt=tuple(adapt), train=train, output="x", seed=4)
-    policy, run = load(model, recipe.adapt, seed=recipe.seed), Run(tmp_path)
+    policy, run = load(model, recipe.adapt, beginning=Beginning(recipe.seed)), Run(tmp_path)
 
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if way == "lora":
@@ -226,7 +226,7 @@ def _policies(way: str, folder: Path, recipe: Recipe) -> tuple[Any, Any]:
     """Ours and the cookbook's model, with the same first weights."""
     from peft import LoraConfig, get_peft_model
 
-    policy = load(recipe.model, recipe.adapt, seed=recipe.seed)
+    policy = load(recipe.model, recipe.adapt, beginning=Beginning(recipe.seed))
     theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if way == "lora":
         theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))

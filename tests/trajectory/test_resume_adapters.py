@@ -11,10 +11,10 @@ import pytest
 import tiny
 import torch
 
-from luthier.models import load
+from luthier.models import Beginning, load
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Model, Plugin
-from luthier.recipe.abilities import settle
+from luthier.recipe.abilities import adjust
 from luthier.run import Run
 from luthier.train import Beside, fit
 
@@ -44,10 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def train(base: Path, adapt: list[Plugin], run: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
     store = tiny.Store(24)
-    policy = load(Model(name=str(base), dtype="fp32"), adapt, device="cpu", sample=store.encoded)
+    policy = load(Model(name=str(base), dtype="fp32"), adapt, device="cpu", beginning=Beginning(sample=store.encoded))
     recipe = tiny.recipe(run, epochs=3, save_every=1, clip=1.0)
     recipe = replace(
-        recipe, train=settle(recipe.train, [(p.name, a) for p, a in zip(adapt, policy.adapters, strict=True)])[0]
+        recipe, train=adjust(recipe.train, [(p.name, a) for p, a in zip(adapt, policy.adapters, strict=True)])[0]
     )
 
     def watch(event: Mapping[str, Any]) -> None:

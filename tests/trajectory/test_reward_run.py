@@ -78,7 +78,7 @@ def test_a_process_reward_model_cuts_answers_as_its_rows_were_cut(bench: Bench):
     head = json.loads((bench.folder / "prm" / "adapter" / "head.json").read_text())
     assert head["separator"] == "\n\n", "a newline within a step does not end it"
     ledger = json.loads((bench.folder / "prm" / "ledger.json").read_text())
-    assert ledger["judged"]["wrong_steps"] == 8 and ledger["step_joints"] == {"\n\n": 16}
+    assert ledger["preferences"]["wrong_steps"] == 8 and ledger["step_joints"] == {"\n\n": 16}
 
 
 @pytest.mark.parametrize(("objective", "base"), [("dpo", 0.5), ("simpo", None)])

@@ -89,7 +89,7 @@ class Ledger:
     """What is to be said of the chat template."""
     joints: dict[str, int] = field(default_factory=dict)
     """What divides the judged steps of the kept rows, and how often."""
-    judged: PreferenceStatistics | None = None
+    preferences: PreferenceStatistics | None = None
     """Pairs, labels and lengths, where responses are judged."""
     validation: Ledger | None = None
     """The ledger of `validate.data`, where the recipe has it."""
@@ -164,7 +164,7 @@ class Ledger:
 
     def measure(self, view: View) -> None:
         """Enter the tokens of the examples to train on, and what their judgements hold."""
-        lengths, scored, self.judged = view.lengths, view.scored, view.preference_statistics()
+        lengths, scored, self.preferences = view.lengths, view.scored, view.preference_statistics()
         self.examples, self.tokens, self.scored = len(lengths), int(lengths.sum()), int(scored.sum())
         if len(lengths):
             values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
@@ -206,7 +206,7 @@ class Ledger:
             "unread_keys": self.unread,
             "remarks": self.remarks,
             "step_joints": self.joints,
-            "judged": self.judged.to_json() if self.judged else None,
+            "preferences": self.preferences.to_json() if self.preferences else None,
             "validation": self.validation.to_json() if self.validation else None,
         }
 
@@ -241,7 +241,7 @@ class Ledger:
             unread=dict(content["unread_keys"]),
             remarks=list(content["remarks"]),
             joints=dict(content["step_joints"]),
-            judged=PreferenceStatistics.from_json(content["judged"]) if content["judged"] else None,
+            preferences=PreferenceStatistics.from_json(content["preferences"]) if content["preferences"] else None,
             validation=cls.from_json(content["validation"]) if content["validation"] else None,
         )
 
@@ -281,7 +281,7 @@ class Ledger:
             Text(f"{self.examples:,} examples, {self.tokens:,} tokens, {self.scored:,} of them train ({share:.0%})"),
             Text("length in tokens: " + "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())),
         ]
-        for line, warning in self.judged.lines() if self.judged else ():
+        for line, warning in self.preferences.lines() if self.preferences else ():
             lines.append(Text(line, "yellow" if warning else ""))
         if self.separator is not None:
             lines.append(self._division(self.separator))

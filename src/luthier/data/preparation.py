@@ -14,7 +14,8 @@ import numpy as np
 
 from luthier import __version__, cache
 from luthier.data.encode.rendering import RowFault
-from luthier.data.encode.template import LossOn, Template, Tokenised
+from luthier.data.encode.template import Template
+from luthier.data.encode.tokenised import LossOn, Tokenised
 from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
@@ -42,7 +43,7 @@ class Prepared:
     validation: TokenStore | None
     ledger: Ledger
 
-    def hold(self, max_lost: float) -> None:
+    def refuse_lost(self, max_lost: float) -> None:
         """Raises LuthierError where more rows are lost than this share."""
         for ledger in filter(None, (self.ledger, self.ledger.validation)):
             _refuse_lost(ledger, max_lost)
@@ -80,7 +81,7 @@ def prepare(recipe: Recipe, template: Template, needs: Needs = PLAIN, context: i
         chosen = np.flatnonzero(out)
         validation = View(train.store, chosen, digest(train.store, chosen))
     prepared = Prepared(view, validation, ledger)
-    prepared.hold(recipe.train.max_lost)
+    prepared.refuse_lost(recipe.train.max_lost)
     return prepared
 
 

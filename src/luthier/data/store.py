@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier import columns
-from luthier.data.encode.template import Tokenised, shared_prefix
+from luthier.data.encode.tokenised import Tokenised, shared_prefix
 from luthier.data.statistics import PreferenceStatistics
 from luthier.errors import LuthierError
 from luthier.types import Encoded, Source

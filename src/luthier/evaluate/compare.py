@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
-from luthier.evaluate.comparison import Answer, Comparison, Sample, number, record
+from luthier.evaluate.comparison import Answer, Comparison, Sample, number
 from luthier.evaluate.verdicts import Verdict, verdicts
-from luthier.run import Run
 from luthier.scorers import SCORERS
 from luthier.scorers.groups import score_group, sees_group
 from luthier.scorers.metric import Metric, reference, text
@@ -54,16 +53,15 @@ def compare(
     engines: Mapping[str, Engine],
     *,
     judges: Mapping[str, Judge] | None = None,
-    run: Run | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Score each engine on the examples; the first engine is the baseline of the differences.
 
     Generates where a scorer judges words, asks for likelihoods where one needs them, and for the rewards of the row's
     own responses (`judges`, by engine) where one judges those; shows progress on stderr. With `task.best_of` several
-    answers are drawn and the one that `task.by` likes best stands for the system. With a run, samples and scores are
-    written into its folder (`record`). Raises LuthierError for no rows, a row without a prompt where words are asked
-    for, and a scorer that can judge no row at all; all of these before generating.
+    answers are drawn and the one that `task.by` likes best stands for the system. Raises LuthierError for no rows, a
+    row without a prompt where words are asked for, and a scorer that can judge no row at all; all of these before
+    generating.
     """
     metrics = {_label(plugin): _metric(plugin) for plugin in task.scorers}
     by = _picking(task)
@@ -77,7 +75,7 @@ def compare(
     with _progress() as progress:
         outcomes = {system.name: questions.put_to(system, metrics, progress) for system in systems}
     found = verdicts(metrics, rows, outcomes, task.best_of, by)
-    comparison = Comparison(
+    return Comparison(
         task=task.name,
         systems=tuple(outcomes),
         scores=tuple(verdict.score(seed) for verdict in found),
@@ -88,9 +86,6 @@ def compare(
             for name, outcome in outcomes.items()
         },
     )
-    if run is not None:
-        record(run, comparison)
-    return comparison
 
 
 def check(task: Task, examples: Sequence[Example], template: Template, context: int | None) -> None:

@@ -84,7 +84,7 @@ class Untrained:
         return len(row.ids) if self._kind == "row" else sum(len(ends) for ends in row.column("step_end"))
 
 
-class Remembered:
+class CachedLikelihoods:
     """An engine that scores the same rows once only: a reference is asked of by each system."""
 
     def __init__(self, engine: Likelihoods) -> None:

@@ -75,7 +75,7 @@ class Forward:
             self.close()
             raise
         self.backbone: Callable[[Batch], AbstractContextManager[object]] = (
-            nullcontext  # see luthier.train.loop.backbone
+            nullcontext  # see luthier.train.roles.backbone
         )
         self.path = self._describe(obstacle if layout == "auto" else None, noisy and share_prefix)
 

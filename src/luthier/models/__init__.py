@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from luthier.models.export import EXPORTERS
     from luthier.models.loading.fetching import Fetched, fetch
     from luthier.models.loading.known import Known, catalogue
-    from luthier.models.loading.load import load, open_base, open_run, sample_rows
+    from luthier.models.loading.load import Beginning, load, open_base, open_run, sample_rows
     from luthier.models.policy import Policy
     from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
@@ -20,6 +20,7 @@ __all__ = [
     "ADAPTERS",
     "EXPORTERS",
     "QUANTIZERS",
+    "Beginning",
     "Fetched",
     "Known",
     "Policy",
@@ -39,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "ADAPTERS": "adapters",
+    "Beginning": "loading.load",
     "EXPORTERS": "export",
     "Fetched": "loading.fetching",
     "Known": "loading.known",

@@ -80,7 +80,7 @@ def scored(module: Any, row: Encoded, device: torch.device) -> tuple[Tensor, Ten
     return torch.cat(logps), torch.cat(targets)
 
 
-def hold(found: Drift, bound: float, folder: Path) -> None:
+def refuse_beyond(found: Drift, bound: float, folder: Path) -> None:
     """Raises LuthierError when the drift is beyond the bound."""
     if not found.kl <= bound:
         raise LuthierError(

@@ -54,7 +54,7 @@ def check(loaded: Loaded, recipe: Recipe, found: Built) -> None:
             )
 
 
-def settle(train: Train, found: Built) -> tuple[Train, dict[Key, str]]:
+def adjust(train: Train, found: Built) -> tuple[Train, dict[Key, str]]:
     """The loop's keys as the adapters need them, each with its reason."""
     reasons: dict[Key, str] = {}
     needs: tuple[tuple[str, str, Callable[[Train], bool], Any, str], ...] = (

@@ -58,7 +58,7 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     adapters = abilities.built(recipe, seams["adapter"]) if seams and "adapter" in seams else []
     abilities.check(loaded, recipe, adapters)
     recipe, reasons = _derive(recipe, seams)
-    train, more = abilities.settle(recipe.train, adapters)
+    train, more = abilities.adjust(recipe.train, adapters)
     return Resolved(replace(recipe, train=train), {**reasons, **more})
 
 

@@ -39,7 +39,7 @@ STAND_INS = (
 """Rows of our own, for when the data is gone or was never a file."""
 
 
-def gated(write: Callable[[Path], object], folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:
+def checked(write: Callable[[Path], object], folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:
     """`write` into a folder beside, put it in the place of `folder` if it passes; the number of rows compared.
 
     Raises LuthierError, with nothing left and an earlier export untouched, when a row gives other tokens, or an answer

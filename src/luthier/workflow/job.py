@@ -73,7 +73,7 @@ class Job:
         """Raises LuthierError where the rows do not suit the objective or the model; says what its authors advise."""
         from luthier import models
 
-        recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.judged
+        recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.preferences
         if statistics is not None and (advice := self.objective.advice(statistics.good, statistics.bad)):
             say(advice)
         data_check.turn_weights(self.prepared.ledger, self.objective, recipe.objective.name)

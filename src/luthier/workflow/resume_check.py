@@ -33,7 +33,7 @@ class Claim:
         return self.trained and self.reported and not self.unexported and not self.unscored
 
 
-def claim(run: Run, recipe: Recipe) -> Claim:
+def check(run: Run, recipe: Recipe) -> Claim:
     """Take the folder for the recipe and write its lock (`held`, `keep`)."""
     found = held(run, recipe)
     keep(run, recipe)

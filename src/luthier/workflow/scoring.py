@@ -36,7 +36,7 @@ class Model:
     off: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-class Switched:
+class AdapterOff:
     """An engine that works on a model with its adapter off."""
 
     def __init__(self, engine: Engine, off: Callable[[], AbstractContextManager[None]]) -> None:
@@ -96,7 +96,7 @@ def _engine(model: Model) -> Engine:
     from luthier.data import Template
 
     engine = REGISTRIES["engine"].build("local").open(model.policy, Template(model.policy.tokenizer).stop_ids)
-    return engine if model.off is nullcontext else Switched(engine, model.off)
+    return engine if model.off is nullcontext else AdapterOff(engine, model.off)
 
 
 def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
@@ -106,7 +106,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     """
     from luthier import models
     from luthier.data import Template
-    from luthier.evaluate import compare
+    from luthier.evaluate import compare, record
 
     if not tasks:
         return []
@@ -121,7 +121,9 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        found.append(compare(_named(task), examples, template, chosen, judges=judges, run=run, seed=recipe.seed))
+        comparison = compare(_named(task), examples, template, chosen, judges=judges, seed=recipe.seed)
+        record(run, comparison)
+        found.append(comparison)
     return found
 
 
@@ -150,7 +152,7 @@ def _judges(systems: Mapping[str, Model], job: Job, run: Run) -> Mapping[str, Ju
     """The rewards of the run's model and of its base: what a scalar head reads, or what the objective takes from
     likelihoods. Raises LuthierError where the reference model is not the one that the run was trained with."""
     from luthier import models
-    from luthier.evaluate.rewards import ImplicitRewards, Remembered
+    from luthier.evaluate.rewards import CachedLikelihoods, ImplicitRewards
     from luthier.forward.likelihoods import Likelihoods
     from luthier.forward.values import Reader
     from luthier.models.loading.digest import must_be
@@ -160,12 +162,12 @@ def _judges(systems: Mapping[str, Model], job: Job, run: Run) -> Mapping[str, Ju
     if policy.head is not None:
         first = _first_rewards(systems["base"], policy.head)
         return {"base": first, "tuned": Reader(policy.module, policy.head)}
-    base = Remembered(Likelihoods(systems["base"].policy.module, systems["base"].off))
+    base = CachedLikelihoods(Likelihoods(systems["base"].policy.module, systems["base"].off))
     second, reference = recipe.reference.model, base
     if second is not None:
         other = models.load(second, train=False)
         must_be(run.read_json(run.summary_path).get("reference"), other.digest, second.name, run.folder)
-        reference = Remembered(Likelihoods(other.module))
+        reference = CachedLikelihoods(Likelihoods(other.module))
     return {
         "base": ImplicitRewards(name, objective, base, reference),
         "tuned": ImplicitRewards(name, objective, Likelihoods(policy.module), reference),

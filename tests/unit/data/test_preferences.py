@@ -262,7 +262,9 @@ def test_ranked_responses_lie_in_one_example(tmp_path: Path) -> None:
     assert len(encoded.ids) == 3 and encoded.shared > 5
     assert encoded.columns["reward"] == pytest.approx((0.9, 0.4, 0.4))
     assert given.train.responses.tolist() == [3, 2]
-    assert given.ledger.judged is not None and given.ledger.judged.pairs == 3  # two of the three, the tie is none
+    assert (
+        given.ledger.preferences is not None and given.ledger.preferences.pairs == 3
+    )  # two of the three, the tie is none
 
 
 def test_rows_to_one_prompt_are_held_out_together(tmp_path: Path) -> None:
@@ -323,7 +325,7 @@ def test_the_ledger_says_what_is_judged(tmp_path: Path) -> None:
     held_out.print(ledger.table("Validation data", train=False))
     text = held_out.export_text()  # what is only looked at has no place in the mix
     assert "labels: 2 good, 1 bad" in text and "used" not in text
-    assert prepared(tmp_path, [{"prompt": "a", "completion": "b"}]).ledger.judged is None
+    assert prepared(tmp_path, [{"prompt": "a", "completion": "b"}]).ledger.preferences is None
 
 
 def test_show_names_scores_and_brackets_what_trains(tmp_path: Path) -> None:

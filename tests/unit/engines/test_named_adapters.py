@@ -14,7 +14,7 @@ from tiny_tokenizers import words
 from luthier.engines import LocalEngine
 from luthier.errors import LuthierError
 from luthier.types import Request, Sampling
-from luthier.workflow.scoring import Switched
+from luthier.workflow.scoring import AdapterOff
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 GREEDY = Sampling(max_new_tokens=6)
@@ -79,7 +79,7 @@ def test_beside_the_adapter_that_trains(tmp_path: Path, folder: str) -> None:
     plain = engine(tiny.model())
     plain.load_adapter("a", folder)
     assert answer(plain, "a") == answer(made, "a")
-    off = Switched(made, module.disable_adapter)
+    off = AdapterOff(made, module.disable_adapter)
     assert answer(off, "a") == answer(made, "a"), "named, it answers also where the model's own is off"
     assert answer(off, None) == answer(engine(tiny.model()), None)
     made.drop_adapter("a")

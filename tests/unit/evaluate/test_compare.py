@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from luthier.errors import LuthierError
-from luthier.evaluate import compare
+from luthier.evaluate import compare, record
 from luthier.evaluate.compare import BATCH
 from luthier.recipe.schema import Task
 from luthier.run import Run
@@ -196,7 +196,7 @@ def test_record_replaces_its_own_task_and_keeps_the_rest(tmp_path):
     engines = {"base": ByHeart(wrong(rows, 2)), "tuned": ByHeart(right(rows))}
     other = Task(name="其他", data=["x.jsonl"])
     for each in (task(), other, task()):
-        compare(each, rows, Letters(), engines, run=run)
+        record(run, compare(each, rows, Letters(), engines))
     lines = [json.loads(line) for line in run.samples_path.read_text(encoding="utf-8").splitlines()]
     assert [(line["task"], line["row"]) for line in lines] == [
         *(("其他", row) for row in range(3)),

@@ -12,7 +12,7 @@ from test_compare import ByHeart, Letters
 
 from luthier.errors import LuthierError
 from luthier.evaluate import compare
-from luthier.evaluate.rewards import ImplicitRewards, Remembered, Untrained, gives_rewards, laid_out
+from luthier.evaluate.rewards import CachedLikelihoods, ImplicitRewards, Untrained, gives_rewards, laid_out
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.schema import Task
 from luthier.types import Encoded, Example, Turn
@@ -79,7 +79,7 @@ def test_implicit_rewards_by_hand():
 
 
 def test_accuracy_before_and_after_with_its_interval():
-    reference = Remembered(Likes(a=-1.5))
+    reference = CachedLikelihoods(Likes(a=-1.5))
     policy = Likes(a=-1.0, b=-4.0)
     dpo = OBJECTIVES.build("dpo")
     judges = {

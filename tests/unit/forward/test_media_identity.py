@@ -12,8 +12,8 @@ import torch
 from luthier.forward import filling
 from luthier.forward.batches import Batch, micro_batches
 from luthier.forward.forward import Forward
-from luthier.train.loop.backbone import Backbone, _keys
-from luthier.train.loop.backbone_states import States
+from luthier.train.roles.backbone import Backbone, _keys
+from luthier.train.roles.backbone_states import States
 from luthier.train.roles.mismatched import cut, mismatched
 from luthier.train.roles.row_weights import _prompt
 from luthier.types import Encoded, Media

@@ -167,7 +167,9 @@ def in_bf16(tmp_path: Path, adapt: str = "lora", **keys: Any) -> list[Run]:
     model = dataclasses.replace(base(tmp_path / "base"), dtype="bf16")
     runs = []
     for seed, name in enumerate("ab"):
-        policy = load.load(model, [Plugin(name=adapt, args={"r": 4, **keys})], device="cpu", seed=seed)
+        policy = load.load(
+            model, [Plugin(name=adapt, args={"r": 4, **keys})], device="cpu", beginning=load.Beginning(seed)
+        )
         assert policy.dtype == torch.bfloat16
         torch.manual_seed(seed)
         for _, weight in policy.trainable():

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
 from luthier.errors import LuthierError
-from luthier.models import Policy, load, merge, open_run, save
+from luthier.models import Beginning, Policy, load, merge, open_run, save
 from luthier.models.heads import HeadCard, ScalarHead, describe
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
@@ -34,7 +34,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(folder: Path, *adapt: str, head: HeadCard | None = ROW) -> Policy:
     plugins = [Plugin(name=name, args={"bottom": 1} if name == "freeze" else {}) for name in adapt]
     return load(
-        Model(name=str(folder), dtype="bf16"), plugins, device="cpu", heads={} if head is None else {"reward": head}
+        Model(name=str(folder), dtype="bf16"),
+        plugins,
+        device="cpu",
+        beginning=Beginning(heads={} if head is None else {"reward": head}),
     )
 
 
@@ -58,7 +61,7 @@ def test_it_trains_with_the_rest_and_is_counted(folder: Path):
         assert names == [*(name for name, _ in without.trainable()), "head.weight"]
         counts = zip(policy.parameter_counts(), without.parameter_counts(), strict=True)
         assert [a - b for a, b in counts] == [32, 32]
-    frozen = load(Model(name=str(folder)), train=False, device="cpu", heads={"reward": HeadCard()})
+    frozen = load(Model(name=str(folder)), train=False, device="cpu", beginning=Beginning(heads={"reward": HeadCard()}))
     assert frozen.trainable() == []
 
 
@@ -129,7 +132,10 @@ def test_a_checkpoint_for_classification_brings_its_head(folder: Path, tmp_path:
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((folder / file).read_bytes())
     policy = load(
-        Model(name=str(tmp_path), dtype="fp32"), [Plugin(name="lora")], device="cpu", heads={"reward": HeadCard()}
+        Model(name=str(tmp_path), dtype="fp32"),
+        [Plugin(name="lora")],
+        device="cpu",
+        beginning=Beginning(heads={"reward": HeadCard()}),
     )
     assert policy.head is not None
     if labels == 3:

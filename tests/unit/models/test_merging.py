@@ -90,9 +90,9 @@ def test_drift_is_the_mean_divergence_on_scored_tokens(base: Model, tmp_path: Pa
             p, q = (m(ids).logits.float().log_softmax(-1)[0, 3:11] for m in (policy.module.eval(), written))
             by_hand.append((p.exp() * (p - q)).sum(-1))
     assert rounded.kl == pytest.approx(float(torch.cat(by_hand).mean()), rel=1e-3)
-    merging.hold(rounded, rounded.kl, tmp_path)
+    merging.refuse_beyond(rounded, rounded.kl, tmp_path)
     with pytest.raises(LuthierError, match="differs from the trained one"):
-        merging.hold(rounded, rounded.kl / 2, tmp_path)
+        merging.refuse_beyond(rounded, rounded.kl / 2, tmp_path)
 
 
 def test_no_scored_token_no_drift(base: Model, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from luthier.errors import LuthierError
-from luthier.models.quantizers import QUANTIZERS, dequantise_, dequantised, is_quantised, numbers, settings, settle
+from luthier.models.quantizers import QUANTIZERS, dequantise_, dequantised, is_quantised, keep_types, numbers, settings
 from luthier.recipe import Plugin, loads, resolve
 from luthier.workflow.registries import REGISTRIES
 
@@ -88,7 +88,7 @@ def opened(folder: Path, name: str = "nf4", dtype: torch.dtype = torch.float32, 
     module = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, quantization_config=few_bits, device_map={"": "cpu"}
     )
-    settle(module, dtype)
+    keep_types(module, dtype)
     return module
 
 

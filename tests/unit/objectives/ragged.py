@@ -145,6 +145,7 @@ def pair(
         2,
         ref_S=ref,
         columns={"reward": torch.tensor([1.0, 0.0])},
+        best_N=torch.tensor([True, False]),
         better_P=torch.tensor([0]),
         worse_P=torch.tensor([1]),
     )

@@ -21,8 +21,8 @@ from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin, Validate
 from luthier.run import Run
 from luthier.train import Beside, fit
-from luthier.train.loop.backbone import Backbone, frozen_depth
-from luthier.train.loop.backbone_states import INDEX, States
+from luthier.train.roles.backbone import Backbone, frozen_depth
+from luthier.train.roles.backbone_states import INDEX, States
 from luthier.types import Encoded
 
 

@@ -1,5 +1,4 @@
 import io
-import time
 
 import pytest
 from rich.console import Console
@@ -47,9 +46,9 @@ def test_memory_is_that_of_this_process() -> None:
     import torch
 
     before = memory.used(torch.device("cpu"))
-    held = torch.ones(64 << 20, dtype=torch.uint8)
-    time.sleep(0)
-    assert memory.used(torch.device("cpu")) - before > 48 << 20
+    # far more than an earlier test may have freed and malloc kept
+    held = torch.ones(1 << 30, dtype=torch.uint8)
+    assert memory.used(torch.device("cpu")) - before > 512 << 20
     assert memory.peak(torch.device("cpu")) >= held.nbytes
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from luthier import models
 from luthier.forward.batches import micro_batches
 from luthier.forward.forward import Forward
-from luthier.models import heads, open_run, save
+from luthier.models import Beginning, heads, open_run, save
 from luthier.models.heads import HeadCard
 from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
@@ -137,7 +137,7 @@ def test_splitting_changes_nothing(tmp_path: Path) -> None:
 def test_both_come_back_with_what_was_trained(adapt: str, tmp_path: Path) -> None:
     named = tiny.folder(tmp_path / "base")
     cards = {"value": HeadCard("token", "critic"), "reward": HeadCard()}
-    made = models.load(named, [Plugin(name=adapt)], device="cpu", heads=cards)
+    made = models.load(named, [Plugin(name=adapt)], device="cpu", beginning=Beginning(heads=cards))
     for seed, head in enumerate(made.heads.values()):
         head.weight.data = torch.randn(1, 32, generator=torch.Generator().manual_seed(seed))
     run = Run(tmp_path / "run")

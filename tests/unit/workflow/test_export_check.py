@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.workflow.export_check import STAND_INS, gated, samples
+from luthier.workflow.export_check import STAND_INS, checked, samples
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def double_start(folder: Path) -> None:
 
 def test_a_faithful_export_passes(model: Path, recipe: Recipe, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    assert gated(save_tiny_model, target, AutoTokenizer.from_pretrained(model), recipe) == 1
+    assert checked(save_tiny_model, target, AutoTokenizer.from_pretrained(model), recipe) == 1
     assert (target / "model.safetensors").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
 
@@ -68,7 +68,7 @@ def test_an_unfaithful_export_fails_and_is_removed(
     target.mkdir()
     (target / "earlier").touch()
     with pytest.raises(LuthierError, match="would read text otherwise") as caught:
-        gated(spoilt(edit), target, AutoTokenizer.from_pretrained(model), recipe)
+        checked(spoilt(edit), target, AutoTokenizer.from_pretrained(model), recipe)
     assert caught.value.where == f"{tmp_path / 'rows.jsonl'}:1"
     assert [path.name for path in target.iterdir()] == ["earlier"]  # what was there before stays
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
@@ -78,6 +78,6 @@ def test_rows_of_our_own_stand_in_for_data_that_is_gone(model: Path, recipe: Rec
     (tmp_path / "rows.jsonl").unlink()
     assert samples(recipe) == STAND_INS
     tokenizer = AutoTokenizer.from_pretrained(model)
-    assert gated(save_tiny_model, tmp_path / "out", tokenizer, recipe) == len(STAND_INS)
+    assert checked(save_tiny_model, tmp_path / "out", tokenizer, recipe) == len(STAND_INS)
     with pytest.raises(LuthierError, match="would read text otherwise"):
-        gated(spoilt(other_template), tmp_path / "out", tokenizer, recipe)
+        checked(spoilt(other_template), tmp_path / "out", tokenizer, recipe)

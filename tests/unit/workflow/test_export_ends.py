@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from luthier.errors import LuthierError
 from luthier.models import load, saving
 from luthier.recipe import Model, Plugin, Recipe
-from luthier.workflow.export_check import gated
+from luthier.workflow.export_check import checked
 
 END, TEXT = 2, 3
 SETTINGS = "generation_config.json"
@@ -56,7 +56,7 @@ def passes(base: Path, recipe: Recipe, target: Path, **settings: Any) -> None:
         written = json.loads((folder / SETTINGS).read_text())
         (folder / SETTINGS).write_text(json.dumps(written | settings))
 
-    gated(write, target, AutoTokenizer.from_pretrained(base), recipe)
+    checked(write, target, AutoTokenizer.from_pretrained(base), recipe)
 
 
 @pytest.mark.parametrize("adapt", [["lora"], []])

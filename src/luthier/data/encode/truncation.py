@@ -14,7 +14,7 @@ import numpy as np
 
 from luthier import columns
 from luthier.data.encode.mask import Tokens
-from luthier.data.encode.template import LossOn, Tokenised
+from luthier.data.encode.tokenised import LossOn, Tokenised
 from luthier.data.ledger import Ledger
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe

@@ -1,6 +1,6 @@
 """Attention over packed rows: no padding reaches the model, and a shared prefix is attended to by all its rows.
 
-A micro-batch is a forest of token runs (`Segment`); a token sees its own run causally and all of its ancestors' tokens.
+A micro-batch is a set of packed segments (`Segment`); a token sees its own run causally and its ancestors' tokens.
 Registered with transformers' attention and mask interfaces; the layout travels as a keyword argument of the model's
 forward, so nothing is patched. It serves the passes that bring a layout: any other call (generation over a cache,
 padded rows) goes to the attention that the model had, with that one's mask.

@@ -39,9 +39,9 @@ class Merged:
 
     def proof(self, policy: Policy, folder: Path, rows: Sequence[Encoded]) -> Drift | None:
         """As `Exporter.proof`."""
-        from luthier.models.merging import drift, hold
+        from luthier.models.merging import drift, refuse_beyond
 
         found = drift(policy, folder, rows)
         if found is not None:
-            hold(found, self.drift, folder)
+            refuse_beyond(found, self.drift, folder)
         return found

@@ -15,7 +15,7 @@ from luthier.models import heads
 from luthier.models.folding import Unmergeable
 from luthier.models.loading import foreign
 from luthier.models.loading.digest import weights_digest
-from luthier.models.loading.fetching import alone, saying
+from luthier.models.loading.fetching import locked, progress_line
 from luthier.models.loading.known import is_whole
 from luthier.models.loading.load import fetch_base, load_tokenizer, open_adapter
 from luthier.models.saving import merge
@@ -65,9 +65,9 @@ def _merged(adapter: Path, named: Path, model: Model | None, base: Path | None =
     """`adapter` on its base (or on `model`, which lies in `base`), merged; `named` is what the user calls it."""
     name = f"{named.name}-{_content(adapter, model, base)[:12]}"
     folder = cache.root() / "merged" / name
-    with alone(name):
+    with locked(name):
         if not is_whole(folder):
-            with saying(f"Merging {named.name} into its base (once)"):
+            with progress_line(f"Merging {named.name} into its base (once)"):
                 policy = open_adapter(adapter, device="cpu", model=model)
                 policy.heads = heads.read(adapter, policy.module, policy.device)
                 try:

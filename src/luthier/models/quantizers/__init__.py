@@ -52,7 +52,7 @@ def need_bitsandbytes(name: str) -> None:
         raise missing_extra("bitsandbytes", "quant", f"`quantize: {name}`")
 
 
-def settle(module: Any, dtype: torch.dtype) -> None:
+def keep_types(module: Any, dtype: torch.dtype) -> None:
     """Make a model that was just read in few bits fit for training, or raise LuthierError where it cannot be.
 
     On CPUs with AVX512-BF16 bitsandbytes (0.50.2) repacks a 4-bit layer's weights the first time it is called for

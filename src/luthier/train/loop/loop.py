@@ -22,7 +22,7 @@ from luthier.models import dropout
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
 from luthier.train import SCHEDULES, sources
-from luthier.train.loop import allocator, backbone, checkpoint, memory, rng
+from luthier.train.loop import allocator, checkpoint, memory, rng
 from luthier.train.loop.accumulation import Accumulation, Gradients
 from luthier.train.loop.budget import Budget
 from luthier.train.loop.guards import Guards, finite, not_finite
@@ -30,7 +30,7 @@ from luthier.train.loop.losses import Losses, Objective
 from luthier.train.loop.progress import FitResult, Progress
 from luthier.train.optim.schedule import due_after, warmup_steps
 from luthier.train.optim.weights import Policy, Weights
-from luthier.train.roles import Setting, resolve
+from luthier.train.roles import Known, Setting, backbone, resolve
 from luthier.train.telemetry.log import Log, Watch
 from luthier.train.telemetry.screen import Screen
 from luthier.types import TOKEN, StepSource, TokenStore
@@ -91,7 +91,10 @@ def fit(
         stack.callback(budget.close)
         budget.on_shrink = lambda fields: log.screen.warn(_smaller(fields))
         stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
-        setting = _setting(policy, forward, recipe, budget, source, prepared.validation, paths, log)
+        every = source.every()
+        known = [examples for examples in (every, prepared.validation) if examples is not None]
+        seen = Known(known, all_of_it=every is not None, passes=source.epoch(source.total - 1))
+        setting = Setting(policy, forward, recipe, budget, seen, paths, log.screen.say)
         roles = resolve(objective.needs, setting, beside.openers, stack)
         losses = Losses(forward, objective, roles)
         loop = Loop(policy, source, prepared.validation, recipe, log, Parts(weights, budget, losses))
@@ -101,22 +104,6 @@ def fit(
         result = loop.finish()
     policy.module.eval()
     return result
-
-
-def _setting(
-    policy: Policy,
-    forward: Forward,
-    recipe: Recipe,
-    budget: Budget,
-    source: StepSource,
-    validation: TokenStore | None,
-    paths: Mapping[str, Any],
-    log: Log,
-) -> Setting:
-    every = source.every()
-    known = [examples for examples in (every, validation) if examples is not None]
-    passes = source.epoch(source.total - 1)
-    return Setting(policy, forward, recipe, budget, known, every is not None, passes, paths, log.screen.say)
 
 
 def switch_off_dropout(module: Any, stack: ExitStack, log: Log) -> None:

@@ -49,6 +49,17 @@ class Roles:
 
 
 @dataclass(frozen=True)
+class Known:
+    """The examples that will come, as far as they are known, and those of the validation."""
+
+    examples: Sequence[Sequence[Encoded] | TokenStore]
+    all_of_it: bool
+    """No example will come that is not among them."""
+    passes: float
+    """How often the run sees each row."""
+
+
+@dataclass(frozen=True)
 class Setting:
     """What roles are resolved for."""
 
@@ -56,12 +67,7 @@ class Setting:
     forward: Forward
     recipe: Recipe
     budget: Budget
-    known: Sequence[Sequence[Encoded] | TokenStore]
-    """The examples that will come, as far as they are known, and those of the validation."""
-    all_known: bool
-    """No example will come that is not among them."""
-    passes: float
-    """How often the run sees each row."""
+    known: Known
     paths: Mapping[str, Any]
     """How further models read rows, as `Forward` takes it."""
     say: Callable[[str], None]
@@ -80,7 +86,7 @@ def resolve(needs: Needs, setting: Setting, openers: Mapping[str, Opener], stack
         _comparable(setting.forward, roles.teacher)
     if needs.row_weights:
         roles.row_weights = RowWeights(setting.forward, setting.budget)
-        for examples in setting.known:
+        for examples in setting.known.examples:
             roles.row_weights.add(examples)
     return roles
 
@@ -94,10 +100,10 @@ def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, 
         second = _opened(model, setting, own), model
         roles.longest = min(roles.longest, _context(model.module))
     choice = reference.choose(setting.policy, setting.forward, second, repr(setting.recipe.adapt))
-    cacheable = not needs.kl_baseline and setting.all_known
-    if cacheable and choice.cached(setting.recipe.reference.cache, setting.passes):
+    cacheable = not needs.kl_baseline and setting.known.all_of_it
+    if cacheable and choice.cached(setting.recipe.reference.cache, setting.known.passes):
         values = _Values(setting.budget)
-        roles.reference = reference.compute(choice.live, setting.known, choice.identity, values, setting.say)
+        roles.reference = reference.compute(choice.live, setting.known.examples, choice.identity, values, setting.say)
         own.close()
     else:
         roles.reference = roles.live = choice.live
@@ -154,4 +160,4 @@ class _Values:
         return budget.until_it_fits(lambda: list(each(examples, budget.lay_out, noted, budget.device)))
 
 
-__all__ = ["Roles", "Setting", "resolve"]
+__all__ = ["Known", "Roles", "Setting", "resolve"]

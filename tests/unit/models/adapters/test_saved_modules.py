@@ -11,7 +11,7 @@ import torch
 from beside_a_tiny_model import rows
 
 from luthier.errors import LuthierError
-from luthier.models import load, open_run, saving
+from luthier.models import Beginning, load, open_run, saving
 from luthier.recipe.schema import Model, Plugin
 from luthier.run import Run
 
@@ -31,7 +31,7 @@ def logits(module: Any) -> torch.Tensor:
 def trained(base: Model, name: str, keys: dict[str, Any]) -> Any:
     quantize = Plugin(name="nf4") if name == "loftq" else None
     plugins = [Plugin(name=name, args=keys)]
-    policy = load(base, plugins, device="cpu", sample=SAMPLE, quantize=quantize)
+    policy = load(base, plugins, device="cpu", beginning=Beginning(sample=SAMPLE), quantize=quantize)
     torch.manual_seed(0)
     for _, weight in policy.trainable():
         weight.data.add_(torch.randn_like(weight) * 0.05)

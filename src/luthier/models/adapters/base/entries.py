@@ -64,11 +64,11 @@ class Entries:
         self.weight.data.view(-1)[self.index_K] = values_K.to(self.weight.dtype)
         self._written = self.values._version
 
-    def settle(self) -> None:
+    def mark_settled(self) -> None:
         """From now on only the entries train that are still below the threshold."""
         self.settled_K = self.values.detach().abs() >= self.tau
 
-    def hold(self) -> None:
+    def restore_settled(self) -> None:
         """Undo what a step did to the settled entries: without gradient, momentum still moves them. The matrix has
         their values yet."""
         if self.settled_K is not None:

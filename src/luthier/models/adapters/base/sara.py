@@ -112,9 +112,9 @@ class Sara(Own):
     def after_step(self, module: Any, step: int, total: int) -> None:
         """Write the entries back; at half of the run settle those that have outgrown the threshold."""
         for part in self._parts.values():
-            part.hold()
+            part.restore_settled()
             if self.reselect and step + 1 == total // 2:
-                part.settle()
+                part.mark_settled()
             part.write()
 
     def memory(self, module: Any) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def given(sample: Sequence[Encoded], adapter: str) -> Sequence[Encoded]:
         raise LuthierError(
             f"`{adapter}` measures the model on rows of the training data, and there are none here",
             where="adapt",
-            fix="train with a recipe, or hand rows to `models.load(…, sample=…)`",
+            fix="train with a recipe, or hand rows to `models.load(…, beginning=Beginning(sample=…))`",
         )
     return sample
 

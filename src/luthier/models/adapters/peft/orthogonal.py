@@ -77,7 +77,7 @@ class Oft(Layered):
             **self.oriented(module),
         )
 
-    def settle(self, module: Any) -> None:
+    def prepare_layers(self, module: Any) -> None:
         """One inverse for each change of the weights, and the fused blocks."""
         from luthier.models.blocks.rotations import take_over
 
@@ -143,7 +143,7 @@ class Boft(Layered):
             **self.oriented(module),
         )
 
-    def settle(self, module: Any) -> None:
+    def prepare_layers(self, module: Any) -> None:
         """Blocks in place of PEFT's matrices of inputs x inputs."""
         from luthier.models.blocks.rotations import take_over
 

@@ -34,10 +34,10 @@ class Tuner(Adapter):
     def attach(self, module: Any, sample: Sequence[Encoded] = ()) -> Any:
         """Wrap the model; only the added weights train. Raises LuthierError for what PEFT refuses."""
         peft = wrapped(module, self.config(module), self.name)
-        self.settle(peft)
+        self.prepare_layers(peft)
         return peft
 
-    def settle(self, module: Any) -> None:
+    def prepare_layers(self, module: Any) -> None:
         """Put layers of ours in the place of PEFT's where they compute the same faster; called on opening, too."""
 
 

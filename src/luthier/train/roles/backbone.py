@@ -29,7 +29,7 @@ from luthier.models import dropout
 from luthier.models.adapters.kit.attached import bare
 from luthier.models.adapters.kit.depth import blocks, embeddings
 from luthier.recipe.schema import Recipe
-from luthier.train.loop.backbone_states import States
+from luthier.train.roles.backbone_states import States
 from luthier.train.telemetry.log import Log
 from luthier.types import StepSource, TokenStore
 

@@ -1,0 +1,110 @@
+"""Tokens out: what is asked of an engine, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.types.examples import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to decode. temperature 0 is greedy. `seed` makes sampled decoding repeatable."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to answer `n` times. What comes of it depends on nothing that is asked beside it, nor on the order.
+
+    The answers to one request differ where they are drawn; two requests that are equal but for their id are answered
+    alike.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    n: int = 1
+    adapter: str | None = None
+    """Which of the adapters that were loaded answers; None: the model as it stands."""
+    id: int | str = 0
+    """Comes back with each completion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Generated tokens (the stop token left out) and why generation ended: "stop" or "length".
+
+    Two are equal that say the same; who asked, and how likely it was, does not count.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    finish: Literal["stop", "length"]
+    sampled: tuple[int, ...] = field(default=(), compare=False)
+    """All tokens that were drawn: `ids`, and the stop token if one ended it."""
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    """Of each token of `sampled` under the model itself (temperature 1, nothing cut off, no penalty), in fp32."""
+    request: int | str = field(default=0, compare=False)
+    """The id of the request."""
+    index: int = field(default=0, compare=False)
+    """Its number among the request's `n`."""
+    adapter: str | None = None
+    version: int = 0
+    """The version of the weights when it was begun."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Tokens out. One engine holds one model; prompts are token ids rendered by the chat template."""
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that its model can read, in tokens; None where that is not known."""
+        ...
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """All completions of the requests, each as it ends.
+
+        Raises LuthierError, before any is begun, for a prompt that cannot be answered and for an adapter that is not
+        loaded.
+        """
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """One completion for each prompt, in order; equal prompts are drawn for apart."""
+        ...
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece."""
+        ...
+
+    def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
+        """For each row, the log-probability of each scored token of its responses, one response after the other."""
+        ...
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        """Make an adapter in PEFT's format answer the requests that name it.
+
+        Raises LuthierError where the folder holds none that fits, or the name is taken.
+        """
+        ...
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter that was loaded. Raises LuthierError, naming those loaded, where there is none such."""
+        ...
+
+    def sync(self, version: int) -> None:
+        """Take over the weights that training has come to; completions begun from now on carry this version."""
+        ...

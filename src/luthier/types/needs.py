@@ -1,0 +1,77 @@
+"""What an objective asks of the house, and the units that losses are means over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a loss is a mean over, the whole optimiser step long: one of the units below, or a constant."""
+
+    name: str
+    divisor: float | None = None
+    """The constant that the sum over a step is divided by, whatever the step holds."""
+
+
+TOKEN = Unit("token")
+"""Scored tokens, each by its weight."""
+ROW = Unit("row")
+"""Responses."""
+PAIR = Unit("pair")
+"""Two responses to one prompt, of which one is better."""
+STEP = Unit("step")
+"""Judged steps of responses."""
+DECIDED_STEP = Unit("decided step")
+"""Judged steps that are right or wrong: those labelled 0 do not count."""
+GROUP = Unit("group")
+"""Examples: all responses to one prompt together."""
+
+
+def constant(divisor: float) -> Unit:
+    """A unit that does not look at the step: its sum is divided by `divisor` (Dr.GRPO's constant)."""
+    return Unit("constant", divisor)
+
+
+Reads = Literal["token", "row", "step"]
+"""Where a scalar head is read: at every scored token, at the end of each response, or of each of its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an objective asks of the house: the recipe check, the loop and the documentation read nothing else."""
+
+    responses: int = 1
+    """How many responses to a prompt it compares, at least."""
+    readouts: tuple[str, ...] = ("logp",)
+    """What it reads of each scored token, by the names of `luthier.forward.readouts`: logp, mean_logp, entropy, …"""
+    roles: tuple[str, ...] = ()
+    """Models beside the one that trains: "reference" (log-probabilities of the same tokens under the model as it was,
+    `Rows.ref_S`), "teacher" (its distribution, for the readouts that compare with one)."""
+    heads: tuple[tuple[str, Reads], ...] = ()
+    """Scalar heads beside the model, by role, and where each is read: ("reward", "row")."""
+    rollouts: bool = False
+    """Its rows are prompts; the responses are made by the model while it trains."""
+    labels: bool = False
+    """A reward for each response, above 0.5 good, else bad."""
+    kl_baseline: bool = False
+    """The step's mean log-ratio on mismatched pairs of prompt and response (`Rows.kl_baseline`)."""
+    row_weights: bool = False
+    """A weight for each row by where its prompt comes from (`Rows.weight_N`)."""
+    whole_step: bool = False
+    """Its values cannot be had from parts of a step: the whole step is laid out as one micro-batch."""
+    loss_on: Literal["assistant", "last", "all"] | None = None
+    """Which tokens train, whatever the recipe says; None: as the recipe says."""
+    unit: Unit = TOKEN
+    """What the loss is a mean over."""
+
+    @property
+    def reference(self) -> bool:
+        """Does it compare with the model as it was?"""
+        return "reference" in self.roles
+
+    @property
+    def reward_head(self) -> Reads | None:
+        """Where it reads the head of a reward model; None where it reads none."""
+        return dict(self.heads).get("reward")
