@@ -104,3 +104,9 @@ def test_rows_that_are_made_of_others_take_their_media_along() -> None:
     assert cut(pair, 25).media == ((CAT,),)
     assert mismatched([row(), row()])[0].media == ()
     assert _prompt(other).media == ((DOG,),) and _prompt(one).key != _prompt(other).key
+
+
+def test_filling_tells_pictures_apart_where_others_are_shared() -> None:
+    rows = [row(CAT), row(CAT), row(DOG), row(DOG)]
+    bins = filling.packed(rows, len(IDS) + 5, share=True)
+    assert sorted(bins) == [[0, 1], [2, 3]]
