@@ -67,7 +67,7 @@ def test_its_gradient_is_that_by_hand_and_reaches_the_policy_too() -> None:
     (batch,) = micro_batches(Judged(4).encoded, 10_000)
     assert any(segment.parent is not None for segment in batch.segments)
     with Forward(made.module, heads=made.heads).opened() as forward:
-        Losses(forward, Critic()).sums(batch).sum().backward()
+        Losses(forward, Critic()).sums(batch).sums_M.sum().backward()
         found = made.heads["value"].weight.grad
         with torch.no_grad():
             hidden_SD = forward.hidden(batch)[batch.hidden_S].double()
