@@ -112,8 +112,19 @@ def _global(
 
 
 @_verb
-def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Train in so many processes of this machine, for instance one for each GPU.")
+    ] = 1,
+) -> None:
     """Train what the recipe says, score it before and after, write the report. Run it again to resume."""
+    if processes > 1:
+        from luthier.distributed.launch import launch
+
+        launch(processes, ["train", str(recipe), *(overrides or ()), *([DEBUG] if _debug.on else ())])
+        return
     from luthier import verbs
 
     verbs.train(recipe, overrides or ())

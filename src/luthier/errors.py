@@ -18,6 +18,14 @@ class LuthierError(Exception):
         return f"{head}\n  → {self.fix}" if self.fix else head
 
 
+class Told(Exception):
+    """What went wrong has been told, by another process of the run. `status` is what to exit with."""
+
+    def __init__(self, status: int = 1) -> None:
+        self.status = status or 1
+        super().__init__("another process of the run has told what went wrong")
+
+
 def missing_extra(package: str, extra: str, feature: str) -> LuthierError:
     """The error for a feature whose optional dependency is absent."""
     return LuthierError(

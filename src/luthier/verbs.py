@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,11 @@ from luthier.registry import suggest
 from luthier.run import Run, write_atomically
 from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
-from luthier.workflow.screen import closing, console, say
+from luthier.workflow.screen import closing, console, hush, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared
+    from luthier.distributed.group import Group
     from luthier.evaluate import Comparison
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home
@@ -52,17 +54,25 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     The same recipe on the same folder continues where it was stopped, and does nothing when all is done. Raises
     LuthierError for whatever the user can mend, as early as it can be known.
     """
+    from luthier.distributed import group as processes
     from luthier.workflow import resume_check, scoring
 
-    job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
-    run = Run(Path(job.recipe.output).expanduser())
-    with run.locked():
+    group = processes.of_environment()
+    with ExitStack() as stack:
+        stack.callback(group.leave)
+        stack.enter_context(group.faults())
+        if not group.first:
+            return _help(recipe, overrides, group)
+        job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
+        run = Run(Path(job.recipe.output).expanduser())
+        stack.enter_context(run.locked())
         held = resume_check.held(run, job.recipe)
         run.check_whole()
         scoring.check(job, held.unscored)
         resume_check.keep(run, job.recipe)
+        group.tell("trains", not held.trained)
         if not held.trained:
-            _fit(job, run)
+            _fit(job, run, group)
         for plugin in held.unexported:
             _export(run, job.recipe, plugin, run.folder / plugin.name)
         _evaluate(run, job, held.unscored)
@@ -74,16 +84,33 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     return run
 
 
-def _fit(job: Job, run: Run) -> None:
+def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -> Run:
+    """What each further process of the run does: it trains beside the first one, and neither shows nor writes."""
+    hush()
+    trains = group.told("trains")  # first: what is wrong with the recipe, the first process tells
+    job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
+    run = Run(Path(job.recipe.output).expanduser())
+    if trains:
+        _fit(job, run, group)
+    return run
+
+
+def _fit(job: Job, run: Run, group: Group) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
     from luthier import models
     from luthier.evaluate import record_environment
     from luthier.models import heads
     from luthier.train import Beside, fit
 
-    recipe, prepared = job.recipe, job.prepared
-    run.write_json(run.ledger_path, prepared.ledger.to_json())
-    job.check_data()
+    recipe = job.recipe
+    with group.first_goes():  # the others find models and rows in the cache
+        prepared = job.prepared
+        if group.first:
+            run.write_json(run.ledger_path, prepared.ledger.to_json())
+        job.check_data()
+        if group.several:
+            job.fetch()
+    group.form()
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     if sample:
         say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
@@ -93,10 +120,12 @@ def _fit(job: Job, run: Run) -> None:
     if what_becomes is not None:
         say(what_becomes)
     policy.ends = job.template.stop_ids
-    fit(policy, job.objective, prepared, recipe, run, Beside(job.openers(policy, run)))
-    run.still_held()
-    models.save(policy, run)
-    record_environment(run)
+    fit(policy, job.objective, prepared, recipe, run, Beside(job.openers(policy, run), group=group))
+    group.leave()
+    if group.first:
+        run.still_held()
+        models.save(policy, run)
+        record_environment(run)
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:

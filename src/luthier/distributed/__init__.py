@@ -1,1 +1,1 @@
-"""The processes of a run."""
+"""The processes of a run: who computes what, how they agree, how they are started. Imports torch when it is used."""

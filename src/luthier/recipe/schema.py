@@ -221,6 +221,10 @@ class Train:
     """Drop rows whose rendered tokens equal an earlier row's. They are always counted."""
     micro_tokens: Annotated[Int, Field(gt=0)] | None = None
     """Token budget of one forward pass. Default: as many as the batch needs, up to 2,048 (halved on out-of-memory)."""
+    parts: Annotated[Int, Field(gt=0)] | None = None
+    """Cut each step into at least so many micro-batches, whatever the number of processes, and add their gradients up
+    in fp64: 1, 2 or `parts` processes, each with as many threads, then train the same weights to the bit, and a run may
+    go on with another number of them. Default: as many as the processes and micro_tokens ask for."""
     layout: Annotated[Literal["auto", "packed", "padded"], Why("padding is computed for nothing")] = "auto"
     """Rows laid end to end without padding, or padded rows. auto: packed where the architecture allows."""
     share_prefix: Annotated[bool, Why("same loss and gradients, fewer tokens")] = True

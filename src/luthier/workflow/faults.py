@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, Told
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FIXES = {
@@ -27,6 +27,8 @@ STOPPED = 130
 def report(error: BaseException, *, debug: bool = False, resumes: bool = False) -> int:
     """Say on stderr what went wrong; the exit status. `debug`: the traceback too. `resumes`: would the command, given
     again, go on from where it was stopped?"""
+    if isinstance(error, Told):
+        return error.status
     if debug and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
@@ -35,7 +37,7 @@ def report(error: BaseException, *, debug: bool = False, resumes: bool = False) 
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing is wrong
         return 0
-    _say(f"error: {words(error)}")
+    _say("\n  ".join([f"error: {words(error)}", *getattr(error, "__notes__", ())]))
     return 1
 
 

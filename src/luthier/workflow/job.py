@@ -64,6 +64,14 @@ class Job:
             say(f"warning: {what}")
         return prepared
 
+    def fetch(self) -> None:
+        """Have the files of all its models in the cache."""
+        from luthier.models import fetch
+
+        for model in (self.recipe.model, self.recipe.reference.model):
+            if model is not None:
+                fetch(model)
+
     def lenient(self) -> Job:
         """The same job, whatever share of its rows is lost."""
         train = dataclasses.replace(self.recipe.train, max_lost=1.0)

@@ -16,11 +16,26 @@ PIPED_WIDTH = 200
 """Columns where there is no terminal: tables are not cut for a file."""
 
 
+def hush() -> None:
+    """Show nothing from now on: another process of the run does."""
+    _quiet.on = True
+    console.cache_clear()
+
+
+class _Quiet:
+    on = False
+
+
+_quiet = _Quiet()
+
+
 @cache
 def console(stderr: bool = False) -> Console:
     """Results go to stdout; what accompanies them goes to stderr."""
     from rich.console import Console
 
+    if _quiet.on:
+        return Console(stderr=stderr, quiet=True)
     made = Console(stderr=stderr, highlight=False)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=PIPED_WIDTH)
 

@@ -3,13 +3,17 @@
 The loss is divided by the count of the objective's unit (scored token weight, row or pair) over the whole step and
 all processes, known before the first backward pass; so the split into micro-batches changes nothing but rounding.
 Out of memory makes the micro-batches smaller and does the same step again, from the same random state.
+
+Of several processes each lays the whole step out, computes its micro-batches, and learns what the others found. Where
+that is so, or `train.parts` wants the same of any number of processes, noise is seeded by the place in the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 
 import torch
@@ -17,15 +21,18 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.forward.batches import Batch
-from luthier.recipe.schema import Train
+from luthier.recipe import Recipe
 from luthier.train.loop import memory, rng
 from luthier.train.loop.budget import Budget
+from luthier.train.loop.findings import Finding, everywhere
 from luthier.train.loop.losses import Losses
 from luthier.train.loop.neftune import Noise
 from luthier.train.optim.update import Update
 from luthier.train.telemetry.step_metrics import StepMetrics
 from luthier.types import DECIDED_STEP, STEP, Encoded, Source, StepSource, TokenStore
 
+AFTER = -1
+"""The part of a step that comes after its micro-batches: what adapters draw."""
 EVALUATED_AT_ONCE = 256
 """Examples of the validation rows laid out together: enough to fill micro-batches well."""
 
@@ -62,12 +69,13 @@ class _Ahead:
 class Accumulation:
     """Computes the gradients of any step, and the evaluation loss, within a token budget that shrinks on demand."""
 
-    def __init__(self, source: StepSource, budget: Budget, losses: Losses, update: Update, train: Train) -> None:
+    def __init__(self, source: StepSource, budget: Budget, losses: Losses, update: Update, recipe: Recipe) -> None:
         self.source, self.budget, self.losses, self.update = source, budget, losses, update
-        self.device, self.forward, self.batch = budget.device, budget.forward, train.batch
+        self.device, self.forward, train = budget.device, budget.forward, recipe.train
+        self.batch, self.pinned, self.seed = train.batch, train.parts is not None, recipe.seed
         embedding = self.forward.causal_lm.get_input_embeddings()
         self.noise = Noise(embedding, train.neftune) if train.neftune else None
-        self.group = losses.group
+        self.group = budget.group
         self._ahead: _Ahead | None = None
         self._positions: dict[bytes, int] | None = None
 
@@ -91,7 +99,10 @@ class Accumulation:
             self.update.drop_gradients()
             rng.restore(before, self.device)
 
-        parts = self.budget.until_it_fits(lambda: self._backward(self._laid_out(now), version), again)
+        findings = self.budget.until_it_fits(lambda: self._backward(self._laid_out(now), step, version), again)
+        if findings:
+            self.update.add_up(self.group)
+        self._seed(step, AFTER)
         batches = self._laid_out(now)
         if step + 1 < self.source.total and self.source.may_prefetch:
             # laid out while the device is still busy with this step
@@ -99,8 +110,9 @@ class Accumulation:
             self._laid_out(self._ahead)
         tokens = sum(batch.whole_tokens for batch in batches)
         computed = sum(batch.tokens for batch in batches)
+        parts = [finding.sums_M[0] for finding in findings]
         loss = torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
-        return Gradients(loss, parts, batches, tokens, computed, self.losses.end_step(), empty=not parts)
+        return Gradients(loss, parts, batches, tokens, computed, self.losses.end_step(findings), empty=not parts)
 
     def rehearse(self) -> None:
         """Try the heaviest micro-batch of the run and discard its gradients, so that memory runs out now or never.
@@ -119,7 +131,11 @@ class Accumulation:
         def heaviest() -> None:
             examples = self.source.heaviest(self.budget.tokens)
             if examples:
-                self._backward(self.budget.step(examples)[:1], 0)
+                batches = self.budget.cut(examples)[:1]
+                factors = self._factors(batches)
+                self._begin(batches[0].examples, 0)
+                if factors is not None:  # each process tries it
+                    self.budget.together(lambda: self._mine(batches, [0], factors, 0))
 
         self.budget.until_it_fits(heaviest, again)
         again()
@@ -129,40 +145,50 @@ class Accumulation:
         finite = torch.isfinite(torch.stack(gradients.parts)).tolist()
         bad = [one for batch, fine in zip(gradients.batches, finite, strict=True) if not fine for one in batch.examples]
         with self._evaluating():
-            alone = [one for one in bad if not self._sums(self.budget.step([one])[0]).isfinite().all()]
+            alone = [one for one in bad if not self._sums(self.budget.step([one])[0]).sums_M.isfinite().all()]
         every = [one for batch in gradients.batches for one in batch.examples]
         return [one.source for one in (alone or bad or every)]
 
     def _laid_out(self, ahead: _Ahead) -> list[Batch]:
         if ahead.batches is None or ahead.tokens != self.budget.tokens:
-            ahead.tokens, ahead.batches = self.budget.tokens, self.budget.step(ahead.examples)
+            ahead.tokens, ahead.batches = self.budget.tokens, self.budget.cut(ahead.examples)
         return ahead.batches
 
-    def _backward(self, batches: Sequence[Batch], version: int) -> list[Tensor]:
-        """Each micro-batch's share of the loss, its gradients added to what is there; [] where nothing counts."""
+    def _backward(self, batches: Sequence[Batch], step: int, version: int) -> list[Finding]:
+        """What each micro-batch found, its share of the loss first, the gradients of this process's added to what is
+        there; [] where nothing counts."""
         factors = self._factors(batches)
         if factors is None:
             self.losses.begin_step(version)
             return []
         self._begin([example for _, example in sorted(_placed(batches), key=lambda pair: pair[0])], version)
-        parts = []
-        for batch in batches:
-            loss = (self._sums(batch) * factors).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            parts.append(loss.detach())
-        return parts
+        mine = self.budget.together(lambda: self._mine(batches, self.budget.mine(batches), factors, step))
+        return everywhere(self.group, batches, mine, 1, self.device)
 
-    def _begin(
-        self,
-        examples: Sequence[Encoded],
-        version: int,
-        another: Encoded | None = None,
-        metrics: StepMetrics | None = None,
-    ) -> None:
-        self.losses.begin_step(version, metrics)
+    def _mine(
+        self, batches: Sequence[Batch], places: Sequence[int], factors: Tensor, step: int
+    ) -> Mapping[int, Finding]:
+        """The backward passes of some of a step's micro-batches."""
+        found = {}
+        for place in places:
+            self._seed(step, place)
+            finding = self._sums(batches[place])
+            loss = (finding.sums_M * factors).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            found[place] = finding.of_loss(loss)
+            if self.pinned:
+                self.update.hold()
+        return found
+
+    def _seed(self, step: int, part: int) -> None:
+        if self.pinned or self.group.several:
+            rng.seed_all(rng.derived(self.seed, step, part))
+
+    def _begin(self, examples: Sequence[Encoded], version: int, another: Encoded | None = None) -> None:
+        self.losses.begin_step(version)
         if self.losses.objective.needs.kl_baseline:
             another = another or (self._another(examples[0]) if len(examples) == 1 else None)
-            self.losses.measure_kl(examples, self.budget.lay_out, another)
+            self.losses.measure_kl(examples, self.budget, another)
 
     def _another(self, example: Encoded) -> Encoded | None:
         """The example half of all examples further on; None where not all are known."""
@@ -173,8 +199,8 @@ class Accumulation:
             self._positions = {every[i].key: i for i in range(len(every))}
         return every[(self._positions[example.key] + len(every) // 2) % len(every)]
 
-    def _sums(self, batch: Batch) -> Tensor:
-        """Each term's loss summed over a micro-batch, not yet normalised: M."""
+    def _sums(self, batch: Batch) -> Finding:
+        """Each term's loss summed over a micro-batch, not yet normalised, and what it showed."""
         self.budget.begins(batch, whole=self.budget.whole_step)
         if self.noise:
             self.noise.lengths_of(batch)
@@ -214,14 +240,22 @@ class Accumulation:
             half = (len(chosen) + 1) // 2  # neighbours in a file may share a prompt: pair with what lies far off
             paired = [store[i] for both in zip_longest(chosen[:half], chosen[half:]) for i in both if i is not None]
             another = store[(begin + len(store) // 2) % len(store)] if len(paired) == 1 else None
-            self._begin(paired, version, another, metrics)
-            for batch in self.budget.step([store[i] for i in chosen]):
-                total_M += self._sums(batch).double()
+            self._begin(paired, version, another)
+            batches = self.budget.step([store[i] for i in chosen])
+            mine = self.budget.together(partial(self._looked_at, batches))
+            findings = everywhere(self.group, batches, mine, len(weights), self.device)
+            metrics.add([finding.shown for finding in findings])
+            for finding, batch in zip(findings, batches, strict=True):
+                total_M += finding.sums_M.double()
                 units_M += torch.tensor(self.losses.units(batch), dtype=torch.float64, device=self.device)
         for place, (_, term) in enumerate(self.losses.terms):
             if term.needs.unit.divisor:  # so many in each step, as in training
                 units_M[place] = term.needs.unit.divisor * len(store) / self.batch
         return float((weights * total_M / units_M.clamp(min=1e-9)).sum()), metrics.take()
+
+    def _looked_at(self, batches: Sequence[Batch]) -> dict[int, Finding]:
+        """What this process's micro-batches show."""
+        return {place: self._sums(batches[place]) for place in self.budget.mine(batches)}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

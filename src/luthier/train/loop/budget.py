@@ -7,27 +7,53 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 
+from luthier.distributed.group import ALONE, Group
+from luthier.distributed.shares import assign, cost, cut
 from luthier.errors import LuthierError
 from luthier.forward.batches import Batch, micro_batches
 from luthier.forward.forward import Forward
 from luthier.recipe.resolve import LARGEST_MICRO
 from luthier.recipe.schema import Train
 from luthier.train.loop import activations, allocator, memory
-from luthier.types import Encoded
+from luthier.types import Encoded, Source
 
 Done = TypeVar("Done")
 
 
-class Budget:
-    """The token budget of one forward pass, and whether activations are made again in the backward pass."""
+class RanOut(MemoryError):
+    """Memory ran out in one of several processes: all do the work again."""
 
-    def __init__(self, forward: Forward, train: Train, device: torch.device, *, whole_step: bool) -> None:
+
+@dataclass(frozen=True)
+class Short:
+    """The micro-batch that did not fit."""
+
+    size: int
+    examples: int
+    tokens: int
+    source: Source | None
+    whole: bool
+    """It is a whole step that may not be cut."""
+
+
+class Budget:
+    """The token budget of one forward pass, and whether activations are made again in the backward pass.
+
+    Of several processes all have the same: what one of them is short of, all do smaller.
+    """
+
+    def __init__(
+        self, forward: Forward, train: Train, device: torch.device, *, whole_step: bool, group: Group = ALONE
+    ) -> None:
         """`whole_step`: a step is one micro-batch, whatever its size."""
-        self.forward, self.device, self.whole_step = forward, device, whole_step
+        self.forward, self.device, self.whole_step, self.group = forward, device, whole_step, group
+        self._parts = train.parts or group.world
+        self._failed = False
         self.tokens = train.micro_tokens or LARGEST_MICRO
         self.may_checkpoint = train.checkpointing == "auto"
         self.checkpointing = False
@@ -63,6 +89,19 @@ class Budget:
         """The micro-batches of an optimiser step: one, where the objective looks at the whole of it."""
         return self._lay_out(examples, sys.maxsize if self.whole_step else self.tokens)
 
+    def cut(self, examples: Sequence[Encoded]) -> list[Batch]:
+        """The micro-batches of a step of training: as `step`, but as many as the recipe's parts or the processes ask
+        for, with about the same to do in each."""
+        if self.whole_step or self._parts == 1:
+            return self.step(examples)
+        return cut(lambda tokens: self._lay_out(examples, tokens), examples, self.tokens, self._parts)
+
+    def mine(self, batches: Sequence[Batch]) -> list[int]:
+        """The places of those that this process computes."""
+        if not self.group.several:
+            return list(range(len(batches)))
+        return assign([cost(batch) for batch in batches], self.group.world)[self.group.rank]
+
     def _lay_out(self, examples: Sequence[Encoded], tokens: int) -> list[Batch]:
         return micro_batches(examples, tokens, share_prefix=self.forward.share_prefix, layout=self.forward.layout)
 
@@ -72,38 +111,71 @@ class Budget:
         step that may not be cut."""
         self._now, self._whole = batch, whole
 
-    def until_it_fits(self, work: Callable[[], Done], again: Callable[[], None] = lambda: None) -> Done:
+    def together(self, work: Callable[[], Done]) -> Done:
+        """What `work()`, which speaks to no other process, returns here. Memory that runs out in one process has run
+        out in all: raises RanOut in each of them."""
+        if not self.group.several:
+            return work()
+        done: list[Done] = []
+        self._failed = False
+        try:
+            done.append(work())
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            self._failed = True
+        if self.group.agree(self._failed):
+            raise RanOut
+        return done[0]
+
+    def until_it_fits(
+        self, work: Callable[[], Done], again: Callable[[], None] = lambda: None, *, alone: bool = False
+    ) -> Done:
         """What `work()` returns, done again with smaller micro-batches as often as memory runs out; `again` is called
-        before. Raises LuthierError where a single row does not fit."""
+        before. Of several processes all do so, and what may run out is done by `together`, unless this one is `alone`
+        in it. Raises LuthierError where a single row does not fit."""
+        all_know = self.group.several and not alone
         while True:
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
-                if not memory.ran_out(error):
+                if not memory.ran_out(error) or (all_know and not isinstance(error, RanOut)):
                     raise
             # outside the except block, where the traceback no longer holds the graph
             again()
             allocator.give_back(self.device)
-            self._shrink()
+            if all_know:
+                found = self.group.gather(self._short() if self._failed else None)
+                self._shrink(next(short for short in found if short is not None))
+            else:
+                self._shrink(self._short())
 
-    def _shrink(self) -> None:
-        """Make the micro-batch that did not fit smaller: half the tokens, then gradient checkpointing."""
+    def follow(self) -> None:
+        """Take the first process's budget, after what it has done alone."""
+        if self.group.several:
+            self.restore(*self.group.share((self.tokens, self.checkpointing)))
+
+    def _short(self) -> Short:
         batch = self._now
         if batch is None:
             raise LuthierError("not enough memory to begin", fix="lower train.max_tokens, or take a smaller model")
-        whole = self._whole
-        if len(batch.examples) > 1 and not whole:
-            size = batch.shape[0] * batch.shape[1]
-            self.tokens = min(self.tokens, size) // 2
+        first, size = batch.examples[0], batch.shape[0] * batch.shape[1]
+        return Short(size, len(batch.examples), batch.whole_tokens, first.source, self._whole)
+
+    def _shrink(self, short: Short) -> None:
+        """Make the micro-batch that did not fit smaller: half the tokens, then gradient checkpointing."""
+        whole = short.whole
+        if short.examples > 1 and not whole:
+            self.tokens = min(self.tokens, short.size) // 2
         elif self.may_checkpoint and not self.checkpointing and torch.is_grad_enabled():
             self.turn_on_checkpointing()
         else:
             raise LuthierError(
-                f"not enough memory for {'a whole step' if whole else 'a single row'} of {batch.whole_tokens:,} tokens"
+                f"not enough memory for {'a whole step' if whole else 'a single row'} of {short.tokens:,} tokens"
                 + (", which this objective takes at once" if whole else ""),
-                where=str(batch.examples[0].source) if batch.examples[0].source else None,
+                where=str(short.source) if short.source else None,
                 fix=("lower train.batch or " if whole else "lower ")
                 + "train.max_tokens, set train.checkpointing=true, use lora, or a smaller model",
             )
-        fields = {"micro_tokens": self.tokens, "checkpointing": self.checkpointing, "tokens": batch.whole_tokens}
+        fields = {"micro_tokens": self.tokens, "checkpointing": self.checkpointing, "tokens": short.tokens}
         self.on_shrink(fields)

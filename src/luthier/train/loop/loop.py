@@ -16,7 +16,11 @@ from typing import Any, Protocol
 
 import torch
 
-from luthier.errors import LuthierError
+from luthier.distributed import group as processes
+from luthier.distributed.group import ALONE as NO_OTHERS
+from luthier.distributed.group import Group
+from luthier.distributed.placement import agree, place
+from luthier.errors import LuthierError, Told
 from luthier.forward.forward import Forward
 from luthier.models import dropout
 from luthier.recipe import Recipe, digest
@@ -55,6 +59,8 @@ class Beside:
     """Further frozen models by role ("reference", "teacher"), each loaded when it is wanted."""
     watch: Watch | None = None
     """Called with every event."""
+    group: Group = NO_OTHERS
+    """The processes that train together."""
 
 
 ALONE = Beside()
@@ -69,15 +75,17 @@ def fit(
     receives events.jsonl, checkpoints/ and the loop's part of summary.json. Raises LuthierError for what the user can
     mend: not enough memory or disk, a loss that is not finite, a checkpoint of another recipe.
     """
-    train = recipe.train
-    if train.threads:
-        torch.set_num_threads(train.threads)
+    train, group = recipe.train, beside.group
+    if train.threads or group.several:
+        torch.set_num_threads(train.threads or processes.threads(group))
+    place(policy, group)
     source = sources.of(prepared.train, recipe)
     for adapter in policy.adapters:
         adapter.fits(source.total)
     policy.module.train()
     with ExitStack() as stack:
-        log = Log(run, stack.enter_context(Screen(source.total)), beside.watch)
+        screen = stack.enter_context(Screen(source.total, silent=not group.first))
+        log = Log(run, screen, beside.watch, silent=not group.first)
         paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
         if train.neftune:
             paths["share_prefix"] = False  # rows that share a prefix would share its noise
@@ -87,15 +95,18 @@ def fit(
         stack.enter_context(forward.opened())
         weights = Weights(policy, train, source.total)
         stack.callback(weights.update.close)
-        budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step)
+        budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step, group=group)
         stack.callback(budget.close)
-        stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
+        if group.several or train.parts:
+            backbone.pass_by(policy, log)
+        else:
+            stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
         every = source.every()
         known = [examples for examples in (every, prepared.validation) if examples is not None]
         seen = Known(known, all_of_it=every is not None, passes=source.epoch(source.total - 1))
         setting = Setting(policy, forward, recipe, budget, seen, paths, log.screen.say)
         roles = resolve(objective.needs, setting, beside.openers, stack)
-        losses = Losses(forward, objective, roles)
+        losses = Losses(forward, objective, roles, shortcut=not group.several and train.parts is None)
         loop = Loop(policy, source, prepared.validation, recipe, log, Parts(weights, budget, losses))
         stack.callback(loop.close)
         loop.begin()
@@ -142,7 +153,8 @@ class Loop:
         self.total = source.total
         self.schedule = SCHEDULES.build(self.train.schedule.name, self.train.schedule.args)
         self.warmup = warmup_steps(self.train.warmup, self.total)
-        self.accumulation = Accumulation(source, self.budget, self.losses, self.weights.update, self.train)
+        self.accumulation = Accumulation(source, self.budget, self.losses, self.weights.update, recipe)
+        self.group = self.budget.group
         self.budget.on_shrink = self._out_of_memory
         self.guards = Guards(self.train.stall_window, per_token=self.losses.objective.needs.unit == TOKEN)
         self.save_at = due_after(self.train.save_every, self.total)
@@ -155,14 +167,15 @@ class Loop:
     def begin(self) -> None:
         """Start from the beginning or from the newest whole checkpoint."""
         self.log.open_trackers(self.recipe)
-        checkpoint.remove_leftovers(self.log.run)
         rng.seed_all(self.recipe.seed)
         allocation = allocator.keep_freed_memory() if self.device.type == "cpu" else "allocator: the device's own"
         for note in self.losses.roles.notes:
             self.log.screen.say(note)
         self.log.screen.say(f"path: {self.budget.forward.path}")
-        found = checkpoint.latest(self.log.run, self.log.screen.warn)
-        checkpoint.discard_after(self.log.run, found.step if found else -1)
+        if self.group.several:
+            count = torch.get_num_threads()
+            self.log.screen.say(f"processes: {self.group.world}, each with {count} thread{'s' * (count > 1)}")
+        found = self._found()
         if found:
             self._continue(found)
         else:
@@ -173,6 +186,16 @@ class Loop:
             self.log.screen.warn(
                 "weights are stepped in low precision without fp32 masters: small updates round to nothing"
             )
+
+    def _found(self) -> checkpoint.Checkpoint | None:
+        """The newest whole checkpoint, which the first process looks for and all go on from."""
+        run, found = self.log.run, None
+        if self.group.first:
+            checkpoint.remove_leftovers(run)
+            found = checkpoint.latest(run, self.log.screen.warn)
+            checkpoint.discard_after(run, found.step if found else -1)
+        step = self.group.share(None if found is None else found.step)
+        return found if found is not None or step is None else checkpoint.at(run, step)
 
     def _continue(self, found: checkpoint.Checkpoint) -> None:
         state = found.state()
@@ -267,6 +290,9 @@ class Loop:
         progress.guards, progress.objective = self.guards.state(), dict(self.losses.state)
         progress.peak_memory = max(progress.peak_memory, memory.peak(self.device))
         weights, optimizers = self.weights.content(), self.weights.update.state()
+        agree(self.group, weights)
+        if not self.group.first:
+            return
         content = checkpoint.Content(progress.step, weights, optimizers, rng.capture(self.device), asdict(progress))
         checkpoint.save(self.log.run, content)
         best = progress.best_step if self.recipe.validate.keep_best else None
@@ -277,6 +303,8 @@ class Loop:
         """Put the best weights back, say how it went, and write summary.json."""
         progress = self.progress
         evaluation = progress.evaluation_loss
+        if not self.group.first:
+            return progress.result(evaluation, self.resumed_from)
         if self.recipe.validate.keep_best and progress.best_step not in (None, progress.step):
             best = checkpoint.at(self.log.run, progress.best_step or 0)
             self.weights.put_back(best.weights())
@@ -314,6 +342,7 @@ class Loop:
             "path": self.budget.forward.path,
             "allocator": allocation,
             "device": str(self.device),
+            "processes": self.group.world,
             "threads": torch.get_num_threads(),
             "trainable": sum(parameter.numel() for parameter in update.parameters),
             "parameters": self.policy.parameter_counts()[1],
@@ -335,12 +364,16 @@ class Loop:
 
     def _not_finite(self, gradients: Gradients, loss: float, lr: float) -> LuthierError:
         step = self.progress.step + 1
+        if not self.group.first:
+            self.group.agree(False)  # the first process tells, when it has looked
+            raise Told
         what = f"the {'gradient' if finite(loss) else 'loss'} is not finite"
         rows = self.accumulation.suspects(gradients)
         saved = checkpoint.latest(self.log.run)
         kept = f"the weights of step {saved.step} are kept" if saved else "no checkpoint was written yet"
         error = not_finite(what, step, lr, rows, kept)
         self.log.event("warning", step=step, guard="not_finite", text=str(error))
+        self.group.agree(False)
         return error
 
     def _out_of_memory(self, fields: dict[str, Any]) -> None:

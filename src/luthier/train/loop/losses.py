@@ -8,20 +8,21 @@ Shape suffixes: N = rows, S = scored tokens, M = terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from luthier.distributed.group import Group
 from luthier.forward.batches import Batch
 from luthier.forward.forward import Forward
 from luthier.objectives.rows import Rows
+from luthier.train.loop.budget import Budget
+from luthier.train.loop.findings import Finding
 from luthier.train.roles import Roles
 from luthier.train.roles.mismatched import cut, mismatched
-from luthier.train.telemetry.step_metrics import StepMetrics
+from luthier.train.telemetry.step_metrics import Shown, StepMetrics
 from luthier.types import DECIDED_STEP, GROUP, PAIR, ROW, STEP, TOKEN, Encoded, Needs, Unit
 
 
@@ -41,30 +42,27 @@ class Losses:
     """One objective on one forward, with the models that its needs name. `state` is what the objective carries from
     step to step (BCO's baseline of rewards)."""
 
-    def __init__(self, forward: Forward, objective: Objective, roles: Roles | None = None) -> None:
+    def __init__(
+        self, forward: Forward, objective: Objective, roles: Roles | None = None, *, shortcut: bool = True
+    ) -> None:
+        """`shortcut`: may the run's first micro-batch decide whether the first step needs a pass for the reference?
+        Not where several processes compute it: there is no first one that all have seen."""
         self.forward, self.objective, self.roles = forward, objective, roles or Roles()
         self.terms = [(weight, term) for weight, term in objective.terms()]
         self.state = objective.begin()
-        self.group = Group()
-        self._untouched, self._same = False, None  # type: bool, bool | None
+        self._untouched = False
+        self._same = None if shortcut else False
         self._kl_baseline: Tensor | None = None
         self._cut = 0.0
         """The share of the step's mismatched pairs that were cut."""
-        self._metrics = StepMetrics()
-        self._implicit: list[Tensor] = []
-        self._given: list[Tensor] = []
 
     # a step
-    def begin_step(self, version: int, metrics: StepMetrics | None = None) -> None:
-        """Forget the step before. `version`: steps that the weights have behind them; `metrics`: what takes up what
-        the rows show, if it is to outlast the step."""
+    def begin_step(self, version: int) -> None:
+        """Forget the step before. `version`: steps that the weights have behind them."""
         self._untouched = version == 0
-        self._metrics = metrics or StepMetrics()
-        self._implicit, self._given, self._kl_baseline, self._cut = [], [], None, 0.0
+        self._kl_baseline, self._cut = None, 0.0
 
-    def measure_kl(
-        self, examples: Sequence[Encoded], lay_out: Callable[[Sequence[Encoded]], list[Batch]], another: Encoded | None
-    ) -> None:
+    def measure_kl(self, examples: Sequence[Encoded], budget: Budget, another: Encoded | None) -> None:
         """The mean log-ratio of mismatched pairs of these examples, where the objective compares with it. `another`
         stands in for a step of one example, which would be its own pair; without one the mean is 0."""
         if not self.objective.needs.kl_baseline:
@@ -73,24 +71,27 @@ class Losses:
         if not paired and another is not None:
             paired = mismatched([*examples, another])[:1]
         self._cut = sum(len(pair) > self.roles.longest for pair in paired) / max(len(paired), 1)
-        self._kl_baseline = self._mean_log_ratio(lay_out([cut(pair, self.roles.longest) for pair in paired]))
+        self._kl_baseline = self._mean_log_ratio([cut(pair, self.roles.longest) for pair in paired], budget)
 
-    def end_step(self) -> dict[str, float]:
+    def end_step(self, findings: Sequence[Finding]) -> dict[str, float]:
         """Bring the objective's state up to the step; what the step showed of the rows' worth, as numbers."""
-        if self._implicit:
-            self.state = self.objective.updated(self.state, torch.cat(self._implicit), torch.cat(self._given))
-        return {**self._metrics.take(), **({"mismatched_cut": self._cut} if self._cut else {})}
+        implicit = [finding.implicit_N for finding in findings if finding.implicit_N is not None]
+        given = [finding.given_N for finding in findings if finding.given_N is not None]
+        if implicit:
+            self.state = self.objective.updated(self.state, torch.cat(implicit), torch.cat(given))
+        metrics = StepMetrics()
+        metrics.add([finding.shown for finding in findings])
+        return {**metrics.take(), **({"mismatched_cut": self._cut} if self._cut else {})}
 
     def load_state(self, state: Mapping[str, float]) -> None:
         """Go on with what a checkpoint kept of `state`."""
         self.state = dict(state) or self.state
 
-    def sums(self, batch: Batch) -> Tensor:
-        """Each term's values summed over a micro-batch already on the device: M, with gradient."""
+    def sums(self, batch: Batch) -> Finding:
+        """Each term's values summed over a micro-batch already on the device, with gradient; and what it showed."""
         rows = self._rows(batch)
         sums = [term.loss(self._seen_by(term, rows)).sum() for _, term in self.terms]
-        self._observe(rows)
-        return torch.stack(sums)
+        return self._observed(torch.stack(sums), rows)
 
     def units(self, batch: Batch) -> list[float]:
         """How many units of each term a micro-batch holds."""
@@ -133,32 +134,38 @@ class Losses:
         return rows.best() if self._best_alone(term) else rows
 
     @torch.no_grad()
-    def _mean_log_ratio(self, batches: Sequence[Batch]) -> Tensor:
-        """Mean over rows of log pi - log pi_ref, without dropout or noise."""
-        assert self.roles.live is not None
-        module = self.forward.module
-        device, total, rows, training = next(module.parameters()).device, 0.0, 0, module.training
+    def _mean_log_ratio(self, examples: Sequence[Encoded], budget: Budget) -> Tensor:
+        """Mean over rows of log pi - log pi_ref, without dropout or noise, each process computing its part."""
+        module, batches = self.forward.module, budget.lay_out(examples)
+        total, training = 0.0, module.training
         module.eval()
         try:
-            for batch in batches:
-                batch = batch.to(device)
-                seen = self.forward.rows(batch)
-                total += float(seen.total(seen.logp_S - self.roles.live.logp(batch)).double().sum())
-                rows += batch.num_rows
+            mine = budget.together(
+                lambda: {place: self._log_ratio(batches[place], budget) for place in budget.mine(batches)}
+            )
         finally:
             module.train(training)
-        return torch.tensor(total / max(rows, 1), dtype=torch.float32, device=device)
+        for found in budget.group.by_place(mine, [1] * len(batches), budget.device):
+            total += float(found)
+        rows = sum(batch.num_rows for batch in batches)
+        return torch.tensor(total / max(rows, 1), dtype=torch.float32, device=budget.device)
+
+    def _log_ratio(self, batch: Batch, budget: Budget) -> Tensor:
+        """The sum over a micro-batch's rows."""
+        assert self.roles.live is not None
+        budget.begins(batch)
+        batch = batch.to(budget.device)
+        seen = self.forward.rows(batch)
+        return seen.total(seen.logp_S - self.roles.live.logp(batch)).double().sum().reshape(1)
 
     @torch.no_grad()
-    def _observe(self, rows: Rows) -> None:
-        if rows.reward_N is None:
-            return
-        implicit_N = self.objective.implicit_rewards(rows)
+    def _observed(self, sums_M: Tensor, rows: Rows) -> Finding:
+        implicit_N = None if rows.reward_N is None else self.objective.implicit_rewards(rows)
         if implicit_N is None:
-            return
-        self._implicit.append(implicit_N.detach().float())
-        self._given.append(rows.reward_N)
-        self._metrics.add(rows, implicit_N.detach().float(), words="logp" in self.objective.needs.readouts)
+            return Finding(sums_M)
+        implicit_N = implicit_N.detach().float()
+        shown = Shown(rows, implicit_N, words="logp" in self.objective.needs.readouts)
+        return Finding(sums_M, implicit_N, rows.reward_N, shown.sums)
 
 
 def count(unit: Unit, batch: Batch, *, best: bool = False) -> float:

@@ -16,10 +16,15 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from luthier.distributed.group import Group
 from luthier.errors import LuthierError
 from luthier.train.optim.optimizers import OptimizerSpec, Weight
 
 Named = Sequence[tuple[str, Parameter]]
+IN_FP64 = 1 << 26
+"""So many gradients are summed over processes in fp64, in which the order of a sum hardly ever shows; more, in fp32."""
+AT_ONCE = 1 << 26
+"""Bytes of gradients that are summed over processes at once, where they are many."""
 
 
 class Update:
@@ -35,6 +40,7 @@ class Update:
         embeddings: Collection[int] = (),
     ) -> None:
         """`embeddings` are the ids of the parameters that embed tokens or score the vocabulary."""
+        self._held: list[Tensor | None] = []
         self._spec, self._weight_decay, self.masters, self._embeddings = spec, weight_decay, masters, embeddings
         self._hooks: dict[int, RemovableHandle] = {}
         self.names: list[str] = []
@@ -102,6 +108,29 @@ class Update:
         self._hooks[id(parameter)] = register(_move_gradient_to(master))
         return master
 
+    # of several micro-batches, and processes
+    def hold(self) -> None:
+        """Add the gradients to sums in fp64, in which the order of the micro-batches does not show, and drop them."""
+        self._held = self._held or [None] * len(self.stepped)
+        for place, weight in enumerate(self.stepped):
+            if weight.grad is not None:
+                held = self._held[place]
+                self._held[place] = weight.grad.double() if held is None else held.add_(weight.grad)
+                weight.grad = None
+
+    def add_up(self, group: Group) -> None:
+        """Leave on each weight its gradient's sum over what is held and over all processes."""
+        gradients = [held if held is not None else w.grad for held, w in zip(self._given(), self.stepped, strict=True)]
+        if group.several:
+            few = sum(weight.numel() for weight in self.stepped) <= IN_FP64 or bool(self._held)
+            gradients = _added_up(gradients, self.stepped, group, torch.float64 if few else torch.float32)
+        for weight, gradient in zip(self.stepped, gradients, strict=True):
+            weight.grad = None if gradient is None else gradient.to(weight.dtype)
+        self._held = []
+
+    def _given(self) -> list[Tensor | None]:
+        return self._held or [None] * len(self.stepped)
+
     def norm(self) -> Tensor:
         """The 2-norm of all gradients together, a scalar on the device."""
         return torch.nn.utils.get_total_norm([g for weight in self.stepped if (g := weight.grad) is not None])
@@ -130,6 +159,7 @@ class Update:
 
     def drop_gradients(self) -> None:
         """None instead of zeros: the next backward pass writes its gradients without reading old ones."""
+        self._held = []
         for tensor in (*self.stepped, *self.parameters):
             tensor.grad = None
 
@@ -171,6 +201,37 @@ class Update:
         """Put back what `state()` gave."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _added_up(
+    gradients: Sequence[Tensor | None], weights: Sequence[Tensor], group: Group, dtype: torch.dtype
+) -> list[Tensor | None]:
+    """Each gradient's sum over the processes; None where no process has one."""
+    there = torch.tensor([float(each is not None) for each in gradients], dtype=dtype, device=weights[0].device)
+    total: list[Tensor | None] = [None] * len(weights)
+    begin = 0
+    while begin < len(weights):
+        end, size = begin, 0
+        while end < len(weights) and (end == begin or dtype == torch.float64 or size < AT_ONCE):
+            size += weights[end].numel() * dtype.itemsize
+            end += 1
+        flat = torch.cat(
+            [
+                torch.zeros(w.numel(), dtype=dtype, device=w.device) if g is None else g.reshape(-1).to(dtype)
+                for g, w in zip(gradients[begin:end], weights[begin:end], strict=True)
+            ]
+            + ([there] if end == len(weights) else [])
+        )
+        group.add_up(flat)
+        place = 0
+        for number in range(begin, end):
+            size = weights[number].numel()
+            total[number] = flat[place : place + size].view(weights[number].shape)
+            place += size
+        if end == len(weights):
+            there = flat[place:]
+        begin = end
+    return [each if known else None for each, known in zip(total, there.tolist(), strict=True)]
 
 
 def _move_gradient_to(master: Parameter) -> Callable[[Tensor], None]:

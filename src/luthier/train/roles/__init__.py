@@ -102,7 +102,10 @@ def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, 
     cacheable = not needs.kl_baseline and setting.known.all_of_it
     if cacheable and choice.cached(setting.recipe.reference.cache, setting.known.passes):
         values = _Values(setting.budget)
-        roles.reference = reference.compute(choice.live, setting.known.examples, choice.identity, values, setting.say)
+        with setting.budget.group.first_goes():  # the others find its values in the cache
+            examples = setting.known.examples
+            roles.reference = reference.compute(choice.live, examples, choice.identity, values, setting.say)
+        setting.budget.follow()
         own.close()
     else:
         roles.reference = roles.live = choice.live
@@ -143,7 +146,7 @@ class _Values:
             return logp(batch)
 
         budget = self._budget
-        return budget.until_it_fits(lambda: list(each(examples, budget.lay_out, noted, budget.device)))
+        return budget.until_it_fits(lambda: list(each(examples, budget.lay_out, noted, budget.device)), alone=True)
 
 
 __all__ = ["Known", "Roles", "Setting", "resolve"]

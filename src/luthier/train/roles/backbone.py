@@ -190,6 +190,12 @@ def kept(
         states.close()
 
 
+def pass_by(policy: Any, log: Log) -> None:
+    """Say that nothing is kept, where it was asked for: each micro-batch may be computed by another process."""
+    if any(adapter.keeps_backbone for adapter in policy.adapters):
+        log.screen.say("backbone: not kept, for micro-batches go to several processes or may (train.parts)")
+
+
 def tell(backbone: Backbone, log: Log) -> None:
     """Say what was saved."""
     size, saved = backbone.states.nbytes, backbone.saved

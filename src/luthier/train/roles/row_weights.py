@@ -35,7 +35,7 @@ class RowWeights:
         embedded: list[Tensor] = []
         for begin in range(0, count, AT_ONCE):
             prompts = [_prompt(examples[i]) for i in range(begin, min(begin + AT_ONCE, count))]
-            embedded += self._budget.until_it_fits(lambda prompts=prompts: self._embedded(prompts))  # type: ignore[misc]
+            embedded += self._budget.until_it_fits(lambda prompts=prompts: self._all_embedded(prompts))  # type: ignore[misc]
         good_N = torch.tensor([examples[i].column("reward")[0] > 0.5 for i in range(count)])
         weights = density.weights(torch.stack(embedded), good_N).tolist()
         self._found |= {_labelled(examples[i]): weight for i, weight in enumerate(weights)}
@@ -44,6 +44,10 @@ class RowWeights:
         """The weight of each row of a micro-batch, N."""
         weights = torch.tensor([self._found[_labelled(example)] for example in batch.examples])
         return weights.to(batch.weight_S.device)[batch.group_N]
+
+    def _all_embedded(self, prompts: Sequence[Encoded]) -> list[Tensor]:
+        """Each process embeds all of them."""
+        return self._budget.together(lambda: self._embedded(prompts))
 
     @torch.no_grad()
     def _embedded(self, prompts: Sequence[Encoded]) -> list[Tensor]:

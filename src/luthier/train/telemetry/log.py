@@ -19,13 +19,14 @@ Watch = Callable[[Mapping[str, Any]], None]
 class Log:
     """The events of a run."""
 
-    def __init__(self, run: Run, screen: Screen, watch: Watch | None = None) -> None:
-        self.run, self.screen, self.watch = run, screen, watch
+    def __init__(self, run: Run, screen: Screen, watch: Watch | None = None, *, silent: bool = False) -> None:
+        """`silent`: another process of the run records its events."""
+        self.run, self.screen, self.watch, self.silent = run, screen, watch, silent
         self.trackers: list[Tracker] = []
 
     def open_trackers(self, recipe: Recipe) -> None:
         """Begin with the trackers the recipe names."""
-        for plugin in recipe.train.trackers:
+        for plugin in () if self.silent else recipe.train.trackers:
             self.trackers.append(TRACKERS.build(plugin.name, plugin.args).open(self.run, flat(recipe)))
 
     def close(self) -> None:
@@ -35,6 +36,8 @@ class Log:
 
     def begin_at(self, size: int) -> None:
         """Cut events.jsonl to `size` bytes: what came after them will happen again."""
+        if self.silent:
+            return
         self.run.folder.mkdir(parents=True, exist_ok=True)
         with self.run.events_path.open("ab") as file:
             here = file.tell()
@@ -44,6 +47,8 @@ class Log:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Record an event and tell everyone."""
+        if self.silent:
+            return
         event = self.run.event(kind, **fields)
         if kind == "step":
             self.screen.step(event)

@@ -18,11 +18,12 @@ PLAIN_EVERY = 10.0
 class Screen:
     """Follows the steps of one run. Use as a context manager."""
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+    def __init__(self, total: int, console: Console | None = None, *, silent: bool = False) -> None:
+        """`silent`: another process of the run shows its steps."""
+        self.console = console or Console(stderr=True, highlight=False, quiet=silent)
         self.total, self.begun_at, self.began = total, 0, time.monotonic()
         self._drawn = 0.0
-        self._live = self._progress() if self.console.is_terminal else None
+        self._live = self._progress() if self.console.is_terminal and not silent else None
         self._task = self._live.add_task("train", total=total, numbers="") if self._live else None
 
     def __enter__(self) -> Screen:

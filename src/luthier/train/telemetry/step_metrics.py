@@ -1,12 +1,14 @@
 """What a step shows of the rows' worth: rewards of better and worse responses, their log-probabilities and lengths.
 
-Sums over the step's micro-batches, still on the device; `take` reads them once.
+The sums of each micro-batch, still on the device, may come from other processes; `take` adds them up in the order of
+the step and reads them once.
 
 Shape suffixes: N = rows, P = pairs, S = scored tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +18,25 @@ from luthier.objectives.rows import Rows
 
 NUMBERS = ("reward", "logp", "length")
 """What is averaged over the better and the worse responses."""
+SUMS = (
+    "pairs",
+    "right",
+    "good",
+    "bad",
+    "kl",
+    "tokens",
+    *(f"{n}_{side}" for n in NUMBERS for side in ("better", "worse")),
+)
+"""All that a micro-batch may show."""
 
 
-class StepMetrics:
-    """Sums over one optimiser step."""
+class Shown:
+    """The sums of one micro-batch."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, rows: Rows, implicit_N: Tensor, *, words: bool = True) -> None:
-        """One micro-batch. Rows without a score do not count. `words`: do the rows hold log-probabilities?"""
+    def __init__(self, rows: Rows, implicit_N: Tensor, *, words: bool = True) -> None:
+        """Rows without a score do not count. `words`: do the rows hold log-probabilities?"""
         assert rows.reward_N is not None
+        self.sums: dict[str, Tensor] = {}
         self._log_ratio(rows)
         values = {"reward": implicit_N, "length": rows.length_N}
         if words:
@@ -44,16 +54,40 @@ class StepMetrics:
             for what, value_N in values.items():
                 self._sum(f"{what}_{'better' if name == 'good' else 'worse'}", value_N[chosen_N])
 
+    def _log_ratio(self, rows: Rows) -> None:
+        if rows.ref_S is not None:
+            apart_S = rows.ref_S - rows.logp_S.detach()
+            self._sum("kl", apart_S.exp() - 1 - apart_S)
+            self._sum("tokens", torch.ones_like(apart_S))
+
+    def _sum(self, name: str, values: Any) -> None:
+        self.sums[name] = values.sum().float()
+
+
+class StepMetrics:
+    """Sums over one optimiser step."""
+
+    def __init__(self) -> None:
+        self._shown: list[Mapping[str, Tensor]] = []
+
+    def add(self, shown: Sequence[Mapping[str, Tensor]]) -> None:
+        """The sums of further micro-batches."""
+        self._shown.extend(shown)
+
     def take(self) -> dict[str, float]:
         """Means over the step; {} where nothing was judged.
 
         `kl` estimates KL(policy, reference) a token on the data's tokens by exp(d) - 1 - d, d = log ref - log policy
         (never negative; exact only for tokens that the policy itself wrote).
         """
-        if not self._sums:
+        sums: dict[str, Tensor] = {}
+        for shown in self._shown:
+            for name, value in shown.items():
+                sums[name] = sums[name] + value if name in sums else value
+        if not sums:
             return {}
-        names = list(self._sums)
-        found = dict(zip(names, torch.stack([self._sums[name] for name in names]).tolist(), strict=True))
+        names = list(sums)
+        found = dict(zip(names, torch.stack([sums[name] for name in names]).tolist(), strict=True))
         better = found.get("pairs", found.get("good", 0.0))
         worse = found.get("pairs", found.get("bad", 0.0))
         means: dict[str, float] = {}
@@ -69,13 +103,3 @@ class StepMetrics:
         if found.get("tokens"):
             means["kl"] = found["kl"] / found["tokens"]
         return means
-
-    def _log_ratio(self, rows: Rows) -> None:
-        if rows.ref_S is not None:
-            apart_S = rows.ref_S - rows.logp_S.detach()
-            self._sum("kl", apart_S.exp() - 1 - apart_S)
-            self._sum("tokens", torch.ones_like(apart_S))
-
-    def _sum(self, name: str, values: Any) -> None:
-        total = values.sum().float()
-        self._sums[name] = self._sums[name] + total if name in self._sums else total
