@@ -19,7 +19,7 @@ from luthier.errors import LuthierError, Told
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed.distributed_c10d import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 Value = TypeVar("Value")
 WAIT = timedelta(days=30)
@@ -106,10 +106,10 @@ class Group:
 
     def _is_mine_to_tell(self, error: BaseException) -> bool:
         assert self._store is not None
-        lost = isinstance(error, Lost)
-        if lost:
-            time.sleep(GRACE)
+        lost, began = isinstance(error, Lost), time.monotonic()
         try:
+            while lost and time.monotonic() - began < GRACE and not self._store.check(["faults"]):
+                time.sleep(POLL)
             return self._store.add("faults", 1) == 1
         except RuntimeError:
             return self.first or not lost  # the store is gone with its owner
@@ -206,7 +206,7 @@ def of_environment() -> Group:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         return Group()
-    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     global _groups
     _groups += 1  # a process may train several times: what is said of one run is not heard in the next
