@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ class Together:
         for process in self.processes:
             process.start()
 
-    def join(self, timeout: float = 120) -> list[int | None]:
+    def join(self, timeout: float = 60) -> list[int | None]:
         """Wait for all; their exit statuses."""
+        end = time.monotonic() + timeout
         for process in self.processes:
-            process.join(timeout)
+            process.join(max(0.0, end - time.monotonic()))
         return [process.exitcode for process in self.processes]
 
     def kill(self) -> None:

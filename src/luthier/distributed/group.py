@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.errors import LuthierError, Told
@@ -206,24 +207,31 @@ def of_environment() -> Group:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         return Group()
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     global _groups
     _groups += 1  # a process may train several times: what is said of one run is not heard in the next
-    rank = int(os.environ["RANK"])
-    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    store = PrefixStore(f"luthier {attempt} {_groups}", _store(world))
+    return Group(int(os.environ["RANK"]), world, here, store)
+
+
+@cache
+def _store(world: int) -> Store:
+    """The launcher's store, or else the first process's own; it lives as long as the process."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     with _losing():
-        store = TCPStore(
+        return TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             world,
-            is_master=rank == 0 and not of_agent,
+            is_master=os.environ["RANK"] == "0" and not of_launcher,
             timeout=timedelta(minutes=10),
-            multi_tenant=not of_agent,
+            wait_for_workers=False,
         )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    return Group(rank, world, here, PrefixStore(f"luthier {attempt} {_groups}", store))
 
 
 @contextmanager
