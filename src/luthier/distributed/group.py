@@ -113,7 +113,7 @@ class Group:
                 time.sleep(POLL)
             return self._store.add("faults", 1) == 1
         except RuntimeError:
-            return self.first or not lost  # the store is gone with its owner
+            return self.first  # the store is gone with its owner, who has told or was killed
 
     # by collectives
     def form(self) -> None:

@@ -77,7 +77,7 @@ def speaking(folder: Path) -> None:
     first, second = group.by_place(nan, [1, 1], "cpu")
     assert first.item() == 3.0 and second.isnan()
     agree(group, {"a": torch.ones(3), "b": torch.ones(2)})
-    with pytest.raises(LuthierError, match="weights that train of process 1 .* differ in b and 1 more"):
+    with pytest.raises(LuthierError, match=r"weights that train of process 1 .* differ in b and 1 more"):
         agree(group, {"a": torch.ones(3), "b": torch.ones(2) + rank, "c": torch.ones(2) - rank})
     group.leave()
     (folder / f"done {rank}").touch()
