@@ -98,6 +98,7 @@ def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -
 def _fit(job: Job, run: Run, group: Group) -> None:
     """The training itself: data, model, loop, and what was trained into the run folder."""
     from luthier import models
+    from luthier.distributed.group import use_threads
     from luthier.evaluate import record_environment
     from luthier.models import heads
     from luthier.train import Beside, fit
@@ -111,6 +112,8 @@ def _fit(job: Job, run: Run, group: Group) -> None:
         if group.several:
             job.fetch()
     group.form()
+    if group.several or recipe.train.parts:  # what is measured before the first step hangs on them, too
+        use_threads(group, recipe.train.threads)
     sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
     if sample:
         say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
@@ -120,14 +123,8 @@ def _fit(job: Job, run: Run, group: Group) -> None:
     if what_becomes is not None:
         say(what_becomes)
     policy.ends = job.template.stop_ids
-    fit(
-        policy,
-        job.objective,
-        prepared,
-        recipe,
-        run,
-        Beside(job.openers(policy, run if group.first else None), group=group),
-    )
+    openers = job.openers(policy, run if group.first else None)
+    fit(policy, job.objective, prepared, recipe, run, Beside(openers, group=group))
     group.leave()
     if group.first:
         run.still_held()

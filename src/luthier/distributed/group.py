@@ -255,3 +255,11 @@ def cores() -> int:
 def threads(group: Group) -> int:
     """Threads of each of several processes, so that those of one machine together use each core once."""
     return max(1, cores() // group.here)
+
+
+def use_threads(group: Group, wish: int | None) -> None:
+    """Compute with so many threads; without a wish, each of several processes with its share of the cores."""
+    if wish or group.several:
+        import torch
+
+        torch.set_num_threads(wish or threads(group))

@@ -25,8 +25,9 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("torch.distributed", "torch.distributed.elastic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):  # each has set its own level
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     # before torch is imported there; the loop sets it again, by the recipe
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
@@ -45,7 +46,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         rank, failure = error.get_first_failure()
         raise _ended(rank, failure.exitcode) from error
     except SignalException as error:
-        raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Told) from error
+        raise Told(128 + error.sigval) from error  # the first process, which was sent it too, has said so
 
 
 def _ended(rank: int, status: int) -> Exception:

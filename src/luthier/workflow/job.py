@@ -102,8 +102,7 @@ class Job:
         }
 
     def openers(self, policy: Policy, run: Run | None) -> Mapping[str, Callable[[], Policy]]:
-        """The models beside the one that trains, by role, each loaded when it is wanted. `run`: where it is written
-        down which they were; None where another process does that."""
+        """The models beside the one that trains, by role, each loaded when it is wanted."""
         if self.recipe.reference.model is None:
             return {}
         if not self.objective.needs.reference:
@@ -115,18 +114,20 @@ class Job:
         return {"reference": lambda: self._reference(policy, run)}
 
     def _reference(self, policy: Policy, run: Run | None) -> Policy:
-        """The second model. The run writes down which it was: when it goes on or is scored, that must be the same."""
+        """The second model. `run` (None: another process does) writes down which it was: when it goes on or is scored,
+        that must be the same."""
         from luthier import models
         from luthier.models.loading.digest import must_be
 
         assert self.recipe.reference.model is not None
         second = models.load(self.recipe.reference.model, train=False)
         data_check.vocabulary(policy.tokenizer, second.tokenizer, self.recipe.reference.model.name)
-        if run is not None:
-            summary = run.read_json(run.summary_path)
-            if any(run.checkpoints.glob("step-*")):
-                must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
-            run.write_json(run.summary_path, {**summary, "reference": second.digest})
+        if run is None:
+            return second
+        summary = run.read_json(run.summary_path)
+        if any(run.checkpoints.glob("step-*")):
+            must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
+        run.write_json(run.summary_path, {**summary, "reference": second.digest})
         for store in (self.prepared.train, self.prepared.validation):
             if store is not None:
                 data_check.context(store, models.max_context(second.module), "the reference")

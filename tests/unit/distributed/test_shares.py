@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luthier.distributed.shares import WIDTH, assign, balance, cost, cut
-from luthier.forward.batches import micro_batches
+from luthier.distributed.shares import WIDTH, Load, assign, balance, even
+from luthier.forward import filling
 from luthier.types import Encoded
 
 SHARED = Path(os.environ.get("LUTHIER_SHARED", Path(__file__).resolve().parents[4] / "shared"))
@@ -21,8 +21,15 @@ def row(length: int) -> Encoded:
     return Encoded((np.arange(length, dtype=np.int32) % 50,), (weights,))
 
 
-def laid_out(rows: list[Encoded], tokens: int, parts: int) -> list:
-    return cut(lambda budget: micro_batches(rows, budget, share_prefix=False), rows, tokens, parts)
+def loads(rows: list[Encoded]) -> list[Load]:
+    return [Load(len(each), len(each) ** 2) for each in rows]
+
+
+def cut(rows: list[Encoded], tokens: int, parts: int) -> list[list[int]]:
+    def fill(budget: int) -> list[list[int]]:
+        return filling.packed(rows, budget, share=False)
+
+    return fill(even(fill, loads(rows), tokens, parts))
 
 
 def test_the_costliest_go_first_each_to_whoever_has_least() -> None:
@@ -44,29 +51,27 @@ def test_each_place_is_given_once_and_equal_costs_by_their_order() -> None:
 
 
 def test_attention_counts_by_the_square_of_each_row() -> None:
-    (one,) = micro_batches([row(30), row(10)], 1000, share_prefix=False)
-    assert cost(one) == WIDTH * 40 + 30**2 + 10**2
+    assert Load(40, 30**2 + 10**2).cost == WIDTH * 40 + 1000
 
 
 @pytest.mark.parametrize(("count", "tokens", "parts"), [(16, 2048, 2), (64, 2048, 8), (64, 300, 4), (5, 2048, 4)])
 def test_a_cut_has_as_many_parts_as_asked_for_none_above_the_budget(count: int, tokens: int, parts: int) -> None:
     draw = random.Random(count)
     rows = [row(draw.randint(10, 120)) for _ in range(count)]
-    pieces = laid_out(rows, tokens, parts)
+    pieces = cut(rows, tokens, parts)
     assert len(pieces) >= parts
-    assert all(piece.tokens <= tokens for piece in pieces)
-    assert sorted(place for piece in pieces for place in piece.chosen) == list(range(count))
+    assert all(sum(len(rows[place]) for place in piece) <= tokens for piece in pieces)
+    assert sorted(place for piece in pieces for place in piece) == list(range(count))
 
 
 def test_fewer_rows_than_parts_are_a_part_each() -> None:
-    assert len(laid_out([row(20), row(30), row(25)], 2048, 8)) == 3
-    assert len(laid_out([row(20)], 2048, 8)) == 1
+    assert len(cut([row(20), row(30), row(25)], 2048, 8)) == 3
+    assert len(cut([row(20)], 2048, 8)) == 1
 
 
 def test_one_part_is_the_budgets_own_cut() -> None:
     rows = [row(40) for _ in range(10)]
-    own = micro_batches(rows, 128, share_prefix=False)
-    assert [piece.chosen for piece in laid_out(rows, 128, 1)] == [piece.chosen for piece in own]
+    assert cut(rows, 128, 1) == filling.packed(rows, 128, share=False)
 
 
 @pytest.mark.parametrize("words_per_token", [0.75])
@@ -76,7 +81,8 @@ def test_real_rows_give_eight_processes_nearly_the_same_to_do(words_per_token: f
     found = []
     for begin in range(0, 64 * 20, 64):
         rows = [row(length) for length in lengths[begin : begin + 64]]
-        found.append(balance([cost(piece) for piece in laid_out(rows, 2048, 8)], 8))
+        costs = [sum(loads(rows)[place].cost for place in piece) for piece in cut(rows, 2048, 8)]
+        found.append(balance(costs, 8))
     assert np.mean(found) >= 0.95, found
 
 

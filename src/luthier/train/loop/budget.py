@@ -8,13 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
 
 from luthier.distributed.group import ALONE, Group
-from luthier.distributed.shares import assign, cost, cut
+from luthier.distributed.shares import Load, assign, even
 from luthier.errors import LuthierError
+from luthier.forward import filling
 from luthier.forward.batches import Batch, micro_batches
 from luthier.forward.forward import Forward
 from luthier.recipe.resolve import LARGEST_MICRO
@@ -94,13 +96,21 @@ class Budget:
         for, with about the same to do in each."""
         if self.whole_step or self._parts == 1:
             return self.step(examples)
-        return cut(lambda tokens: self._lay_out(examples, tokens), examples, self.tokens, self._parts)
+        return self._lay_out(
+            examples, even(partial(self._filled, examples), _loads(examples), self.tokens, self._parts)
+        )
 
     def mine(self, batches: Sequence[Batch]) -> list[int]:
         """The places of those that this process computes."""
         if not self.group.several:
             return list(range(len(batches)))
-        return assign([cost(batch) for batch in batches], self.group.world)[self.group.rank]
+        costs = [Load(batch.tokens, _squares(batch.examples)).cost for batch in batches]
+        return assign(costs, self.group.world)[self.group.rank]
+
+    def _filled(self, examples: Sequence[Encoded], tokens: int) -> list[list[int]]:
+        if self.forward.layout == "padded":
+            return filling.padded(examples, tokens)
+        return filling.packed(examples, tokens, share=self.forward.share_prefix)
 
     def _lay_out(self, examples: Sequence[Encoded], tokens: int) -> list[Batch]:
         return micro_batches(examples, tokens, share_prefix=self.forward.share_prefix, layout=self.forward.layout)
@@ -179,3 +189,11 @@ class Budget:
             )
         fields = {"micro_tokens": self.tokens, "checkpointing": self.checkpointing, "tokens": short.tokens}
         self.on_shrink(fields)
+
+
+def _loads(examples: Sequence[Encoded]) -> list[Load]:
+    return [Load(filling.computed(example), _squares([example])) for example in examples]
+
+
+def _squares(examples: Sequence[Encoded]) -> int:
+    return sum(len(ids) ** 2 for example in examples for ids in example.ids)

@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from luthier.distributed import group as processes
 from luthier.distributed.group import ALONE as NO_OTHERS
-from luthier.distributed.group import Group
+from luthier.distributed.group import Group, use_threads
 from luthier.distributed.placement import agree, place
 from luthier.errors import LuthierError, Told
 from luthier.forward.forward import Forward
@@ -76,8 +75,7 @@ def fit(
     mend: not enough memory or disk, a loss that is not finite, a checkpoint of another recipe.
     """
     train, group = recipe.train, beside.group
-    if train.threads or group.several:
-        torch.set_num_threads(train.threads or processes.threads(group))
+    use_threads(group, train.threads)
     place(policy, group)
     source = sources.of(prepared.train, recipe)
     for adapter in policy.adapters:
@@ -200,7 +198,15 @@ class Loop:
             found = checkpoint.latest(run, self.log.screen.warn)
             checkpoint.discard_after(run, found.step if found else -1)
         step = self.group.share(None if found is None else found.step)
-        return found if found is not None or step is None else checkpoint.at(run, step)
+        if found is None and step is not None:
+            found = checkpoint.latest(run)
+            if found is None or found.step != step:
+                raise LuthierError(
+                    f"the checkpoint of step {step} is not to be seen from here",
+                    where=str(run.folder),
+                    fix="name an `output:` on a disk that all processes see",
+                )
+        return found
 
     def _continue(self, found: checkpoint.Checkpoint) -> None:
         state = found.state()

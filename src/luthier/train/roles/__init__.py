@@ -104,8 +104,8 @@ def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, 
     if cacheable and choice.cached(setting.recipe.reference.cache, setting.known.passes):
         values = _Values(setting.budget)
         with setting.budget.group.first_goes():  # the others find its values in the cache
-            examples, identity = setting.known.examples, choice.identity
-            roles.reference = reference.compute(choice.live, examples, identity, values, setting.say)
+            examples = setting.known.examples
+            roles.reference = reference.compute(choice.live, examples, choice.identity, values, setting.say)
         setting.budget.follow()
         own.close()
     else:
