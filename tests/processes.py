@@ -54,7 +54,7 @@ class Together:
         for process in self.processes:
             process.start()
 
-    def join(self, timeout: float = 60) -> list[int | None]:
+    def join(self, timeout: float = 280) -> list[int | None]:
         """Wait for all; their exit statuses."""
         end = time.monotonic() + timeout
         for process in self.processes:
