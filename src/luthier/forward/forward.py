@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -70,7 +71,7 @@ class Forward:
             found = packing.open_on(self.causal_lm, fused=fused)
             self._fused = found or self._fused
         try:
-            self.head = plain_head(self.causal_lm)
+            self._head = plain_head(self.causal_lm)
         except BaseException:
             self.close()
             raise
@@ -78,6 +79,15 @@ class Forward:
             nullcontext  # see luthier.train.roles.backbone
         )
         self.path = self._describe(obstacle if layout == "auto" else None, noisy and share_prefix)
+
+    @property
+    def head(self) -> Head | None:
+        """The output head as it is now (nothing holds its weights: they may be placed elsewhere), None where it is
+        more than W h + b, scale and soft cap."""
+        if self._head is None:
+            return None
+        linear = self.causal_lm.get_output_embeddings()
+        return replace(self._head, weight_VD=linear.weight, bias_V=linear.bias)
 
     def rows(
         self,
@@ -233,7 +243,7 @@ class Forward:
             parts.append(f"{count} of {total} layers fused" + (f" (in another, {why})" if why else ""))
         else:
             parts.append(f"the model's own layers ({why})")
-        parts.append("head on scored tokens only" if self.head else "the model's own head")
+        parts.append("head on scored tokens only" if self._head else "the model's own head")
         return ", ".join(parts)
 
 
