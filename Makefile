@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/luthier demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: setup
 	$(BIN)/ruff check src tests benchmarks cookbook

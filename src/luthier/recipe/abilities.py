@@ -21,7 +21,7 @@ def built(recipe: Recipe, adapters: Registry) -> Built:
     return [(plugin.name, adapters.build(plugin.name, plugin.args)) for plugin in recipe.adapt]
 
 
-def check(loaded: Loaded, recipe: Recipe, found: Built) -> None:
+def check(loaded: Loaded, recipe: Recipe, found: Built, exporters: Registry | None = None) -> None:
     """Raises LuthierError where the recipe asks for what an adapter says it cannot do."""
 
     def refuse(key: Key, what: str, fix: str) -> None:
@@ -46,7 +46,7 @@ def check(loaded: Loaded, recipe: Recipe, found: Built) -> None:
                 refuse(("adapt", index, name), error.what, error.fix or "")
     mergeless = _without(found, "mergeable")
     for index, exporter in enumerate(recipe.export):
-        if mergeless and exporter.name == "merged":
+        if mergeless and exporters is not None and getattr(exporters.get(exporter.name), "merges", False):
             refuse(
                 ("export", index),
                 f"`{mergeless}` cannot be merged into the base's weights: what it learns is no change of them",

@@ -56,7 +56,7 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
         origin = loaded.nearest(("quantize",))
         refuse_unquantisable(recipe.adapt, recipe.quantize, seams["adapter"], str(origin) if origin else "quantize")
     adapters = abilities.built(recipe, seams["adapter"]) if seams and "adapter" in seams else []
-    abilities.check(loaded, recipe, adapters)
+    abilities.check(loaded, recipe, adapters, seams.get("exporter") if seams else None)
     recipe, reasons = _derive(recipe, seams)
     train, more = abilities.adjust(recipe.train, adapters)
     return Resolved(replace(recipe, train=train), {**reasons, **more})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ class Merged:
 
     drift: Annotated[Float, Field(gt=0), Why("rounding to bf16 costs a hundredth of it, a wrong merge far more")] = 0.05
     """Largest mean divergence from the trained model, KL in nats a token, on up to 16 rows of the run's data."""
+    merges: ClassVar[bool] = True
+    """It needs an adapter that can be added into the base's weights."""
 
     def __call__(self, policy: Policy, folder: Path) -> list[Path]:
         """Write the model to `folder`, whole or not at all. Returns the files."""
