@@ -54,3 +54,7 @@ def test_an_unknown_key_of_the_references_model_is_named_with_those_known():
         TEXT.format("reference: {model: x}\n"), ["reference.model.revision=y"], name="r.yaml"
     ).recipe.reference.model
     assert other is not None and (other.name, other.revision) == ("x", "y")
+
+
+def test_a_seed_fits_in_32_bits():
+    assert fault("seed: 4294967296\n").what == "seed must be less than 4294967296, got 4294967296"
