@@ -61,7 +61,7 @@ def even(fill: Callable[[int], list[list[int]]], rows: Sequence[Load], tokens: i
         for slack in SLACK:
             budget = max(1, min(tokens, int(whole / (many * parts) * slack)))
             pieces = fill(budget)
-            good = balance([sum(rows[i].cost for i in piece) for piece in pieces], parts)
+            good = balance([sum(rows[i].cost for i in piece) for piece in pieces], wanted)  # idle ones change no order
             if len(pieces) >= wanted and good > found + 1e-9:
                 best, found = budget, good
             if found >= GOOD:

@@ -365,5 +365,5 @@ class Recipe:
     """merged. Written after training."""
     output: Place
     """The run folder."""
-    seed: Annotated[Int, Field(ge=0)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Seeds the order of rows, the adapter's first weights, dropout and sampling."""

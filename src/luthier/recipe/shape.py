@@ -92,8 +92,10 @@ def slots(cls: type) -> dict[str, Slot]:
 
 
 def _given(hint: Any) -> Any:
-    """A plug-in that may be left out is a plug-in where it is given."""
-    return Plugin if set(get_args(hint)) == {Plugin, type(None)} else hint
+    """A plug-in or a mapping that may be left out is one where it is given."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    optional = get_origin(hint) in (Union, UnionType) and len(parts) == 1 and dataclasses.is_dataclass(parts[0])
+    return parts[0] if optional else hint
 
 
 def notes(hint: Any) -> Iterator[Any]:
@@ -187,7 +189,7 @@ def _mapping(node: Node, cls: type, key: Key, whole: bool) -> Node:
     return Node(
         {
             name: child
-            if child.value is None and known[name].hint is Plugin and known[name].default is None
+            if child.value is None and dataclasses.is_dataclass(known[name].hint) and known[name].default is None
             else normal(child, known[name].hint, (*key, name), whole=whole)
             for name, child in node.value.items()
         },

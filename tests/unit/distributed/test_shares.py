@@ -103,3 +103,8 @@ def _alpaca_lengths(words_per_token: float) -> list[int]:
     texts = [" ".join(str(value) for value in each.values()) for each in rows]
     random.Random(0).shuffle(texts)
     return [min(1024, 12 + int(len(text.split()) / words_per_token)) for text in texts]
+
+
+def test_far_more_parts_than_rows_cost_no_time():
+    rows = [Load(30, 900), Load(20, 400)]
+    assert even(lambda _: [[0], [1]], rows, 2048, 10**12) == 1

@@ -43,3 +43,18 @@ def test_an_entry_without_its_name():
     with pytest.raises(LuthierError) as error:
         loads("model: m\noutput: o\ndata:\n- a\n- weight: 2\n  llamafactory: info\n", name="r.yaml")
     assert error.value.where == "r.yaml:6" and error.value.what.startswith("data.1.llamafactory needs a `name`")
+
+
+def test_an_unknown_key_of_the_references_model_is_named_with_those_known():
+    error = fault("reference: {model: {name: x, revison: y}}\n")
+    assert error.where == "r.yaml:9" and error.what == "unknown key 'reference.model.revison'"
+    assert error.fix == "did you mean 'revision'?"
+    assert loads(TEXT.format("reference: {model: null}\n"), name="r.yaml").recipe.reference.model is None
+    other = loads(
+        TEXT.format("reference: {model: x}\n"), ["reference.model.revision=y"], name="r.yaml"
+    ).recipe.reference.model
+    assert other is not None and (other.name, other.revision) == ("x", "y")
+
+
+def test_a_seed_fits_in_32_bits():
+    assert fault("seed: 4294967296\n").what == "seed must be less than 4294967296, got 4294967296"
