@@ -75,7 +75,10 @@ def _build(tree: Node, overrides: Sequence[str], path: Path | None) -> Loaded:
     try:
         recipe = TypeAdapter(Recipe).validate_python(tree.plain())
     except ValidationError as error:
-        raise _plain_words(error, nodes) from error
+        fault = _plain_words(error, nodes)
+        if renamed:  # the writer knows the key by its old name
+            fault = LuthierError(f"{fault.what} ({'; '.join(renamed)})", where=fault.where, fix=fault.fix)
+        raise fault from error
     return Loaded(recipe, {key: node.origin for key, node in nodes.items() if key}, notes, path, tuple(renamed))
 
 

@@ -115,3 +115,8 @@ def test_names_of_today_say_nothing_and_old_ones_elsewhere_are_no_keys() -> None
     for text in ("score: all\n", "validate: {keep: 1}\n", "train: {cache_trunk: true}\n"):
         with pytest.raises(LuthierError, match="unknown key"):
             loads(WHOLE + text)
+
+
+def test_a_bad_value_is_told_by_both_names() -> None:
+    with pytest.raises(LuthierError, match=r"train.loss_on must be .*train.score is called train.loss_on now"):
+        loads("model: m\ndata: d\noutput: o\ntrain: {score: bad}")
