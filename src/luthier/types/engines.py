@@ -13,8 +13,20 @@ from luthier.types.examples import Encoded
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must be a sentence of: a JSON schema, a regular expression, or a grammar in Lark's notation."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to decode. temperature 0 is greedy. `seed` makes sampled decoding repeatable."""
+    """How to decode. temperature 0 is greedy. `seed` makes sampled decoding repeatable.
+
+    In this order: bias and penalties change the logits, a grammar rules tokens out, temperature divides, top_k, top_p
+    and min_p cut off.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -23,6 +35,19 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    """Tokens less likely than this share of the likeliest are left out."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that was generated before."""
+    frequency_penalty: float = 0.0
+    """The same, as many times as it was generated."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)."""
+    stop_ids: tuple[int, ...] = ()
+    """End a sequence beside the engine's own."""
+    top_logprobs: int = 0
+    """So many of the likeliest tokens are told at each place."""
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +81,12 @@ class Completion:
     """All tokens that were drawn: `ids`, and the stop token if one ended it."""
     logprobs: tuple[float, ...] = field(default=(), compare=False)
     """Of each token of `sampled` under the model itself (temperature 1, nothing cut off, no penalty), in fp32."""
+    drawn: tuple[float, ...] = field(default=(), compare=False)
+    """The same under the distribution that it was drawn from; 0 where decoding is greedy."""
+    top: tuple[tuple[tuple[int, float], ...], ...] = field(default=(), compare=False)
+    """For each token of `sampled` the likeliest (token, log-probability under the model itself), if asked for."""
+    cached: int = field(default=0, compare=False)
+    """So many tokens of the prompt had been read before."""
     request: int | str = field(default=0, compare=False)
     """The id of the request."""
     index: int = field(default=0, compare=False)

@@ -1,0 +1,1 @@
+"""A model read token by token over pages of keys and values: what an engine runs on."""
