@@ -19,7 +19,7 @@ CANDIDATES = 1024
 """Tokens sorted for top_p at first; the whole vocabulary only when they hold too little of the mass."""
 
 
-class Choice:
+class Many:
     """Chooses a token for each row of a batch.
 
     A row's draws depend on its seed and its number alone, so that they do not change with the batch around it.
@@ -94,3 +94,22 @@ class Choice:
         place_B1 = torch.searchsorted(below_BC, (draw_B * below_BC[:, -1])[:, None], right=True)
         place_B1 = place_B1.clamp(max=below_BC.shape[-1] - 1)
         return (place_B1 if token_BC is None else token_BC.gather(-1, place_B1))[:, 0].tolist()
+
+
+class Drawn:
+    def __init__(self, token, logp, drawn=0.0, top=()):
+        self.token, self.logp, self.drawn, self.top = token, logp, drawn, top
+
+class Choice(Many):
+    ended = False
+    def __init__(self, sampling, prompt, number, grammar=None):
+        Many.__init__(self, sampling, [prompt], [number])
+
+def choose(logits, rows):
+    out = []
+    for l, row in zip(logits, rows, strict=True):
+        t = Many.__call__(row, l[None])[0]
+        out.append(Drawn(t, float(l[t] - l.logsumexp(-1))))
+    return out
+
+def check(sampling, vocabulary): pass

@@ -24,12 +24,13 @@ class Virtual:
         self.model = module.get_base_model()
         """What reads them."""
         self.count: int = self._config.num_virtual_tokens
-        self._in_cache = str(getattr(self._config.peft_type, "value", self._config.peft_type)) in KEYS
+        self.in_cache = str(getattr(self._config.peft_type, "value", self._config.peft_type)) in KEYS
+        """Are they keys and values in every layer, and not embeddings?"""
 
     @property
     def places(self) -> int:
         """How many places of a forward pass's output belong to them."""
-        return 0 if self._in_cache else self.count
+        return 0 if self.in_cache else self.count
 
     def before(self, ids_BT: Tensor, mask_BT: Tensor | None) -> dict[str, Any]:
         """The model's inputs for rows padded on the right, virtual tokens before each."""
@@ -38,7 +39,7 @@ class Virtual:
         inputs: dict[str, Any] = {"use_cache": False}
         if mask_BT is not None:
             inputs["attention_mask"] = torch.cat([mask_BT.new_ones(rows, self.count), mask_BT], 1)
-        if self._in_cache:
+        if self.in_cache:
             inputs |= {"input_ids": ids_BT, caching.keyword(self.model): self._module.get_prompt(rows)}
             positions = torch.arange(self.count, self.count + length, device=device)
         else:
@@ -48,10 +49,19 @@ class Virtual:
             positions = torch.arange(self.count + length, device=device)
         return {**inputs, "position_ids": positions.expand(rows, -1)}
 
+    def keys_and_values(self) -> list[tuple[Tensor, Tensor]]:
+        """Those of each layer, for one row: 1, H, P, D."""
+        return [(layer.keys, layer.values) for layer in self._module.get_prompt(1).layers]
+
+    def embeddings(self) -> Tensor:
+        """P, D."""
+        prompts: Tensor = self._module.get_prompt(1)[0]
+        return prompts
+
     def fill(self, cache: Any, rows: int) -> None:
         """Let an empty cache begin with them."""
         prompts = self._module.get_prompt(rows)
-        if not self._in_cache:
+        if not self.in_cache:
             like = self.model.get_input_embeddings().weight
             self.model(inputs_embeds=prompts.to(like.dtype), use_cache=True, **{caching.keyword(self.model): cache})
             return

@@ -6,7 +6,7 @@ rewards is a process reward; n rewarded samples are GRPO. This room never import
 
 from __future__ import annotations
 
-from luthier.types.engines import Completion, Engine, Grammar, Request, Sampling
+from luthier.types.engines import Completion, Engine, Grammar, Piece, Request, Sampling
 from luthier.types.examples import RAW, Encoded, Example, Media, Response, Source, Turn
 from luthier.types.needs import DECIDED_STEP, GROUP, PAIR, ROW, STEP, TOKEN, Needs, Reads, Unit, constant
 from luthier.types.seams import Format, GroupScorer, Rows, Scorer, StepSource, TokenStore, Tracker
@@ -28,6 +28,7 @@ __all__ = [
     "GroupScorer",
     "Media",
     "Needs",
+    "Piece",
     "Reads",
     "Request",
     "Response",

@@ -96,6 +96,20 @@ class Completion:
     """The version of the weights when it was begun."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One more token of an answer, and the text that it settled (which may be empty, or that of several tokens)."""
+
+    text: str
+    token: int
+    logp: float
+    top: tuple[tuple[int, float], ...] = ()
+    index: int = 0
+    """Which of the request's answers."""
+    completion: Completion | None = None
+    """With the last piece of an answer, the whole."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Tokens out. One engine holds one model; prompts are token ids rendered by the chat template."""

@@ -329,8 +329,11 @@ def _choosing(own: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """transformers' attention interface: packed attention where there is a layout, else `own`."""
 
     def attention(module: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        if kwargs.get(LAYOUT) is not None:
+        layout = kwargs.get(LAYOUT)
+        if isinstance(layout, PackedLayout):
             return packed_attention(module, *args, **kwargs)
+        if layout is not None:  # pages of keys and values
+            return layout.attend(module, args[:3], kwargs.get("scaling"), kwargs.get("sliding_window")), None
         function = _function(own, module)
         if "flash" not in own:
             return function(module, *args, **kwargs)

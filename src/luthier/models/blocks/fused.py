@@ -99,16 +99,17 @@ class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(1, T, D) -> (1, T, D)."""
-        layout: attention.PackedLayout | None = kwargs.get(attention.LAYOUT)
-        asked = layout is not None and layout.fused and caching.given(kwargs) is None
+        layout = kwargs.get(attention.LAYOUT)
+        packed = layout if isinstance(layout, attention.PackedLayout) else None
+        asked = packed is not None and packed.fused and caching.given(kwargs) is None
         blocks = _blocks(self) if asked else None
-        if blocks is None or layout is None:
+        if blocks is None or packed is None:
             return self.original(hidden_states, **kwargs)
         cos, sin = kwargs["position_embeddings"]
         attention_block, feed_forward = blocks
         x_TD = hidden_states[0]
         x_TD = _AttentionBlock.apply(  # type: ignore[no-untyped-call]
-            x_TD, attention_block, layout, cos[0], sin[0], *attention_block.tensors
+            x_TD, attention_block, packed, cos[0], sin[0], *attention_block.tensors
         )
         x_TD = _FeedForwardBlock.apply(x_TD, feed_forward, *feed_forward.tensors)  # type: ignore[no-untyped-call]
         return x_TD[None]

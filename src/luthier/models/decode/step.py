@@ -18,6 +18,8 @@ from torch import Tensor
 
 PAGE = 16
 """Tokens of a page."""
+NO_ID = -1
+"""The id of a virtual token."""
 OWN = -1
 """The adapter of a token that the model answers as it stands, with whatever adapter of its own is switched on."""
 
@@ -35,8 +37,8 @@ class Run:
     """Are the logits after the last token wanted?"""
     adapter: int = OWN
     """Which of the reader's adapters, by the number that `Reader.load` gave."""
-    whole: bool = False
-    """Is this all of a prompt (for models whose adapters treat tokens by their place in it)?"""
+    prompt: int = 0
+    """So many tokens of the sequence are its prompt (for adapters that treat tokens by their place in it)."""
 
 
 class Reader(Protocol):
@@ -47,6 +49,12 @@ class Reader(Protocol):
 
     page_bytes: int
     """Memory of one page, all layers together."""
+    shares: bool
+    """May a sequence begin with pages that another one filled?"""
+    whole_prompts: bool
+    """Must a prompt be read in one run?"""
+    first: int
+    """Virtual tokens before each prompt: they are read like any others, under the id `NO_ID`."""
 
     def grow(self, pages: int) -> None:
         """See to it that pages 0 .. `pages` - 1 have memory; those that had keep what lies in them."""
@@ -58,6 +66,10 @@ class Reader(Protocol):
 
     def read(self, runs: Sequence[Run]) -> Tensor:
         """Read the runs' tokens. Returns the logits of those wanted, in the order of the runs: W, V in fp32."""
+        ...
+
+    def release(self, pages: Sequence[int]) -> None:
+        """A sequence that lay in these pages has ended or was put back; what others hold, too, stays."""
         ...
 
     def refresh(self) -> None:

@@ -1,0 +1,7 @@
+"""The engine inside this process: continuous batching over pages of keys and values, with the very weights that train."""
+
+from __future__ import annotations
+
+from luthier.engines.local.engine import LocalEngine
+
+__all__ = ["LocalEngine"]

@@ -1,0 +1,296 @@
+"""The engine inside this process. Given tokens are scored by the one forward pass of `luthier.forward`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from luthier.engines import choice
+from luthier.engines.asking import in_order
+from luthier.engines.choice import Choice
+from luthier.engines.grammar import Grammars
+from luthier.engines.local.alone import AloneReader
+from luthier.engines.local.paged import PagedReader
+from luthier.engines.local.row import Row
+from luthier.engines.local.scheduler import Scheduler
+from luthier.engines.local.weights import Watch
+from luthier.engines.named import Named
+from luthier.engines.text import Text
+from luthier.errors import LuthierError
+from luthier.forward.likelihoods import Likelihoods
+from luthier.models import max_context
+from luthier.models.decode.step import NO_ID, PAGE, Reader
+from luthier.types import Completion, Encoded, Piece, Request, Sampling
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request that was handed in, and what has come of it so far."""
+
+    request: Request
+    rows: list[Row] = field(default_factory=list)
+    pieces: deque[Piece] = field(default_factory=deque)
+    """Of its answers, in the order in which their tokens were drawn; whoever reads them takes them out."""
+    left: int = 0
+    """Answers that have not ended."""
+
+
+class LocalEngine:
+    """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
+
+    `stop_ids` end a sequence. At most `rows` answers are under way at a time, and they hold at most `tokens` tokens
+    (one that is longer by itself is let in alone). The weights are those of the module whenever it is asked.
+
+    `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
+    does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
+    """
+
+    def __init__(
+        self, module: Any, tokenizer: Any, stop_ids: Collection[int], *, rows: int = 64, tokens: int = 32_768
+    ) -> None:
+        self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
+        self._rows, self._pages = rows, max(1, tokens // PAGE)
+        self._lanes: dict[str | None, _Lane] = {}
+        self._version, self._arrivals = 0, 0
+        self._tickets: dict[Row, Ticket] = {}
+        self.vocabulary: int = module.get_input_embeddings().weight.shape[0]
+        self._grammars = Grammars(tokenizer, self.vocabulary, stop_ids)
+        self.context = max_context(module)
+
+    # one request after another
+    def submit(self, request: Request, *, listen: bool = False, place: int = 0) -> Ticket:
+        """Hand a request in: `step` brings it on. With `listen` each piece has its text.
+
+        Raises LuthierError for an empty prompt, for one that fills the model's context, for a request of no answer, for
+        settings that mean nothing and for an adapter that is not loaded; `place` is its number in what is said.
+        """
+        lane, limit = self._checked(request, place)
+        ticket = Ticket(request, left=request.n)
+        for index in range(request.n):
+            row = self._row(request, index, limit, lane.scheduler, listen)
+            ticket.rows.append(row)
+            self._tickets[row] = ticket
+            lane.scheduler.add(row)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for this any more: its answers leave before the next step."""
+        for row in ticket.rows:
+            row.cancelled = True
+            self._tickets.pop(row, None)
+        ticket.left = 0
+
+    @property
+    def busy(self) -> bool:
+        """Is there anything to bring on?"""
+        return any(lane.scheduler.busy for lane in self._lanes.values())
+
+    def step(self) -> list[Ticket]:
+        """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
+        told: list[Ticket] = []
+
+        def tell(row: Row, piece: Piece) -> None:
+            ticket = self._tickets.get(row)
+            if ticket is None:
+                return
+            if row.finish is not None:
+                piece = replace(piece, completion=row.completion(self._tokenizer))
+                ticket.left -= 1
+                del self._tickets[row]
+            ticket.pieces.append(piece)
+            told.append(ticket)
+
+        for name, lane in self._lanes.items():
+            if lane.scheduler.busy:
+                with self._named.on(name) as module, _inference(module):
+                    lane.scheduler.step(tell)
+        return list(dict.fromkeys(told))
+
+    # many at once
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """All completions of the requests, each as it ends; between two of them the model may be used and trained.
+
+        Raises LuthierError, before any is begun, as `submit` does.
+        """
+        for place, request in enumerate(requests):
+            self._checked(request, place)
+        return self._run(requests)
+
+    def _run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        self._look()
+        tickets = [self.submit(request, place=place) for place, request in enumerate(requests)]
+        mine, ended = set(map(id, tickets)), 0
+        expected = sum(ticket.left for ticket in tickets)
+        try:
+            while ended < expected:
+                told = [ticket for ticket in self.step() if id(ticket) in mine]
+                for ticket in told:
+                    while ticket.pieces:
+                        completion = ticket.pieces.popleft().completion
+                        if completion is not None:
+                            ended += 1
+                            yield completion
+                            self._look_if_touched()
+        finally:
+            for ticket in tickets:
+                self.cancel(ticket)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, progress: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """One completion for each prompt, in order. `progress` is told how many more have ended.
+
+        Raises LuthierError as `submit` does.
+        """
+        return in_order(self.run, prompts, sampling, progress)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece; pieces are never half a character."""
+        request = Request(tuple(prompt), sampling)
+        self._checked(request, 0)
+        return self._stream(request)
+
+    def _stream(self, request: Request) -> Iterator[str]:
+        self._look()
+        ticket = self.submit(request, listen=True)
+        try:
+            while ticket.left or ticket.pieces:
+                while not ticket.pieces:
+                    self.step()
+                piece = ticket.pieces.popleft()
+                if piece.text:
+                    yield piece.text
+                    self._look_if_touched()
+        finally:
+            self.cancel(ticket)
+
+    def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
+        """For each row, the log-probability of each scored token of its responses, one response after the other."""
+        with self._named.on(adapter) as module:
+            return Likelihoods(module).logprobs(rows)
+
+    # weights
+    def load_adapter(self, name: str, folder: str) -> None:
+        """As `Engine.load_adapter`: beside a PEFT model's own adapter, or on a plain model, plain to all others."""
+        self._named.load(name, folder)
+
+    def drop_adapter(self, name: str) -> None:
+        """As `Engine.drop_adapter`. What it has under way is cancelled."""
+        lane = self._lanes.pop(name, None)
+        if lane is not None:
+            for row, ticket in list(self._tickets.items()):
+                if row.request.adapter == name:
+                    self.cancel(ticket)
+        self._named.drop(name)
+
+    def sync(self, version: int) -> None:
+        """The weights are new; completions begun from now on carry this version."""
+        self._version = version
+        for lane in self._lanes.values():
+            lane.watch.forget()
+        self._look()
+
+    def _look(self) -> None:
+        """See whether the weights are those that were read by: pages of old ones are not read on."""
+        for name, lane in self._lanes.items():
+            with self._named.on(name) as module, _inference(module):
+                if lane.watch.changed(module):
+                    lane.scheduler.clear()
+                    lane.scheduler.reader.refresh()
+
+    def _look_if_touched(self) -> None:
+        """The same between two tokens: whoever took the last may have trained the model."""
+        if any(lane.watch.touched() for lane in self._lanes.values()):
+            self._look()
+
+    # a request
+    def _checked(self, request: Request, place: int) -> tuple[_Lane, int]:
+        """The lane that answers a request, and how many tokens may follow its prompt."""
+        where = f"prompt {place + 1}"
+        if request.n < 1:
+            raise LuthierError(f"a request asks for {request.n} answers", where=where, fix="set n to 1 or more")
+        choice.check(request.sampling, self.vocabulary)
+        bad = next((token for token in request.prompt if not 0 <= token < self.vocabulary), None)
+        if bad is not None:
+            raise LuthierError(
+                f"the model has no token {bad} (it has {self.vocabulary})", where=where, fix="use its own tokenizer"
+            )
+        lane = self._lane(request.adapter)
+        return lane, _room(request, where, lane.context)
+
+    def _lane(self, name: str | None) -> _Lane:
+        self._named.check(name)
+        if name not in self._lanes:
+            with self._named.on(name) as module, _inference(module):
+                scheduler = Scheduler(_reader(module), self._stop, self._rows, self._pages)
+                lane = self._lanes[name] = _Lane(scheduler, max_context(module))
+                lane.watch.changed(module)
+        return self._lanes[name]
+
+    def _row(self, request: Request, index: int, limit: int, scheduler: Scheduler, listen: bool) -> Row:
+        sampling = request.sampling
+        grammar = None if sampling.grammar is None else self._grammars.matcher(sampling.grammar)
+        row = Row(
+            request,
+            index,
+            limit,
+            Choice(sampling, request.prompt, index, grammar),
+            Text(self._tokenizer, sampling.stop) if listen or sampling.stop else None,
+            self._version,
+            kin=None,
+            first=scheduler.reader.first,
+            arrival=self._arrivals,
+        )
+        row.ids = [NO_ID] * row.first + list(request.prompt)
+        scheduler.pages.most = max(scheduler.pages.most, -(-(len(row.ids) + limit) // PAGE))
+        self._arrivals += 1
+        return row
+
+
+@dataclass(eq=False)
+class _Lane:
+    """What answers the requests of one adapter that needs the model to itself, or of none."""
+
+    scheduler: Scheduler
+    context: int | None
+    watch: Watch = field(default_factory=Watch)
+
+
+def _reader(module: Any) -> Reader:
+    """What reads this model's tokens fastest."""
+    return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)
+
+
+@contextmanager
+def _inference(module: Any) -> Iterator[None]:
+    """No gradients, no dropout; afterwards the module is in the mode it was in."""
+    training = module.training
+    if training:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if training:
+            module.train()
+
+
+def _room(request: Request, where: str, context: int | None) -> int:
+    """How many tokens may follow the prompt."""
+    length, most = len(request.prompt), request.sampling.max_new_tokens
+    if not length:
+        raise LuthierError("an empty prompt has nothing to go on from", where=where, fix="give it a token at least")
+    if context is None:
+        return most
+    if length >= context:
+        raise LuthierError(
+            f"the prompt has {length} tokens, but the model's context ends at {context}", where=where, fix="shorten it"
+        )
+    return min(most, context - length)
