@@ -68,16 +68,7 @@ SHARED = [9, 8, 7, 6, 5, 4, 3]
 BEGINNINGS = [[*SHARED, *range(20, 20 + length)] for length in (1, 9, 2, 2, 8, 1, 5)]
 
 
-def test_a_common_prefix_is_read_once_and_changes_nothing(module: Any) -> None:
-    read: list[int] = []
-    watch = module.register_forward_pre_hook(
-        lambda _, args, options: read.append(options["input_ids"].numel()), with_kwargs=True
-    )
-    made = LocalEngine(module, byte_tokenizer(), {STOP}).generate(BEGINNINGS, Sampling(max_new_tokens=1))
-    watch.remove()
-    if module.config.model_type in ("llama", "gpt2"):  # Gemma's sliding window takes prompts whole
-        assert sum(read) < sum(len(prompt) for prompt in BEGINNINGS)
-        assert 7 + 25 <= sum(read) <= 7 + 25 * 1.1  # two of the rests are there twice
+def test_a_common_prefix_changes_nothing(module: Any) -> None:
     made = LocalEngine(module, byte_tokenizer(), {STOP}).generate(BEGINNINGS, Sampling(max_new_tokens=20))
     assert [list(c.ids) for c in made] == [reference(module, prompt, 20) for prompt in BEGINNINGS]
     same = LocalEngine(module, byte_tokenizer(), {STOP}).generate([BEGINNINGS[1]] * 3, Sampling(max_new_tokens=20))
@@ -133,8 +124,7 @@ def test_a_prompt_asked_often_is_read_once_and_answered_as_if_alone(module: Any)
     )
     engine.generate(asked, Sampling(max_new_tokens=1))
     watch.remove()
-    if module.config.model_type in ("llama", "gpt2"):  # Gemma's sliding window takes prompts whole
-        assert sum(read) <= 1.1 * sum(len(prompt) for prompt in alone)
+    assert sum(read) <= sum(len(prompt) for prompt in alone)
     drawn = engine.generate(asked, Sampling(max_new_tokens=12, temperature=1.0, seed=1))
     assert drawn[0].ids != drawn[2].ids, "copies of a prompt drew the same numbers"
 
