@@ -32,7 +32,7 @@ class Job:
         """The recipe's model's chat template; fetches the model, does not load its weights."""
         from luthier.data import Template
         from luthier.models import expected_embeddings, fetch
-        from luthier.models.loading.load import load_tokenizer
+        from luthier.models.loading.tokenizer import load_tokenizer
 
         model = self.recipe.model
         tokenizer = load_tokenizer(fetch(model).folder, trust_remote_code=model.trust_remote_code)
