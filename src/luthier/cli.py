@@ -143,15 +143,15 @@ def evaluate(
 
 @_verb
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --merge RUN:WEIGHT.")],
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|KEY=VALUE",
+            help="A run folder, then the exporter's keys, for instance dtype=fp32; with --merge several RUN:WEIGHT.",
+        ),
+    ],
     to: Annotated[str | None, typer.Option(help="What to write: see `luthier schema`. Default: merged.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where. Default: a folder of that name in the run.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="The exporter's keys, for instance dtype=fp32; with --merge more RUN:WEIGHT."
-        ),
-    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Combine the adapters of several runs into a run at --folder.")
     ] = False,
@@ -174,13 +174,13 @@ def export(
     from luthier import verbs
     from luthier.workflow import export_check
 
-    given = overrides or []
-    keys = [key for key in given if "=" in key]
+    run, *rest = given
+    keys = [each for each in rest if "=" in each]
     export_check.must_do_something(merge=merge, how=how, density=density, to=to, keys=keys)
     if not merge:
-        verbs.export(run, to or "merged", folder=folder, keys=given)
+        verbs.export(run, to or "merged", folder=folder, keys=rest)
         return
-    runs = [run, *(part for part in given if "=" not in part)]
+    runs = [run, *(part for part in rest if "=" not in part)]
     combined = verbs.combine(runs, folder, how=how or "linear", density=0.5 if density is None else density)
     if to is not None:
         verbs.export(combined, to, keys=keys)

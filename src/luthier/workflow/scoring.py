@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
-from luthier.recipe import Plugin, Recipe, Source, Task
-from luthier.recipe.describe import default_of, plugin_fields
-from luthier.recipe.resolve import plain
+from luthier.recipe import Recipe, Source, Task
 from luthier.run import Run
-from luthier.scorers.metric import Metric
 from luthier.types import Completion, Encoded, Engine, Example, Request, Sampling
 from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
@@ -112,7 +109,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
         return []
     recipe = job.recipe
     rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
-    rewards = any(needs_rewards(task) for task in tasks)
+    rewards = any(job.scored(task).needs_rewards for task in tasks)
     systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
     engines = {name: _engine(model) for name, model in systems.items()}
     judges = _judges(systems, job, run) if rewards else {}
@@ -121,7 +118,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        comparison = compare(_named(task), examples, template, chosen, judges=judges, seed=recipe.seed)
+        comparison = compare(job.scored(task), examples, template, chosen, judges=judges, seed=recipe.seed)
         record(run, comparison)
         found.append(comparison)
     return found
@@ -137,15 +134,9 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     recipe = job.recipe
     for task in tasks:
         rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
-        check_task(_named(task), rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
-        if needs_rewards(task) and not gives_rewards(job.objective):
+        check_task(job.scored(task), rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
+        if job.scored(task).needs_rewards and not gives_rewards(job.objective):
             raise no_rewards(recipe.objective.name)
-
-
-def needs_rewards(task: Task) -> bool:
-    """Does a scorer of the task judge the model's own rewards?"""
-    scorers = [REGISTRIES["scorer"].get(plugin.name) for plugin in task.scorers]
-    return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
 
 
 def _judges(systems: Mapping[str, Model], job: Job, run: Run) -> Mapping[str, Judge]:
@@ -222,15 +213,3 @@ def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
 def _place(source: Source) -> str:
     """Where the rows of a source are."""
     return source.path or source.llamafactory or source.hub or "evaluate"
-
-
-def _named(task: Task) -> Task:
-    """The task with its scorers named briefly."""
-    by = None if task.by is None else _brief(task.by)
-    return replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
-
-
-def _brief(scorer: Plugin) -> Plugin:
-    """The scorer with only the keys that differ from their defaults: a score is named by what is particular to it."""
-    defaults = {f.name: plain(default_of(f)) for f in plugin_fields(REGISTRIES["scorer"].get(scorer.name))}
-    return Plugin(name=scorer.name, args={k: v for k, v in scorer.args.items() if defaults[k] != v})

@@ -13,7 +13,7 @@ from rich.console import Console
 from test_compare import Letters
 
 from luthier.errors import LuthierError
-from luthier.evaluate import check, compare
+from luthier.evaluate import ScoredTask, check, compare
 from luthier.evaluate.asking import best
 from luthier.evaluate.comparison import Comparison
 from luthier.recipe.schema import Task
@@ -47,7 +47,7 @@ def rows(count: int = 90) -> list[Example]:
 def compared(best_of: int, engine: Drawing | None = None, scorers: Sequence[str] = ("exact_match", "f1")) -> Comparison:
     keys = {"best_of": best_of, "by": "f1"} if best_of else {}
     task = Task(data=["x"], scorers=scorers, temperature=1.0, **keys)
-    return compare(task, rows(), Letters(), {"base": Drawing(0.3), "tuned": engine or Drawing()})
+    return compare(ScoredTask(task), rows(), Letters(), {"base": Drawing(0.3), "tuned": engine or Drawing()})
 
 
 def values(comparison: Comparison, system: str = "tuned") -> dict[str, float]:
@@ -146,4 +146,4 @@ def test_what_cannot_pick_is_refused_before_there_is_a_model(keys, answers, mess
     task = Task(data=["x"], best_of=4, temperature=1.0, **keys)
     asked = [row if answers else replace(row, answer=None) for row in rows(3)]
     with pytest.raises(LuthierError, match=message):
-        check(task, asked, Letters(), None)
+        check(ScoredTask(task), asked, Letters(), None)

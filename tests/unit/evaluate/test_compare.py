@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from luthier.errors import LuthierError
-from luthier.evaluate import compare, record
+from luthier.evaluate import ScoredTask, compare, record
 from luthier.evaluate.compare import BATCH
 from luthier.recipe.schema import Task
 from luthier.run import Run
@@ -59,8 +59,8 @@ class ByHeart:
         return [np.full((row.weights[0] > 0).sum(), math.log(self.likelihood), dtype=np.float32) for row in rows]
 
 
-def task(*scorers: object, **keys: object) -> Task:
-    return Task(name="sums", data=["sums.jsonl"], scorers=scorers or ("exact_match",), **keys)
+def task(*scorers: object, **keys: object) -> ScoredTask:
+    return ScoredTask(Task(name="sums", data=["sums.jsonl"], scorers=scorers or ("exact_match",), **keys))
 
 
 def sums(count: int) -> list[Example]:
@@ -194,7 +194,7 @@ def test_record_replaces_its_own_task_and_keeps_the_rest(tmp_path):
     run, rows = Run(tmp_path), sums(3)
     run.write_json(run.summary_path, {"seconds": 12.5})
     engines = {"base": ByHeart(wrong(rows, 2)), "tuned": ByHeart(right(rows))}
-    other = Task(name="其他", data=["x.jsonl"])
+    other = ScoredTask(Task(name="其他", data=["x.jsonl"]))
     for each in (task(), other, task()):
         record(run, compare(each, rows, Letters(), engines))
     lines = [json.loads(line) for line in run.samples_path.read_text(encoding="utf-8").splitlines()]
