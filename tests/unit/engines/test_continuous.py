@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from luthier.engines import LocalEngine
 from luthier.errors import LuthierError
+from luthier.models.decode.compiled import CompiledReader
 from luthier.models.decode.step import PAGE
 from luthier.types import Completion, Request, Sampling
 
 VOCABULARY = 65
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma3", "gemma2", "gpt2"]
+COMPILED = ["llama", "mistral", "qwen2", "qwen3"]
+FAMILIES = [*COMPILED, "gemma3", "gemma2", "gpt2"]
 GREEDY = Sampling(max_new_tokens=24)
 WARM = Sampling(max_new_tokens=24, temperature=1.2, seed=7)
 
@@ -26,11 +28,23 @@ WARM = Sampling(max_new_tokens=24, temperature=1.2, seed=7)
 def model(family: str = "llama") -> Any:
     torch.manual_seed(0)
     keys: dict[str, Any] = {"initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+    keys["hidden_size"] = 64
     if family in ("mistral", "gemma3", "gemma2"):
         keys["sliding_window"] = 9
     if family in ("gemma3", "gemma2"):
         keys["layer_types"] = ["sliding_attention", "full_attention"]
     return AutoModelForCausalLM.from_config(tiny.config(family, **keys)).eval()
+
+
+@pytest.fixture(params=["compiled", "layers"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each is read by the compiled step where that serves it, and by the model's own layers."""
+    if request.param == "layers":
+        monkeypatch.setattr(CompiledReader, "of", lambda module: "this test asks for the other way")
+    return str(request.param)
+
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def engine(module: Any, **sizes: int) -> LocalEngine:
@@ -47,9 +61,12 @@ def asked(made: list[Completion]) -> dict[tuple[Any, int], tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_answers_are_transformers_own(family: str) -> None:
+def test_greedy_answers_are_transformers_own(family: str, way: str) -> None:
     module = model(family)
-    made = engine(module).generate(prompts(5), GREEDY)
+    one = engine(module)
+    made = one.generate(prompts(5), GREEDY)
+    compiled = isinstance(one._lanes[None].scheduler.reader, CompiledReader)
+    assert compiled is (way == "compiled" and family in COMPILED)
     for prompt, completion in zip(prompts(5), made, strict=True):
         own = module.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
         assert list(completion.ids) == own

@@ -26,6 +26,7 @@ from luthier.engines.text import Text
 from luthier.errors import LuthierError
 from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
+from luthier.models.decode.compiled import CompiledReader
 from luthier.models.decode.step import NO_ID, PAGE, Reader
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 
@@ -265,6 +266,9 @@ class _Lane:
 
 def _reader(module: Any) -> Reader:
     """What reads this model's tokens fastest."""
+    compiled = CompiledReader.of(module)
+    if isinstance(compiled, CompiledReader):
+        return compiled
     return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)
 
 

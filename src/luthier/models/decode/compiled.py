@@ -35,6 +35,8 @@ class CompiledReader:
     in the same step fills.
     """
 
+    shares, whole_prompts, first = True, False, 0
+
     def __init__(self, module: nn.Module, found: Weights) -> None:
         """Use `of`."""
         self._module, self._weights = module, found
@@ -67,6 +69,9 @@ class CompiledReader:
     def copy(self, source: int, target: int) -> None:
         """Copy a page. Raises ValueError for one that has no memory."""
         self._pages.copy(source, target)
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Nothing is kept beside the pages."""
 
     # weights
     def refresh(self) -> None:
