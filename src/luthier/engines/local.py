@@ -15,10 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from luthier.engines.asking import in_order
-from luthier.engines.choice import Choice
+from luthier.engines.choice import Choice, Drawn, choose
 from luthier.engines.decoding import Decoding
 from luthier.engines.named import Named
 from luthier.engines.text import Text
@@ -82,7 +81,7 @@ class LocalEngine:
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The text of one completion, piece by piece; pieces are never half a character."""
         limit = _room(Request(tuple(prompt), sampling), 0, self.context)
-        choice, text = Choice(sampling, [prompt], [0]), Text(self._tokenizer, sampling.stop)
+        choice, text = Choice(sampling, prompt, 0), Text(self._tokenizer, sampling.stop)
         decoding: Decoding | None = None
         token = -1
         for _ in range(limit):
@@ -93,7 +92,7 @@ class LocalEngine:
                     logits_BV = decoding.start()
                 else:
                     logits_BV = decoding.step([token])
-                token = choice(logits_BV)[0]
+                token = choose(logits_BV, [choice])[0].token
             if token in self._stop:
                 break
             piece = text.add(token)
@@ -137,8 +136,7 @@ class LocalEngine:
         prompts, version = [row.request.prompt for row in rows], self._version
         for row in rows:
             row.text = Text(self._tokenizer, sampling.stop) if sampling.stop else None
-        seeds = [row.request.sampling.seed for row in rows]
-        choice = Choice(sampling, prompts, [row.index for row in rows], seeds)
+        choices = [Choice(row.request.sampling, row.request.prompt, row.index) for row in rows]
         decoding: Decoding | None = None
         tokens: list[int] = []
         while rows:
@@ -149,15 +147,16 @@ class LocalEngine:
                         logits_BV = decoding.start()
                     else:
                         logits_BV = decoding.step(tokens)
-                    tokens, logps = _chosen(choice, logits_BV)
-                    for row, token, logp in zip(rows, tokens, logps, strict=True):
-                        row.add(token, logp, self._stop)
+                    chosen = choose(logits_BV, choices)
+                    tokens = [each.token for each in chosen]
+                    for row, each in zip(rows, chosen, strict=True):
+                        row.add(each, self._stop)
             for row in rows:
                 if row.finish is not None:
                     yield self._completion(row, version)
             alive = [place for place, row in enumerate(rows) if row.finish is None]
             if alive and decoding is not None:
-                choice.keep(alive)
+                choices = [choices[place] for place in alive]
                 decoding.keep(alive)
                 tokens = [tokens[place] for place in alive]
             rows = [rows[place] for place in alive]
@@ -174,6 +173,8 @@ class LocalEngine:
             finish=row.finish,
             sampled=tuple(row.sampled),
             logprobs=tuple(row.logprobs),
+            drawn=tuple(row.drawn),
+            top=tuple(row.top),
             request=row.request.id,
             index=row.index,
             adapter=row.request.adapter,
@@ -213,15 +214,6 @@ def _room(request: Request, place: int, context: int | None) -> int:
     return min(most, context - length)
 
 
-def _chosen(choice: Choice, logits_BV: Tensor) -> tuple[list[int], list[float]]:
-    """The next token of each row, and its log-probability under the model itself."""
-    logits_BV = logits_BV.float()
-    tokens = choice(logits_BV)
-    token_B1 = torch.tensor(tokens, device=logits_BV.device)[:, None]
-    logp_B = logits_BV.gather(-1, token_B1)[:, 0] - logits_BV.logsumexp(-1)
-    return tokens, logp_B.tolist()
-
-
 class _Growing:
     """One row of a batch under way: an answer to a request."""
 
@@ -230,14 +222,19 @@ class _Growing:
         self.ids: list[int] = []
         self.sampled: list[int] = []
         self.logprobs: list[float] = []
+        self.drawn: list[float] = []
+        self.top: list[tuple[tuple[int, float], ...]] = []
         self.text: Text | None = None
         self.pieces: list[str] = []
         self.finish: Literal["stop", "length"] | None = None
 
-    def add(self, token: int, logp: float, stop: Collection[int]) -> None:
+    def add(self, chosen: Drawn, stop: Collection[int]) -> None:
         """One more token was drawn."""
+        token = chosen.token
         self.sampled.append(token)
-        self.logprobs.append(logp)
+        self.logprobs.append(chosen.logp)
+        self.drawn.append(chosen.drawn)
+        self.top.append(chosen.top)
         if token in stop:
             self.finish = "stop"
             return
