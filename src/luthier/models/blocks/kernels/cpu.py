@@ -24,7 +24,7 @@ from torch import Tensor
 
 from luthier.cache import root
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu.c", "attention.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu.c", "attention.c", "sample.c")]
 HEADERS = [Path(__file__).with_name(name) for name in ("elementwise.h", "tiles.h")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
