@@ -227,3 +227,19 @@ def test_what_cannot_be_answered_is_refused_before_anything_begins() -> None:
         with pytest.raises(LuthierError, match=said):
             one.run([Request((1, 2), GREEDY), request])
         assert not one.busy
+
+
+def test_a_row_that_cannot_go_on_is_told_and_the_others_end() -> None:
+    module = model()
+    one = engine(module)
+    good = one.submit(Request(tuple(prompts(1)[0]), GREEDY))
+    with torch.no_grad():
+        module.model.embed_tokens.weight[64] = torch.nan
+    bad = one.submit(Request((5, 6, 64), GREEDY))
+    while one.busy:
+        one.step()
+    assert "NaN" in str(bad.error) and good.error is None
+    assert good.pieces[-1].completion is not None
+    assert one._lanes[None].scheduler.pages.held == 0
+    with pytest.raises(LuthierError, match="NaN"):
+        one.generate([[5, 6, 64]], GREEDY)

@@ -41,6 +41,8 @@ class Ticket:
     """Of its answers, in the order in which their tokens were drawn; whoever reads them takes them out."""
     left: int = 0
     """Answers that have not ended."""
+    error: LuthierError | None = None
+    """Why one of them could not be brought to an end; the others were."""
 
 
 class LocalEngine:
@@ -97,15 +99,19 @@ class LocalEngine:
         """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
         told: list[Ticket] = []
 
-        def tell(row: Row, piece: Piece) -> None:
+        def tell(row: Row, piece: Piece | None) -> None:
             ticket = self._tickets.get(row)
             if ticket is None:
                 return
-            if row.finish is not None:
-                piece = replace(piece, completion=row.completion(self._tokenizer))
+            if piece is None or row.finish is not None:
                 ticket.left -= 1
                 del self._tickets[row]
-            ticket.pieces.append(piece)
+            if piece is None:
+                ticket.error = row.error
+            elif row.finish is not None:
+                piece = replace(piece, completion=row.completion(self._tokenizer))
+            if piece is not None:
+                ticket.pieces.append(piece)
             told.append(ticket)
 
         for name, lane in self._lanes.items():
@@ -133,6 +139,8 @@ class LocalEngine:
             while ended < expected:
                 told = [ticket for ticket in self.step() if id(ticket) in mine]
                 for ticket in told:
+                    if ticket.error is not None:
+                        raise ticket.error
                     while ticket.pieces:
                         completion = ticket.pieces.popleft().completion
                         if completion is not None:
@@ -165,6 +173,8 @@ class LocalEngine:
             while ticket.left or ticket.pieces:
                 while not ticket.pieces:
                     self.step()
+                    if ticket.error is not None:
+                        raise ticket.error
                 piece = ticket.pieces.popleft()
                 if piece.text:
                     yield piece.text

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
-from luthier.engines.choice import choose
+import torch
+from torch import Tensor
+
+from luthier.engines.choice import Drawn, NoToken, choose
 from luthier.engines.local.pages import Pages
 from luthier.engines.local.row import Row
 from luthier.models.decode.step import PAGE, Reader, Run
@@ -18,7 +21,8 @@ from luthier.types import Piece
 BESIDE, ALONE = 64, 512
 """Tokens of prompts that a step reads: beside answers under way, and where there are none."""
 
-Told = Callable[[Row, Piece], None]
+Told = Callable[[Row, Piece | None], None]
+"""Hears of every token drawn, and of every row that cannot go on (no piece; `Row.error` says why)."""
 
 
 class Scheduler:
@@ -60,7 +64,7 @@ class Scheduler:
             row.node = row.root = 0
 
     def step(self, told: Told) -> None:
-        """One step. `told` hears of every token drawn; no answer changes while it listens."""
+        """One step. No answer changes while `told` listens."""
         self._drop_cancelled()
         self._admit()
         work = self._plan()
@@ -79,15 +83,29 @@ class Scheduler:
             return
         for group in drawing:
             group += self._followers(group[0])
-        places = [place for place, group in enumerate(drawing) for _ in group]
+        place_W = torch.tensor([place for place, group in enumerate(drawing) for _ in group])
         rows = [row for group in drawing for row in group]
-        chosen = choose(logits_WV if len(rows) == len(drawing) else logits_WV[places], [row.choice for row in rows])
-        pieces = [row.add(drawn, self._stop) for row, drawn in zip(rows, chosen, strict=True)]
-        for row in rows:
+        if len(rows) > len(drawing):
+            logits_WV = logits_WV[place_W]
+        chosen = self._chosen(logits_WV, rows, told)
+        pieces = [(row, row.add(drawn, self._stop)) for row, drawn in chosen]
+        for row, _ in pieces:
             if row.finish is not None:
                 self._leave(row)
-        for row, piece in zip(rows, pieces, strict=True):
+        for row, piece in pieces:
             told(row, piece)
+
+    def _chosen(self, logits_WV: Tensor, rows: list[Row], told: Told) -> list[tuple[Row, Drawn]]:
+        """Each row's next token; rows that can have none leave."""
+        try:
+            return list(zip(rows, choose(logits_WV, [row.choice for row in rows]), strict=True))
+        except NoToken as error:
+            for place in error.rows:
+                rows[place].error = error
+                self._leave(rows[place])
+                told(rows[place], None)
+            left = [place for place in range(len(rows)) if place not in error.rows]
+            return self._chosen(logits_WV[left], [rows[place] for place in left], told)
 
     # who is let in
     def _admit(self) -> None:
