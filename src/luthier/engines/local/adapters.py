@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from luthier.errors import LuthierError
 
 FILE = "adapter_model.safetensors"
+MOMENT = 0.05
+"""Seconds."""
 
 
 class Bench(Protocol):
@@ -110,6 +112,12 @@ class Adapters:
         known = self._known.get(name)
         if known is not None and known.users:
             known.users -= 1
+
+    def wait(self) -> None:
+        """Until one that is being read is there, or a moment has gone by."""
+        reading = [known.loading for known in self._known.values() if known.loading is not None]
+        if reading:
+            wait(reading, timeout=MOMENT, return_when=FIRST_COMPLETED)
 
     def close(self) -> None:
         """Stop reading."""

@@ -19,7 +19,7 @@ from luthier.engines.grammar import Grammars
 from luthier.engines.local.alone import AloneReader
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
-from luthier.engines.local.scheduler import Scheduler
+from luthier.engines.local.scheduler import Scheduler, Sizes
 from luthier.engines.local.weights import Watch
 from luthier.engines.named import Named
 from luthier.engines.text import Text
@@ -59,7 +59,7 @@ class LocalEngine:
         self, module: Any, tokenizer: Any, stop_ids: Collection[int], *, rows: int = 64, tokens: int = 32_768
     ) -> None:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
-        self._rows, self._pages = rows, max(1, tokens // PAGE)
+        self._sizes = Sizes(rows, max(1, tokens // PAGE))
         self._lanes: dict[str | None, _Lane] = {}
         self._version, self._arrivals = 0, 0
         self._tickets: dict[Row, Ticket] = {}
@@ -240,7 +240,7 @@ class LocalEngine:
         self._named.check(name)
         if name not in self._lanes:
             with self._named.on(name) as module, _inference(module):
-                scheduler = Scheduler(_reader(module), self._stop, self._rows, self._pages)
+                scheduler = Scheduler(_reader(module), self._stop, self._sizes)
                 lane = self._lanes[name] = _Lane(scheduler, max_context(module))
                 lane.watch.changed(module)
         return self._lanes[name]

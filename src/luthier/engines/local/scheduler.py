@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from luthier.engines.choice import Drawn, NoToken, choose
+from luthier.engines.local.adapters import Adapters
 from luthier.engines.local.pages import Pages
 from luthier.engines.local.row import Row
-from luthier.models.decode.step import PAGE, Reader, Run
+from luthier.errors import LuthierError
+from luthier.models.decode.step import OWN, PAGE, Reader, Run
 from luthier.types import Piece
 
 BESIDE, ALONE = 64, 512
@@ -25,13 +28,21 @@ Told = Callable[[Row, Piece | None], None]
 """Hears of every token drawn, and of every row that cannot go on (no piece; `Row.error` says why)."""
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """At most `rows` answers are under way, in at most `pages` pages; others wait in the order in which they came."""
+
+    rows: int
+    pages: int
+
+
 class Scheduler:
     """Answers under way over one reader. `step` brings all of them on by one token."""
 
-    def __init__(self, reader: Reader, stop: Collection[int], rows: int, pages: int) -> None:
-        """At most `rows` answers are under way, in at most `pages` pages; others wait in the order in which they came."""
-        self.reader, self.pages = reader, Pages(pages)
-        self._stop, self._most = frozenset(stop), rows
+    def __init__(self, reader: Reader, stop: Collection[int], sizes: Sizes, adapters: Adapters | None = None) -> None:
+        """`adapters`: those that the reader serves beside each other."""
+        self.reader, self.pages, self._adapters = reader, Pages(sizes.pages), adapters
+        self._stop, self._most = frozenset(stop), sizes.rows
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
         self.preempted = 0
@@ -66,9 +77,11 @@ class Scheduler:
     def step(self, told: Told) -> None:
         """One step. No answer changes while `told` listens."""
         self._drop_cancelled()
-        self._admit()
+        self._admit(told)
         work = self._plan()
         if not work:
+            if self._waiting and self._adapters is not None:
+                self._adapters.wait()
             return
         self.reader.grow(self.pages.made)
         logits_WV = self.reader.read([run for _, run in work])
@@ -108,14 +121,15 @@ class Scheduler:
             return self._chosen(logits_WV[left], [rows[place] for place in left], told)
 
     # who is let in
-    def _admit(self) -> None:
+    def _admit(self, told: Told) -> None:
         """Let in who waits, first come first served; who begins like one that is being read waits until it can share."""
         kept: list[Row] = []
         while self._waiting and len(self._running) < self._most:
             row = self._waiting.popleft()
             row.root = self.pages.root(row.kin)
-            if self._soon_shared(row):
-                kept.append(row)
+            if self._soon_shared(row) or not self._adapter_taken(row, told):
+                if row.error is None:
+                    kept.append(row)
                 continue
             row.pages, row.node = self.pages.match(row.root, row.ids) if self.reader.shares else ([], row.root)
             row.published = len(row.pages)
@@ -129,6 +143,20 @@ class Scheduler:
                 row.cached = max(0, row.read - row.first)
             self._running.append(row)
         self._waiting.extendleft(reversed(kept))
+
+    def _adapter_taken(self, row: Row, told: Told) -> bool:
+        """Is the row's adapter in memory, from now on for it, too? One that cannot be read is the end of the row."""
+        name = row.request.adapter
+        if self._adapters is None or name is None:
+            return True
+        try:
+            number = self._adapters.take(name)
+        except LuthierError as error:
+            row.error = error
+            told(row, None)
+            return False
+        row.adapter = OWN if number is None else number
+        return number is not None
 
     def _soon_shared(self, row: Row) -> bool:
         """Is another row reading now what this one begins with, beyond what is known already?"""
@@ -168,6 +196,7 @@ class Scheduler:
             other.node, other.published, other.read = row.node, row.published, row.read
             if other.cached is None:
                 other.cached = row.prompt - row.first
+            self._adapter_taken(other, _unheard)  # the one that `row` has: it is there
             self._waiting.remove(other)
             self._running.append(other)
             found.append(other)
@@ -226,6 +255,8 @@ class Scheduler:
         self.reader.release(row.pages)
         self.pages.release(row.pages)
         row.pages, row.published = [], 0
+        if self._adapters is not None and row.request.adapter is not None:
+            self._adapters.give(row.request.adapter)
 
     def _leave(self, row: Row) -> None:
         self._running.remove(row)
@@ -236,6 +267,10 @@ class Scheduler:
             self._waiting = deque(row for row in self._waiting if not row.cancelled)
         for row in [row for row in self._running if row.cancelled]:
             self._leave(row)
+
+
+def _unheard(row: Row, piece: Piece | None) -> None:
+    raise ValueError("an adapter in use could not be taken once more")
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
