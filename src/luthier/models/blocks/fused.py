@@ -312,7 +312,8 @@ class _AttentionBlock(torch.autograd.Function):
         raw: list[Tensor] = []
         if block.head_norms is not None:
             for x, weight in ((q_THE, block.head_norms[0]), (k_TGE, block.head_norms[1])):
-                raw.append(x.reshape(-1, block.head_dim))
+                # a copy whatever its strides: that of one head or token would be a view, and is written over here
+                raw.append(x.clone(memory_format=torch.contiguous_format).view(-1, block.head_dim))
                 x.copy_(kernels.rms_norm(raw[-1], weight, block.eps)[0].view_as(x))
         both = _heads_to_turn(qkv_TO, block)
         kernels.rope_(both, cos_TE, sin_TE)
