@@ -370,7 +370,7 @@ def _head_norms_backward(grad_qkv_TO: Tensor, raw: list[Tensor], block: Attentio
     assert block.head_norms is not None
     own = []
     for grad_heads, x, weight in zip(_heads(grad_qkv_TO, block), raw, block.head_norms, strict=False):
-        grad = grad_heads.reshape(x.shape)
+        grad = grad_heads.reshape(x.shape).contiguous()
         rstd = torch.rsqrt(x.float().square().mean(-1) + block.eps)
         own.append(_norm_weight_grad(grad, x, rstd, weight))
         grad_heads.copy_(kernels.rms_norm_backward(torch.zeros_like(x), grad, x, weight, rstd).view_as(grad_heads))
