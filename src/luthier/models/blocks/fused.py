@@ -313,7 +313,8 @@ class _AttentionBlock(torch.autograd.Function):
         raw: list[Tensor] = []
         if block.head_norms is not None:
             for x, weight in ((q_THE, block.head_norms[0]), (k_TGE, block.head_norms[1])):
-                raw.append(x.reshape(-1, block.head_dim))
+                # a copy whatever its strides: that of one head or token would be a view, and is written over here
+                raw.append(x.clone(memory_format=torch.contiguous_format).view(-1, block.head_dim))
                 x.copy_(kernels.rms_norm(raw[-1], weight, block.eps)[0].view_as(x))
         both = _heads_to_turn(qkv_TO, block)
         kernels.rope_(both, cos_TE, sin_TE)
@@ -370,7 +371,7 @@ def _head_norms_backward(grad_qkv_TO: Tensor, raw: list[Tensor], block: Attentio
     assert block.head_norms is not None
     own = []
     for grad_heads, x, weight in zip(_heads(grad_qkv_TO, block), raw, block.head_norms, strict=False):
-        grad = grad_heads.reshape(x.shape)
+        grad = grad_heads.reshape(x.shape).contiguous()
         rstd = torch.rsqrt(x.float().square().mean(-1) + block.eps)
         own.append(_norm_weight_grad(grad, x, rstd, weight))
         grad_heads.copy_(kernels.rms_norm_backward(torch.zeros_like(x), grad, x, weight, rstd).view_as(grad_heads))
