@@ -302,7 +302,10 @@ def demo(output: Path, overrides: Sequence[str] = ()) -> Run:
 
 # the steps that verbs share
 def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str]) -> Loaded:
-    loaded = override(recipe, overrides) if isinstance(recipe, Recipe) else load(recipe, overrides)
+    if isinstance(recipe, Recipe):
+        loaded = override(recipe, overrides, REGISTRIES)
+    else:
+        loaded = load(recipe, overrides, REGISTRIES)
     for line in loaded.renamed:
         say(line)
     return loaded
@@ -313,7 +316,7 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
-    return resolve(load(run.recipe_path, overrides), REGISTRIES).recipe
+    return resolve(load(run.recipe_path, overrides, REGISTRIES), REGISTRIES).recipe
 
 
 def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:

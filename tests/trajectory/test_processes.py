@@ -41,7 +41,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 RARE = ("sara", "bco-ratio", "summed", "process-reward")
 OFTEN = tuple(family for family in FAMILIES if family not in RARE)
 BY_FOUR = ("noisy", "kto")
-NOT_PINNED = ("full", "dpo", "bco")
+NOT_PINNED = tuple(family for family in FAMILIES if family != "noisy")  # which draws other noise
+NOT_PINNED_OFTEN = ("sft", "full", "dpo", "kto", "bco")
+LOSSES = ("loss", "first_loss", "last_loss", "best_loss", "evaluation_loss")
 
 
 def recipe(folder: Path, model: Path, family: str, **train: Any) -> dict[str, Any]:
@@ -54,22 +56,21 @@ def recipe(folder: Path, model: Path, family: str, **train: Any) -> dict[str, An
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Folders 1, 2 and 4 with each family's run by so many processes, cut in 4 parts; and in 1 and 2 not pinned."""
-    return trained(tmp_path_factory.mktemp("families"), tiny_model, OFTEN)
+    return trained(tmp_path_factory.mktemp("families"), tiny_model, OFTEN, NOT_PINNED_OFTEN)
 
 
-def trained(folder: Path, model: Path, families: Sequence[str]) -> Path:
+def trained(folder: Path, model: Path, families: Sequence[str], not_pinned: Sequence[str]) -> Path:
     for count in (1, 2, 4):
         here = folder / str(count)
         here.mkdir()
         names = []
         for family in families:
-            if count == 4 and family not in BY_FOUR:
-                continue
-            processes.write(here, family, recipe(here, model, family, parts=4))
-            names.append(family)
-            if count != 4 and family in NOT_PINNED:
-                processes.write(here, f"{family}-free", recipe(here, model, family))
-                names.append(f"{family}-free")
+            if count != 4 or family in BY_FOUR:
+                processes.write(here, family, recipe(here, model, family, parts=4))
+                names.append(family)
+        for family in not_pinned if count != 4 else ():
+            processes.write(here, f"{family}-free", recipe(here, model, family))
+            names.append(f"{family}-free")
         if not names:
             continue
         group = Together(count, processes.runs, here, names, said=here / "said")
@@ -79,9 +80,12 @@ def trained(folder: Path, model: Path, families: Sequence[str]) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_are_one_in_rarer_families_too(tmp_path: Path, tiny_model: Path) -> None:
-    trained(tmp_path, tiny_model, RARE)
+    rarely = [family for family in NOT_PINNED if family not in NOT_PINNED_OFTEN]
+    trained(tmp_path, tiny_model, RARE, rarely)
     for family in RARE:
         test_two_processes_are_one_to_the_bit_where_parts_are_pinned(family, tmp_path)
+    for family in rarely:
+        test_two_processes_are_one_to_rounding_where_nothing_is_pinned(family, tmp_path)
 
 
 @pytest.mark.parametrize("family", OFTEN)
@@ -102,14 +106,31 @@ def test_four_processes_are_one_to_the_bit(family: str, families: Path) -> None:
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-@pytest.mark.parametrize("family", NOT_PINNED)
+@pytest.mark.parametrize("family", NOT_PINNED_OFTEN)
 def test_two_processes_are_one_to_rounding_where_nothing_is_pinned(family: str, families: Path) -> None:
     one, two = numbers(families / "1" / f"{family}-free"), numbers(families / "2" / f"{family}-free")
     assert [event["kind"] for event in one] == [event["kind"] for event in two]
     tokens = "tokens", "shared"  # prefixes are shared inside a micro-batch, so the cut shows
     for a, b in zip(one, two, strict=True):
         for key in {key for key, value in a.items() if isinstance(value, int | float)} - {*tokens}:
-            assert b[key] == pytest.approx(a[key], rel=2e-5, abs=2e-6), (key, a["kind"])
+            # losses and gradients to what fp32 rounds; rewards and margins are small differences of large likelihoods
+            close = (
+                {"rel": 1e-6, "abs": 0.0}
+                if key in LOSSES
+                else {"rel": 1e-5, "abs": 0.0 if key == "grad_norm" else 2e-6}
+            )
+            assert b[key] == pytest.approx(a[key], **close), (key, a["kind"])
+
+
+def test_the_docs_name_what_is_tested_and_nothing_else() -> None:
+    def names(key: str, default: str) -> str:
+        given = [family.get(key, default) for family in FAMILIES.values()]
+        return ", ".join(
+            f"`{name}`" for name in sorted({one if isinstance(one, str) else next(iter(one)) for one in given})
+        )
+
+    page = " ".join((Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8").split())
+    assert f"objectives {names('objective', 'sft')}; ways to adapt {names('adapt', 'lora')}. " in page
 
 
 def test_the_processes_are_told_of_and_only_one_speaks(families: Path) -> None:
@@ -288,4 +309,4 @@ def test_memory_that_one_process_lacks_makes_all_go_on_smaller(tmp_path: Path, t
     processes.write(folder, "run", recipe(folder, tiny_model, "sft", steps=6, save_every=2))
     assert Together(1, processes.runs, folder, ["run"], said=folder / "said").join() == [0]
     losses = [[event["loss"] for event in each if event["kind"] == "step"] for each in (whole, numbers(folder / "run"))]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
