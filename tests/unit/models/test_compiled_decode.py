@@ -213,8 +213,6 @@ def _hooked() -> Any:
     return module
 
 
-
-
 UNSERVED = {
     "another family": (lambda: _gpt2(), "GPT2LMHeadModel is not of the Llama family"),
     "small heads": (tiny.model, "heads have 8 numbers"),

@@ -7,33 +7,18 @@ when room is short, and none while an answer needs it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from luthier.errors import LuthierError
+from luthier.models.decode import folder
+from luthier.models.decode.compiled import CompiledReader
+from luthier.models.decode.folder import FILE
 
-FILE = "adapter_model.safetensors"
 MOMENT = 0.05
 """Seconds."""
-
-
-class Bench(Protocol):
-    """A reader that serves several adapters in one pass."""
-
-    def adapter(self, folder: Path) -> Any:
-        """An adapter's weights from its folder, checked against the model. Raises LuthierError."""
-        ...
-
-    def load(self, weights: Any) -> int:
-        """Take an adapter's weights in; its number."""
-        ...
-
-    def unload(self, number: int) -> None:
-        """Let go of them."""
-        ...
 
 
 @dataclass
@@ -52,8 +37,8 @@ class _Known:
 class Adapters:
     """Those that may be asked for by name. `room` bytes of them are kept in memory, more only while all are in use."""
 
-    def __init__(self, bench: Bench, room: int) -> None:
-        self._bench, self._room = bench, room
+    def __init__(self, reader: CompiledReader, room: int) -> None:
+        self._reader, self._room = reader, room
         self._known: dict[str, _Known] = {}
         self._loaded: OrderedDict[str, None] = OrderedDict()
         """The longest unused first."""
@@ -75,11 +60,15 @@ class Adapters:
         """Bytes in memory."""
         return sum(self._known[name].size for name in self._loaded)
 
-    def register(self, name: str, folder: Path, check: Callable[[Path], None]) -> None:
-        """Make a folder's adapter known. `check` raises LuthierError where it cannot be served; no weight is read."""
-        check(folder)
+    def register(self, name: str, path: Path) -> None:
+        """Make a folder's adapter known; no weight is read. Raises as `folder.check` does."""
+        folder.check(path, self._reader.shapes)
         self._generations += 1
-        self._known[name] = _Known(folder, self._generations, _stamp(folder))
+        self._known[name] = _Known(path, self._generations, _stamp(path))
+
+    def folder(self, name: str) -> Path:
+        """Where it lies."""
+        return self._known[name].folder
 
     def generation(self, name: str) -> int:
         """Tells this adapter from all others that had or will have its name."""
@@ -125,7 +114,7 @@ class Adapters:
 
     def _loaded_now(self, name: str, known: _Known) -> bool:
         if known.loading is None:
-            known.loading = self._reading.submit(self._bench.adapter, known.folder)
+            known.loading = self._reading.submit(folder.read, known.folder, self._reader.shapes)
         if not known.loading.done():
             return False
         loading, known.loading = known.loading, None
@@ -138,7 +127,7 @@ class Adapters:
         weights = loading.result()
         known.size = (known.folder / FILE).stat().st_size
         self._make_room(known.size)
-        known.number = self._bench.load(weights)
+        known.number = self._reader.load(weights)
         self._loaded[name] = None
         self.read += 1
         return True
@@ -154,17 +143,17 @@ class Adapters:
     def _drop(self, name: str) -> None:
         known = self._known[name]
         if known.number is not None:
-            self._bench.unload(known.number)
+            self._reader.unload(known.number)
             known.number = None
             del self._loaded[name]
 
 
-def _stamp(folder: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int]:
     """When an adapter's file was written, and its size."""
     try:
-        found = (folder / FILE).stat()
+        found = (path / FILE).stat()
     except OSError as error:
         raise LuthierError(
-            f"the adapter's {FILE} cannot be read: {error.strerror}", where=str(folder), fix="give its folder again"
+            f"the adapter's {FILE} cannot be read: {error.strerror}", where=str(path), fix="give its folder again"
         ) from error
     return found.st_mtime_ns, found.st_size

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from luthier.engines import choice
 from luthier.engines.asking import in_order
 from luthier.engines.choice import Choice
 from luthier.engines.grammar import Grammars
+from luthier.engines.local.adapters import Adapters
 from luthier.engines.local.alone import AloneReader
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
@@ -27,6 +29,7 @@ from luthier.errors import LuthierError
 from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
 from luthier.models.decode.compiled import CompiledReader
+from luthier.models.decode.folder import Unserved
 from luthier.models.decode.step import NO_ID, PAGE, Reader
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 
@@ -49,18 +52,29 @@ class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
     `stop_ids` end a sequence. At most `rows` answers are under way at a time, and they hold at most `tokens` tokens
-    (one that is longer by itself is let in alone). The weights are those of the module whenever it is asked.
+    (one that is longer by itself is let in alone). Adapters that were loaded are kept in memory up to `adapters` bytes,
+    and read from disk when they are asked for. The weights are those of the module whenever it is asked.
 
     `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
     does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
     """
 
     def __init__(
-        self, module: Any, tokenizer: Any, stop_ids: Collection[int], *, rows: int = 64, tokens: int = 32_768
+        self,
+        module: Any,
+        tokenizer: Any,
+        stop_ids: Collection[int],
+        *,
+        rows: int = 64,
+        tokens: int = 32_768,
+        adapters: int = 2**30,
     ) -> None:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
         self._sizes = Sizes(rows, max(1, tokens // PAGE))
         self._lanes: dict[str | None, _Lane] = {}
+        self._room = adapters
+        self._beside: Adapters | None = None
+        """Those that are served in one pass with all others."""
         self._version, self._arrivals = 0, 0
         self._tickets: dict[Row, Ticket] = {}
         self.vocabulary: int = module.get_input_embeddings().weight.shape[0]
@@ -184,22 +198,58 @@ class LocalEngine:
 
     def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""
-        with self._named.on(adapter) as module:
+        with self._scoring(adapter) as module:
             return Likelihoods(module).logprobs(rows)
+
+    @contextmanager
+    def _scoring(self, adapter: str | None) -> Iterator[Any]:
+        """The model under an adapter. Those that are served beside each other are put on it for the while."""
+        if adapter is None or self._beside is None or adapter not in self._beside:
+            with self._named.on(adapter) as module:
+                yield module
+            return
+        self._named.load(adapter, str(self._beside.folder(adapter)))
+        try:
+            with self._named.on(adapter) as module:
+                yield module
+        finally:
+            self._named.drop(adapter)
 
     # weights
     def load_adapter(self, name: str, folder: str) -> None:
-        """As `Engine.load_adapter`: beside a PEFT model's own adapter, or on a plain model, plain to all others."""
+        """As `Engine.load_adapter`. LoRA over a model that has a compiled step is answered in one pass with all others,
+        and its weights are read when they are first asked for; any other kind has the model to itself while it is asked.
+        """
+        if name in self.adapters:
+            raise LuthierError(
+                f"an adapter {name!r} is loaded already", where=folder, fix="drop it first, or give another name"
+            )
+        self._lane(None)
+        if self._beside is not None:
+            try:
+                self._beside.register(name, Path(folder))
+                return
+            except Unserved:
+                pass
         self._named.load(name, folder)
 
     def drop_adapter(self, name: str) -> None:
-        """As `Engine.drop_adapter`. What it has under way is cancelled."""
-        lane = self._lanes.pop(name, None)
-        if lane is not None:
-            for row, ticket in list(self._tickets.items()):
-                if row.request.adapter == name:
-                    self.cancel(ticket)
+        """As `Engine.drop_adapter`; raises LuthierError, too, while it has answers under way."""
+        busy = sum(row.request.adapter == name for row in self._tickets)
+        if busy:
+            raise LuthierError(
+                f"{busy} answers under way need the adapter {name!r}", where="adapter", fix="let them end first"
+            )
+        if self._beside is not None and name in self._beside:
+            self._beside.forget(name)
+            return
         self._named.drop(name)
+        self._lanes.pop(name, None)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Those that may be asked for by name."""
+        return [*self._named.names, *(self._beside.names if self._beside is not None else ())]
 
     def sync(self, version: int) -> None:
         """The weights are new; completions begun from now on carry this version."""
@@ -210,11 +260,21 @@ class LocalEngine:
 
     def _look(self) -> None:
         """See whether the weights are those that were read by: pages of old ones are not read on."""
-        for name, lane in self._lanes.items():
+        for name, lane in list(self._lanes.items()):
             with self._named.on(name) as module, _inference(module):
-                if lane.watch.changed(module):
-                    lane.scheduler.clear()
+                if not lane.watch.changed(module):
+                    continue
+                lane.scheduler.clear()
+                if not lane.scheduler.busy and self._reads_otherwise(lane, module):
+                    del self._lanes[name]
+                else:
                     lane.scheduler.reader.refresh()
+
+    def _reads_otherwise(self, lane: _Lane, module: Any) -> bool:
+        """Is the model by now one that another reader reads? (An adapter was merged or switched.)"""
+        compiled = not isinstance(CompiledReader.of(module), str)
+        beside = self._beside is not None and bool(self._beside.names)  # they stay with the reader that serves them
+        return compiled != isinstance(lane.scheduler.reader, CompiledReader) and not beside
 
     def _look_if_touched(self) -> None:
         """The same between two tokens: whoever took the last may have trained the model."""
@@ -237,17 +297,26 @@ class LocalEngine:
         return lane, _room(request, where, lane.context)
 
     def _lane(self, name: str | None) -> _Lane:
-        self._named.check(name)
+        if name is not None and self._beside is not None and name in self._beside:
+            name = None
+        if name is not None and name not in self._named.names:
+            known = ", ".join(self.adapters) or "none"
+            raise LuthierError(
+                f"no adapter {name!r} is loaded (loaded: {known})", where="adapter", fix="load it, or name another"
+            )
         if name not in self._lanes:
             with self._named.on(name) as module, _inference(module):
-                scheduler = Scheduler(_reader(module), self._stop, self._sizes)
+                reader = _reader(module)
+                if name is None and isinstance(reader, CompiledReader):
+                    self._beside = Adapters(reader, self._room)
+                scheduler = Scheduler(reader, self._stop, self._sizes, None if name else self._beside)
                 lane = self._lanes[name] = _Lane(scheduler, max_context(module))
                 lane.watch.changed(module)
         return self._lanes[name]
 
     def _row(self, request: Request, index: int, limit: int, scheduler: Scheduler, listen: bool) -> Row:
-        sampling = request.sampling
-        grammar = None if sampling.grammar is None else self._grammars.matcher(sampling.grammar)
+        sampling, name = request.sampling, request.adapter
+        grammar = None if sampling.grammar is None else self._grammars.matcher(sampling.grammar, sampling.stop_ids)
         row = Row(
             request,
             index,
@@ -255,7 +324,7 @@ class LocalEngine:
             Choice(sampling, request.prompt, index, grammar),
             Text(self._tokenizer, sampling.stop) if listen or sampling.stop else None,
             self._version,
-            kin=None,
+            kin=None if self._beside is None or name not in self._beside else self._beside.generation(name),
             first=scheduler.reader.first,
             arrival=self._arrivals,
         )

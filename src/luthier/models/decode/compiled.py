@@ -61,6 +61,11 @@ class CompiledReader:
         kind = "bf16" if self._weights.half else "fp32"
         return f"compiled decoding ({kind})"
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Outputs and inputs of each matrix that may have LoRA, by its path in the model."""
+        return self._weights.shapes
+
     # memory
     def grow(self, pages: int) -> None:
         """See to it that pages 0 .. `pages` - 1 have memory; those that had keep what lies in them."""
