@@ -217,8 +217,8 @@ class LocalEngine:
 
     # weights
     def load_adapter(self, name: str, folder: str) -> None:
-        """As `Engine.load_adapter`. LoRA over a model that has a compiled step is answered in one pass with all others,
-        and its weights are read when they are first asked for; any other kind has the model to itself while it is asked.
+        """As `Engine.load_adapter`. LoRA over a model that has a compiled step is answered in one pass with all
+        others, and its weights are read when they are first asked for; any other kind has the model to itself.
         """
         if name in self.adapters:
             raise LuthierError(
@@ -315,7 +315,7 @@ class LocalEngine:
         return self._lanes[name]
 
     def _row(self, request: Request, index: int, limit: int, scheduler: Scheduler, listen: bool) -> Row:
-        sampling, name = request.sampling, request.adapter
+        sampling = request.sampling
         grammar = None if sampling.grammar is None else self._grammars.matcher(sampling.grammar, sampling.stop_ids)
         row = Row(
             request,
@@ -324,7 +324,7 @@ class LocalEngine:
             Choice(sampling, request.prompt, index, grammar),
             Text(self._tokenizer, sampling.stop) if listen or sampling.stop else None,
             self._version,
-            kin=None if self._beside is None or name not in self._beside else self._beside.generation(name),
+            kin=self._kin(request.adapter),
             first=scheduler.reader.first,
             arrival=self._arrivals,
         )
@@ -332,6 +332,12 @@ class LocalEngine:
         scheduler.pages.most = max(scheduler.pages.most, -(-(len(row.ids) + limit) // PAGE))
         self._arrivals += 1
         return row
+
+    def _kin(self, adapter: str | None) -> int | None:
+        """Tells rows apart that must not read each other's pages, among those of one lane."""
+        if adapter is None or self._beside is None or adapter not in self._beside:
+            return None
+        return self._beside.generation(adapter)
 
 
 @dataclass(eq=False)

@@ -122,7 +122,7 @@ class Scheduler:
 
     # who is let in
     def _admit(self, told: Told) -> None:
-        """Let in who waits, first come first served; who begins like one that is being read waits until it can share."""
+        """Let in who waits, first come first served; who begins like one that is being read waits to share it."""
         kept: list[Row] = []
         while self._waiting and len(self._running) < self._most:
             row = self._waiting.popleft()
