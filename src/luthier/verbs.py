@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.distributed.group import of_environment, threads_of_training
 from luthier.errors import LuthierError
 from luthier.recipe import (
     Loaded,
@@ -48,16 +49,18 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
-def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
+def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, processes: int = 1) -> Run:
     """Train what the recipe says, score it before and after, write the report; return the run.
 
-    The same recipe on the same folder continues where it was stopped, and does nothing when all is done. Raises
-    LuthierError for whatever the user can mend, as early as it can be known.
+    The same recipe on the same folder continues where it was stopped, and does nothing when all is done. `processes`:
+    in so many new ones of this machine, as the command line's `--processes`. Raises LuthierError for whatever the user
+    can mend, as early as it can be known.
     """
-    from luthier.distributed import group as processes
+    if processes != 1:
+        return _started(recipe, overrides, processes)
     from luthier.workflow import resume_check, scoring
 
-    group = processes.of_environment()
+    group = of_environment()
     with ExitStack() as stack:
         stack.callback(group.leave)
         stack.enter_context(group.faults())
@@ -72,7 +75,8 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
         resume_check.keep(run, job.recipe)
         group.tell("trains", not held.trained)
         if not held.trained:
-            _fit(job, run, group)
+            with threads_of_training(group):
+                _fit(job, run, group)
         for plugin in held.unexported:
             _export(run, job.recipe, plugin, run.folder / plugin.name)
         _evaluate(run, job, held.unscored)
@@ -84,6 +88,15 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     return run
 
 
+def _started(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int) -> Run:
+    """The run, trained by processes of its own. What is wrong with the recipe is told before there are any."""
+    from luthier.workflow import together
+
+    run = Run(Path(resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output).expanduser())
+    together.train(recipe, overrides, processes, run)
+    return run
+
+
 def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -> Run:
     """What each further process of the run does: it trains beside the first one, and neither shows nor writes."""
     hush()
@@ -91,7 +104,8 @@ def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -
     job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
     run = Run(Path(job.recipe.output).expanduser())
     if trains:
-        _fit(job, run, group)
+        with threads_of_training(group):
+            _fit(job, run, group)
     return run
 
 

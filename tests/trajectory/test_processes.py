@@ -17,8 +17,13 @@ import psutil
 import pytest
 import torch
 import unchanged_runs
+import yaml
 from bench import Bench
 from processes import Together, numbers, weights
+
+from luthier.distributed.group import cores
+from luthier.errors import LuthierError
+from luthier.recipe import load
 
 TRAIN = {"batch": 8, "steps": 3, "max_tokens": 128, "threads": 1, "lr": 1e-2, "warmup": 1, "micro_tokens": 120}
 LORA = {"lora": {"r": 4}}
@@ -221,6 +226,46 @@ def test_the_launcher_names_who_was_killed_and_the_run_goes_on(bench: Bench) -> 
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
+# from Python
+def test_python_starts_them_too_and_goes_on_as_it_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import luthier
+
+    monkeypatch.chdir(bench.folder)
+    monkeypatch.setenv("LUTHIER_CACHE", str(bench.cache))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    (bench.folder / "recipe.yaml").write_text(
+        yaml.safe_dump({**bench.content, "train": {**bench.content["train"], "steps": 1}})
+    )
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    run = luthier.train(load("recipe.yaml").recipe, ["output=python"], processes=2)
+    assert run.folder == Path("python") and (run.adapter / "adapter_model.safetensors").is_file()
+    assert [event["processes"] for event in run.events() if event["kind"] == "start"] == [2]
+    with pytest.raises(LuthierError, match="and one of its processes has said why"):
+        luthier.train("recipe.yaml", ["output=python", "seed=1"], processes=2)
+    assert capfd.readouterr().err.count("error: ") == 1
+    with pytest.raises(LuthierError, match=r"unknown key 'train\.stepz'"):
+        luthier.train("recipe.yaml", ["train.stepz=1"], processes=2)
+    with pytest.raises(LuthierError, match="at least one process, not 0"):
+        luthier.train("recipe.yaml", processes=0)
+    assert before == {number: signal.getsignal(number) for number in before} and "OMP_NUM_THREADS" not in os.environ
+
+
+def counting(folder: Path) -> None:
+    """Write down how many threads a process has after its run."""
+    try:
+        processes.runs(folder, ["run"])
+    finally:
+        (folder / f"threads.{os.environ['RANK']}").write_text(str(torch.get_num_threads()))
+
+
+def test_the_first_goes_on_with_all_cores(tmp_path: Path, tiny_model: Path) -> None:
+    statuses, said = _ending(tmp_path, tiny_model, counting, steps=2)
+    assert statuses == [0, 0], said
+    assert [(tmp_path / f"threads.{rank}").read_text() for rank in range(2)] == [str(cores()), "1"]
+
+
 # what goes wrong in one of them
 def diverging(folder: Path, rank: int, step: int) -> None:
     """One process's weights are changed after a step."""
@@ -239,7 +284,6 @@ def diverging(folder: Path, rank: int, step: int) -> None:
 
 def failing(folder: Path, rank: int, step: int) -> None:
     """One process fails in a step."""
-    from luthier.errors import LuthierError
     from luthier.train.loop.losses import Losses
 
     sums, seen = Losses.sums, [0]

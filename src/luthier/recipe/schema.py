@@ -261,7 +261,7 @@ class Train:
     stall_window: Annotated[Int, Field(gt=0), Why("longer than the noise of a batch of 16")] = 100
     """Warn when the loss has not fallen over this many steps."""
     threads: Annotated[Int, Field(gt=0)] | None = None
-    """CPU threads. Default: torch's own choice."""
+    """CPU threads of the training, of each process. Default: torch's own choice; of several processes a share each."""
     trackers: Annotated[tuple[PluginField, ...], Seam("tracker"), Why("nothing phones home")] = ()
     """tensorboard, wandb, mlflow, swanlab, trackio. Default: none, only the run folder."""
 
