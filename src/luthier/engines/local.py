@@ -20,7 +20,7 @@ from luthier.engines.asking import in_order
 from luthier.engines.choice import Choice, Drawn, choose
 from luthier.engines.decoding import Decoding
 from luthier.engines.named import Named
-from luthier.engines.text import Text
+from luthier.engines.text import Text, whole
 from luthier.errors import LuthierError
 from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
@@ -163,10 +163,7 @@ class LocalEngine:
 
     def _completion(self, row: _Growing, version: int) -> Completion:
         assert row.finish is not None
-        if row.text is not None:
-            text = "".join([*row.pieces, row.text.end()])
-        else:
-            text = self._tokenizer.decode(row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = "".join([*row.pieces, row.text.end()]) if row.text is not None else whole(self._tokenizer, row.ids)
         return Completion(
             ids=tuple(row.ids),
             text=text,
