@@ -132,8 +132,7 @@ def choose(logits_BV: Tensor, rows: Sequence[Choice]) -> list[Drawn]:
     logits_BV = logits_BV.detach().float().cpu()
     if logits_BV.dim() != 2 or len(logits_BV) != len(rows):
         raise ValueError(f"choose: logits {list(logits_BV.shape)} of {len(rows)} rows")
-    for row in rows:
-        row.ready(logits_BV.shape[1])
+    _ready(rows, logits_BV.shape[1])
     if sample.serves():
         sample.sample(logits_BV, [row.row for row in rows])
     else:
@@ -141,6 +140,19 @@ def choose(logits_BV: Tensor, rows: Sequence[Choice]) -> list[Drawn]:
             drawing.draw(logits_V, row)
     _refuse(rows)
     return [row.advance() for row in rows]
+
+
+def _ready(rows: Sequence[Choice], vocabulary: int) -> None:
+    """Have every row its grammar's mask; a grammar that cannot go on ends its own row."""
+    lost: dict[int, LuthierError] = {}
+    for place, row in enumerate(rows):
+        try:
+            row.ready(vocabulary)
+        except LuthierError as error:
+            lost[place] = error
+    if lost:
+        first = next(iter(lost.values()))
+        raise NoToken(list(lost), first.what, first.fix or "")
 
 
 def _refuse(rows: Sequence[Choice]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ LONGEST = {"json_schema": 100_000, "regex": 20_000, "lark": 100_000}
 KEPT = 64
 """Grammars that are kept compiled."""
 JSON: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 200_000,
     "step_lexer_fuel": 200_000,
     "step_max_items": 50_000,
@@ -49,6 +49,7 @@ class Grammars:
         """`vocabulary`: how many logits the model gives; `stop_ids` end an answer."""
         self._tokenizer, self._vocabulary, self._stop = tokenizer, vocabulary, frozenset(stop_ids)
         self._tokens: LLTokenizer | None = None
+        self._own: frozenset[int] = frozenset()
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,15 +59,18 @@ class Grammars:
         Raises LuthierError, naming what is wrong, for a grammar that cannot be read, is of no use or too large; for a
         tokenizer that has no bytes; and where llguidance is not installed.
         """
+        state = self._fresh(grammar)
+        ends = self._stop | frozenset(stop_ids), self._own
+        return Matcher(state, NAMES[grammar.kind], self._size, ends, lambda: self._fresh(grammar, anew=True))
+
+    def _fresh(self, grammar: Grammar, anew: bool = False) -> LLMatcher:
         with self._lock:
-            if grammar in self._compiled:
-                self._compiled.move_to_end(grammar)
-            else:
+            if anew or grammar not in self._compiled:
                 self._compiled[grammar] = self._compile(grammar)
-                if len(self._compiled) > KEPT:
-                    self._compiled.popitem(last=False)
-            state = self._compiled[grammar].deep_copy()
-        return Matcher(state, NAMES[grammar.kind], self._size, self._stop | frozenset(stop_ids))
+            self._compiled.move_to_end(grammar)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+            return self._compiled[grammar].deep_copy()
 
     @property
     def _size(self) -> int:
@@ -79,6 +83,7 @@ class Grammars:
 
         if self._tokens is None:
             self._tokens = self._read_tokens()
+            self._own = frozenset(self._tokens.eos_tokens)
         compiled = LLMatcher(self._tokens, _written(grammar), log_level=0, limits=LLParserLimits(**LIMITS))
         tried = compiled if compiled.is_error() else _tried(compiled)
         if tried.is_error():
@@ -101,9 +106,20 @@ class Grammars:
 class Matcher:
     """One answer under way through its grammar."""
 
-    def __init__(self, state: LLMatcher, name: str, size: int, stop: frozenset[int]) -> None:
-        self._state, self._name = state, name
-        self._stop = np.array(sorted(token for token in stop if 0 <= token < size), np.int64)
+    def __init__(
+        self,
+        state: LLMatcher,
+        name: str,
+        size: int,
+        ends: tuple[frozenset[int], frozenset[int]],
+        renew: Callable[[], LLMatcher],
+    ) -> None:
+        """`ends`: the tokens that end the answer, and those that llguidance takes for such. `renew` compiles the
+        grammar once more."""
+        self._state, self._name, self._renew = state, name, renew
+        self._accepted: list[int] = []
+        self._stop, self._own = (_places(token for token in each if 0 <= token < size) for each in ends)
+        self._stops = ends[0]
         self._stopped = False
         self._mask = np.zeros((1, (size + 31) // 32), np.int32)
         self._known = False
@@ -119,14 +135,12 @@ class Matcher:
         Once `ended` holds, the stop tokens alone. Raises LuthierError where to go on costs more than is allowed.
         """
         if not self._known:
-            if self.ended:
-                self._mask[:] = 0
-                ends = True
-            else:
-                from llguidance.numpy import fill_next_token_bitmask
-
-                fill_next_token_bitmask(self._state, self._mask)
-                ends = self._state.is_accepting()
+            ends = self._fill()
+            if self._state.is_error():
+                # all matchers of a grammar share what its lexer has learnt, and may have filled it together
+                self._state = self._renew()
+                self._state.consume_tokens(self._accepted)
+                ends = self._fill()
             if self._state.is_error():
                 raise LuthierError(
                     f"the answer cannot go on within its {self._name}: {_short(self._state.get_error())}",
@@ -134,22 +148,40 @@ class Matcher:
                 )
             self._set_stops(ends)
             self._known = True
-        return self._mask[0]
+        mask: NDArray[np.int32] = self._mask[0]
+        return mask
+
+    def _fill(self) -> bool:
+        """Ask for the mask; whether the sentence may end here."""
+        from llguidance.numpy import fill_next_token_bitmask
+
+        if self.ended:
+            self._mask[:] = 0
+            return True
+        fill_next_token_bitmask(self._state, self._mask)
+        return self._state.is_accepting()
 
     def accept(self, token: int) -> None:
         """Go on behind a token that the mask allowed."""
         self._known = False
-        if token in self._stop:
+        if token in self._stops:
             self._stopped = True
         else:
+            self._accepted.append(token)
             self._state.consume_token(token)
 
     def _set_stops(self, ends: bool) -> None:
-        words, bits = self._stop // 32, np.uint32(1) << (self._stop % 32).astype(np.uint32)
         mask = self._mask[0].view(np.uint32)
-        np.bitwise_and.at(mask, words, ~bits)
+        for words, bits in (self._own, self._stop):
+            np.bitwise_and.at(mask, words, ~bits)
         if ends:
-            np.bitwise_or.at(mask, words, bits)
+            np.bitwise_or.at(mask, *self._stop)
+
+
+def _places(tokens: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """The words of a mask in which tokens lie, and their bits there."""
+    token = np.array(sorted(tokens), np.int64)
+    return token // 32, np.uint32(1) << (token % 32).astype(np.uint32)
 
 
 def _tried(compiled: LLMatcher) -> LLMatcher:
@@ -187,7 +219,7 @@ def _written(grammar: Grammar) -> str:
     if not isinstance(schema, dict):
         raise _bad(grammar.kind, f"it is {type(schema).__name__}, not an object")
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON)
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=cast(Any, JSON))
     except ValueError as error:
         raise _bad(grammar.kind, str(error)) from error
 

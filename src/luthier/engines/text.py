@@ -91,8 +91,9 @@ class _Bytes:
         return self._decoder.decode(self._bytes_of(token))
 
     def end(self) -> str:
+        left = self._decoder.getstate()[0].decode(errors="replace")
         self._decoder.reset()
-        return ""
+        return left if len(left) > 1 else ""  # half a surrogate pair is held as if it began a character
 
 
 class _TokenBytes:
@@ -114,7 +115,7 @@ class _TokenBytes:
             return b""
         if all(letter in BYTES for letter in written):
             return bytes(BYTES[letter] for letter in written)
-        return written.encode()
+        return str(written).encode()
 
 
 def _alphabet() -> dict[str, int]:
