@@ -1,10 +1,11 @@
-"""The settings of each engine, and how it is opened on a model."""
+"""The settings of the engine inside this process, and what engines elsewhere are told of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -15,8 +16,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class OnDisk:
+    """A model as its files: all that an engine with weights of its own is told of it."""
+
+    tokenizer: Any
+    folder: Path
+    """Its weights, or those under its adapter."""
+    adapter: Path | None = None
+    """What a run has trained beside them, in PEFT's format."""
+    is_base: bool = False
+    """Is it what a run began with, scored beside what it has trained?"""
+
+
+@dataclass(frozen=True)
 class Local:
     """Decoding inside this process, with the very weights that train."""
+
+    elsewhere: ClassVar[bool] = False
+    """Has it weights of its own? Then it is opened on a model's files (`OnDisk`), not on the model in memory."""
 
     rows: Annotated[int, Field(gt=0)] = 64
     """The most sequences decoded at a time."""
