@@ -107,7 +107,7 @@ class Run:
         self.still_held()
         event = {"kind": kind, "time": round(time.time(), 3), **fields}
         with self.events_path.open("a+b") as file:
-            _cut_half_line(file)
+            cut_half_line(file)
             file.write(json_line(event).encode("utf-8", "backslashreplace"))
         return event
 
@@ -247,7 +247,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _cut_half_line(file: BinaryIO) -> None:
+def cut_half_line(file: BinaryIO) -> None:
     """Take a last line without an end off a file of lines: a kill left it, and what is added would join it."""
     size = end = file.seek(0, os.SEEK_END)
     while end:

@@ -3,27 +3,35 @@ docs/generation.md). What needs no vLLM, how a request is put to it, is tested."
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from luthier.engines.asking import in_order
-from luthier.engines.opening import OnDisk
+from luthier.engines.opening import Opening
 from luthier.errors import LuthierError, missing_extra
-from luthier.types import Completion, Encoded, Engine, Grammar, Request, Sampling
+from luthier.types import Completion, Encoded, Engine, Grammar, Request, Sampling, Turn
+
+if TYPE_CHECKING:
+    from luthier.models import OnDisk
 
 BATCH = 1024
 """Requests handed over at once: vLLM gives its answers when all of them have ended."""
-CONFIG = "adapter_config.json"
+CONFIG, OWN_KIND = "adapter_config.json", "luthier.safetensors"
+"""What PEFT's adapters have, and what adapters of ours have beside it."""
+RUN = "run"
+"""What the adapter of the run is called."""
 
 
 @dataclass(frozen=True)
-class VLLM:
+class VLLM(Opening):
     """vLLM in this process, on the model's files: for GPUs. The adapter of a run is applied by request. Unverified."""
 
     elsewhere: ClassVar[bool] = True
@@ -39,38 +47,51 @@ class VLLM:
     args: dict[str, Any] = field(default_factory=dict)
     """Any other key goes to vLLM's `LLM` as it stands."""
 
+    def identity(self) -> dict[str, Any]:
+        """What is handed on may be anything."""
+        return dict(self.args)
+
+    def ready(self, *, base: bool) -> None:
+        """Raises LuthierError where vLLM is absent."""
+        if importlib.util.find_spec("vllm") is None:
+            raise missing_extra("vllm", "vllm", "`engine: vllm`")
+
     def open(self, model: OnDisk, stop_ids: Collection[int]) -> Engine:
         """An engine with the model loaded into vLLM. Raises LuthierError where vLLM is absent or refuses."""
+        self.ready(base=model.is_base)
+        import vllm
+        import vllm.lora.request as lora
+
+        key = (model.folder, self)
+        if _memory.get("key") != key:  # a run and its base are the same weights, loaded once
+            _memory.clear()
+            _memory.update(key=key, llm=self._loaded(vllm.LLM, model.folder))
+        engine = VLLMEngine(_memory["llm"], vllm.SamplingParams, lora.LoRARequest, stop_ids)
+        if model.adapter is not None:
+            engine.load_adapter(RUN, str(model.adapter))
+            engine.own = RUN
+        return engine
+
+    def _loaded(self, llm: Any, folder: Path) -> Any:
+        keys = {
+            "gpu_memory_utilization": self.memory,
+            "max_model_len": self.context,
+            "enable_lora": True,
+            "max_lora_rank": self.max_rank,
+        }
         try:
-            import vllm
-            import vllm.lora.request as lora
-        except ImportError as error:
-            raise missing_extra("vllm", "vllm", "`engine: vllm`") from error
-        tuned = model.adapter is not None
-        try:
-            llm = vllm.LLM(
-                model=str(model.folder),
-                gpu_memory_utilization=self.memory,
-                max_model_len=self.context,
-                enable_lora=True,
-                max_lora_rank=self.max_rank,
-                **self.args,
-            )
+            return llm(model=str(folder), **{**keys, **self.args})
         except (ValueError, RuntimeError, TypeError, OSError) as error:
             raise LuthierError(
                 f"vLLM does not load this model: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
-                where=str(model.folder),
+                where=str(folder),
                 fix="see what it says above; engine: local takes every model that trains here",
             ) from error
-        engine = VLLMEngine(llm, vllm.SamplingParams, lora.LoRARequest, stop_ids)
-        if tuned:
-            engine.load_adapter(OWN, str(model.adapter))
-            engine.own = OWN
-        return engine
 
 
-OWN = "run"
-"""What the run's adapter is called."""
+_memory: dict[str, Any] = {}
+"""The model that was loaded last, and as what."""
+_numbers = itertools.count(1)
 
 
 class VLLMEngine:
@@ -80,7 +101,6 @@ class VLLMEngine:
         self._llm, self._params, self._adapter = llm, params, adapter
         self._stop = frozenset(stop_ids)
         self._loaded: dict[str, Any] = {}
-        self._count = 0
         self.own: str | None = None
         """The adapter that answers where none is named."""
         self.context: int | None = llm.llm_engine.model_config.max_model_len
@@ -119,7 +139,7 @@ class VLLMEngine:
         """As `Engine.generate`."""
         return in_order(self.run, prompts, sampling)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+    def stream(self, prompt: Sequence[int], sampling: Sampling, turns: Sequence[Turn] = ()) -> Iterator[str]:
         """The text of one completion, in one piece: vLLM's `LLM` gives no other."""
         yield self.generate([prompt], sampling)[0].text
 
@@ -147,14 +167,14 @@ class VLLMEngine:
             raise LuthierError(
                 f"an adapter {name!r} is loaded already", where=folder, fix="drop it first, or give another name"
             )
-        if not (Path(folder) / CONFIG).is_file():
+        if not (Path(folder) / CONFIG).is_file() or (Path(folder) / OWN_KIND).is_file():
             raise LuthierError(
-                f"there is no adapter in PEFT's format here (no {CONFIG})",
+                "this adapter is not, or not all of it, one of PEFT's, and vLLM knows no others",
                 where=folder,
                 fix="take a run of LoRA, or engine: local, which applies every kind of adapter",
             )
-        self._count += 1  # vLLM knows adapters by number, and would answer with what it kept of an earlier one
-        self._loaded[name] = self._adapter(f"{name}-{self._count}", self._count, folder)
+        number = next(_numbers)  # vLLM knows adapters by it, and would answer with what it kept of an earlier one
+        self._loaded[name] = self._adapter(f"{name}-{number}", number, folder)
 
     def drop_adapter(self, name: str) -> None:
         """As `Engine.drop_adapter`."""

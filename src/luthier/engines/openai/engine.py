@@ -18,7 +18,7 @@ from luthier.engines.openai.settings import OpenAI
 from luthier.engines.openai.wire import Patience, Stopped, Wire
 from luthier.engines.openai.words import Words
 from luthier.errors import LuthierError
-from luthier.types import Completion, Encoded, Request, Sampling
+from luthier.types import Completion, Encoded, Request, Sampling, Turn
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,9 +53,9 @@ class RemoteEngine:
         """As `Engine.generate`."""
         return in_order(self.run, prompts, sampling)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
-        """As `Engine.stream`; the prompt goes out as text or tokens, whatever `ask` says of conversations."""
-        request = Request(tuple(prompt), sampling)
+    def stream(self, prompt: Sequence[int], sampling: Sampling, turns: Sequence[Turn] = ()) -> Iterator[str]:
+        """As `Engine.stream`. `turns`: what the prompt says, for an endpoint that is given messages."""
+        request = Request(tuple(prompt), sampling, turns=tuple(turns))
         self._words.check(request, "prompt 1")
         return self._stream(request)
 
@@ -68,9 +68,8 @@ class RemoteEngine:
         try:
             for part in self._wire.parts(path, {**body, "stream": True}, paced):
                 written += 1  # a part is a token or more; usage is not told in every stream
-                for choice in part.get("choices") or ():
-                    if choice.get("text"):
-                        yield str(choice["text"])
+                if piece := said(part):
+                    yield piece
         finally:
             paced.settle(read + written)
             self.budget.settle(reserved, read, written)
@@ -158,6 +157,13 @@ class Paced(Patience):
         """The call took so many tokens."""
         if self._entry is not None:
             self._pace.settle(self._entry, tokens)
+
+
+def said(part: Mapping[str, Any]) -> str:
+    """The words of one part of a stream."""
+    choices = part.get("choices") or [{}]  # the last part may tell the usage alone
+    found = choices[0].get("text") or (choices[0].get("delta") or {}).get("content")
+    return str(found or "")
 
 
 def _used(answer: Mapping[str, Any], key: str) -> int | None:

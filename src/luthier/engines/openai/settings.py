@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from luthier.engines.opening import OnDisk
+from luthier.engines.opening import Opening
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Why
 from luthier.types import Engine
+
+if TYPE_CHECKING:
+    from luthier.models import OnDisk
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 OFFICIAL = "api.openai.com"
@@ -20,11 +23,12 @@ OFFICIAL = "api.openai.com"
 
 
 @dataclass(frozen=True)
-class OpenAI:
+class OpenAI(Opening):
     """An endpoint that speaks OpenAI's protocol: `luthier serve`, vLLM, llama.cpp, Ollama, a provider. The key for it
     is read from the environment and written nowhere."""
 
     elsewhere: ClassVar[bool] = True
+    scores: ClassVar[bool] = False
 
     url: str
     """Its base address, for instance http://localhost:8000/v1."""
@@ -94,15 +98,26 @@ class OpenAI:
         """Are answers kept on disk?"""
         return self.host not in LOCAL if self.cache == "auto" else self.cache
 
-    def open(self, model: OnDisk, stop_ids: Collection[int]) -> Engine:
-        """An engine that asks the endpoint. Raises LuthierError where the key, or the name of the base, is wanting."""
-        from luthier.engines.openai.engine import RemoteEngine
+    def identity(self) -> dict[str, Any]:
+        """Who is asked, and how."""
+        return {"url": self.url, "model": self.model, "ask": self.ask}
 
-        name = self.base if model.is_base else self.model
-        if name is None:
+    def ready(self, *, base: bool) -> None:
+        """Raises LuthierError where the key, or the name of the base, is wanting."""
+        from luthier.engines.openai.wire import key_of
+
+        key_of(self.key_from, self.url)
+        if base and self.base is None:
             raise LuthierError(
                 "the model before training is to answer too, and nothing says what the endpoint calls it",
                 where=self.url,
                 fix="set `engine.openai.base`, or `base: false` on the task",
             )
+
+    def open(self, model: OnDisk, stop_ids: Collection[int]) -> Engine:
+        """An engine that asks the endpoint. Raises LuthierError as `ready` does."""
+        from luthier.engines.openai.engine import RemoteEngine
+
+        self.ready(base=model.is_base)
+        name = self.base if model.is_base and self.base is not None else self.model
         return RemoteEngine(self, name, model.tokenizer, stop_ids)

@@ -81,7 +81,7 @@ class Wire:
     def __init__(self, url: str, variable: str | None, *, timeout: float, retries: int) -> None:
         """`variable` of the environment holds the key; None: none is sent. Raises LuthierError where it is not set."""
         self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
-        self._key = _key(variable, self.url)
+        self._key = key_of(variable, self.url)
         self._own = threading.local()
         self._reached = False
         """Has it ever answered? Before that, nobody listening is a fault, not a hitch."""
@@ -195,7 +195,8 @@ class Wire:
         return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
 
-def _key(variable: str | None, url: str) -> str | None:
+def key_of(variable: str | None, url: str) -> str | None:
+    """The key that this variable of the environment holds. Raises LuthierError where it holds none."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
