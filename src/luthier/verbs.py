@@ -12,13 +12,12 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from luthier.distributed.group import of_environment, threads_of_training
 from luthier.errors import LuthierError
 from luthier.recipe import (
     Loaded,
-    Model,
     Plugin,
     Recipe,
     Task,
@@ -226,35 +225,60 @@ def chat(
     temperature: float = 0.0,
     max_new_tokens: int = 512,
     both: bool = False,
+    engine: str = "local",
 ) -> None:
-    """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
+    """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe.
+
+    `engine`: what answers, as a recipe names it, for instance "{openai: {url: …, model: …}}".
+    """
     from luthier import serve
     from luthier.data import Template
-    from luthier.models import embeddings, heads, load, open_run
+    from luthier.models import embeddings
     from luthier.types import Sampling
+    from luthier.workflow import speaker
 
-    run = model if isinstance(model, Run) else Run(Path(model))
-    if run.recipe_path.exists():
-        recipe = _recipe_of(run)
-        if run.head is not None and recipe.objective.name != "sum":  # beside another term it may still speak
-            raise serve.scores_only(run.folder, recipe.model.name)
-        policy = open_run(run)
-        system = system if system is not None else recipe.data[0].system
+    given = speaker.Speaker(model)
+    opening = speaker.opening(speaker.named(engine))
+    policy = None if opening.elsewhere else given.policy
+    if policy is None:
+        template = Template(given.disk.tokenizer)
     else:
-        policy = load(Model(name=str(model)), train=False)
-        if heads.found_head(policy.folder) is not None:
-            raise serve.scores_only(str(model))
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    template = Template(policy.tokenizer, embeddings(policy.module))
+        template = Template(policy.tokenizer, embeddings(policy.module))
     if not template.exists:
         raise LuthierError(
             "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
-            where=str(model if not isinstance(model, Run) else model.folder),
+            where=given.name,
             fix="take an instruct model, or put a chat_template.jinja into the model's folder",
         )
     if template.remark:
         say(template.remark)
-    serve.chat(policy, template, console(), system=system or None, sampling=sampling, both=both)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    answers = policy or serve.Elsewhere(cast("serve.Streaming", given.engine(opening, template)), given.name)
+    system = (system if system is not None else given.system) or None
+    serve.chat(answers, template, console(), system=system, sampling=sampling, both=both)
+
+
+def generate(
+    model: Run | str | Path,
+    prompts: str | Path,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Answer the prompts of a file, a line an answer in `out`; the same command goes on where it was stopped.
+
+    `overrides`: the keys of `recipe.Generation` by dotted names (n=4, temperature=0.8, engine.openai.url=…). Raises
+    LuthierError where `out` holds answers made with other settings or weights, unless it is to `overwrite` them.
+    """
+    from luthier.recipe.generation import generation
+    from luthier.workflow import generation as work
+    from luthier.workflow.speaker import Speaker
+
+    keys = generation([f"data.path={json.dumps(str(prompts))}", *overrides])  # JSON's text is YAML's, whatever is in it
+    target = Path(out).expanduser()
+    work.generate(Speaker(model), keys, target, overwrite=overwrite, say=say)
+    return target
 
 
 def models() -> None:

@@ -83,7 +83,7 @@ def _build(tree: Node, overrides: Sequence[str], path: Path | None, seams: Seams
     try:
         recipe = TypeAdapter(Recipe).validate_python(tree.plain())
     except ValidationError as error:
-        fault = _plain_words(error, nodes)
+        fault = plain_words(error, nodes)
         if renamed:  # the writer knows the key by its old name
             fault = LuthierError(f"{fault.what} ({'; '.join(renamed)})", where=fault.where, fix=fault.fix)
         raise fault from error
@@ -112,7 +112,7 @@ _WORDS = {
 }
 
 
-def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierError:
+def plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierError:
     """The first fault as one message: key, what it must be, the value, and where it was written."""
     faults = error.errors()
     keys = [_longest(_place(fault), nodes) for fault in faults]

@@ -29,7 +29,7 @@ DTYPE_REASONS = {
     "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
 }
 
-FREE = ("output", "evaluate", "export", "train.log_every", "train.trackers", "train.keep")
+FREE = ("output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep")
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
 
 

@@ -362,6 +362,10 @@ class Recipe:
     """Rows held out of training."""
     evaluate: Annotated[tuple[Task, ...], BeforeValidator(_listed)] = ()
     """Tasks scored after training, base against tuned."""
+    engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
+        name="local"
+    )
+    """What writes the answers to the tasks: local, openai (an endpoint), vllm; with their keys."""
     export: Annotated[tuple[PluginField, ...], BeforeValidator(_listed), Seam("exporter")] = ()
     """merged. Written after training."""
     output: Place

@@ -146,7 +146,7 @@ def test_what_was_read_once_is_not_read_again(family: str) -> None:
     module = model(family)
     one = engine(module)
     system = prompts(1, 70)[0]
-    first = one.generate([system + [5, 6, 7]], GREEDY)[0]
+    first = one.generate([[*system, 5, 6, 7]], GREEDY)[0]
     before = one._lanes[None].scheduler.tokens_read
     turn = [*system, 5, 6, 7, *first.ids, 9, 9, 9]
     second = one.generate([turn], GREEDY)[0]
@@ -158,7 +158,7 @@ def test_what_was_read_once_is_not_read_again(family: str) -> None:
 def test_rows_that_begin_alike_wait_for_the_one_that_reads_it() -> None:
     module = model()
     system = prompts(1, 100)[0]
-    rows = [system + [3 + n, 4, 5] for n in range(8)]
+    rows = [[*system, 3 + n, 4, 5] for n in range(8)]
     one = engine(module)
     made = one.generate(rows, Sampling(max_new_tokens=1))
     assert one._lanes[None].scheduler.tokens_read <= 103 + 7 * (3 + PAGE)

@@ -1,4 +1,4 @@
-"""Many adapters over one base in one pass: each answers as if it had the model to itself, and none is lost or mixed up."""
+"""Many adapters over one base in one pass: each answers as if it had the model to itself."""
 
 from __future__ import annotations
 
@@ -221,10 +221,8 @@ def test_what_is_broken_is_refused_by_name(tmp_path: Path, folders: dict[str, st
 
     def nowhere(folder: Path, config: Any, weights: Any) -> None:
         key = next(key for key in weights if "lora_B" in key)
-        weights[key.replace("layers.0", "layers.7")] = weights[key].clone()
-        weights[key.replace("layers.0", "layers.7").replace("lora_B", "lora_A")] = weights[
-            key.replace("_B", "_A")
-        ].clone()
+        for name in (key, key.replace("lora_B", "lora_A")):
+            weights[name.replace("layers.0", "layers.7")] = weights[name].clone()
 
     def alpha(folder: Path, config: Any, weights: Any) -> None:
         config["lora_alpha"] = "much"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
 
@@ -17,7 +17,7 @@ from luthier.evaluate import ScoredTask, check, compare
 from luthier.evaluate.asking import best
 from luthier.evaluate.comparison import Comparison
 from luthier.recipe.schema import Task
-from luthier.types import Completion, Example, Sampling, Turn
+from luthier.types import Completion, Example, Request, Turn
 
 WORDS = ["one", "two", "three", "four", "five", "six"]
 
@@ -31,13 +31,12 @@ class Drawing:
         self.chance = chance
         self.said: dict[str, list[str]] = {}
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        texts = []
-        for number, prompt in enumerate(prompts):
-            drawn = np.random.default_rng([sampling.seed, number]).random(len(WORDS)) < self.chance
-            texts.append(" ".join(word for word, said in zip(WORDS, drawn, strict=True) if said))
-            self.said.setdefault("".join(map(chr, prompt[:-1])), []).append(texts[-1])
-        return [Completion((1,), text, "stop") for text in texts]
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        for request in requests:
+            drawn = np.random.default_rng(request.sampling.seed).random(len(WORDS)) < self.chance
+            text = " ".join(word for word, said in zip(WORDS, drawn, strict=True) if said)
+            self.said.setdefault("".join(map(chr, request.prompt[:-1])), []).append(text)
+            yield Completion((1,), text, "stop", request=request.id)
 
 
 def rows(count: int = 90) -> list[Example]:

@@ -111,7 +111,7 @@ def _opened(folder: Path) -> Any:
             f"the adapter has no {FILE}", where=str(folder), fix="save it as safetensors: no other file is opened"
         )
     try:
-        return safe_open(path, "pt")  # type: ignore[no-untyped-call]
+        return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
         raise _broken(path, str(error)) from error
 
@@ -153,7 +153,7 @@ def _matrices(
 
 def _scale(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> float:
     pattern = config.get("alpha_pattern") or {}
-    alpha = pattern.get(get_pattern_key(pattern.keys(), path), config.get("lora_alpha"))  # type: ignore[no-untyped-call]
+    alpha = pattern.get(get_pattern_key(list(pattern), path), config.get("lora_alpha"))
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise _broken(folder / CONFIG, f"lora_alpha is {alpha!r}")
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

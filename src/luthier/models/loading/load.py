@@ -120,7 +120,7 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
     Raises LuthierError when the run has not finished, or when the base at hand is not the one it was trained on.
     """
     if run.model.is_dir():
-        origin = _origin(run.model)
+        origin = origin_of(run.model)
         model = Model(**origin["model"]) if origin else Model(name=str(run.model))
         policy = _open(Fetched(run.model.resolve(), model.name, "run", "", str(run.model.resolve())), model, device)
     elif run.adapter.is_dir():
@@ -216,7 +216,8 @@ def _dtype(model: Model) -> torch.dtype:
     return DTYPES[machine.best_dtype() if model.dtype == "auto" else model.dtype]
 
 
-def _origin(folder: Path) -> dict[str, Any]:
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What `luthier.json` says of where the weights beside it come from; {} where there is none."""
     path = folder / ORIGIN
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -227,7 +228,7 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 
 def _origin_by_peft(folder: Path) -> dict[str, Any]:
-    """As `_origin`, from PEFT's own configuration; {} where there is none."""
+    """As `origin_of`, from PEFT's own configuration; {} where there is none."""
     if not (folder / foreign.CONFIG).is_file():
         return {}
     config = foreign.config(folder)
@@ -242,7 +243,7 @@ def open_adapter(
 
     The folder is one of ours, or what plain PEFT has written; that the base is the same is known of ours alone.
     """
-    ours = _origin(folder)
+    ours = origin_of(folder)
     origin = ours or _origin_by_peft(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
@@ -277,7 +278,7 @@ def open_base(run: Run, model: Model) -> Policy:
     """The base of what a run has trained, frozen, loaded as `model` says. Raises LuthierError where it is not at hand,
     or not the one that was trained on."""
     folder = run.model if run.model.is_dir() else run.adapter
-    policy = _open(fetch_base(model, _origin(folder), folder), model, None)
+    policy = _open(fetch_base(model, origin_of(folder), folder), model, None)
     policy.module.requires_grad_(False)
     policy.module.eval()
     return policy
