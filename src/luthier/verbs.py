@@ -56,7 +56,11 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
     can mend, as early as it can be known.
     """
     if processes != 1:
-        return _started(recipe, overrides, processes)
+        from luthier.workflow import together
+
+        # what is wrong with the recipe is told before there are any
+        output = resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output
+        return together.train(recipe, overrides, processes, Run(Path(output).expanduser()))
     from luthier.workflow import resume_check, scoring
 
     group = of_environment()
@@ -84,15 +88,6 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         else:
             _report(run)
         closing(run)
-    return run
-
-
-def _started(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int) -> Run:
-    """The run, trained by processes of its own. What is wrong with the recipe is told before there are any."""
-    from luthier.workflow import together
-
-    run = Run(Path(resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output).expanduser())
-    together.train(recipe, overrides, processes, run)
     return run
 
 

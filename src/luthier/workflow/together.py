@@ -12,8 +12,8 @@ from luthier.run import Run
 from luthier.workflow.faults import STOPPED
 
 
-def train(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int, run: Run) -> None:
-    """Start the processes of `run` and wait for their end, as `luthier train --processes` does.
+def train(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int, run: Run) -> Run:
+    """Start the processes of `run`, wait for their end and return it, as `luthier train --processes` does.
 
     Each is a new Python that reads the recipe anew, so this session's weights, threads and random state are not
     touched, and plug-ins must be installed (entry points), not only registered here. Raises LuthierError where they
@@ -39,3 +39,4 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int,
                 where=str(run.folder),
                 fix="see its words above; called again, it continues from the last checkpoint",
             ) from told
+    return run
