@@ -93,7 +93,8 @@ class Choice:
     def _next(self) -> None:
         if self.sampling.temperature:
             self.row.draw = self._draws.random()
-        self.row.seen, self.row.count, self.row.seens = self.seen.addresses()
+        if self._counts:
+            self.row.seen, self.row.count, self.row.seens = self.seen.addresses()
 
     def ready(self, vocabulary: int) -> None:
         """Take the grammar's mask. Raises ValueError for tokens or a mask that do not fit the vocabulary."""
@@ -111,8 +112,9 @@ class Choice:
     def advance(self) -> Drawn:
         """Go on behind the token that was chosen."""
         row = self.row
-        found = ((row.top[n], row.top_logp[n]) for n in range(self.sampling.top_logprobs))
-        drawn = Drawn(row.token, row.logp, row.drawn, tuple(pair for pair in found if pair[0] >= 0))
+        told = self.sampling.top_logprobs
+        top = tuple((t, p) for t, p in zip(row.top[:told], row.top_logp[:told], strict=True) if t >= 0)
+        drawn = Drawn(row.token, row.logp, row.drawn, top)
         if self._counts:
             self.seen.add(drawn.token)
         if self.grammar is not None:
@@ -240,6 +242,10 @@ class _Seen:
         self._token, self._count = (np.zeros(self._size + ROOM, np.int32) for _ in range(2))
         self._token[: self._size] = distinct
         self._place = {token: place for place, token in enumerate(distinct.tolist())}
+        self._lie()
+
+    def _lie(self) -> None:
+        self._where = self._token.ctypes.data, self._count.ctypes.data
 
     @property
     def token(self) -> NDArray[np.int32]:
@@ -251,7 +257,7 @@ class _Seen:
 
     def addresses(self) -> tuple[int, int, int]:
         """Where tokens and counts lie, and how many they are."""
-        return self._token.ctypes.data, self._count.ctypes.data, self._size
+        return *self._where, self._size
 
     def add(self, token: int) -> None:
         """A token was generated."""
@@ -259,6 +265,7 @@ class _Seen:
         if place == self._size:
             if self._size == len(self._token):
                 self._token, self._count = (np.concatenate([x, np.zeros_like(x)]) for x in (self._token, self._count))
+                self._lie()
             self._token[place] = token
             self._size += 1
             self.lowest, self.highest = min(self.lowest, token), max(self.highest, token)
