@@ -169,7 +169,7 @@ def _touched(layer: nn.Module) -> str | None:
 
 
 def read_blocks(layer: Any) -> tuple[Attention, FeedForward] | str:
-    """The two blocks that a decoder layer, fused or not, is outside of training; or why it is none that they compute."""
+    """The two blocks that a decoder layer, fused or not, is outside of training; or why it is no such layer."""
     layer = layer.__dict__.get("original", layer)
     if type(layer).__name__ not in LAYERS:
         return f"a layer is {projections.kind(layer)}"

@@ -100,7 +100,7 @@ class CompiledReader:
         for path, lora in adapter.items():
             if path not in self._weights.shapes:
                 raise LuthierError(f"the adapter has LoRA on {path}, which the model does not have", where="adapter")
-            own[path] = Lora(*(_kept(x) for x in (lora.down, lora.up)), float(lora.scale))
+            own[path] = Lora(_kept(lora.down), _kept(lora.up), float(lora.scale))
             out, inputs = self._weights.shapes[path]
             rank = lora.down.shape[0] if lora.down.dim() == 2 else 0
             if rank < 1 or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
