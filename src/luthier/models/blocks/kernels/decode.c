@@ -16,7 +16,6 @@
 /* Rows of an adapter's A of a piece of work. */
 #define RANKS 8
 #define PHASES_LAYER 12
-#define LINE 64
 
 /* What all threads see. `in`: the input of the projection to come; strides are in numbers. */
 typedef struct {
@@ -248,20 +247,29 @@ static void place_heads(worker *w, int half, const layer *l, i64 number) {
     meet(w);
 }
 
-static void attention(worker *w, int half, const layer *l, i64 number) {
+/* One token's queries over the keys of one group of heads. */
+static void attend_group(const worker *w, int half, const layer *l, i64 number, i64 t, i64 g) {
     const shared *a = w->all;
     const model *m = a->m;
     const step *s = a->s;
-    i64 d = m->d, bytes = PAGE * d * (half ? 2 : 4), each = m->heads / m->groups, room = up(s->keys + PAGE, PAGE);
-    for (i64 i; (i = next(w)) < s->tokens * m->groups;) {
-        i64 g = i / s->tokens, t = i % s->tokens, high = s->position[t] + 1;
-        i64 low = l->window ? most(0, high - l->window) : 0, keys = (number * 2 * m->groups + g) * bytes;
-        for (i64 h = 0; h < each; h += HEADS) {
-            i64 from = (g * each + h) * d;
-            attend(half, least(HEADS, each - h), a->qkv + t * a->qkv_step + from, d, (float)l->scale,
-                   s->page + s->page_of[t], keys, keys + m->groups * bytes, low, high, w->scores, room,
-                   a->in + t * a->in_step + from);
-        }
+    i64 d = m->d, bytes = PAGE * d * (half ? 2 : 4), each = m->heads / m->groups, high = s->position[t] + 1;
+    i64 low = l->window ? most(0, high - l->window) : 0, keys = (number * 2 * m->groups + g) * bytes;
+    for (i64 h = 0; h < each; h += HEADS) {
+        i64 from = (g * each + h) * d;
+        attend(half, least(HEADS, each - h), a->qkv + t * a->qkv_step + from, d, (float)l->scale,
+               s->page + s->page_of[t], keys, keys + m->groups * bytes, low, high, w->scores,
+               up(s->keys + PAGE, PAGE), a->in + t * a->in_step + from);
+    }
+}
+
+/* By token, whose heads lie side by side in memory; where there are few tokens, by token and head. */
+static void attention(worker *w, int half, const layer *l, i64 number) {
+    const shared *a = w->all;
+    i64 groups = a->m->groups, n = a->s->tokens, pieces = n < 4 * a->threads ? groups : 1;
+    for (i64 i; (i = next(w)) < n * pieces;) {
+        if (pieces > 1) attend_group(w, half, l, number, i / groups, i % groups);
+        else
+            for (i64 g = 0; g < groups; g++) attend_group(w, half, l, number, i, g);
     }
     meet(w);
 }

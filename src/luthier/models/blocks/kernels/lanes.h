@@ -28,6 +28,8 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 typedef int8_t vb __attribute__((vector_size(LANES)));
+/* Bytes that memory is fetched by. */
+#define LINE 64
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE i64 up(i64 n, i64 to) { return (n + to - 1) / to * to; }
@@ -43,15 +45,37 @@ INLINE void store(float *p, vf x) { memcpy(p, &x, sizeof x); }
 INLINE vf splat(float x) { return x - (vf){0}; }
 INLINE vf pick(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 
+/* Widening is spelt out where gcc 12 takes three steps for one. */
 INLINE vf from_bf16(const bf16 *p) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+#elif defined(__AVX2__)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+#else
     vh x;
     memcpy(&x, p, sizeof x);
     return (vf)(__builtin_convertvector(x, vu) << 16);
+#endif
 }
 INLINE vf from_int8(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#else
     vb x;
     memcpy(&x, p, sizeof x);
     return __builtin_convertvector(__builtin_convertvector(x, vi), vf);
+#endif
+}
+/* Loaded here, once, and not with each use. */
+INLINE vf held(vf x) {
+#if defined(__x86_64__)
+    __asm__("" : "+v"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
 }
 
 /* a b + c, in one rounding wherever the processor has that. */

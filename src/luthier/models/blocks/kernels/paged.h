@@ -25,42 +25,33 @@ INLINE void keep(int half, const float *k, const float *v, i64 d, i64 slot, char
 INLINE vf lower(vu pair) { return (vf)(pair << 16); }
 INLINE vf upper(vu pair) { return (vf)(pair & 0xffff0000); }
 
-/* Scores of n queries with the keys of a page. */
-INLINE void scores_n(int half, int n, const float *const *q, const char *keys, i64 d, float scale, float *const *out) {
+/* Scores of n queries with the keys of a page; those of the page to come are called for meanwhile. */
+INLINE void scores_n(int half, int n, const float *const *q, const char *keys, const char *coming, i64 d, float scale,
+                     float *const *out) {
     vf s[HEADS][SLICES];
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
         for (int c = 0; c < SLICES; c++) s[i][c] = (vf){0};
-    if (half)
-        for (i64 j = 0; j < d; j += 2) {
-            vf k[2][SLICES];
+    const i64 each = half ? 2 : 1; /* dimensions of a line: PAGE words */
+    for (i64 j = 0; j < d; j += each, coming += LINE) {
+        __builtin_prefetch(coming);
+        vf line[SLICES];
 #pragma GCC unroll 4
-            for (int c = 0; c < SLICES; c++) {
-                vu both = (vu)load((const float *)keys + j / 2 * PAGE + c * LANES);
-                k[0][c] = lower(both), k[1][c] = upper(both);
-            }
+        for (int c = 0; c < SLICES; c++) line[c] = held(load((const float *)keys + j / each * PAGE + c * LANES));
 #pragma GCC unroll 2
-            for (int o = 0; o < 2; o++)
-#pragma GCC unroll 4
-                for (int i = 0; i < n; i++) {
-                    vf a = splat(q[i][j + o]);
-#pragma GCC unroll 4
-                    for (int c = 0; c < SLICES; c++) s[i][c] = madd(a, k[o][c], s[i][c]);
-                }
-        }
-    else
-        for (i64 j = 0; j < d; j++) {
+        for (int o = 0; o < each; o++) {
             vf k[SLICES];
 #pragma GCC unroll 4
-            for (int c = 0; c < SLICES; c++) k[c] = load((const float *)keys + j * PAGE + c * LANES);
+            for (int c = 0; c < SLICES; c++) k[c] = held(!half ? line[c] : o ? upper((vu)line[c]) : lower((vu)line[c]));
 #pragma GCC unroll 4
             for (int i = 0; i < n; i++) {
-                vf a = splat(q[i][j]);
+                vf a = held(splat(q[i][j + o]));
 #pragma GCC unroll 4
                 for (int c = 0; c < SLICES; c++) s[i][c] = madd(a, k[c], s[i][c]);
             }
         }
+    }
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
@@ -94,44 +85,35 @@ INLINE void mixed_n(int half, int n, int W, const float *const *p, char *const *
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 8
         for (int c = 0; c < W; c++) s[i][c] = (vf){0};
+    const i64 each = half ? 2 : 1; /* tokens of a row of d words */
     for (i64 start = low / PAGE * PAGE; start < high; start += PAGE) {
-        const char *values = page[start / PAGE] + offset;
+        const float *v = (const float *)(page[start / PAGE] + offset) + from;
+        const float *coming = (const float *)(page[(start + PAGE < high ? start + PAGE : start) / PAGE] + offset) + from;
         i64 j = most(low - start, 0), end = least(high - start, PAGE);
         while (j < end) {
-            if (!half) {
-                const float *v = (const float *)values + j * d + from;
-#pragma GCC unroll 4
-                for (int i = 0; i < n; i++) {
-                    vf a = splat(p[i][start + j]);
-#pragma GCC unroll 8
-                    for (int c = 0; c < W; c++) s[i][c] = madd(a, load(v + c * LANES), s[i][c]);
-                }
-                j++;
-                continue;
-            }
-            const float *v = (const float *)values + j / 2 * d + from;
-            if (j % 2 || j + 1 == end) { /* half a pair: the other half may be anything */
+            const float *row = v + j / each * d;
+            for (int c = 0; c < W * LANES; c += LINE / 4) __builtin_prefetch(coming + j / each * d + c);
+            if (half && j % 2 == 0 && j + 1 < end) {
 #pragma GCC unroll 8
                 for (int c = 0; c < W; c++) {
-                    vu both = (vu)load(v + c * LANES);
-                    vf b = j % 2 ? upper(both) : lower(both);
+                    vu both = (vu)load(row + c * LANES);
+                    vf b[2] = {held(lower(both)), held(upper(both))};
 #pragma GCC unroll 4
-                    for (int i = 0; i < n; i++) s[i][c] = madd(splat(p[i][start + j]), b, s[i][c]);
+                    for (int i = 0; i < n; i++)
+#pragma GCC unroll 2
+                        for (int o = 0; o < 2; o++) s[i][c] = madd(splat(p[i][start + j + o]), b[o], s[i][c]);
                 }
-                j++;
+                j += 2;
                 continue;
             }
 #pragma GCC unroll 8
-            for (int c = 0; c < W; c++) {
-                vu both = (vu)load(v + c * LANES);
-                vf b0 = lower(both), b1 = upper(both);
+            for (int c = 0; c < W; c++) { /* one token; in bf16 half a pair, of which the other half may be anything */
+                vf b = load(row + c * LANES);
+                b = held(!half ? b : j % 2 ? upper((vu)b) : lower((vu)b));
 #pragma GCC unroll 4
-                for (int i = 0; i < n; i++) {
-                    s[i][c] = madd(splat(p[i][start + j]), b0, s[i][c]);
-                    s[i][c] = madd(splat(p[i][start + j + 1]), b1, s[i][c]);
-                }
+                for (int i = 0; i < n; i++) s[i][c] = madd(splat(p[i][start + j]), b, s[i][c]);
             }
-            j += 2;
+            j++;
         }
     }
 #pragma GCC unroll 4
@@ -152,7 +134,8 @@ INLINE void attend_n(int half, int n, const float *q, i64 d, float scale, char *
     for (i64 start = first; start < high; start += PAGE) {
 #pragma GCC unroll 4
         for (int i = 0; i < n; i++) at[i] = s[i] + (start - first);
-        scores_n(half, n, query, page[start / PAGE] + keys, d, scale, at);
+        const char *coming = start + PAGE < high ? page[start / PAGE + 1] + keys : page[first / PAGE] + values;
+        scores_n(half, n, query, page[start / PAGE] + keys, coming, d, scale, at);
     }
     for (int i = 0; i < n; i++) total[i] = softened(s[i], low - first, high - first);
     for (i64 from = 0; from < d;) {

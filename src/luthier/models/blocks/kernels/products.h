@@ -20,29 +20,38 @@ INLINE vf weight(int kind, const char *row, i64 k) {
                           : load((const float *)row + k);
 }
 
-/* M tokens by N outputs. */
-INLINE void tile(int M, int N, int kind, int ahead, const float *const *x, const rows *w, i64 first, float *const *y) {
+/* M tokens by N outputs, which are rows first, first + apart, ... : each of them goes on where it left off with the next
+ * first, so that memory is read in few long streams. */
+INLINE void tile(int M, int N, int kind, const float *const *x, const rows *w, i64 first, i64 apart, float *const *y) {
     vf sums[4][8];
     const char *row[8];
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++) row[n] = w->at + (first + n) * w->step;
+    for (int n = 0; n < N; n++) row[n] = w->at + (first + n * apart) * w->step;
 #pragma GCC unroll 4
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) sums[m][n] = (vf){0};
-    const i64 in = w->in, next = N * w->step;
+    const i64 in = w->in;
     for (i64 k = 0; k < in; k += LANES) {
-        vf b[8];
+        vf kept[4];
+        if (M >= N) { /* the fewer stay in registers, the others come by */
 #pragma GCC unroll 8
-        for (int n = 0; n < N; n++) {
-            b[n] = weight(kind, row[n], k);
-            if (ahead) __builtin_prefetch(row[n] + next + k * width_of(kind));
-        }
+            for (int n = 0; n < N; n++) kept[n] = held(weight(kind, row[n], k));
 #pragma GCC unroll 4
-        for (int m = 0; m < M; m++) {
-            vf a = load(x[m] + k);
+            for (int m = 0; m < M; m++) {
+                vf a = held(load(x[m] + k));
 #pragma GCC unroll 8
-            for (int n = 0; n < N; n++) sums[m][n] = madd(a, b[n], sums[m][n]);
+                for (int n = 0; n < N; n++) sums[m][n] = madd(a, kept[n], sums[m][n]);
+            }
+        } else {
+#pragma GCC unroll 4
+            for (int m = 0; m < M; m++) kept[m] = held(load(x[m] + k));
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) {
+                vf b = held(weight(kind, row[n], k));
+#pragma GCC unroll 4
+                for (int m = 0; m < M; m++) sums[m][n] = madd(kept[m], b, sums[m][n]);
+            }
         }
     }
 #pragma GCC unroll 4
@@ -52,7 +61,7 @@ INLINE void tile(int M, int N, int kind, int ahead, const float *const *x, const
             float out[4];
             sum4(sums[m][n], sums[m][n + 1 < N ? n + 1 : n], sums[m][n + 2 < N ? n + 2 : n],
                  sums[m][n + 3 < N ? n + 3 : n], out);
-            for (int i = 0; i < 4 && n + i < N; i++) y[m][first + n + i] = out[i];
+            for (int i = 0; i < (N - n < 4 ? N - n : 4); i++) y[m][first + (n + i) * apart] = out[i];
         }
 }
 
@@ -62,29 +71,29 @@ enum { N1 = 8, N2 = 8, N3 = 8, N4 = 6 };
 enum { N1 = 8, N2 = 6, N3 = 4, N4 = 3 };
 #endif
 
-INLINE void strip_n(int M, int N, int kind, int ahead, const float *const *x, const rows *w, i64 count, float *const *y) {
-    i64 o = 0;
-    for (; o + N <= count; o += N) tile(M, N, kind, ahead, x, w, o, y);
-    for (; o < count; o++) tile(M, 1, kind, 0, x, w, o, y);
+INLINE void strip_n(int M, int N, int kind, const float *const *x, const rows *w, i64 count, float *const *y) {
+    i64 each = count / N, o = 0;
+    for (; o < each; o++) tile(M, N, kind, x, w, o, each, y);
+    for (o = each * N; o < count; o++) tile(M, 1, kind, x, w, o, 1, y);
 }
 
 /* All outputs of up to four tokens. */
-INLINE void strip(int kind, int tokens, int ahead, const float *const *x, const rows *w, i64 count, float *const *y) {
+INLINE void strip(int kind, int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
     switch (tokens) {
-    case 1: strip_n(1, N1, kind, ahead, x, w, count, y); break;
-    case 2: strip_n(2, N2, kind, ahead, x, w, count, y); break;
-    case 3: strip_n(3, N3, kind, ahead, x, w, count, y); break;
-    default: strip_n(4, N4, kind, ahead, x, w, count, y);
+    case 1: strip_n(1, N1, kind, x, w, count, y); break;
+    case 2: strip_n(2, N2, kind, x, w, count, y); break;
+    case 3: strip_n(3, N3, kind, x, w, count, y); break;
+    default: strip_n(4, N4, kind, x, w, count, y);
     }
 }
 static void strip_fp32(int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
-    strip(FP32, tokens, 0, x, w, count, y);
+    strip(FP32, tokens, x, w, count, y);
 }
 static void strip_bf16(int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
-    strip(BF16, tokens, 0, x, w, count, y);
+    strip(BF16, tokens, x, w, count, y);
 }
 static void strip_int8(int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
-    strip(INT8, tokens, 0, x, w, count, y);
+    strip(INT8, tokens, x, w, count, y);
 }
 
 /* Where tokens lie: row list[i], or i without a list. */
