@@ -191,6 +191,8 @@ def test_what_cannot_be_answered_is_said_before_anything_is(model: Path, tmp_pat
         verbs.generate(model, given, tmp_path / "out.jsonl", ["temprature=1"])
     with pytest.raises(LuthierError, match="n must be greater than 0"):
         verbs.generate(model, given, tmp_path / "out.jsonl", ["n=0"])
+    with pytest.raises(LuthierError, match="n is 2, which needs a temperature above 0"):
+        verbs.generate(model, given, tmp_path / "out.jsonl", ["n=2"])
     with pytest.raises(LuthierError, match="unknown engine 'lokal'"):
         verbs.generate(model, given, tmp_path / "out.jsonl", ["engine=lokal"])
     with pytest.raises(LuthierError, match=r"none.jsonl"):
