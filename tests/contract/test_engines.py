@@ -35,7 +35,11 @@ def model(lora: bool = False) -> Any:
     return module.eval()
 
 
-@pytest.fixture(params=ENGINES.names())
+HERE = [name for name in ENGINES.names() if not ENGINES.get(name).elsewhere]
+"""Engines on a model in memory. Those with weights of their own have their tests in tests/unit/engines."""
+
+
+@pytest.fixture(params=HERE)
 def opened(request: pytest.FixtureRequest) -> Open:
     def make(module: Any = None) -> Engine:
         policy = tiny.Policy(model() if module is None else module, words(tiny.VOCABULARY + 1))

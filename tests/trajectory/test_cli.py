@@ -91,5 +91,6 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 def test_generated_documentation_is_current() -> None:
     from luthier.workflow.docs import filled
 
-    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert filled(page) == page, "run `make docs`"
+    for name in ("recipes.md", "generation.md"):
+        page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert filled(page) == page, "run `make docs`"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from luthier.recipe import document, shape
 from luthier.recipe.document import Node, Origin
 from luthier.recipe.load import plain_words
-from luthier.recipe.schema import STRICT, Float, Int, Plugin, PluginField, Seam, Sources, Why
+from luthier.recipe.schema import STRICT, Float, Int, Misfit, Plugin, PluginField, Seam, Sources, Why
 
 
 def _texts(value: Any) -> Any:
@@ -26,7 +26,7 @@ class Generation:
     data: Sources
     """The prompts: `--prompts`; the keys of a recipe's `data` may stand beside it (data.columns.prompt=question)."""
     n: Annotated[Int, Field(gt=0), Why("one answer is what a user gets")] = 1
-    """Answers to each prompt: `--n`. More than one want a temperature. Raised later, the further ones are added."""
+    """Answers to each prompt: `--n`. More than one need a temperature. Raised later, the further ones are added."""
     engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
         name="local"
     )
@@ -55,6 +55,13 @@ class Generation:
     """Write the token ids of each answer."""
     logprobs: bool = False
     """Write the log-probability of each of them, and of the stop token."""
+
+    @model_validator(mode="after")
+    def _draws_different(self) -> Generation:
+        if self.n > 1 and self.temperature == 0:
+            what = f"is {self.n}, which needs a temperature above 0: greedily drawn answers are all the same"
+            raise Misfit("n", what, "set one beside it, for instance temperature=0.8")
+        return self
 
 
 def generation(overrides: Sequence[str]) -> Generation:

@@ -1,5 +1,5 @@
-"""The generated parts of docs/recipes.md, and docs/adapters.md: `python -m luthier.workflow.docs` writes them,
-tests say when they are stale."""
+"""The generated parts of docs/recipes.md and docs/generation.md, and docs/adapters.md: `python -m luthier.workflow.docs`
+writes them, tests say when they are stale."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 from luthier.data import formats_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
+from luthier.recipe.generation import Generation
 from luthier.recipe.schema import Model, Recipe, Reference, Source, Task, Train, Validate
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
 PAGE = Path("docs/recipes.md")
+GENERATION_PAGE = Path("docs/generation.md")
 ADAPTERS_PAGE = Path("docs/adapters.md")
 KEYS = (
     ("", Recipe),
@@ -81,7 +83,17 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-PARTS: dict[str, Callable[[], str]] = {"keys": keys, "plugins": plugins, "shapes": formats_table}
+def generation() -> str:
+    """The keys of `luthier generate`."""
+    return _table(entries(Generation))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "keys": keys,
+    "plugins": plugins,
+    "shapes": formats_table,
+    "generation": generation,
+}
 
 
 def filled(page: str) -> str:
@@ -90,10 +102,11 @@ def filled(page: str) -> str:
 
 
 def main() -> None:
-    """Write docs/adapters.md, and the generated parts of docs/recipes.md; the rest of that page stays as it is."""
-    if not PAGE.exists():
-        sys.exit(f"run this in the repository's root: there is no {PAGE}")
-    write_atomically(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    """Write docs/adapters.md, and the generated parts of the other pages; the rest of these stays as it is."""
+    for page in (PAGE, GENERATION_PAGE):
+        if not page.exists():
+            sys.exit(f"run this in the repository's root: there is no {page}")
+        write_atomically(page, filled(page.read_text(encoding="utf-8")))
     write_atomically(ADAPTERS_PAGE, guide.page())
 
 

@@ -90,7 +90,7 @@ class Speaker:
 
 def named(engine: str) -> Plugin:
     """An engine as the command line names it: a name, or a mapping of a name to its keys."""
-    return generation([f"engine={engine}", "data.path=-"]).engine
+    return generation([f"engine={engine}", "data.path=x"]).engine
 
 
 def opening(plugin: Plugin) -> Opening:
