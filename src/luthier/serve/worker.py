@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -256,7 +256,7 @@ class Worker:
             self._metrics.count("generated_tokens", drawn)
             speed = drawn / max(self.last_step - begun, 1e-6)
             self._speed = SPEED_KEPT * self._speed + (1 - SPEED_KEPT) * speed if self._speed else speed
-            self._tell(lambda: [asked.outbox.put(pieces) for asked, pieces in news.items()])
+            self._tell(lambda: _hand_out(news))
 
     def _measure(self, asked: Asked, pieces: Sequence[Told]) -> None:
         first = not asked.begun
@@ -307,3 +307,8 @@ class Worker:
         except RuntimeError:  # the loop is closed: nobody listens any more
             with self._lock:
                 self._stopping = True
+
+
+def _hand_out(news: Mapping[Asked, Sequence[Told]]) -> None:
+    for asked, pieces in news.items():
+        asked.outbox.put(pieces)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,22 @@ class Served:
         self.house, self.server, self.port = house, server, port
         self.url = f"http://127.0.0.1:{port}"
 
-    def client(self, key: str = "none", **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=options.pop("max_retries", 0), **options)
+    @cached_property
+    def http(self) -> httpx.Client:
+        return httpx.Client(timeout=30)
+
+    @cached_property
+    def _client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def client(self, **options: Any) -> OpenAI:
+        return self._client.with_options(**options) if options else self._client
 
     def post(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, **more: Any) -> Any:
-        with httpx.Client(timeout=30) as client:
-            return client.post(self.url + path, json=body, headers=headers, **more)
+        return self.http.post(self.url + path, json=body, headers=headers, **more)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
-        with httpx.Client(timeout=30) as client:
-            return client.get(self.url + path, headers=headers)
+        return self.http.get(self.url + path, headers=headers)
 
     def gauges(self) -> dict[str, float]:
         """The numbers of /metrics."""
@@ -92,7 +99,9 @@ class Served:
 
 
 @contextmanager
-def serving(given: list[str], folder: Path | None = None, keys: tuple[str, ...] = (), **settings: Any) -> Iterator[Served]:
+def serving(
+    given: list[str], folder: Path | None = None, keys: tuple[str, ...] = (), **settings: Any
+) -> Iterator[Served]:
     """A server while the block lasts."""
     house = listening.house_of(given, Settings(**settings), folder)
     server = listening.make(house, "127.0.0.1", 0, list(keys))

@@ -6,12 +6,12 @@ A stream takes what is new from time to time, a whole answer takes all at the en
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.engines.text import Text
 from luthier.serve.words.calls import Call, Parser, Plain, Reasoning, Said
-from luthier.serve.words.tokens import Told, text_and_bytes
+from luthier.serve.words.tokens import Told
 from luthier.types import Completion, Piece
 
 
@@ -35,15 +35,13 @@ class Answer:
     """One answer under way."""
 
     def __init__(
-        self, place: tuple[int, int], tokenizer: Any, parser: Parser, *, logprobs: bool, one_call: bool = False
+        self, place: tuple[int, int], tokenizer: Any, parser: Parser, *, logprobs: Logprobs, one_call: bool = False
     ) -> None:
         """`place`: which prompt it answers, and its number among the answers. `one_call`: of several calls the first
         alone is told."""
         self.place, self.number = place
         self._tokenizer, self._parser, self._logprobs, self._one_call = tokenizer, parser, logprobs, one_call
         self._special = frozenset() if isinstance(parser, Plain) else frozenset(tokenizer.all_special_ids)
-        self._waiting: deque[tuple[Told, int]] = deque()
-        self._token_bytes, self._text_bytes = 0, 0
         self.part = Part()
         self.calls = 0
         """Calls found so far, told or not."""
@@ -54,39 +52,22 @@ class Answer:
     def add(self, piece: Piece) -> None:
         """One more piece from the engine."""
         done = piece.completion
-        stopped = done is not None and len(done.sampled) > len(done.ids)  # by a token that is no part of the answer
+        ended = done is not None and len(done.sampled) > len(done.ids)  # by a token that is no part of the answer
         marker = ""
-        if piece.token in self._special and not stopped:  # marks a call, and is no text to the engine
+        if piece.token in self._special and not ended:  # marks a call, and is no text to the engine
             marker = str(self._tokenizer.convert_ids_to_tokens(piece.token))
-        if self._logprobs and not stopped:
-            told = Told(piece.token, piece.logp, piece.top)
-            self._waiting.append((told, self._token_bytes))
-            self._token_bytes += len(text_and_bytes(self._tokenizer, piece.token)[1])
-        self._text_bytes += len(piece.text.encode()) + len(marker)
         self._say(self._parser.feed(marker + piece.text))
         if done is not None:
             self._say(self._parser.end())
             self.completion = done
             self.part.finish = "tool_calls" if self.calls and done.finish == "stop" else done.finish
-            # what was held for a stop string that did come is not told, token for token
-            cut = done.finish == "stop" and not stopped
-            self._release(lambda begin, end: begin < self._text_bytes if cut else True)
-        else:
-            self._release(lambda begin, end: end <= self._text_bytes)
+        told = None if ended else Told(piece.token, piece.logp, piece.top)
+        self.part.tokens += self._logprobs.add(told, len(piece.text), last=done is not None)
 
     def take(self) -> Part:
         """What has come since this was last asked."""
         part, self.part = self.part, Part()
         return part
-
-    def _release(self, settled: Callable[[int, int], bool]) -> None:
-        while self._waiting:
-            told, begin = self._waiting[0]
-            end = self._waiting[1][1] if len(self._waiting) > 1 else self._token_bytes
-            if not settled(begin, end):
-                return
-            self._waiting.popleft()
-            self.part.tokens.append(told)
 
     def _say(self, said: list[Said]) -> None:
         for one in said:
@@ -98,3 +79,45 @@ class Answer:
                 self.part.reasoning += one.text
             elif not (self._one_call and self.calls):
                 self.part.text += one
+
+
+class Logprobs:
+    """Tokens that are told with their log-probabilities: none whose text is held back, for it may become a stop string.
+
+    Whoever asks for none is told none.
+    """
+
+    def __init__(self, tokenizer: Any, *, asked: bool, stops: bool) -> None:
+        self._asked = asked
+        self._text = Text(tokenizer) if asked and stops else None
+        self._waiting: deque[tuple[Told, int | None]] = deque()
+        """With where each one's text ends; None: its bytes are no whole character yet."""
+        self._begin, self._seen, self._settled = 0, 0, 0
+
+    def add(self, told: Told | None, characters: int, *, last: bool) -> list[Told]:
+        """The tokens that can be told now. `told`: the newest, of which (and before) so much text was settled."""
+        if not self._asked:
+            return []
+        if self._text is None:
+            return [] if told is None else [told]
+        self._settled += characters
+        if told is not None:
+            self._waiting.append((told, None))
+            self._saw(len(self._text.add(told.token)))
+        if last:
+            self._saw(len(self._text.end()) or None)
+        found: list[Told] = []
+        while self._waiting:
+            first, end = self._waiting[0]
+            if end is None or (end > self._settled and not (last and self._begin < self._settled)):
+                break
+            self._waiting.popleft()
+            self._begin = end
+            found.append(first)
+        return found
+
+    def _saw(self, characters: int | None) -> None:
+        """So many characters more are whole: they are those of the tokens that had none yet."""
+        if characters:
+            self._seen += characters
+            self._waiting = deque((told, self._seen if end is None else end) for told, end in self._waiting)

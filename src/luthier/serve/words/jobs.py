@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from luthier.serve.faults import ApiFault
 from luthier.serve.settings import Settings
 from luthier.serve.words import prompts, tools
-from luthier.serve.words.answers import Answer
+from luthier.serve.words.answers import Answer, Logprobs
 from luthier.serve.words.bodies import Chat, Completions
 from luthier.serve.words.calls import Plain
 from luthier.serve.words.prompts import Prompt
@@ -58,11 +58,12 @@ class Job:
     def answer(self, place: int, number: int) -> Answer:
         """Where an answer to the prompt at this place is gathered."""
         tokenizer = self.served.template.tokenizer
+        told = Logprobs(tokenizer, asked=self.logprobs, stops=bool(self.sampling.stop))
         if not isinstance(self.body, Chat):
-            return Answer((place, number), tokenizer, Plain(), logprobs=self.logprobs)
+            return Answer((place, number), tokenizer, Plain(), logprobs=told)
         parser = tools.parser(self.form, self.served.template, self.tools, self.prompts[place].text)
         one_call = not self.body.parallel_tool_calls
-        return Answer((place, number), tokenizer, parser, logprobs=self.logprobs, one_call=one_call)
+        return Answer((place, number), tokenizer, parser, logprobs=told, one_call=one_call)
 
 
 def of_chat(served: Served, body: Chat, settings: Settings, context: int | None) -> Job:

@@ -108,5 +108,4 @@ def _decoded(template: Template, ids: Sequence[int]) -> str:
     """Token ids as text; "" where the tokenizer does not know one (the engine says which)."""
     if max(ids) >= len(template.tokenizer):
         return ""
-    text: str = template.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+    return str(template.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

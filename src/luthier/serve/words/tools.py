@@ -61,7 +61,7 @@ def parser(form: Form | None, template: Template, tools: Tools, asked: str) -> P
         return Described(found.get_response_parser(prefix=asked, tools=[dict(tool) for tool in tools] or None), names)
     if not tools or form is None:
         return Plain()
-    return {"tagged": Tagged, "listed": Listed, "named": Listed, "bare": Bare}[form](names)
+    return Tagged(names) if form == "tagged" else Bare(names) if form == "bare" else Listed(names)
 
 
 def chosen(choice: Any, tools: Tools) -> Tools | None:
