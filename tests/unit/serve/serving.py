@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -28,14 +29,20 @@ HERMES = (
 )
 
 
-def byte_model(folder: Path, seed: int = 0, *, template: str | None = HERMES, context: int = 512, **keys: Any) -> Any:
-    """A model whose tokens are bytes and that says anything; of equal seeds the weights are equal."""
+def byte_model(
+    folder: Path, seed: int = 0, *, template: str | None = HERMES, context: int = 512, endless: bool = False
+) -> Any:
+    """A model whose tokens are bytes and that says anything; of equal seeds the weights are equal. `endless`: greedy,
+    its answers have no end but their length."""
     start, end = "<|im_start|>", "<|im_end|>"
     tokenizer = letters("<|endoftext|>", start, end, bos_token=start, eos_token=end, chat_template=template)
     sizes = {"vocab_size": len(tokenizer), "intermediate_size": 32, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     made = {"max_position_embeddings": context, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
-    module = tiny.model(seed=seed, **sizes, **heads, **made, **keys)
+    module = tiny.model(seed=seed, **sizes, **heads, **made)
+    if endless:
+        with torch.no_grad():  # the end is as likely as all others on average: never the likeliest
+            module.lm_head.weight[2] = module.lm_head.weight[3:].mean(0)
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return module
@@ -100,12 +107,14 @@ class Served:
 
 @contextmanager
 def serving(
-    given: list[str], folder: Path | None = None, keys: tuple[str, ...] = (), **settings: Any
+    given: list[str], folder: Path | None = None, keys: tuple[str, ...] = (), buffer: int = 0, **settings: Any
 ) -> Iterator[Served]:
-    """A server while the block lasts."""
+    """A server while the block lasts. `buffer`: bytes that the system keeps of what is not read."""
     house = listening.house_of(given, Settings(**settings), folder)
     server = listening.make(house, "127.0.0.1", 0, list(keys))
     sock = listening.listen("127.0.0.1", 0)
+    if buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     try:

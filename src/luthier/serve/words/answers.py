@@ -41,7 +41,7 @@ class Answer:
         alone is told."""
         self.place, self.number = place
         self._tokenizer, self._parser, self._logprobs, self._one_call = tokenizer, parser, logprobs, one_call
-        self._special = frozenset() if isinstance(parser, Plain) else frozenset(tokenizer.all_special_ids)
+        self._special: frozenset[int] = frozenset() if isinstance(parser, Plain) else _special(tokenizer)
         self.part = Part()
         self.calls = 0
         """Calls found so far, told or not."""
@@ -121,3 +121,8 @@ class Logprobs:
         if characters:
             self._seen += characters
             self._waiting = deque((told, self._seen if end is None else end) for told, end in self._waiting)
+
+
+def _special(tokenizer: Any) -> frozenset[int]:
+    """Tokens that are no text to the engine."""
+    return frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
