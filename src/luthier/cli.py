@@ -234,6 +234,29 @@ def generate(
 
 
 @_verb
+def serve(
+    given: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|MODEL", help="Runs and models of one base; settings as serve.KEY=VALUE."),
+    ],
+    adapters: Annotated[Path | None, typer.Option(help="A folder of runs whose adapters clients may name.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; anything but this machine needs keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LUTHIER_API_KEY", show_envvar=True, help="A key that clients need.")
+    ] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="A file of keys, one a line; `admin KEY` may load and unload adapters.")
+    ] = None,
+) -> None:
+    """Serve runs by OpenAI's API, with a chat page. docs/serving.md says the rest."""
+    from luthier import verbs
+    from luthier.serve.settings import read_keys
+
+    verbs.serve(given, adapters=adapters, host=host, port=port, keys=read_keys(api_key, api_keys))
+
+
+@_verb
 def data(
     recipe: RecipePath,
     overrides: Overrides = None,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from luthier.forward import packing
 from luthier.forward.batches import Batch, Layout
 from luthier.forward.head import Head, Teacher, readouts
-from luthier.forward.readouts import LOGP, MEAN_LOGP, OF_A_TEACHER
+from luthier.forward.readouts import LOGP, MEAN_LOGP, OF_A_TEACHER, TOP, TOP_IDS, TOP_K
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
 from luthier.models.blocks.fused import Fusion
@@ -219,7 +219,7 @@ class Forward:
 
     def _whole_head(self, batch: Batch, asked: Sequence[str]) -> dict[str, Tensor]:
         """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
-        beyond = set(asked) - {LOGP, MEAN_LOGP}
+        beyond = set(asked) - {LOGP, MEAN_LOGP, TOP_K}
         if beyond:
             raise ValueError(f"{', '.join(sorted(beyond))} need an output head that is W h + b, scale and soft cap")
         inputs, first = self._inputs(batch)
@@ -227,7 +227,12 @@ class Forward:
             logits = self.causal_lm(**inputs).logits[:, first:]
         logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
         found = {LOGP: logp_SV.gather(1, batch.target_S[:, None]).squeeze(1)}
-        return {**found, MEAN_LOGP: logp_SV.mean(-1)} if MEAN_LOGP in asked else found
+        if MEAN_LOGP in asked:
+            found[MEAN_LOGP] = logp_SV.mean(-1)
+        if TOP_K in asked:
+            with torch.no_grad():
+                found[TOP_K], found[TOP_IDS] = logp_SV.topk(min(TOP, logp_SV.shape[1]), -1)
+        return found
 
     def _describe(self, obstacle: str | None, noisy: bool) -> str:
         if self.layout == "padded":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 LOGP, MEAN_LOGP, ENTROPY, TOP_K = "logp", "mean_logp", "entropy", "top_k"
 KL, REVERSE_KL = "kl", "reverse_kl"
+TOP_IDS = "top_ids"
+"""Comes with `top_k`: which tokens they are."""
 
 READOUTS = {
     LOGP: "log pi(y) of the token that stands there",

@@ -23,9 +23,18 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luthier.forward.head import BLOCK, CHUNK, Head, Teacher, picked
-from luthier.forward.readouts import ENTROPY, KL, LOGP, MEAN_LOGP, OF_A_TEACHER, READOUTS, REVERSE_KL, TOP, TOP_K
-
-TOP_IDS = "top_ids"
+from luthier.forward.readouts import (
+    ENTROPY,
+    KL,
+    LOGP,
+    MEAN_LOGP,
+    OF_A_TEACHER,
+    READOUTS,
+    REVERSE_KL,
+    TOP,
+    TOP_IDS,
+    TOP_K,
+)
 
 
 def check(asked: Sequence[str], teacher: Teacher | None, head: Head) -> None:

@@ -108,14 +108,21 @@ class Template:
         if turns and all(turn.role == RAW for turn in turns):
             ids = self._tokeniser.text_ids("".join(turn.text for turn in turns))
         else:
-            conversation = Conversation(tuple(turns), tuple(tools), (None,) * len(turns), 0.0, None)
-            self._require_template(None)
-            self._renderer.check_roles(conversation)
-            text = self._renderer.asked(turns, conversation.tools)
-            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = self.ids_of(self.prompt_text(turns, tools))
         if fault := self._unknown(ids, None):
             raise fault
         return ids
+
+    def prompt_text(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """What the model is given to answer these turns, as text. Raises LuthierError for what cannot be rendered."""
+        conversation = Conversation(tuple(turns), tuple(tools), (None,) * len(turns), 0.0, None)
+        self._require_template(None)
+        self._renderer.check_roles(conversation)
+        return self._renderer.asked(turns, conversation.tools)
+
+    def ids_of(self, text: str) -> list[int]:
+        """The tokens of a rendered text."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def answered(self, turns: Sequence[Turn], said: str) -> Turn:
         """What the model said to these turns, as the next one: a thinking block that the prompt opened is its own."""

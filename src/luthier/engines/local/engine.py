@@ -48,6 +48,24 @@ class Ticket:
     """Why one of them could not be brought to an end; the others were."""
 
 
+@dataclass(frozen=True)
+class Load:
+    """What an engine has to do, and has done."""
+
+    running: int
+    """Answers under way."""
+    waiting: int
+    """Answers not begun, or put back."""
+    pages_held: int
+    pages_made: int
+    """Pages of keys and values that answers hold, and those that have memory."""
+    evicted: int
+    """Pages whose content was forgotten because their place was needed."""
+    preempted: int
+    """How often an answer was put back because pages had run short."""
+    tokens_read: int
+
+
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
@@ -108,6 +126,20 @@ class LocalEngine:
     def busy(self) -> bool:
         """Is there anything to bring on?"""
         return any(lane.scheduler.busy for lane in self._lanes.values())
+
+    @property
+    def load(self) -> Load:
+        """How much is under way, and how full the pages are."""
+        schedulers = [lane.scheduler for lane in tuple(self._lanes.values())]  # a server asks from another thread
+        return Load(
+            running=sum(one.running for one in schedulers),
+            waiting=sum(one.waiting for one in schedulers),
+            pages_held=sum(one.pages.held for one in schedulers),
+            pages_made=sum(one.pages.made for one in schedulers),
+            evicted=sum(one.pages.evicted for one in schedulers),
+            preempted=sum(one.preempted for one in schedulers),
+            tokens_read=sum(one.tokens_read for one in schedulers),
+        )
 
     def step(self) -> list[Ticket]:
         """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
@@ -195,6 +227,12 @@ class LocalEngine:
                     self._look_if_touched()
         finally:
             self.cancel(ticket)
+
+    @contextmanager
+    def model(self, adapter: str | None = None) -> Iterator[Any]:
+        """Inside the block: the module as it answers those who name this adapter, for other things to be read of it."""
+        with self._named.on(adapter) as module:
+            yield module
 
     def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""

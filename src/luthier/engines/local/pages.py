@@ -37,6 +37,8 @@ class Pages:
         self._known: dict[tuple[Node, tuple[int, ...]], tuple[int, Node]] = {}
         self._roots: dict[Hashable, Node] = {}
         self._nodes = 0
+        self.evicted = 0
+        """How often a content was forgotten because its place was needed."""
 
     @property
     def made(self) -> int:
@@ -87,6 +89,7 @@ class Pages:
         elif self._unheld:
             page, _ = self._unheld.popitem(last=False)
             self._forget(page)
+            self.evicted += 1
         else:
             return None
         self._pages[page].holders = 1

@@ -1,0 +1,144 @@
+"""The server itself: uvicorn around the application, the engine's thread, and a quiet end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from luthier.errors import LuthierError, missing_extra
+from luthier.serve.settings import Settings
+
+
+def must_be_installed() -> None:
+    """Raises LuthierError where uvicorn is absent."""
+    try:
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra("uvicorn", "serve", "the server") from error
+
+
+def house_of(given: list[str], settings: Settings, folder: Path | None) -> Any:
+    """Open what is to be served. Raises LuthierError."""
+    from luthier.serve.adapters import found_in
+    from luthier.serve.house import House
+    from luthier.serve.opening import open_all
+
+    if folder is not None and not folder.is_dir():
+        raise LuthierError(
+            "there is no such folder of adapters", where=str(folder), fix="make it, or leave --adapters out"
+        )
+    opened = open_all(given)
+    house = House(opened, settings, folder)
+    if folder is not None:
+        if house.adapters is None:
+            raise LuthierError(
+                "a reward model takes no adapters", where="--adapters", fix="name a base or a run beside it"
+            )
+        for name, place in found_in(folder):
+            if house.adapters.get(name) is None and name != opened.name:
+                house.adapters.add(name, place)
+    return house
+
+
+def make(house: Any, host: str, port: int, keys: list[str]) -> Any:
+    """A server that listens when it is run. Raises LuthierError for a place that must not be open without keys."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from luthier.serve.api.app import App
+    from luthier.serve.api.guard import Guard, is_local, must_be_guarded
+
+    must_be_guarded(host, keys)
+    settings: Settings = house.settings
+
+    class Patient(H11Protocol):
+        """Who opens a connection must ask something within a while, at once and again."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._late = self.loop.call_later(settings.patience, self._give_up)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            asking = self.cycle is not None and not self.cycle.response_complete
+            if asking:
+                self._late.cancel()
+            elif self._late.cancelled() and self.conn.trailing_data[0]:
+                self._late = self.loop.call_later(settings.patience, self._give_up)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._late.cancel()
+            super().connection_lost(exc)
+
+        def _give_up(self) -> None:
+            self.transport.close()
+
+    class Listening(uvicorn.Server):
+        """Lets what runs end before it stops: first the requests, within their time, then the connections."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            house.worker.start(asyncio.get_running_loop())
+            await super().startup(sockets)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if house.draining:  # told twice: at once
+                self.should_exit = self.force_exit = True
+            house.draining = True
+
+        async def on_tick(self, counter: int) -> bool:
+            if house.draining:
+                self._since = self._since or time.monotonic()
+                late = time.monotonic() - self._since > settings.drain
+                self.should_exit = self.should_exit or late or not house.active
+            return await super().on_tick(counter)
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            await asyncio.to_thread(house.worker.stop)
+            house.worker.abandon()
+            await super().shutdown(sockets)
+
+        _since = 0.0
+
+    config = uvicorn.Config(
+        App(house, Guard(keys, local=is_local(host))),
+        host=host,
+        port=port,
+        http=Patient,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.connections,
+        timeout_keep_alive=max(1, round(settings.patience)),
+        timeout_graceful_shutdown=5,
+    )
+    return Listening(config)
+
+
+def log_to_stderr() -> None:
+    """Lines of the log, each with its time."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("luthier.serve")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that connections come to. Raises LuthierError where there can be none."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise LuthierError(
+            f"cannot listen at {host}, port {port}: {error.strerror or error}",
+            where="--port",
+            fix="name another port, or end what listens there",
+        ) from error

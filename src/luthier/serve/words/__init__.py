@@ -1,0 +1,1 @@
+"""What clients ask and are told, in OpenAI's words: read, checked, and written. Nothing here knows of HTTP."""
