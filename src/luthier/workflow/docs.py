@@ -1,5 +1,7 @@
-"""The generated parts of docs/recipes.md and docs/generation.md, and docs/adapters.md: `python -m luthier.workflow.docs`
-writes them, tests say when they are stale."""
+"""The generated parts of docs/recipes.md and docs/generation.md, and docs/adapters.md.
+
+`python -m luthier.workflow.docs` writes them, tests say when they are stale.
+"""
 
 from __future__ import annotations
 

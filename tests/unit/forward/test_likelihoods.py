@@ -84,7 +84,7 @@ def test_beside_the_likeliest_tokens(family):
         np.concatenate([row.ids_SC for row in told]),
         strict=True,
     ):
-        assert top[among == token].tolist() in ([logp], []), "to the bit, so that equality tells whether it is the first"
+        assert top[among == token].tolist() in ([logp], []), "equality tells whether it is the first: to the bit"
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

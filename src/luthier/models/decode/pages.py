@@ -58,8 +58,8 @@ class Pages:
 
 
 def _memory(size: int) -> NDArray[np.uint8]:
-    """Zeros that the machine gives out in large pieces where it can: a step looks into every page of every sequence, and
-    would spend its time on finding them."""
+    """Zeros that the machine gives out in large pieces where it can: a step looks into every page of every sequence,
+    and would spend its time on finding them."""
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         block.madvise(mmap.MADV_HUGEPAGE)

@@ -227,7 +227,7 @@ def origin_of(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _origin_by_peft(folder: Path) -> dict[str, Any]:
+def origin_by_peft(folder: Path) -> dict[str, Any]:
     """As `origin_of`, from PEFT's own configuration; {} where there is none."""
     if not (folder / foreign.CONFIG).is_file():
         return {}
@@ -244,7 +244,7 @@ def open_adapter(
     The folder is one of ours, or what plain PEFT has written; that the base is the same is known of ours alone.
     """
     ours = origin_of(folder)
-    origin = ours or _origin_by_peft(folder)
+    origin = ours or origin_by_peft(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
     model, trained = model or Model(**origin["model"]), Model(**origin["model"])
