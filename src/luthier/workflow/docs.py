@@ -1,5 +1,5 @@
-"""The generated parts of docs/recipes.md and docs/generation.md, and docs/adapters.md: `python -m luthier.workflow.docs`
-writes them, tests say when they are stale."""
+"""The generated parts of docs/recipes.md and docs/generation.md, and docs/adapters.md. They are written by
+`python -m luthier.workflow.docs`; tests say when they are stale."""
 
 from __future__ import annotations
 
