@@ -8,7 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+import tiny
+from tiny_tokenizers import words
+
+from luthier.engines import ENGINES
+from luthier.engines.openai import wire
+from luthier.models import OnDisk
+from luthier.types import Request, Sampling, Turn
+
+STOP = 5
+TURNS = (Turn("system", "be brief"), Turn("user", "hello"))
 
 Answer = tuple[int, dict[str, str], Any]
 """Status, headers, and a body: JSON, or bytes as they stand."""
@@ -81,3 +94,23 @@ def endpoint(answer: Callable[[str, dict[str, Any]], Answer]) -> Iterator[Endpoi
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, no key, and short waits; autouse where it is imported."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(wire, "FIRST_WAIT", 0.01)
+
+
+def opened(url: str, **keys: Any) -> Any:
+    """The engine that asks the endpoint."""
+    made = ENGINES.build("openai", {"url": url, "model": "m", "retries": 2, **keys})
+    return made.open(OnDisk(words(tiny.VOCABULARY + 1), Path("tiny")), {STOP})
+
+
+def request(place: int = 0, n: int = 1, **sampling: Any) -> Request:
+    """A conversation like others, but for its place."""
+    settings = Sampling(**{"max_new_tokens": 20, **sampling})
+    return Request((7, 8, 9, 10 + place), settings, n, id=place, turns=(*TURNS[:1], Turn("user", f"hello {place}")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from luthier.errors import LuthierError
 from luthier.models.loading import foreign
-from luthier.models.loading.load import ORIGIN, OWN, _open, fetch_base, origin_of
+from luthier.models.loading.load import ORIGIN, OWN, _open, fetch_base, origin_by_peft, origin_of
 from luthier.models.policy import Policy
 from luthier.recipe.schema import Model, Plugin
 
