@@ -34,14 +34,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def config(family: str) -> Any:
-    return tiny.config(family, **SIZES, **FAMILIES[family])
+def config(family: str, **keys: Any) -> Any:
+    return tiny.config(family, **SIZES, **FAMILIES[family], **keys)
 
 
-def family_model(family: str, *, lora: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
+def family_model(family: str, *, lora: bool = False, dtype: torch.dtype = torch.float32, **keys: Any) -> nn.Module:
     """A random model whose attention is far from uniform; LoRA's B is not zero."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(config(family), attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config(family, **keys), attn_implementation="eager")
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.2)

@@ -30,6 +30,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides, for instance train.lr=1e-4.")
 ]
 
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="What answers: local, vllm, '{openai: {url: …, model: …}}'.")
+]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
@@ -89,7 +93,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             from luthier.workflow.faults import report
 
-            resumes = function.__name__ in ("train", "demo")
+            resumes = function.__name__ in ("train", "demo", "generate")
             raise typer.Exit(report(error, debug=_debug.on, resumes=resumes)) from error
 
     return guarded
@@ -134,24 +138,25 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     overrides: Overrides = None,
+    engine: EngineName = None,
 ) -> None:
     """Score a run's model, base and tuned side by side, on the tasks of its recipe."""
     from luthier import verbs
 
-    verbs.evaluate(run, overrides or ())
+    verbs.evaluate(run, [*([f"engine={engine}"] if engine else []), *(overrides or ())])
 
 
 @_verb
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --merge RUN:WEIGHT.")],
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|KEY=VALUE",
+            help="A run folder, then the exporter's keys, for instance dtype=fp32; with --merge several RUN:WEIGHT.",
+        ),
+    ],
     to: Annotated[str | None, typer.Option(help="What to write: see `luthier schema`. Default: merged.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where. Default: a folder of that name in the run.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="The exporter's keys, for instance dtype=fp32; with --merge more RUN:WEIGHT."
-        ),
-    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Combine the adapters of several runs into a run at --folder.")
     ] = False,
@@ -174,13 +179,13 @@ def export(
     from luthier import verbs
     from luthier.workflow import export_check
 
-    given = overrides or []
-    keys = [key for key in given if "=" in key]
+    run, *rest = given
+    keys = [each for each in rest if "=" in each]
     export_check.must_do_something(merge=merge, how=how, density=density, to=to, keys=keys)
     if not merge:
-        verbs.export(run, to or "merged", folder=folder, keys=given)
+        verbs.export(run, to or "merged", folder=folder, keys=rest)
         return
-    runs = [run, *(part for part in given if "=" not in part)]
+    runs = [run, *(part for part in rest if "=" not in part)]
     combined = verbs.combine(runs, folder, how=how or "linear", density=0.5 if density is None else density)
     if to is not None:
         verbs.export(combined, to, keys=keys)
@@ -193,11 +198,39 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
     both: Annotated[bool, typer.Option("--both", help="Answer with and without the adapter, side by side.")] = False,
+    engine: EngineName = None,
 ) -> None:
     """Talk to a model. /help lists what you can type."""
     from luthier import verbs
 
-    verbs.chat(model, system=system, temperature=temperature, max_new_tokens=max_new_tokens, both=both)
+    verbs.chat(
+        model,
+        system=system,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        both=both,
+        engine=engine or "local",
+    )
+
+
+@_verb
+def generate(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, alias, hub id or folder.")],
+    prompts: Annotated[Path, typer.Option(help="The prompts: rows of any shape that data may have.")],
+    out: Annotated[Path, typer.Option(help="Where the answers go, a line each. Run again to resume.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="For instance temperature=0.8; docs/generation.md has them all."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
+    engine: EngineName = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where there are answers.")] = False,
+) -> None:
+    """Answer the prompts of a file. A run that was stopped goes on where it was."""
+    from luthier import verbs
+
+    keys = [f"n={n}", *([f"engine={engine}"] if engine else []), *(overrides or [])]
+    verbs.generate(model, prompts, out, keys, overwrite=overwrite)
 
 
 @_verb

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from luthier.errors import LuthierError
 def write_atomically(path: Path, text: str) -> None:
     """Write the whole file or leave the old one: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # mkstemp would make it unreadable to others
+    # mkstemp would make it unreadable to others; threads may write the same file
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         # half a character of another encoding, as a file's name may hold: JSON reads what is written then as the same
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -105,7 +107,7 @@ class Run:
         self.still_held()
         event = {"kind": kind, "time": round(time.time(), 3), **fields}
         with self.events_path.open("a+b") as file:
-            _cut_half_line(file)
+            cut_half_line(file)
             file.write(json_line(event).encode("utf-8", "backslashreplace"))
         return event
 
@@ -245,7 +247,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _cut_half_line(file: BinaryIO) -> None:
+def cut_half_line(file: BinaryIO) -> None:
     """Take a last line without an end off a file of lines: a kill left it, and what is added would join it."""
     size = end = file.seek(0, os.SEEK_END)
     while end:

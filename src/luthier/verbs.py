@@ -12,12 +12,12 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from luthier.distributed.group import of_environment, threads_of_training
 from luthier.errors import LuthierError
 from luthier.recipe import (
     Loaded,
-    Model,
     Plugin,
     Recipe,
     Task,
@@ -48,16 +48,18 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
-def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
+def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, processes: int = 1) -> Run:
     """Train what the recipe says, score it before and after, write the report; return the run.
 
-    The same recipe on the same folder continues where it was stopped, and does nothing when all is done. Raises
-    LuthierError for whatever the user can mend, as early as it can be known.
+    The same recipe on the same folder continues where it was stopped, and does nothing when all is done. `processes`:
+    in so many new ones of this machine, as the command line's `--processes`. Raises LuthierError for whatever the user
+    can mend, as early as it can be known.
     """
-    from luthier.distributed import group as processes
+    if processes != 1:
+        return _started(recipe, overrides, processes)
     from luthier.workflow import resume_check, scoring
 
-    group = processes.of_environment()
+    group = of_environment()
     with ExitStack() as stack:
         stack.callback(group.leave)
         stack.enter_context(group.faults())
@@ -72,7 +74,8 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
         resume_check.keep(run, job.recipe)
         group.tell("trains", not held.trained)
         if not held.trained:
-            _fit(job, run, group)
+            with threads_of_training(group):
+                _fit(job, run, group)
         for plugin in held.unexported:
             _export(run, job.recipe, plugin, run.folder / plugin.name)
         _evaluate(run, job, held.unscored)
@@ -84,6 +87,15 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Run:
     return run
 
 
+def _started(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int) -> Run:
+    """The run, trained by processes of its own. What is wrong with the recipe is told before there are any."""
+    from luthier.workflow import together
+
+    run = Run(Path(resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output).expanduser())
+    together.train(recipe, overrides, processes, run)
+    return run
+
+
 def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -> Run:
     """What each further process of the run does: it trains beside the first one, and neither shows nor writes."""
     hush()
@@ -91,7 +103,8 @@ def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -
     job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
     run = Run(Path(job.recipe.output).expanduser())
     if trains:
-        _fit(job, run, group)
+        with threads_of_training(group):
+            _fit(job, run, group)
     return run
 
 
@@ -212,35 +225,60 @@ def chat(
     temperature: float = 0.0,
     max_new_tokens: int = 512,
     both: bool = False,
+    engine: str = "local",
 ) -> None:
-    """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe."""
+    """Talk to a run (with the system message its data had) or to any model, in the terminal or through a pipe.
+
+    `engine`: what answers, as a recipe names it, for instance "{openai: {url: …, model: …}}".
+    """
     from luthier import serve
     from luthier.data import Template
-    from luthier.models import embeddings, heads, load, open_run
+    from luthier.models import embeddings
     from luthier.types import Sampling
+    from luthier.workflow import speaker
 
-    run = model if isinstance(model, Run) else Run(Path(model))
-    if run.recipe_path.exists():
-        recipe = _recipe_of(run)
-        if run.head is not None and recipe.objective.name != "sum":  # beside another term it may still speak
-            raise serve.scores_only(run.folder, recipe.model.name)
-        policy = open_run(run)
-        system = system if system is not None else recipe.data[0].system
+    given = speaker.Speaker(model)
+    opening = speaker.opening(speaker.named(engine))
+    policy = None if opening.elsewhere else given.policy
+    if policy is None:
+        template = Template(given.disk.tokenizer)
     else:
-        policy = load(Model(name=str(model)), train=False)
-        if heads.found_head(policy.folder) is not None:
-            raise serve.scores_only(str(model))
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    template = Template(policy.tokenizer, embeddings(policy.module))
+        template = Template(policy.tokenizer, embeddings(policy.module))
     if not template.exists:
         raise LuthierError(
             "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
-            where=str(model if not isinstance(model, Run) else model.folder),
+            where=given.name,
             fix="take an instruct model, or put a chat_template.jinja into the model's folder",
         )
     if template.remark:
         say(template.remark)
-    serve.chat(policy, template, console(), system=system or None, sampling=sampling, both=both)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    answers = policy or serve.Elsewhere(cast("serve.Streaming", given.engine(opening, template)), given.name)
+    system = (system if system is not None else given.system) or None
+    serve.chat(answers, template, console(), system=system, sampling=sampling, both=both)
+
+
+def generate(
+    model: Run | str | Path,
+    prompts: str | Path,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Answer the prompts of a file, a line an answer in `out`; the same command goes on where it was stopped.
+
+    `overrides`: the keys of `recipe.Generation` by dotted names (n=4, temperature=0.8, engine.openai.url=…). Raises
+    LuthierError where `out` holds answers made with other settings or weights, unless it is to `overwrite` them.
+    """
+    from luthier.recipe.generation import generation
+    from luthier.workflow import generation as work
+    from luthier.workflow.speaker import Speaker
+
+    keys = generation([f"data.path={json.dumps(str(prompts))}", *overrides])  # JSON's text is YAML's, whatever is in it
+    target = Path(out).expanduser()
+    work.generate(Speaker(model), keys, target, overwrite=overwrite, say=say)
+    return target
 
 
 def serve(
@@ -254,24 +292,8 @@ def serve(
     """Serve runs and models by OpenAI's API, and a chat page, until it is told to stop. `given`: runs and models, and
     settings (`serve.queue=64k`); `keys`: lines as in a file of keys."""
     from luthier.serve import listening
-    from luthier.serve.settings import PREFIX, parse
 
-    listening.must_be_installed()
-    settings = parse([word for word in given if word.startswith(PREFIX)])
-    named = [word for word in given if not word.startswith(PREFIX)]
-    if not named:
-        raise LuthierError(
-            "what is to be served?", where="RUN|MODEL", fix="name a run or a model: luthier serve runs/demo"
-        )
-    house = listening.house_of(named, settings, adapters)
-    server = listening.make(house, host, port, list(keys))
-    sock = listening.listen(host, port)
-    listening.log_to_stderr()
-    at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
-    names = [name for name, _, _ in house.names()]
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    say(f"serving {shown or house.opened.name} at {at} (OpenAI's API under {at}/v1)")
-    server.run(sockets=[sock])
+    listening.serve(given, adapters, (host, port), list(keys), say)
 
 
 def models() -> None:
@@ -333,7 +355,10 @@ def demo(output: Path, overrides: Sequence[str] = ()) -> Run:
 
 # the steps that verbs share
 def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str]) -> Loaded:
-    loaded = override(recipe, overrides) if isinstance(recipe, Recipe) else load(recipe, overrides)
+    if isinstance(recipe, Recipe):
+        loaded = override(recipe, overrides, REGISTRIES)
+    else:
+        loaded = load(recipe, overrides, REGISTRIES)
     for line in loaded.renamed:
         say(line)
     return loaded
@@ -344,7 +369,7 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _recipe_of(run: Run, overrides: Sequence[str] = ()) -> Recipe:
-    return resolve(load(run.recipe_path, overrides), REGISTRIES).recipe
+    return resolve(load(run.recipe_path, overrides, REGISTRIES), REGISTRIES).recipe
 
 
 def _export(run: Run, recipe: Recipe, plugin: Plugin, folder: Path) -> Path:

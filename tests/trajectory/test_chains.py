@@ -180,6 +180,7 @@ def test_a_killed_run_goes_on_only_on_the_weights_it_began_with(
         (("export", "run", "dtyp=fp32"), "dtyp=fp32: exporter 'merged' has no key 'dtyp' → did you mean"),
         (("export", "run", "--to", "gguf"), "--to gguf: unknown exporter 'gguf' → "),
         (("export", "run", "fp32"), "fp32: a key of the exporter is written key=value"),
+        (("export", "run", "x-merged"), "where to write is named by --folder x-merged"),
         (("export", "--merge", "run:1", "run:1", "--folder", "file"), "--folder: file is a file → name a new folder"),
         (("export", "run", "--folder", "file"), "file: there is a file of that name"),
         (("chat", "file"), "a model is a folder or a GGUF file, and this is another file"),

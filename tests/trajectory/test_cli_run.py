@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,6 +21,9 @@ from bench import Bench
 
 from luthier.cli import main
 from luthier.run import Run
+from luthier.scorers import SCORERS
+from luthier.scorers.metric import Metric
+from luthier.types import Example, Response
 
 TASK = {"name": "counting", "data": "rows.jsonl", "limit": 4, "max_new_tokens": 8, "scorers": ["exact_match", "f1"]}
 
@@ -95,6 +100,26 @@ def test_new_tasks_and_exports_are_done_without_training_again(bench: Bench) -> 
     (score,) = run.read_json(run.summary_path)["scores"]["counting"]["scores"]
     assert score["scorer"] == "contains"
     assert (bench.run / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == weights
+
+
+@dataclass(frozen=True)
+class Content(Metric):
+    """Is always content, and remembers which of its kind was asked."""
+
+    asked: ClassVar[list[Metric]] = []
+
+    def check(self) -> None:
+        self.asked.append(self)
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        self.asked.append(self)
+        return 1.0
+
+
+def test_what_was_checked_before_training_is_what_scores(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SCORERS, "_targets", {**SCORERS._targets, "content": Content})
+    assert bench.here("train", evaluate={**TASK, "scorers": ["content"]}) == 0
+    assert len(Content.asked) > 2 and all(one is Content.asked[0] for one in Content.asked)
 
 
 def test_the_lock_trains_the_same_again(bench: Bench) -> None:

@@ -17,8 +17,13 @@ import psutil
 import pytest
 import torch
 import unchanged_runs
+import yaml
 from bench import Bench
 from processes import Together, numbers, weights
+
+from luthier.distributed.group import cores
+from luthier.errors import LuthierError
+from luthier.recipe import load
 
 TRAIN = {"batch": 8, "steps": 3, "max_tokens": 128, "threads": 1, "lr": 1e-2, "warmup": 1, "micro_tokens": 120}
 LORA = {"lora": {"r": 4}}
@@ -41,7 +46,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 RARE = ("sara", "bco-ratio", "summed", "process-reward")
 OFTEN = tuple(family for family in FAMILIES if family not in RARE)
 BY_FOUR = ("noisy", "kto")
-NOT_PINNED = ("full", "dpo", "bco")
+NOT_PINNED = tuple(family for family in FAMILIES if family != "noisy")  # which draws other noise
+NOT_PINNED_OFTEN = ("sft", "full", "dpo", "kto", "bco")
+LOSSES = ("loss", "first_loss", "last_loss", "best_loss", "evaluation_loss")
 
 
 def recipe(folder: Path, model: Path, family: str, **train: Any) -> dict[str, Any]:
@@ -54,22 +61,21 @@ def recipe(folder: Path, model: Path, family: str, **train: Any) -> dict[str, An
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Folders 1, 2 and 4 with each family's run by so many processes, cut in 4 parts; and in 1 and 2 not pinned."""
-    return trained(tmp_path_factory.mktemp("families"), tiny_model, OFTEN)
+    return trained(tmp_path_factory.mktemp("families"), tiny_model, OFTEN, NOT_PINNED_OFTEN)
 
 
-def trained(folder: Path, model: Path, families: Sequence[str]) -> Path:
+def trained(folder: Path, model: Path, families: Sequence[str], not_pinned: Sequence[str]) -> Path:
     for count in (1, 2, 4):
         here = folder / str(count)
         here.mkdir()
         names = []
         for family in families:
-            if count == 4 and family not in BY_FOUR:
-                continue
-            processes.write(here, family, recipe(here, model, family, parts=4))
-            names.append(family)
-            if count != 4 and family in NOT_PINNED:
-                processes.write(here, f"{family}-free", recipe(here, model, family))
-                names.append(f"{family}-free")
+            if count != 4 or family in BY_FOUR:
+                processes.write(here, family, recipe(here, model, family, parts=4))
+                names.append(family)
+        for family in not_pinned if count != 4 else ():
+            processes.write(here, f"{family}-free", recipe(here, model, family))
+            names.append(f"{family}-free")
         if not names:
             continue
         group = Together(count, processes.runs, here, names, said=here / "said")
@@ -79,9 +85,12 @@ def trained(folder: Path, model: Path, families: Sequence[str]) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_are_one_in_rarer_families_too(tmp_path: Path, tiny_model: Path) -> None:
-    trained(tmp_path, tiny_model, RARE)
+    rarely = [family for family in NOT_PINNED if family not in NOT_PINNED_OFTEN]
+    trained(tmp_path, tiny_model, RARE, rarely)
     for family in RARE:
         test_two_processes_are_one_to_the_bit_where_parts_are_pinned(family, tmp_path)
+    for family in rarely:
+        test_two_processes_are_one_to_rounding_where_nothing_is_pinned(family, tmp_path)
 
 
 @pytest.mark.parametrize("family", OFTEN)
@@ -102,14 +111,31 @@ def test_four_processes_are_one_to_the_bit(family: str, families: Path) -> None:
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-@pytest.mark.parametrize("family", NOT_PINNED)
+@pytest.mark.parametrize("family", NOT_PINNED_OFTEN)
 def test_two_processes_are_one_to_rounding_where_nothing_is_pinned(family: str, families: Path) -> None:
     one, two = numbers(families / "1" / f"{family}-free"), numbers(families / "2" / f"{family}-free")
     assert [event["kind"] for event in one] == [event["kind"] for event in two]
     tokens = "tokens", "shared"  # prefixes are shared inside a micro-batch, so the cut shows
     for a, b in zip(one, two, strict=True):
         for key in {key for key, value in a.items() if isinstance(value, int | float)} - {*tokens}:
-            assert b[key] == pytest.approx(a[key], rel=2e-5, abs=2e-6), (key, a["kind"])
+            # losses and gradients to what fp32 rounds; rewards and margins are small differences of large likelihoods
+            close = (
+                {"rel": 1e-6, "abs": 0.0}
+                if key in LOSSES
+                else {"rel": 1e-5, "abs": 0.0 if key == "grad_norm" else 2e-6}
+            )
+            assert b[key] == pytest.approx(a[key], **close), (key, a["kind"])
+
+
+def test_the_docs_name_what_is_tested_and_nothing_else() -> None:
+    def names(key: str, default: str) -> str:
+        given = [family.get(key, default) for family in FAMILIES.values()]
+        return ", ".join(
+            f"`{name}`" for name in sorted({one if isinstance(one, str) else next(iter(one)) for one in given})
+        )
+
+    page = " ".join((Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8").split())
+    assert f"objectives {names('objective', 'sft')}; ways to adapt {names('adapt', 'lora')}. " in page
 
 
 def test_the_processes_are_told_of_and_only_one_speaks(families: Path) -> None:
@@ -200,6 +226,46 @@ def test_the_launcher_names_who_was_killed_and_the_run_goes_on(bench: Bench) -> 
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
+# from Python
+def test_python_starts_them_too_and_goes_on_as_it_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import luthier
+
+    monkeypatch.chdir(bench.folder)
+    monkeypatch.setenv("LUTHIER_CACHE", str(bench.cache))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    (bench.folder / "recipe.yaml").write_text(
+        yaml.safe_dump({**bench.content, "train": {**bench.content["train"], "steps": 1}})
+    )
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    run = luthier.train(load("recipe.yaml").recipe, ["output=python"], processes=2)
+    assert run.folder == Path("python") and (run.adapter / "adapter_model.safetensors").is_file()
+    assert [event["processes"] for event in run.events() if event["kind"] == "start"] == [2]
+    with pytest.raises(LuthierError, match="and one of its processes has said why"):
+        luthier.train("recipe.yaml", ["output=python", "seed=1"], processes=2)
+    assert capfd.readouterr().err.count("error: ") == 1
+    with pytest.raises(LuthierError, match=r"unknown key 'train\.stepz'"):
+        luthier.train("recipe.yaml", ["train.stepz=1"], processes=2)
+    with pytest.raises(LuthierError, match="at least one process, not 0"):
+        luthier.train("recipe.yaml", processes=0)
+    assert before == {number: signal.getsignal(number) for number in before} and "OMP_NUM_THREADS" not in os.environ
+
+
+def counting(folder: Path) -> None:
+    """Write down how many threads a process has after its run."""
+    try:
+        processes.runs(folder, ["run"])
+    finally:
+        (folder / f"threads.{os.environ['RANK']}").write_text(str(torch.get_num_threads()))
+
+
+def test_the_first_goes_on_with_all_cores(tmp_path: Path, tiny_model: Path) -> None:
+    statuses, said = _ending(tmp_path, tiny_model, counting, steps=2)
+    assert statuses == [0, 0], said
+    assert [(tmp_path / f"threads.{rank}").read_text() for rank in range(2)] == [str(cores()), "1"]
+
+
 # what goes wrong in one of them
 def diverging(folder: Path, rank: int, step: int) -> None:
     """One process's weights are changed after a step."""
@@ -218,7 +284,6 @@ def diverging(folder: Path, rank: int, step: int) -> None:
 
 def failing(folder: Path, rank: int, step: int) -> None:
     """One process fails in a step."""
-    from luthier.errors import LuthierError
     from luthier.train.loop.losses import Losses
 
     sums, seen = Losses.sums, [0]
@@ -288,4 +353,4 @@ def test_memory_that_one_process_lacks_makes_all_go_on_smaller(tmp_path: Path, t
     processes.write(folder, "run", recipe(folder, tiny_model, "sft", steps=6, save_every=2))
     assert Together(1, processes.runs, folder, ["run"], said=folder / "said").join() == [0]
     losses = [[event["loss"] for event in each if event["kind"] == "step"] for each in (whole, numbers(folder / "run"))]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -263,3 +263,16 @@ def use_threads(group: Group, wish: int | None) -> None:
         import torch
 
         torch.set_num_threads(wish or threads(group))
+
+
+@contextmanager
+def threads_of_training(group: Group) -> Iterator[None]:
+    """Around the training: afterwards there are as many threads as before. The first of several processes, which goes
+    on alone, then has all cores: before, there were others, and the launcher had left it its share."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores() if group.several and group.first else before)

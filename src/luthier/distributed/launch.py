@@ -6,10 +6,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from luthier.distributed.group import cores
 from luthier.errors import LuthierError, Told
+
+LAUNCHER = "torch.distributed"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Those that torch's launcher takes for itself, and does not give back."""
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
@@ -25,11 +31,6 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed"):  # each has set its own level
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    # before torch is imported there; the loop sets it again, by the recipe
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -41,12 +42,37 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         shutdown_timeout=10,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "luthier", *arguments)
+        with _left_as_it_was(cores() // processes):
+            elastic_launch(config, sys.executable)("-m", "luthier", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise _ended(rank, failure.exitcode) from error
     except SignalException as error:
         raise Told(128 + error.sigval) from error  # the first process, which was sent it too, has said so
+
+
+@contextmanager
+def _left_as_it_was(threads: int) -> Iterator[None]:
+    """Around the launcher: it is quiet, its processes begin with so many threads, and what it changes of this process
+    is put back, which may be a Python session that goes on."""
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(LAUNCHER)]
+    levels = [logger.level for logger in loggers]
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
+    given = os.environ.get("OMP_NUM_THREADS")
+    for logger in loggers:  # each has set its own level
+        logger.setLevel(logging.CRITICAL)
+    # before torch is imported there; the loop sets it again, by the recipe
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if given is None:
+            del os.environ["OMP_NUM_THREADS"]
 
 
 def _ended(rank: int, status: int) -> Exception:

@@ -1,6 +1,6 @@
 """Engines: tokens out. One engine holds one model. Light to import: torch comes on first use.
 
-An engine's plug-in is a frozen dataclass whose fields are its settings; `open(policy, stop_ids)` gives the `Engine`.
+An engine's plug-in is a frozen dataclass whose fields are its settings; `open(model, stop_ids)` gives the `Engine`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "LocalEngine"]
 
-ENGINES = Registry("engine", {"local": "luthier.engines.opening:Local"})
+ENGINES = Registry(
+    "engine",
+    {
+        "local": "luthier.engines.opening:Local",
+        "openai": "luthier.engines.openai.settings:OpenAI",
+        "vllm": "luthier.engines.vllm:VLLM",
+    },
+)
 """The built-in engines, and those of the entry points `luthier.engine`."""
 
 

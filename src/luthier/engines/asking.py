@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from luthier.engines.choice import WORD
+from luthier.errors import LuthierError
 from luthier.types import Completion, Request, Sampling
 
 
@@ -16,6 +17,16 @@ def one_each(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reque
         Request(tuple(prompt), replace(sampling, seed=sampling.seed + place * WORD), id=place)
         for place, prompt in enumerate(prompts)
     ]
+
+
+def must_have_ids(completion: Completion, where: str) -> None:
+    """Raise LuthierError where an answer came without its tokens and how likely they were, and these are needed."""
+    if not completion.sampled or len(completion.logprobs) != len(completion.sampled):
+        raise LuthierError(
+            "the answer came as text alone, without token ids and log-probabilities, and these are asked for",
+            where=where,
+            fix="take engine: local, or an endpoint that tells them (`ask: tokens`)",
+        )
 
 
 def in_order(

@@ -1,10 +1,10 @@
-"""The settings of each engine, and how it is opened on a model."""
+"""How engines are opened, and the settings of the one inside this process."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -15,7 +15,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Local:
+class Opening:
+    """What every engine's plug-in derives from: its fields are settings."""
+
+    elsewhere: ClassVar[bool] = False
+    """Has it weights of its own? Then it is opened on a model's files (`models.OnDisk`), not on one in memory, and the
+    `stream` of its engine takes `turns`, too: what the prompt says, for an endpoint that renders messages itself."""
+    scores: ClassVar[bool] = True
+    """Can it tell how likely a given text is?"""
+
+    def ready(self, *, base: bool) -> None:
+        """Raise LuthierError for what would be refused when it is opened, as far as it is known before: long work may
+        come first. `base`: is the model before training to answer too?"""
+
+    def identity(self) -> dict[str, Any]:
+        """Those of its settings that answers hang on: what is begun under others is not gone on with."""
+        return {}
+
+    def open(self, model: Any, stop_ids: Collection[int]) -> Engine:
+        """An engine that answers as the model; `stop_ids` end a sequence."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Local(Opening):
     """Decoding inside this process, with the very weights that train."""
 
     rows: Annotated[int, Field(gt=0)] = 64
@@ -23,8 +46,8 @@ class Local:
     tokens: Annotated[int, Field(gt=0)] = 32_768
     """The most tokens that they may hold together with their room to grow."""
 
-    def open(self, policy: Policy, stop_ids: Collection[int]) -> Engine:
+    def open(self, model: Policy, stop_ids: Collection[int]) -> Engine:
         """An engine that holds the policy's model; `stop_ids` end a sequence."""
         from luthier.engines.local import LocalEngine
 
-        return LocalEngine(policy.module, policy.tokenizer, stop_ids, rows=self.rows, tokens=self.tokens)
+        return LocalEngine(model.module, model.tokenizer, stop_ids, rows=self.rows, tokens=self.tokens)

@@ -6,9 +6,11 @@ from luthier.evaluate.comparison import Comparison, record
 from luthier.evaluate.curves import loss_curve_text
 from luthier.evaluate.environment import environment, record_environment
 from luthier.evaluate.report import write_report
+from luthier.evaluate.scored import ScoredTask
 
 __all__ = [
     "Comparison",
+    "ScoredTask",
     "check",
     "compare",
     "environment",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.engines.asking import one_each
 from luthier.errors import LuthierError
 from luthier.scorers.groups import score_groups
 from luthier.scorers.metric import Metric
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH = 64
-"""Rows handed to an engine at once; also the step of the progress bar."""
+"""Rows whose answers are drawn by one seed, and rows scored at once."""
 
 
 class Judge(Protocol):
@@ -164,19 +165,27 @@ class Questions:
         return references, known, encoded
 
     def _candidates(self, system: System, progress: Progress) -> list[list[Completion]]:
-        prompts = self._prompts
+        """All answers, asked for at once: the engine keeps itself full."""
         sampling = Sampling(max_new_tokens=self.task.max_new_tokens, temperature=self.task.temperature)
-        count = self.task.best_of
-
-        def generate(chosen: Sequence[int]) -> list[list[Completion]]:
+        count, asked = self.task.best_of, []
+        order, batches = _order([len(prompt) for prompt in self._prompts])
+        for chosen in batches:
             # another seed for each batch, or equal places of different batches would draw equal random numbers
             drawn = replace(sampling, seed=self.seed + chosen[0])
             # whole rounds one after the other, so that the first answers are those that one draw would have given
-            asked = [prompts[index] for _ in range(count) for index in chosen]
-            flat = system.engine.generate(asked, drawn)
-            return [flat[place :: len(chosen)] for place in range(len(chosen))]
-
-        return _batched(generate, [len(prompt) for prompt in prompts], progress, f"{system.name}: answers")
+            places = [index for _ in range(count) for index in chosen]
+            requests = one_each([self._prompts[index] for index in places], drawn)
+            asked += [
+                replace(request, id=f"{index} {at // len(chosen)}", turns=row.prompt, tools=row.tools)
+                for at, (index, request) in enumerate(zip(places, requests, strict=True))
+                for row in [self.rows[index]]
+            ]
+        bar = progress.add_task(f"{system.name}: answers", total=len(asked))
+        found: dict[int | str, Completion] = {}
+        for completion in system.engine.run(asked):
+            found[completion.request] = completion
+            progress.advance(bar)
+        return [[found[f"{index} {turn}"] for turn in range(count)] for index in sorted(order)]
 
     def _likelihoods(self, system: System, progress: Progress) -> list[Response]:
         """The reference of each row with the log-probability of each of its tokens; no `logp` where there is none."""
@@ -239,15 +248,20 @@ def _reference_response(row: Example) -> Response:
     return Response((Turn(role, row.answer),))
 
 
+def _order(lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """The rows by length, the longest first (what does not fit in memory shows at once), and in batches."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return order, [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+
 def _batched(
     ask: Callable[[Sequence[int]], Sequence[T]], lengths: Sequence[int], progress: Progress, title: str
 ) -> list[T]:
-    """Ask for the rows in batches of like length, the longest first (what does not fit in memory shows at once)."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    """Ask for the rows in batches."""
+    order, batches = _order(lengths)
     bar = progress.add_task(title, total=len(order))
     answers: dict[int, T] = {}
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
+    for chosen in batches:
         answers.update(zip(chosen, ask(chosen), strict=True))
         progress.advance(bar, len(chosen))
     return [answers[index] for index in range(len(lengths))]

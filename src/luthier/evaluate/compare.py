@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
 from luthier.evaluate.comparison import Answer, Comparison, Sample, number
+from luthier.evaluate.scored import ScoredTask
 from luthier.evaluate.verdicts import Verdict, verdicts
-from luthier.scorers import SCORERS
-from luthier.scorers.groups import score_group, sees_group
 from luthier.scorers.metric import Metric, reference, text
 from luthier.scorers.preference import Judgement
-from luthier.types import Engine, Example, Response, Scorer, Turn
+from luthier.types import Engine, Example, Response, Turn
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from luthier.data.encode.template import Template
-    from luthier.recipe.schema import Plugin, Task
+    from luthier.recipe.schema import Task
 
 __all__ = ["BATCH", "check", "compare"]
 
 
-@dataclass(frozen=True)
-class _Mean(Metric):
-    """A third party's scorer that does not derive from Metric: a corpus has the mean of its scores."""
-
-    scorer: Scorer
-
-    def __call__(self, example: Example, response: Response) -> float | None:
-        return self.scorer(example, response)
-
-
-@dataclass(frozen=True)
-class _GroupMean(_Mean):
-    """The same for one that sees the responses to a prompt beside one another."""
-
-    sees_group: ClassVar[bool] = True
-
-    def group(self, example: Example, responses: Sequence[Response]) -> list[float | None]:
-        return score_group(self.scorer, example, responses)
-
-
 def compare(
-    task: Task,
+    scored: ScoredTask,
     examples: Sequence[Example],
     template: Template,
     engines: Mapping[str, Engine],
@@ -63,11 +40,10 @@ def compare(
     row without a prompt where words are asked for, and a scorer that can judge no row at all; all of these before
     generating.
     """
-    metrics = {_label(plugin): _metric(plugin) for plugin in task.scorers}
-    by = _picking(task)
+    task, metrics, by = scored.task, scored.metrics, scored.by
     rows = tuple(examples[: task.limit])
     systems = [System(name, engine, (judges or {}).get(name)) for name, engine in engines.items()]
-    _check(task, rows)
+    _check(scored, rows)
     _check_judges(task, metrics, systems)
     questions = Questions(task, rows, template, seed, by[1] if by else None)
     for system in systems:
@@ -88,42 +64,19 @@ def compare(
     )
 
 
-def check(task: Task, examples: Sequence[Example], template: Template, context: int | None) -> None:
+def check(scored: ScoredTask, examples: Sequence[Example], template: Template, context: int | None) -> None:
     """Raise LuthierError, before there is a model, for what `compare` would refuse then: rows that no scorer can judge
     or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn."""
-    rows = tuple(examples[: task.limit])
-    _check(task, rows)
-    metrics = {_label(plugin): _metric(plugin) for plugin in task.scorers}
-    Questions(task, rows, template, 0, None).check_lengths(metrics, context)
+    rows = tuple(examples[: scored.task.limit])
+    _check(scored, rows)
+    Questions(scored.task, rows, template, 0, None).check_lengths(scored.metrics, context)
 
 
-def _picking(task: Task) -> tuple[str, Metric] | None:
-    """The scorer that picks among several answers, with its label."""
-    return (_label(task.by), _metric(task.by)) if task.by is not None and task.best_of > 1 else None
-
-
-def _metric(plugin: Plugin) -> Metric:
-    scorer = SCORERS.build(plugin.name, plugin.args)
-    if isinstance(scorer, Metric):
-        return scorer
-    return _GroupMean(scorer) if sees_group(scorer) else _Mean(scorer)
-
-
-def _label(plugin: Plugin) -> str:
-    args = ", ".join(f"{key}={_shown(value)}" for key, value in plugin.args.items() if value is not None)
-    return f"{plugin.name} ({args})" if args else plugin.name
-
-
-def _shown(value: Any) -> Any:
-    """A folder is told by its name."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _check(task: Task, rows: Sequence[Example]) -> None:
+def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
     """Refuse what could only end without a score, whatever the model."""
+    task, metrics, by = scored.task, scored.metrics, scored.by
     if not rows:
         raise LuthierError(f"the task {task.name!r} has no rows to score", fix="look at its `data:` and `limit:`")
-    metrics, by = {_label(plugin): _metric(plugin) for plugin in task.scorers}, _picking(task)
     if by is not None and not judges_words(by[1]):
         raise LuthierError(
             f"the task {task.name!r} picks by {by[0]!r}, which does not judge an answer that a model drew",

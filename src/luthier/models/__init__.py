@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from luthier.models.loading.fetching import Fetched, fetch
     from luthier.models.loading.known import Known, catalogue
     from luthier.models.loading.load import Beginning, load, open_base, open_run, sample_rows
+    from luthier.models.loading.on_disk import OnDisk
     from luthier.models.policy import Policy
     from luthier.models.quantizers import QUANTIZERS
     from luthier.models.saving import merge, save
@@ -23,6 +24,7 @@ __all__ = [
     "Beginning",
     "Fetched",
     "Known",
+    "OnDisk",
     "Policy",
     "catalogue",
     "embeddings",
@@ -44,6 +46,7 @@ _HOMES = {
     "EXPORTERS": "export",
     "Fetched": "loading.fetching",
     "Known": "loading.known",
+    "OnDisk": "loading.on_disk",
     "Policy": "policy",
     "QUANTIZERS": "quantizers",
     "catalogue": "loading.known",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from pydantic import TypeAdapter
 
 from luthier.recipe.document import Key, Origin, dotted
-from luthier.recipe.load import Loaded
-from luthier.recipe.resolve import Seams, plain, resolve
+from luthier.recipe.load import Loaded, Seams
+from luthier.recipe.resolve import plain, resolve
 from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Source, Task, Train, Validate, Why
 from luthier.recipe.shape import Slot, every_slot, notes, slots
 

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import LuthierError
-from luthier.recipe import document, former, places, shape
+from luthier.recipe import document, former, owners, places, shape
 from luthier.recipe.document import Key, Node, Origin, dotted
 from luthier.recipe.schema import Misfit, Recipe
+from luthier.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,30 @@ class Loaded:
         return self.origins.get(key)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a recipe, set the overrides, validate. Raises LuthierError with file, line and key, or the override."""
+Seams = Mapping[str, Registry]
+"""Kind of plug-in → its registry. The registries live in the upper rooms and are handed in."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), seams: Seams | None = None) -> Loaded:
+    """Read a recipe, set the overrides, validate. Raises LuthierError with file, line and key, or the override.
+
+    With `seams` an override may leave out the name of the plug-in whose key it sets (`adapt.r=8`).
+    """
     path = Path(path)
-    return _build(document.read(path), overrides, path)
+    return _build(document.read(path), overrides, path, seams)
 
 
-def loads(text: str, overrides: Sequence[str] = (), *, name: str = "recipe") -> Loaded:
+def loads(text: str, overrides: Sequence[str] = (), seams: Seams | None = None, *, name: str = "recipe") -> Loaded:
     """As `load`, from a text."""
-    return _build(document.parse(text, name), overrides, None)
+    return _build(document.parse(text, name), overrides, None, seams)
 
 
-def override(recipe: Recipe, overrides: Sequence[str]) -> Loaded:
+def override(recipe: Recipe, overrides: Sequence[str], seams: Seams | None = None) -> Loaded:
     """A recipe made in Python, with dotted overrides set."""
     from luthier.recipe.resolve import tree
 
     node = _from_python(tree(recipe))
-    return _build(node, overrides, None)
+    return _build(node, overrides, None, seams)
 
 
 def _from_python(value: Any) -> Node:
@@ -63,19 +71,19 @@ def _from_python(value: Any) -> Node:
     return Node(value, origin)
 
 
-def _build(tree: Node, overrides: Sequence[str], path: Path | None) -> Loaded:
+def _build(tree: Node, overrides: Sequence[str], path: Path | None, seams: Seams | None) -> Loaded:
     renamed: list[str] = []
     tree = former.current(tree, renamed)
     parsed = former.overrides([document.parse_override(text) for text in overrides], renamed)
     for item in parsed:
-        tree = shape.apply(tree, item)
+        tree = shape.apply(tree, owners.named(item, tree, seams) if seams else item)
     tree = shape.normal(tree, Recipe)
     notes = places.find(tree, path.parent if path else None)
     nodes = dict(tree.walk())
     try:
         recipe = TypeAdapter(Recipe).validate_python(tree.plain())
     except ValidationError as error:
-        fault = _plain_words(error, nodes)
+        fault = plain_words(error, nodes)
         if renamed:  # the writer knows the key by its old name
             fault = LuthierError(f"{fault.what} ({'; '.join(renamed)})", where=fault.where, fix=fault.fix)
         raise fault from error
@@ -104,7 +112,7 @@ _WORDS = {
 }
 
 
-def _plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierError:
+def plain_words(error: ValidationError, nodes: Mapping[Key, Node]) -> LuthierError:
     """The first fault as one message: key, what it must be, the value, and where it was written."""
     faults = error.errors()
     keys = [_longest(_place(fault), nodes) for fault in faults]

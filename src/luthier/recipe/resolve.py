@@ -15,14 +15,11 @@ from luthier import machine
 from luthier.errors import LuthierError
 from luthier.recipe import abilities
 from luthier.recipe.document import Key, dotted
-from luthier.recipe.load import Loaded
+from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.places import absolute, located
 from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
 from luthier.registry import Registry
-
-Seams = Mapping[str, Registry]
-"""Kind of plug-in → its registry. The registries live in the upper rooms and are handed in."""
 
 LARGEST_MICRO = 2048
 """Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
@@ -32,7 +29,7 @@ DTYPE_REASONS = {
     "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
 }
 
-FREE = ("output", "evaluate", "export", "train.log_every", "train.trackers", "train.keep")
+FREE = ("output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep")
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
 
 

@@ -220,7 +220,8 @@ class Train:
     dedup: Annotated[bool, Why("repeated rows may be meant as weights")] = False
     """Drop rows whose rendered tokens equal an earlier row's. They are always counted."""
     micro_tokens: Annotated[Int, Field(gt=0)] | None = None
-    """Token budget of one forward pass. Default: as many as the batch needs, up to 2,048 (halved on out-of-memory)."""
+    """Token budget of one forward pass, prefixes that rows share counted once: what bounds memory, whatever the
+    objective. Default: as many as the batch needs, up to 2,048 (halved on out-of-memory)."""
     parts: Annotated[Int, Field(gt=0)] | None = None
     """Cut each step into at least so many micro-batches, whatever the number of processes, and add their gradients up
     in fp64: 1, 2 or `parts` processes, each with as many threads, then train the same weights to the bit, and a run may
@@ -260,7 +261,7 @@ class Train:
     stall_window: Annotated[Int, Field(gt=0), Why("longer than the noise of a batch of 16")] = 100
     """Warn when the loss has not fallen over this many steps."""
     threads: Annotated[Int, Field(gt=0)] | None = None
-    """CPU threads. Default: torch's own choice."""
+    """CPU threads of the training, of each process. Default: torch's own choice; of several processes a share each."""
     trackers: Annotated[tuple[PluginField, ...], Seam("tracker"), Why("nothing phones home")] = ()
     """tensorboard, wandb, mlflow, swanlab, trackio. Default: none, only the run folder."""
 
@@ -361,6 +362,10 @@ class Recipe:
     """Rows held out of training."""
     evaluate: Annotated[tuple[Task, ...], BeforeValidator(_listed)] = ()
     """Tasks scored after training, base against tuned."""
+    engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
+        name="local"
+    )
+    """What writes the answers to the tasks: local, openai (an endpoint), vllm; with their keys."""
     export: Annotated[tuple[PluginField, ...], BeforeValidator(_listed), Seam("exporter")] = ()
     """merged. Written after training."""
     output: Place

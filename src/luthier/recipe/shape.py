@@ -219,10 +219,10 @@ def every_slot(cls: type = Recipe, key: Key = ()) -> Iterator[tuple[Key, Slot]]:
             yield from every_slot(hint, path)  # type: ignore[arg-type]
 
 
-def apply(tree: Node, override: Override) -> Node:
-    """`tree` with one override set. `tree` stays as it was."""
+def apply(tree: Node, override: Override, root: Any = Recipe) -> Node:
+    """`tree`, which has the shape of `root`, with one override set. `tree` stays as it was."""
     try:
-        return _set(tree, Recipe, override.key, override, ())
+        return _set(tree, root, override.key, override, ())
     except LuthierError as error:
         if error.where == str(override.node.origin):
             raise

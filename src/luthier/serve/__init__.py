@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from luthier.serve.chat import Chat, chat, scores_only
+from luthier.serve.chat import Chat, Elsewhere, Streaming, chat, scores_only
 
-__all__ = ["Chat", "chat", "scores_only"]
+__all__ = ["Chat", "Elsewhere", "Streaming", "chat", "scores_only"]

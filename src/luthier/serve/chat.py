@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from luthier.errors import LuthierError
 from luthier.registry import suggest
-from luthier.types import Sampling, Turn
+from luthier.types import Request, Sampling, Turn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +30,27 @@ HELP = """\
 COMMANDS = ["/reset", "/system", "/base", "/both", "/help", "/exit", "/quit"]
 
 
+class Streaming(Protocol):
+    """What an engine elsewhere is asked for in a conversation."""
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, turns: Sequence[Turn] = ()) -> Iterator[str]:
+        """As `Engine.stream`; one that renders messages itself takes the turns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A model whose answers an engine with weights of its own gives."""
+
+    engine: Streaming
+    base: str
+    """What the model is called."""
+    has_adapter: ClassVar[bool] = False
+    rewrites_base: ClassVar[bool] = False
+
+
 def chat(
-    policy: Policy,
+    policy: Policy | Elsewhere,
     template: Template,
     console: Console,
     *,
@@ -75,7 +95,7 @@ class Chat:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | Elsewhere,
         template: Template,
         console: Console,
         *,
@@ -86,7 +106,8 @@ class Chat:
         from luthier.engines import LocalEngine
 
         self._policy, self._template, self._console = policy, template, console
-        self._engine = LocalEngine(policy.module, policy.tokenizer, template.stop_ids)
+        if not isinstance(policy, Elsewhere):
+            self._engine = LocalEngine(policy.module, policy.tokenizer, template.stop_ids)
         self._sampling = sampling or Sampling(max_new_tokens=512)
         self._tuned, self._both = policy.has_adapter, False
         self._system = system
@@ -136,14 +157,14 @@ class Chat:
         """One exchange. A prompt that cannot be answered leaves the conversation as it was."""
         turns = [*self.turns, Turn("user", line)]
         _must_be_text(turns)
-        prompt = self._template.prompt_ids(turns)
-        answer = self._show_both(prompt) if self._both else self._show_one(prompt)
+        asked = Request(tuple(self._template.prompt_ids(turns)), self._sampling, turns=tuple(turns))
+        answer = self._show_both(asked) if self._both else self._show_one(asked)
         self.turns = [*turns, self._template.answered(turns, answer)]
 
-    def _show_one(self, prompt: list[int]) -> str:
+    def _show_one(self, asked: Request) -> str:
         said = ""
         try:
-            for piece in self._pieces(prompt, self._tuned):
+            for piece in self._pieces(asked, self._tuned):
                 said += piece
                 self._console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
         except KeyboardInterrupt:  # ends the answer, not the conversation
@@ -151,7 +172,7 @@ class Chat:
         self._console.print()
         return said
 
-    def _show_both(self, prompt: list[int]) -> str:
+    def _show_both(self, asked: Request) -> str:
         """The tuned answer is the one that the conversation goes on from."""
         from rich.live import Live
 
@@ -160,7 +181,7 @@ class Chat:
         try:
             with live or nullcontext():
                 for name in answers:
-                    for piece in self._pieces(prompt, name == "tuned"):
+                    for piece in self._pieces(asked, name == "tuned"):
                         answers[name] += piece
                         if live is not None:
                             live.update(_columns(answers), refresh=True)
@@ -170,10 +191,13 @@ class Chat:
             self._console.print(_columns(answers))
         return answers["tuned"]
 
-    def _pieces(self, prompt: list[int], tuned: bool) -> Iterator[str]:
+    def _pieces(self, asked: Request, tuned: bool) -> Iterator[str]:
+        if isinstance(self._policy, Elsewhere):
+            yield from self._policy.engine.stream(asked.prompt, asked.sampling, asked.turns)
+            return
         off = self._policy.has_adapter and not tuned
         with self._policy.adapter_off() if off else nullcontext():
-            yield from self._engine.stream(prompt, self._sampling)
+            yield from self._engine.stream(asked.prompt, asked.sampling)
 
     def _reset(self) -> None:
         self.turns = [Turn("system", self._system)] if self._system else []

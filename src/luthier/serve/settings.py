@@ -59,7 +59,10 @@ class Settings:
     connections: Count = 1024
     """The most connections at a time."""
     loaded: Count = 64
-    """The most adapters in memory at a time; the longest unused makes room."""
+    """The most adapters in memory at a time that need the model to themselves; the longest unused makes room. (LoRA that
+    is served in one pass with all others lies in the engine's own pool.)"""
+    adapters: Count = 1024**3
+    """Bytes of that pool."""
     log_prompts: bool = False
     """Write what is asked and answered into the log."""
 

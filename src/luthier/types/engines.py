@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.types.examples import Encoded
+from luthier.types.examples import Encoded, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +65,26 @@ class Request:
     """Which of the adapters that were loaded answers; None: the model as it stands."""
     id: int | str = 0
     """Comes back with each completion."""
+    turns: tuple[Turn, ...] = field(default=(), compare=False)
+    """What the prompt says, before the template: an endpoint that renders messages itself is given these. () where it
+    is no conversation."""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    """What the turns may call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Generated tokens (the stop token left out) and why generation ended: "stop" or "length".
+    """Generated tokens (the stop token left out) and why generation ended: "stop", "length", or "filtered" where an
+    endpoint held the rest back.
 
-    Two are equal that say the same; who asked, and how likely it was, does not count.
+    Two are equal that say the same; who asked, and how likely it was, does not count. From an endpoint that tells its
+    text alone, `ids`, `sampled` and `logprobs` are empty: it may be judged and may fill rows, but no ratio of
+    probabilities can be taken of it.
     """
 
     ids: tuple[int, ...]
     text: str
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "filtered"]
     sampled: tuple[int, ...] = field(default=(), compare=False)
     """All tokens that were drawn: `ids`, and the stop token if one ended it."""
     logprobs: tuple[float, ...] = field(default=(), compare=False)
@@ -87,6 +95,8 @@ class Completion:
     """For each token of `sampled` the likeliest (token, log-probability under the model itself), if asked for."""
     cached: int = field(default=0, compare=False)
     """So many tokens of the prompt had been read before."""
+    length: int | None = field(default=None, compare=False)
+    """How many tokens were generated, where `sampled` does not say it."""
     request: int | str = field(default=0, compare=False)
     """The id of the request."""
     index: int = field(default=0, compare=False)

@@ -34,6 +34,7 @@ PLUGINS = {
     "optimizer": "`train.optimizer`",
     "schedule": "`train.schedule`",
     "scorer": "`evaluate.scorers`",
+    "engine": "`engine`",
     "exporter": "`export`",
     "tracker": "`train.trackers`",
 }

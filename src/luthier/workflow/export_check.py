@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import LuthierError
 from luthier.recipe import Plugin, Recipe
 from luthier.recipe.document import parse_override
+from luthier.run import Run
 from luthier.types import RAW, Encoded, Example, Response, Turn
 from luthier.workflow.registries import REGISTRIES
 
@@ -68,9 +69,7 @@ def asked(to: str, keys: Sequence[str]) -> Plugin:
     for written in keys:
         name, equals, value = written.partition("=")
         if not equals:
-            raise LuthierError(
-                "a key of the exporter is written key=value", where=written, fix="for instance dtype=fp32"
-            )
+            raise LuthierError("a key of the exporter is written key=value", where=written, fix=_option(written))
         if name == "export":
             raise LuthierError(
                 "what to write is named by `--to`; key=value sets the exporter's own keys",
@@ -84,6 +83,15 @@ def asked(to: str, keys: Sequence[str]) -> Plugin:
         named = [written for written in keys if repr(written.partition("=")[0]) in error.what]
         raise LuthierError(error.what, where=(named or [f"--to {to}"])[0], fix=error.fix) from error
     return Plugin(name=to, args=args)
+
+
+def _option(word: str) -> str:
+    """What the writer of a word behind the run may have meant, as an option."""
+    if word in REGISTRIES["exporter"].names():
+        return f"what to write is named by --to {word}"
+    if Run(Path(word.partition(":")[0])).recipe_path.is_file():
+        return f"several runs become one with --merge --folder NEW; else export {word} by itself"
+    return f"where to write is named by --folder {word}; a key is, for instance, dtype=fp32"
 
 
 def must_do_something(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Recipe
+from luthier.recipe import Plugin, Recipe, Task
+from luthier.recipe.describe import default_of, plugin_fields
+from luthier.recipe.resolve import plain
 from luthier.run import Run
 from luthier.workflow import data_check
 from luthier.workflow.registries import REGISTRIES
@@ -17,6 +18,7 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared, Template
+    from luthier.evaluate import ScoredTask
     from luthier.models import Policy
     from luthier.models.heads import HeadCard
 
@@ -32,7 +34,7 @@ class Job:
         """The recipe's model's chat template; fetches the model, does not load its weights."""
         from luthier.data import Template
         from luthier.models import expected_embeddings, fetch
-        from luthier.models.loading.load import load_tokenizer
+        from luthier.models.loading.tokenizer import load_tokenizer
 
         model = self.recipe.model
         tokenizer = load_tokenizer(fetch(model).folder, trust_remote_code=model.trust_remote_code)
@@ -64,6 +66,18 @@ class Job:
             say(f"warning: {what}")
         return prepared
 
+    def scored(self, task: Task) -> ScoredTask:
+        """One of the recipe's tasks with its scorers, which are the same objects whenever it is asked for."""
+        from luthier.evaluate import ScoredTask
+
+        if task.name not in self._scored:
+            self._scored[task.name] = ScoredTask(_named(task))
+        return self._scored[task.name]
+
+    @cached_property
+    def _scored(self) -> dict[str, ScoredTask]:
+        return {}
+
     def fetch(self) -> None:
         """Have the files of all its models in the cache."""
         from luthier.models import fetch
@@ -74,8 +88,8 @@ class Job:
 
     def lenient(self) -> Job:
         """The same job, whatever share of its rows is lost."""
-        train = dataclasses.replace(self.recipe.train, max_lost=1.0)
-        return Job(dataclasses.replace(self.recipe, train=train))
+        train = replace(self.recipe.train, max_lost=1.0)
+        return Job(replace(self.recipe, train=train))
 
     def check_data(self) -> None:
         """Raises LuthierError where the rows do not suit the objective or the model; says what its authors advise."""
@@ -133,3 +147,15 @@ class Job:
                 data_check.context(store, models.max_context(second.module), "the reference")
                 data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, "the reference")
         return second
+
+
+def _named(task: Task) -> Task:
+    """The task with its scorers named briefly."""
+    by = None if task.by is None else _brief(task.by)
+    return replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
+
+
+def _brief(scorer: Plugin) -> Plugin:
+    """The scorer with only the keys that differ from their defaults: a score is named by what is particular to it."""
+    defaults = {f.name: plain(default_of(f)) for f in plugin_fields(REGISTRIES["scorer"].get(scorer.name))}
+    return Plugin(name=scorer.name, args={k: v for k, v in scorer.args.items() if defaults[k] != v})

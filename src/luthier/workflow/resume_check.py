@@ -59,8 +59,9 @@ def held(run: Run, recipe: Recipe) -> Claim:
         _must_agree(run, differences(old, recipe))
     scores = run.read_json(run.summary_path).get("scores", {})
     before = {task.name: task for task in old.evaluate} if old is not None else {}
+    again = not trained or (old is not None and old.engine != recipe.engine)  # another engine may answer otherwise
     unscored = tuple(
-        task for task in recipe.evaluate if not trained or task.name not in scores or before.get(task.name) != task
+        task for task in recipe.evaluate if again or task.name not in scores or before.get(task.name) != task
     )
     unexported = tuple(
         plugin

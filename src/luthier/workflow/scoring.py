@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.engines.opening import Opening
 from luthier.errors import LuthierError
-from luthier.recipe import Plugin, Recipe, Source, Task
-from luthier.recipe.describe import default_of, plugin_fields
-from luthier.recipe.resolve import plain
+from luthier.recipe import Recipe, Source, Task
 from luthier.run import Run
 from luthier.scorers.metric import Metric
 from luthier.types import Completion, Encoded, Engine, Example, Request, Sampling
@@ -92,11 +91,40 @@ def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:
     return {"base": Model(models.open_base(run, recipe.model)), "tuned": Model(policy)}
 
 
-def _engine(model: Model) -> Engine:
+def _engine(opening: Opening, model: Model) -> Engine:
     from luthier.data import Template
 
-    engine = REGISTRIES["engine"].build("local").open(model.policy, Template(model.policy.tokenizer).stop_ids)
+    engine = opening.open(model.policy, Template(model.policy.tokenizer).stop_ids)
     return engine if model.off is nullcontext else AdapterOff(engine, model.off)
+
+
+def _elsewhere(opening: Opening, run: Run, recipe: Recipe, base: bool) -> Mapping[str, Engine]:
+    """The engines of the run's model, and before it of its base where it is wanted, with weights of their own."""
+    from luthier.data import Template
+    from luthier.models.loading import on_disk
+
+    disks = {"base": on_disk.of_base(run, recipe.model)} if base else {}
+    disks["tuned"] = on_disk.of_run(run)
+    return {name: opening.open(disk, Template(disk.tokenizer).stop_ids) for name, disk in disks.items()}
+
+
+def _opening(recipe: Recipe, tasks: Sequence[Task]) -> Opening:
+    """What opens the engines. Raises LuthierError where it cannot, or cannot do what the tasks ask of it."""
+    opening: Opening = REGISTRIES["engine"].build(recipe.engine.name, recipe.engine.args)
+    if not tasks:
+        return opening
+    opening.ready(base=any(task.base for task in tasks))
+    for task in tasks:
+        for plugin in task.scorers:
+            scorer = REGISTRIES["scorer"].get(plugin.name)
+            if not opening.scores and issubclass(scorer, Metric) and scorer.needs_likelihood:
+                raise LuthierError(
+                    f"the scorer {plugin.name!r} of the task {task.name!r} reads how likely a given text is, and "
+                    f"`engine: {recipe.engine.name}` does not tell it",
+                    where="engine",
+                    fix="set engine=local, or take scorers that judge answers",
+                )
+    return opening
 
 
 def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
@@ -112,16 +140,22 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
         return []
     recipe = job.recipe
     rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
-    rewards = any(needs_rewards(task) for task in tasks)
-    systems = opened(run, recipe, base=any(task.base for task in tasks) or rewards)
-    engines = {name: _engine(model) for name, model in systems.items()}
+    opening, rewards = _opening(recipe, tasks), any(job.scored(task).needs_rewards for task in tasks)
+    base = any(task.base for task in tasks)
+    systems = opened(run, recipe, base=base or rewards) if rewards or not opening.elsewhere else {}
+    if opening.elsewhere:
+        engines = _elsewhere(opening, run, recipe, base)
+    else:
+        engines = {name: _engine(opening, model) for name, model in systems.items()}
     judges = _judges(systems, job, run) if rewards else {}
-    policy = systems["tuned"].policy
-    template = Template(policy.tokenizer, models.embeddings(policy.module))
+    template = job.template
+    if systems:
+        policy = systems["tuned"].policy
+        template = Template(policy.tokenizer, models.embeddings(policy.module))
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        comparison = compare(_named(task), examples, template, chosen, judges=judges, seed=recipe.seed)
+        comparison = compare(job.scored(task), examples, template, chosen, judges=judges, seed=recipe.seed)
         record(run, comparison)
         found.append(comparison)
     return found
@@ -135,17 +169,12 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     from luthier.evaluate.rewards import gives_rewards, no_rewards
 
     recipe = job.recipe
+    _opening(recipe, tasks)
     for task in tasks:
         rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
-        check_task(_named(task), rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
-        if needs_rewards(task) and not gives_rewards(job.objective):
+        check_task(job.scored(task), rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
+        if job.scored(task).needs_rewards and not gives_rewards(job.objective):
             raise no_rewards(recipe.objective.name)
-
-
-def needs_rewards(task: Task) -> bool:
-    """Does a scorer of the task judge the model's own rewards?"""
-    scorers = [REGISTRIES["scorer"].get(plugin.name) for plugin in task.scorers]
-    return any(issubclass(scorer, Metric) and scorer.needs_rewards for scorer in scorers)
 
 
 def _judges(systems: Mapping[str, Model], job: Job, run: Run) -> Mapping[str, Judge]:
@@ -222,15 +251,3 @@ def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
 def _place(source: Source) -> str:
     """Where the rows of a source are."""
     return source.path or source.llamafactory or source.hub or "evaluate"
-
-
-def _named(task: Task) -> Task:
-    """The task with its scorers named briefly."""
-    by = None if task.by is None else _brief(task.by)
-    return replace(task, scorers=tuple(_brief(scorer) for scorer in task.scorers), by=by)
-
-
-def _brief(scorer: Plugin) -> Plugin:
-    """The scorer with only the keys that differ from their defaults: a score is named by what is particular to it."""
-    defaults = {f.name: plain(default_of(f)) for f in plugin_fields(REGISTRIES["scorer"].get(scorer.name))}
-    return Plugin(name=scorer.name, args={k: v for k, v in scorer.args.items() if defaults[k] != v})

@@ -40,6 +40,24 @@ def test_the_cores_of_a_machine_are_shared_out(monkeypatch: pytest.MonkeyPatch) 
     assert groups.threads(Group(0, 16, here=16)) == 1
 
 
+def test_after_training_there_are_as_many_threads_as_before_and_for_the_first_of_several_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(groups, "cores", lambda: 3)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for group in (ALONE, Group(0, 2, here=2), Group(1, 2, here=2)):
+            torch.set_num_threads(2)
+            with groups.threads_of_training(group):
+                groups.use_threads(group, 1)
+                assert torch.get_num_threads() == 1
+            found.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert found == [2, 3, 2]
+
+
 def test_noise_is_seeded_by_run_step_and_part() -> None:
     seeds = {rng.derived(seed, step, part) for seed in range(4) for step in range(6) for part in range(-1, 5)}
     assert len(seeds) == 4 * 6 * 6

@@ -12,8 +12,6 @@ from tiny_tokenizers import letters
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.engines import LocalEngine
-from luthier.engines.choice import Choice
-from luthier.engines.text import Text
 from luthier.errors import LuthierError
 from luthier.types import Encoded, Engine, Sampling
 
@@ -68,16 +66,7 @@ SHARED = [9, 8, 7, 6, 5, 4, 3]
 BEGINNINGS = [[*SHARED, *range(20, 20 + length)] for length in (1, 9, 2, 2, 8, 1, 5)]
 
 
-def test_a_common_prefix_is_read_once_and_changes_nothing(module: Any) -> None:
-    read: list[int] = []
-    watch = module.register_forward_pre_hook(
-        lambda _, args, options: read.append(options["input_ids"].numel()), with_kwargs=True
-    )
-    made = LocalEngine(module, byte_tokenizer(), {STOP}).generate(BEGINNINGS, Sampling(max_new_tokens=1))
-    watch.remove()
-    if module.config.model_type in ("llama", "gpt2"):  # Gemma's sliding window takes prompts whole
-        assert sum(read) < sum(len(prompt) for prompt in BEGINNINGS)
-        assert 7 + 25 <= sum(read) <= 7 + 25 * 1.1  # two of the rests are there twice
+def test_a_common_prefix_changes_nothing(module: Any) -> None:
     made = LocalEngine(module, byte_tokenizer(), {STOP}).generate(BEGINNINGS, Sampling(max_new_tokens=20))
     assert [list(c.ids) for c in made] == [reference(module, prompt, 20) for prompt in BEGINNINGS]
     same = LocalEngine(module, byte_tokenizer(), {STOP}).generate([BEGINNINGS[1]] * 3, Sampling(max_new_tokens=20))
@@ -133,8 +122,7 @@ def test_a_prompt_asked_often_is_read_once_and_answered_as_if_alone(module: Any)
     )
     engine.generate(asked, Sampling(max_new_tokens=1))
     watch.remove()
-    if module.config.model_type in ("llama", "gpt2"):  # Gemma's sliding window takes prompts whole
-        assert sum(read) <= 1.1 * sum(len(prompt) for prompt in alone)
+    assert sum(read) <= sum(len(prompt) for prompt in alone)
     drawn = engine.generate(asked, Sampling(max_new_tokens=12, temperature=1.0, seed=1))
     assert drawn[0].ids != drawn[2].ids, "copies of a prompt drew the same numbers"
 
@@ -203,50 +191,3 @@ def test_the_context_ends_generation_and_refuses_prompts_that_fill_it() -> None:
         engine.generate([[1] * 64], Sampling())
     with pytest.raises(LuthierError, match="empty prompt"):
         engine.generate([[1], []], Sampling())
-
-
-# the parts
-def test_draws_follow_the_truncated_distribution() -> None:
-    probability = torch.tensor([0.5, 0.25, 0.15, 0.1])
-    logits = probability.log().repeat(4000, 1)
-    cases = {
-        (1.0, 1.0, 0): [0.5, 0.25, 0.15, 0.1],
-        (1.0, 1.0, 2): [2 / 3, 1 / 3, 0, 0],
-        (1.0, 0.7, 0): [2 / 3, 1 / 3, 0, 0],  # 0.5 + 0.25 reaches 0.7; the third token is out
-        (1.0, 0.76, 0): [5 / 9, 2.5 / 9, 1.5 / 9, 0],
-        (0.5, 1.0, 0): [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345],  # squares, normalised
-    }
-    for (temperature, top_p, top_k), expected in cases.items():
-        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=1)
-        drawn = torch.tensor(Choice(sampling, [[0]] * 4000, range(4000))(logits.clone()))
-        found = torch.bincount(drawn, minlength=4) / 4000
-        assert torch.allclose(found, torch.tensor(expected), atol=0.03), (temperature, top_p, top_k)
-
-
-def test_top_p_over_a_flat_vocabulary_sorts_all_of_it() -> None:
-    choice = Choice(Sampling(temperature=1.0, top_p=0.9, seed=0), [[0]] * 300, range(300))
-    drawn = choice(torch.zeros(300, 5000))
-    assert max(drawn) > 1024
-
-
-def test_pieces_are_whole_characters() -> None:
-    tokenizer = byte_tokenizer()
-    said = "né 東京 👩‍🚀!"
-    ids = tokenizer.encode(said, add_special_tokens=False)
-    text = Text(tokenizer)
-    pieces = [text.add(token) for token in ids]
-    assert "".join(pieces) + text.end() == said
-    assert all("�" not in piece for piece in pieces)
-    cut = Text(tokenizer)
-    shown = "".join(cut.add(token) for token in tokenizer.encode("a東", add_special_tokens=False)[:-1])
-    assert shown == "a"
-    assert cut.end() == "�"
-
-
-def test_what_may_become_a_stop_string_is_held_back() -> None:
-    tokenizer = byte_tokenizer()
-    text = Text(tokenizer, ("END",))
-    pieces = [text.add(token) for token in tokenizer.encode("An ENtry, END here", add_special_tokens=False)]
-    assert pieces[:6] == ["A", "n", " ", "", "", "ENt"]
-    assert "".join(pieces) + text.end() == "An ENtry, "
-    assert text.stopped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
 
@@ -13,11 +13,11 @@ from rich.console import Console
 from test_compare import Letters
 
 from luthier.errors import LuthierError
-from luthier.evaluate import check, compare
+from luthier.evaluate import ScoredTask, check, compare
 from luthier.evaluate.asking import best
 from luthier.evaluate.comparison import Comparison
 from luthier.recipe.schema import Task
-from luthier.types import Completion, Example, Sampling, Turn
+from luthier.types import Completion, Example, Request, Turn
 
 WORDS = ["one", "two", "three", "four", "five", "six"]
 
@@ -31,13 +31,12 @@ class Drawing:
         self.chance = chance
         self.said: dict[str, list[str]] = {}
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        texts = []
-        for number, prompt in enumerate(prompts):
-            drawn = np.random.default_rng([sampling.seed, number]).random(len(WORDS)) < self.chance
-            texts.append(" ".join(word for word, said in zip(WORDS, drawn, strict=True) if said))
-            self.said.setdefault("".join(map(chr, prompt[:-1])), []).append(texts[-1])
-        return [Completion((1,), text, "stop") for text in texts]
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        for request in requests:
+            drawn = np.random.default_rng(request.sampling.seed).random(len(WORDS)) < self.chance
+            text = " ".join(word for word, said in zip(WORDS, drawn, strict=True) if said)
+            self.said.setdefault("".join(map(chr, request.prompt[:-1])), []).append(text)
+            yield Completion((1,), text, "stop", request=request.id)
 
 
 def rows(count: int = 90) -> list[Example]:
@@ -47,7 +46,7 @@ def rows(count: int = 90) -> list[Example]:
 def compared(best_of: int, engine: Drawing | None = None, scorers: Sequence[str] = ("exact_match", "f1")) -> Comparison:
     keys = {"best_of": best_of, "by": "f1"} if best_of else {}
     task = Task(data=["x"], scorers=scorers, temperature=1.0, **keys)
-    return compare(task, rows(), Letters(), {"base": Drawing(0.3), "tuned": engine or Drawing()})
+    return compare(ScoredTask(task), rows(), Letters(), {"base": Drawing(0.3), "tuned": engine or Drawing()})
 
 
 def values(comparison: Comparison, system: str = "tuned") -> dict[str, float]:
@@ -146,4 +145,4 @@ def test_what_cannot_pick_is_refused_before_there_is_a_model(keys, answers, mess
     task = Task(data=["x"], best_of=4, temperature=1.0, **keys)
     asked = [row if answers else replace(row, answer=None) for row in rows(3)]
     with pytest.raises(LuthierError, match=message):
-        check(task, asked, Letters(), None)
+        check(ScoredTask(task), asked, Letters(), None)

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from luthier.errors import LuthierError
-from luthier.evaluate import compare, record
+from luthier.evaluate import ScoredTask, compare, record
 from luthier.evaluate.compare import BATCH
 from luthier.recipe.schema import Task
 from luthier.run import Run
-from luthier.types import Completion, Encoded, Example, Response, Sampling, Source, Turn
+from luthier.types import Completion, Encoded, Example, Request, Response, Source, Turn
 
 
 class Letters:
@@ -38,29 +38,22 @@ class ByHeart:
 
     def __init__(self, answers: dict[str, str], likelihood: float = 0.5) -> None:
         self.answers, self.likelihood = answers, likelihood
-        self.asked: list[tuple[int, Sampling]] = []
+        self.asked: list[Sequence[Request]] = []
         self.scored = 0
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        self.asked.append((len(prompts), sampling))
-        texts = [self.answers["".join(map(chr, prompt[:-1]))] for prompt in prompts]
-        return [
-            Completion(
-                (1,), text[: sampling.max_new_tokens], "length" if len(text) > sampling.max_new_tokens else "stop"
-            )
-            for text in texts
-        ]
-
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
-        yield self.generate([prompt], sampling)[0].text
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        self.asked.append(requests)
+        for request in reversed(requests):  # in an order of its own
+            text, most = self.answers["".join(map(chr, request.prompt[:-1]))], request.sampling.max_new_tokens
+            yield Completion((1,), text[:most], "length" if len(text) > most else "stop", request=request.id)
 
     def logprobs(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
         self.scored += len(rows)
         return [np.full((row.weights[0] > 0).sum(), math.log(self.likelihood), dtype=np.float32) for row in rows]
 
 
-def task(*scorers: object, **keys: object) -> Task:
-    return Task(name="sums", data=["sums.jsonl"], scorers=scorers or ("exact_match",), **keys)
+def task(*scorers: object, **keys: object) -> ScoredTask:
+    return ScoredTask(Task(name="sums", data=["sums.jsonl"], scorers=scorers or ("exact_match",), **keys))
 
 
 def sums(count: int) -> list[Example]:
@@ -101,9 +94,12 @@ def test_answers_come_back_in_order_whatever_the_batches():
     engine = ByHeart(right(rows))
     comparison = compare(task(temperature=1.0, max_new_tokens=9), rows, Letters(), {"only": engine}, seed=5)
     assert comparison.headline.systems["only"].value == 1.0 and comparison.headline.difference == {}
-    assert [sizes for sizes, _ in engine.asked] == [BATCH, BATCH, 3]
-    assert len({sampling.seed for _, sampling in engine.asked}) == 3
-    assert all(sampling.temperature == 1.0 and sampling.max_new_tokens == 9 for _, sampling in engine.asked)
+    (asked,) = engine.asked
+    assert len({request.sampling.seed for request in asked}) == len(asked) == len(rows)
+    assert all(request.sampling.temperature == 1.0 and request.sampling.max_new_tokens == 9 for request in asked)
+    assert {request.turns[0].text: request.prompt for request in asked} == {
+        row.prompt[0].text: tuple(Letters().prompt_ids(row.prompt)) for row in rows
+    }, "an endpoint that renders messages itself is given them"
 
 
 def test_limit_and_cut_answers():
@@ -194,7 +190,7 @@ def test_record_replaces_its_own_task_and_keeps_the_rest(tmp_path):
     run, rows = Run(tmp_path), sums(3)
     run.write_json(run.summary_path, {"seconds": 12.5})
     engines = {"base": ByHeart(wrong(rows, 2)), "tuned": ByHeart(right(rows))}
-    other = Task(name="其他", data=["x.jsonl"])
+    other = ScoredTask(Task(name="其他", data=["x.jsonl"]))
     for each in (task(), other, task()):
         record(run, compare(each, rows, Letters(), engines))
     lines = [json.loads(line) for line in run.samples_path.read_text(encoding="utf-8").splitlines()]

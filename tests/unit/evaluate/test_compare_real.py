@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from luthier.data.encode.template import Template
 from luthier.engines.local import LocalEngine
-from luthier.evaluate import compare
+from luthier.evaluate import ScoredTask, compare
 from luthier.recipe.schema import Task
 from luthier.types import Example, Response, Turn
 
@@ -64,7 +64,7 @@ def test_training_shows_in_the_scores(tokenizer, rows):
     task = Task(
         name="orders", data=["x"], scorers=["json_match", "f1", "bleu", "rouge", "perplexity"], max_new_tokens=24
     )
-    comparison = compare(task, rows, template, engines)
+    comparison = compare(ScoredTask(task), rows, template, engines)
 
     assert comparison.headline.systems["base"].value == 0 and comparison.headline.systems["tuned"].value == 1
     assert [sample.answers["tuned"].text for sample in comparison.samples] == [answer for _, answer in PAIRS]

@@ -10,7 +10,7 @@ import pytest
 from test_best_of import Drawing, Letters, rows, values
 
 from luthier.errors import LuthierError
-from luthier.evaluate import compare
+from luthier.evaluate import ScoredTask, compare
 from luthier.recipe.schema import Task
 from luthier.scorers import SCORERS
 from luthier.scorers.groups import score_group, score_groups, statistics_of_groups
@@ -91,7 +91,7 @@ def test_a_scorer_that_gives_too_few_scores_is_told_so() -> None:
 def test_best_of_is_picked_and_scored_within_the_group(name: str, registered: None) -> None:
     engine = Drawing()
     task = Task(data=["x"], scorers=["f1", name], temperature=1.0, best_of=4, by=name)
-    comparison = compare(task, rows(20), Letters(), {"tuned": engine})
+    comparison = compare(ScoredTask(task), rows(20), Letters(), {"tuned": engine})
     for sample in comparison.samples:
         drawn = engine.said[sample.example.prompt[0].text]
         assert sample.answers["tuned"].text == max(drawn, key=len), "the earliest of the longest"

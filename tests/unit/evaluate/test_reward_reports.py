@@ -11,7 +11,7 @@ from reward_runs import row
 from test_compare import ByHeart, Letters
 
 from luthier.errors import LuthierError
-from luthier.evaluate import compare
+from luthier.evaluate import ScoredTask, compare
 from luthier.evaluate.rewards import CachedLikelihoods, ImplicitRewards, Untrained, gives_rewards, laid_out
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.schema import Task
@@ -61,7 +61,7 @@ ROWS = [
 def accuracy(judges: dict, rows: list[Example] = ROWS):
     task = Task(name="pairs", data=["x"], scorers=["preference_accuracy"])
     engines = dict.fromkeys(judges or {"base": 0}, ByHeart({}))
-    return compare(task, rows, Pairs(), engines, judges=judges)
+    return compare(ScoredTask(task), rows, Pairs(), engines, judges=judges)
 
 
 def test_implicit_rewards_by_hand():

@@ -27,6 +27,13 @@ def test_packed_shared_and_fused_equal_padded(family: str, lora: bool) -> None:
             assert ("2 of 2 layers fused" in packed.path) == (fused and family in FUSED)
 
 
+def test_one_key_head_under_a_norm_of_its_own() -> None:
+    """Its keys lie token after token, as far apart as queries, keys and values together are wide."""
+    model, examples = family_model("qwen3", num_key_value_heads=1), rows()
+    padded, packed = (loss_and_gradients(model, examples, layout=layout) for layout in ("padded", "packed"))
+    assert "2 of 2 layers fused" in packed.path and distance(packed, padded) < 5e-6
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_micro_batches_do_not_change_anything(family: str) -> None:
     model, examples = family_model(family), rows(16)

@@ -198,6 +198,7 @@ def test_every_plugin_field_has_its_seam() -> None:
         "train.schedule": "schedule",
         "train.trackers.0": "tracker",
         "evaluate.0.scorers.0": "scorer",
+        "engine": "engine",
         "export.0": "exporter",
     }
 

@@ -1,4 +1,4 @@
-"""The engine inside this process: continuous batching over pages of keys and values, with the very weights that train."""
+"""The engine inside this process: continuous batching over pages of keys and values, with the weights that train."""
 
 from __future__ import annotations
 

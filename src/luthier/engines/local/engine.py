@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,20 @@ from luthier.engines import choice
 from luthier.engines.asking import in_order
 from luthier.engines.choice import Choice
 from luthier.engines.grammar import Grammars
+from luthier.engines.local.adapters import Adapters
 from luthier.engines.local.alone import AloneReader
+from luthier.engines.local.load import Load
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
-from luthier.engines.local.scheduler import Scheduler
+from luthier.engines.local.scheduler import Scheduler, Sizes
 from luthier.engines.local.weights import Watch
 from luthier.engines.named import Named
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
 from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
+from luthier.models.decode.compiled import CompiledReader
+from luthier.models.decode.folder import Unserved
 from luthier.models.decode.step import NO_ID, PAGE, Reader
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 
@@ -40,42 +45,37 @@ class Ticket:
     """Of its answers, in the order in which their tokens were drawn; whoever reads them takes them out."""
     left: int = 0
     """Answers that have not ended."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What an engine has to do, and has done."""
-
-    running: int
-    """Answers under way."""
-    waiting: int
-    """Answers not begun, or put back."""
-    pages_held: int
-    pages_made: int
-    """Pages of keys and values that answers hold, and those that have memory."""
-    evicted: int
-    """Pages whose content was forgotten because their place was needed."""
-    preempted: int
-    """How often an answer was put back because pages had run short."""
-    tokens_read: int
+    error: LuthierError | None = None
+    """Why one of them could not be brought to an end; the others were."""
 
 
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
     `stop_ids` end a sequence. At most `rows` answers are under way at a time, and they hold at most `tokens` tokens
-    (one that is longer by itself is let in alone). The weights are those of the module whenever it is asked.
+    (one that is longer by itself is let in alone). Adapters that were loaded are kept in memory up to `adapters` bytes,
+    and read from disk when they are asked for. The weights are those of the module whenever it is asked.
 
     `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
     does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
     """
 
     def __init__(
-        self, module: Any, tokenizer: Any, stop_ids: Collection[int], *, rows: int = 64, tokens: int = 32_768
+        self,
+        module: Any,
+        tokenizer: Any,
+        stop_ids: Collection[int],
+        *,
+        rows: int = 64,
+        tokens: int = 32_768,
+        adapters: int = 2**30,
     ) -> None:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
-        self._rows, self._pages = rows, max(1, tokens // PAGE)
+        self._sizes = Sizes(rows, max(1, tokens // PAGE))
         self._lanes: dict[str | None, _Lane] = {}
+        self._room = adapters
+        self._beside: Adapters | None = None
+        """Those that are served in one pass with all others."""
         self._version, self._arrivals = 0, 0
         self._tickets: dict[Row, Ticket] = {}
         self.vocabulary: int = module.get_input_embeddings().weight.shape[0]
@@ -113,30 +113,25 @@ class LocalEngine:
     @property
     def load(self) -> Load:
         """How much is under way, and how full the pages are."""
-        schedulers = [lane.scheduler for lane in tuple(self._lanes.values())]  # a server asks from another thread
-        return Load(
-            running=sum(one.running for one in schedulers),
-            waiting=sum(one.waiting for one in schedulers),
-            pages_held=sum(one.pages.held for one in schedulers),
-            pages_made=sum(one.pages.made for one in schedulers),
-            evicted=sum(one.pages.evicted for one in schedulers),
-            preempted=sum(one.preempted for one in schedulers),
-            tokens_read=sum(one.tokens_read for one in schedulers),
-        )
+        return Load.of(lane.scheduler for lane in tuple(self._lanes.values()))  # a server asks from another thread
 
     def step(self) -> list[Ticket]:
         """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
         told: list[Ticket] = []
 
-        def tell(row: Row, piece: Piece) -> None:
+        def tell(row: Row, piece: Piece | None) -> None:
             ticket = self._tickets.get(row)
             if ticket is None:
                 return
-            if row.finish is not None:
-                piece = replace(piece, completion=row.completion(self._tokenizer))
+            if piece is None or row.finish is not None:
                 ticket.left -= 1
                 del self._tickets[row]
-            ticket.pieces.append(piece)
+            if piece is None:
+                ticket.error = row.error
+            elif row.finish is not None:
+                piece = replace(piece, completion=row.completion(self._tokenizer))
+            if piece is not None:
+                ticket.pieces.append(piece)
             told.append(ticket)
 
         for name, lane in self._lanes.items():
@@ -164,6 +159,8 @@ class LocalEngine:
             while ended < expected:
                 told = [ticket for ticket in self.step() if id(ticket) in mine]
                 for ticket in told:
+                    if ticket.error is not None:
+                        raise ticket.error
                     while ticket.pieces:
                         completion = ticket.pieces.popleft().completion
                         if completion is not None:
@@ -196,6 +193,8 @@ class LocalEngine:
             while ticket.left or ticket.pieces:
                 while not ticket.pieces:
                     self.step()
+                    if ticket.error is not None:
+                        raise ticket.error
                 piece = ticket.pieces.popleft()
                 if piece.text:
                     yield piece.text
@@ -203,30 +202,65 @@ class LocalEngine:
         finally:
             self.cancel(ticket)
 
-    @contextmanager
-    def model(self, adapter: str | None = None) -> Iterator[Any]:
-        """Inside the block: the module as it answers those who name this adapter, for other things to be read of it."""
-        with self._named.on(adapter) as module:
-            yield module
-
     def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""
-        with self._named.on(adapter) as module:
+        with self.model(adapter) as module:
             return Likelihoods(module).logprobs(rows)
+
+    @contextmanager
+    def model(self, adapter: str | None = None) -> Iterator[Any]:
+        """Inside the block: the module under an adapter, for other things to be read of it. Those that are served
+        beside each other are put on it for the while."""
+        if adapter is None or self._beside is None or adapter not in self._beside:
+            with self._named.on(adapter) as module:
+                yield module
+            return
+        self._named.load(adapter, str(self._beside.folder(adapter)))
+        try:
+            with self._named.on(adapter) as module:
+                yield module
+        finally:
+            self._named.drop(adapter)
 
     # weights
     def load_adapter(self, name: str, folder: str) -> None:
-        """As `Engine.load_adapter`: beside a PEFT model's own adapter, or on a plain model, plain to all others."""
+        """As `Engine.load_adapter`. LoRA over a model that has a compiled step is answered in one pass with all
+        others, and its weights are read when they are first asked for; any other kind has the model to itself.
+        """
+        if name in self.adapters:
+            raise LuthierError(
+                f"an adapter {name!r} is loaded already", where=folder, fix="drop it first, or give another name"
+            )
+        self._lane(None)
+        if self._beside is not None:
+            try:
+                self._beside.register(name, Path(folder))
+                return
+            except Unserved:
+                pass
         self._named.load(name, folder)
 
     def drop_adapter(self, name: str) -> None:
-        """As `Engine.drop_adapter`. What it has under way is cancelled."""
-        lane = self._lanes.pop(name, None)
-        if lane is not None:
-            for row, ticket in list(self._tickets.items()):
-                if row.request.adapter == name:
-                    self.cancel(ticket)
+        """As `Engine.drop_adapter`; raises LuthierError, too, while it has answers under way."""
+        busy = sum(row.request.adapter == name for row in self._tickets)
+        if busy:
+            raise LuthierError(
+                f"{busy} answers under way need the adapter {name!r}", where="adapter", fix="let them end first"
+            )
+        if self._beside is not None and name in self._beside:
+            self._beside.forget(name)
+            return
         self._named.drop(name)
+        self._lanes.pop(name, None)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Those that may be asked for by name."""
+        return [*self._named.names, *(self._beside.names if self._beside is not None else ())]
+
+    def serves_beside(self, name: str) -> bool:
+        """Is this adapter answered in one pass with all others, its memory the engine's own matter?"""
+        return self._beside is not None and name in self._beside
 
     def sync(self, version: int) -> None:
         """The weights are new; completions begun from now on carry this version."""
@@ -237,11 +271,21 @@ class LocalEngine:
 
     def _look(self) -> None:
         """See whether the weights are those that were read by: pages of old ones are not read on."""
-        for name, lane in self._lanes.items():
+        for name, lane in list(self._lanes.items()):
             with self._named.on(name) as module, _inference(module):
-                if lane.watch.changed(module):
-                    lane.scheduler.clear()
+                if not lane.watch.changed(module):
+                    continue
+                lane.scheduler.clear()
+                if not lane.scheduler.busy and self._reads_otherwise(lane, module):
+                    del self._lanes[name]
+                else:
                     lane.scheduler.reader.refresh()
+
+    def _reads_otherwise(self, lane: _Lane, module: Any) -> bool:
+        """Is the model by now one that another reader reads? (An adapter was merged or switched.)"""
+        compiled = not isinstance(CompiledReader.of(module), str)
+        beside = self._beside is not None and bool(self._beside.names)  # they stay with the reader that serves them
+        return compiled != isinstance(lane.scheduler.reader, CompiledReader) and not beside
 
     def _look_if_touched(self) -> None:
         """The same between two tokens: whoever took the last may have trained the model."""
@@ -264,17 +308,26 @@ class LocalEngine:
         return lane, _room(request, where, lane.context)
 
     def _lane(self, name: str | None) -> _Lane:
-        self._named.check(name)
+        if name is not None and self._beside is not None and name in self._beside:
+            name = None
+        if name is not None and name not in self._named.names:
+            known = ", ".join(self.adapters) or "none"
+            raise LuthierError(
+                f"no adapter {name!r} is loaded (loaded: {known})", where="adapter", fix="load it, or name another"
+            )
         if name not in self._lanes:
             with self._named.on(name) as module, _inference(module):
-                scheduler = Scheduler(_reader(module), self._stop, self._rows, self._pages)
+                reader = _reader(module)
+                if name is None and isinstance(reader, CompiledReader):
+                    self._beside = Adapters(reader, self._room)
+                scheduler = Scheduler(reader, self._stop, self._sizes, None if name else self._beside)
                 lane = self._lanes[name] = _Lane(scheduler, max_context(module))
                 lane.watch.changed(module)
         return self._lanes[name]
 
     def _row(self, request: Request, index: int, limit: int, scheduler: Scheduler, listen: bool) -> Row:
         sampling = request.sampling
-        grammar = None if sampling.grammar is None else self._grammars.matcher(sampling.grammar)
+        grammar = None if sampling.grammar is None else self._grammars.matcher(sampling.grammar, sampling.stop_ids)
         row = Row(
             request,
             index,
@@ -282,7 +335,7 @@ class LocalEngine:
             Choice(sampling, request.prompt, index, grammar),
             Text(self._tokenizer, sampling.stop) if listen or sampling.stop else None,
             self._version,
-            kin=None,
+            kin=self._kin(request.adapter),
             first=scheduler.reader.first,
             arrival=self._arrivals,
         )
@@ -290,6 +343,12 @@ class LocalEngine:
         scheduler.pages.most = max(scheduler.pages.most, -(-(len(row.ids) + limit) // PAGE))
         self._arrivals += 1
         return row
+
+    def _kin(self, adapter: str | None) -> int | None:
+        """Tells rows apart that must not read each other's pages, among those of one lane."""
+        if adapter is None or self._beside is None or adapter not in self._beside:
+            return None
+        return self._beside.generation(adapter)
 
 
 @dataclass(eq=False)
@@ -303,6 +362,9 @@ class _Lane:
 
 def _reader(module: Any) -> Reader:
     """What reads this model's tokens fastest."""
+    compiled = CompiledReader.of(module)
+    if isinstance(compiled, CompiledReader):
+        return compiled
     return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)
 
 

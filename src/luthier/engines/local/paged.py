@@ -116,7 +116,7 @@ class PagedReader:
 
     def _embedded(self, ids_T: Tensor, position_T: Tensor) -> Tensor:
         """Embeddings, those of virtual tokens from the adapter."""
-        embedded = self._model.get_input_embeddings()(ids_T.clamp(min=0))
+        embedded: Tensor = self._model.get_input_embeddings()(ids_T.clamp(min=0))
         made = ids_T == NO_ID
         if self._virtual is not None and bool(made.any()):
             embedded[made] = self._virtual.embeddings()[position_T[made]].to(embedded.dtype)
@@ -156,21 +156,25 @@ class PagedCall:
         keys, values = self._reader.pool(module.layer_idx, key_TGD, value_TGD)
         keys[self._slot_T], values[self._slot_T] = key_TGD, value_TGD
         out_THD = query_HTD.new_empty(query_HTD.shape[1], query_HTD.shape[0], value_TGD.shape[-1])
-        options = {"scale": scale, "enable_gqa": query_HTD.shape[0] != key_TGD.shape[1]}
-        attend = torch.nn.functional.scaled_dot_product_attention
+        grouped = query_HTD.shape[0] != key_TGD.shape[1]
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            attention = torch.nn.functional.scaled_dot_product_attention
+            return attention(q, k, v, mask, scale=scale, enable_gqa=grouped)
+
         if self._singles:
             position_R1 = self._position_T[self._single_R][:, None]
             mask_RK = _seen(position_R1, self._key_RK.shape[1], window)
             q = query_HTD[:, self._single_R].permute(1, 0, 2)[:, :, None]
             k, v = (pool[self._key_RK].transpose(1, 2) for pool in (keys, values))
-            out_THD[self._single_R] = attend(q, k, v, mask_RK[:, None, None], **options)[:, :, 0]
+            out_THD[self._single_R] = attend(q, k, v, mask_RK[:, None, None])[:, :, 0]
         for place, run in self._longer:
             count, total = len(run.ids), run.start + len(run.ids)
             slots = _slots(run, keys.device)[:total]
             mask_CK = _seen(self._position_T[place : place + count, None], total, window)
             q = query_HTD[None, :, place : place + count]
             k, v = (pool[slots].transpose(0, 1)[None] for pool in (keys, values))
-            out_THD[place : place + count] = attend(q, k, v, mask_CK[None, None], **options)[0].transpose(0, 1)
+            out_THD[place : place + count] = attend(q, k, v, mask_CK[None, None])[0].transpose(0, 1)
         return out_THD[None]
 
 

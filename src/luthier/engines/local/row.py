@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from luthier.engines.choice import Choice, Drawn
 from luthier.engines.local.pages import Node
-from luthier.engines.text import Text
+from luthier.engines.text import Text, whole
+from luthier.errors import LuthierError
 from luthier.models.decode.step import OWN
 from luthier.types import Completion, Piece, Request
 
@@ -46,6 +47,8 @@ class Row:
     pieces: list[str] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
     cancelled: bool = False
+    error: LuthierError | None = None
+    """Why it cannot go on."""
 
     @property
     def prompt(self) -> int:
@@ -69,7 +72,7 @@ class Row:
                 piece = self.text.add(drawn.token)
                 if self.text.stopped:
                     self.finish = "stop"
-            if self.finish is None and self.choice.ended:
+            if self.finish is None and self.choice.grammar is not None and self.choice.grammar.ended:
                 self.finish = "stop"
             if self.finish is None and len(self.ids) - self.prompt >= self.limit:
                 self.finish = "length"
@@ -83,10 +86,7 @@ class Row:
         """What it came to."""
         assert self.finish is not None
         ids = self.ids[self.prompt :]
-        if self.text is not None:
-            text = "".join(self.pieces)
-        else:
-            text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = whole(tokenizer, ids) if self.text is None else "".join(self.pieces)
         top = tuple(one.top for one in self.drawn) if self.request.sampling.top_logprobs else ()
         return Completion(
             ids=tuple(ids),

@@ -8,26 +8,41 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
-from luthier.engines.choice import choose
+import torch
+from torch import Tensor
+
+from luthier.engines.choice import Drawn, NoToken, choose
+from luthier.engines.local.adapters import Adapters
 from luthier.engines.local.pages import Pages
 from luthier.engines.local.row import Row
-from luthier.models.decode.step import PAGE, Reader, Run
+from luthier.errors import LuthierError
+from luthier.models.decode.step import OWN, PAGE, Reader, Run
 from luthier.types import Piece
 
 BESIDE, ALONE = 64, 512
 """Tokens of prompts that a step reads: beside answers under way, and where there are none."""
 
-Told = Callable[[Row, Piece], None]
+Told = Callable[[Row, Piece | None], None]
+"""Hears of every token drawn, and of every row that cannot go on (no piece; `Row.error` says why)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """At most `rows` answers are under way, in at most `pages` pages; others wait in the order in which they came."""
+
+    rows: int
+    pages: int
 
 
 class Scheduler:
     """Answers under way over one reader. `step` brings all of them on by one token."""
 
-    def __init__(self, reader: Reader, stop: Collection[int], rows: int, pages: int) -> None:
-        """At most `rows` answers are under way, in at most `pages` pages; others wait in the order in which they came."""
-        self.reader, self.pages = reader, Pages(pages)
-        self._stop, self._most = frozenset(stop), rows
+    def __init__(self, reader: Reader, stop: Collection[int], sizes: Sizes, adapters: Adapters | None = None) -> None:
+        """`adapters`: those that the reader serves beside each other."""
+        self.reader, self.pages, self._adapters = reader, Pages(sizes.pages), adapters
+        self._stop, self._most = frozenset(stop), sizes.rows
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
         self.preempted = 0
@@ -60,11 +75,13 @@ class Scheduler:
             row.node = row.root = 0
 
     def step(self, told: Told) -> None:
-        """One step. `told` hears of every token drawn; no answer changes while it listens."""
+        """One step. No answer changes while `told` listens."""
         self._drop_cancelled()
-        self._admit()
+        self._admit(told)
         work = self._plan()
         if not work:
+            if self._waiting and self._adapters is not None:
+                self._adapters.wait()
             return
         self.reader.grow(self.pages.made)
         logits_WV = self.reader.read([run for _, run in work])
@@ -79,25 +96,40 @@ class Scheduler:
             return
         for group in drawing:
             group += self._followers(group[0])
-        places = [place for place, group in enumerate(drawing) for _ in group]
+        place_W = torch.tensor([place for place, group in enumerate(drawing) for _ in group])
         rows = [row for group in drawing for row in group]
-        chosen = choose(logits_WV if len(rows) == len(drawing) else logits_WV[places], [row.choice for row in rows])
-        pieces = [row.add(drawn, self._stop) for row, drawn in zip(rows, chosen, strict=True)]
-        for row in rows:
+        if len(rows) > len(drawing):
+            logits_WV = logits_WV[place_W]
+        chosen = self._chosen(logits_WV, rows, told)
+        pieces = [(row, row.add(drawn, self._stop)) for row, drawn in chosen]
+        for row, _ in pieces:
             if row.finish is not None:
                 self._leave(row)
-        for row, piece in zip(rows, pieces, strict=True):
+        for row, piece in pieces:
             told(row, piece)
 
+    def _chosen(self, logits_WV: Tensor, rows: list[Row], told: Told) -> list[tuple[Row, Drawn]]:
+        """Each row's next token; rows that can have none leave."""
+        try:
+            return list(zip(rows, choose(logits_WV, [row.choice for row in rows]), strict=True))
+        except NoToken as error:
+            for place in error.rows:
+                rows[place].error = error
+                self._leave(rows[place])
+                told(rows[place], None)
+            left = [place for place in range(len(rows)) if place not in error.rows]
+            return self._chosen(logits_WV[left], [rows[place] for place in left], told)
+
     # who is let in
-    def _admit(self) -> None:
-        """Let in who waits, first come first served; who begins like one that is being read waits until it can share."""
+    def _admit(self, told: Told) -> None:
+        """Let in who waits, first come first served; who begins like one that is being read waits to share it."""
         kept: list[Row] = []
         while self._waiting and len(self._running) < self._most:
             row = self._waiting.popleft()
             row.root = self.pages.root(row.kin)
-            if self._soon_shared(row):
-                kept.append(row)
+            if self._soon_shared(row) or not self._adapter_taken(row, told):
+                if row.error is None:
+                    kept.append(row)
                 continue
             row.pages, row.node = self.pages.match(row.root, row.ids) if self.reader.shares else ([], row.root)
             row.published = len(row.pages)
@@ -111,6 +143,20 @@ class Scheduler:
                 row.cached = max(0, row.read - row.first)
             self._running.append(row)
         self._waiting.extendleft(reversed(kept))
+
+    def _adapter_taken(self, row: Row, told: Told) -> bool:
+        """Is the row's adapter in memory, from now on for it, too? One that cannot be read is the end of the row."""
+        name = row.request.adapter
+        if self._adapters is None or name is None:
+            return True
+        try:
+            number = self._adapters.take(name)
+        except LuthierError as error:
+            row.error = error
+            told(row, None)
+            return False
+        row.adapter = OWN if number is None else number
+        return number is not None
 
     def _soon_shared(self, row: Row) -> bool:
         """Is another row reading now what this one begins with, beyond what is known already?"""
@@ -150,6 +196,7 @@ class Scheduler:
             other.node, other.published, other.read = row.node, row.published, row.read
             if other.cached is None:
                 other.cached = row.prompt - row.first
+            self._adapter_taken(other, _unheard)  # the one that `row` has: it is there
             self._waiting.remove(other)
             self._running.append(other)
             found.append(other)
@@ -208,6 +255,8 @@ class Scheduler:
         self.reader.release(row.pages)
         self.pages.release(row.pages)
         row.pages, row.published = [], 0
+        if self._adapters is not None and row.request.adapter is not None:
+            self._adapters.give(row.request.adapter)
 
     def _leave(self, row: Row) -> None:
         self._running.remove(row)
@@ -218,6 +267,10 @@ class Scheduler:
             self._waiting = deque(row for row in self._waiting if not row.cancelled)
         for row in [row for row in self._running if row.cancelled]:
             self._leave(row)
+
+
+def _unheard(row: Row, piece: Piece | None) -> None:
+    raise ValueError("an adapter in use could not be taken once more")
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -116,7 +116,9 @@ class FusedLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
-class _Attention:
+class Attention:
+    """The first block of a layer, as it stands."""
+
     norm: Tensor
     eps: float
     qkv: tuple[Projection, ...]
@@ -134,7 +136,9 @@ class _Attention:
 
 
 @dataclass(frozen=True)
-class _FeedForward:
+class FeedForward:
+    """The second."""
+
     norm: Tensor
     eps: float
     gate_up: tuple[Projection, ...]
@@ -154,7 +158,7 @@ def _touched(layer: nn.Module) -> str | None:
             return f"{place} is {projections.kind(part)}"
         if "forward" in part.__dict__:
             return f"the forward pass of {place} was replaced"
-        if any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values()))):
+        if _hooked(part):
             return f"what goes through {place} is changed on the way"
         if part._backward_hooks or part._backward_pre_hooks:
             return f"the gradients of {place} are looked at"
@@ -164,14 +168,31 @@ def _touched(layer: nn.Module) -> str | None:
     return f"{added[0]} was added to the layer" if added else None
 
 
-def _unlike(layer: Any) -> str | None:
+def read_blocks(layer: Any) -> tuple[Attention, FeedForward] | str:
+    """The two blocks that a decoder layer, fused or not, is outside of training; or why it is none that they compute."""
+    layer = layer.__dict__.get("original", layer)
+    if type(layer).__name__ not in LAYERS:
+        return f"a layer is {projections.kind(layer)}"
+    return _touched(layer) or _blocks(layer, reading=True) or _unlike(layer, reading=True) or "it is unlike the others"
+
+
+def _unlike(layer: Any, *, reading: bool = False) -> str | None:
     """Why a layer that nothing was put into is still none that the blocks compute; None where it is."""
-    if _blocks(layer) is not None:
+    if _blocks(layer, reading=reading) is not None:
         return None
     for name, module in _projections(layer).items():
-        if (reason := projections.obstacle(module)) is not None:
+        if (reason := projections.obstacle(module, reading=reading)) is not None:
             return f"{name} {reason}"
     return f"its activation is {type(layer.mlp.act_fn).__name__}"
+
+
+def changed(part: nn.Module) -> bool:
+    """May a module compute something else than its class says?"""
+    return "forward" in part.__dict__ or _hooked(part)
+
+
+def _hooked(part: nn.Module) -> bool:
+    return any(map(_changes, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
 
 
 def _changes(hook: Any) -> bool:
@@ -185,10 +206,10 @@ def _projections(layer: Any) -> dict[str, nn.Module]:
     return own | {name: getattr(layer.mlp, name) for name in (*GATE_UP, "down_proj")}
 
 
-def _blocks(layer: Any) -> tuple[_Attention, _FeedForward] | None:
+def _blocks(layer: Any, *, reading: bool = False) -> tuple[Attention, FeedForward] | None:
     """The layer's two blocks as they stand now, or None if a projection is more than the blocks can compute."""
     own, mlp, modules = layer.self_attn, layer.mlp, _projections(layer)
-    found = [p for p in map(projection, modules.values()) if p is not None]
+    found = [p for each in modules.values() if (p := projection(each, reading=reading)) is not None]
     silu = type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
     if len(found) < len(modules) or not silu:
         return None
@@ -196,7 +217,7 @@ def _blocks(layer: Any) -> tuple[_Attention, _FeedForward] | None:
     norms = (own.q_norm, own.k_norm) if "q_norm" in own._modules else None
     first, second = layer.input_layernorm, layer.post_attention_layernorm
     return (
-        _Attention(
+        Attention(
             norm=first.weight,
             eps=first.variance_epsilon,
             qkv=(q, k, v),
@@ -206,7 +227,7 @@ def _blocks(layer: Any) -> tuple[_Attention, _FeedForward] | None:
             scale=own.scaling,
             window=_window(own),
         ),
-        _FeedForward(second.weight, second.variance_epsilon, (gate, up), down),
+        FeedForward(second.weight, second.variance_epsilon, (gate, up), down),
     )
 
 
@@ -244,7 +265,7 @@ class _FeedForwardBlock(torch.autograd.Function):
     """x + down(silu(gate(norm x)) * up(norm x))"""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, block: _FeedForward, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x_TD: Tensor, block: FeedForward, *tensors: Tensor | None) -> Tensor:
         normed_TD, rstd_T = kernels.rms_norm(x_TD, block.norm, block.eps)
         gate_up_TF, z_TR = projections.forward(normed_TD, block.gate_up)
         y_TD, z_down_TR = projections.forward(kernels.swiglu(gate_up_TF), [block.down])
@@ -257,7 +278,7 @@ class _FeedForwardBlock(torch.autograd.Function):
         _once(ctx)
         grad_TD = grads[0].contiguous()
         x_TD, rstd_T, gate_up_TF, z_TR, z_down_TR = ctx.saved_tensors
-        block: _FeedForward = ctx.block
+        block: FeedForward = ctx.block
         inner = ctx.needs_input_grad[: -len(block.down.tensors)]
         found_down = projections.backward(grad_TD, z_down_TR, [block.down], any(inner))
         if found_down.x_TI is None:  # nothing before the last projection trains
@@ -280,7 +301,7 @@ class _AttentionBlock(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_TD: Tensor,
-        block: _Attention,
+        block: Attention,
         layout: attention.PackedLayout,
         cos_TE: Tensor,
         sin_TE: Tensor,
@@ -292,7 +313,8 @@ class _AttentionBlock(torch.autograd.Function):
         raw: list[Tensor] = []
         if block.head_norms is not None:
             for x, weight in ((q_THE, block.head_norms[0]), (k_TGE, block.head_norms[1])):
-                raw.append(x.reshape(-1, block.head_dim))
+                # a copy whatever its strides: that of one head or token would be a view, and is written over here
+                raw.append(x.clone(memory_format=torch.contiguous_format).view(-1, block.head_dim))
                 x.copy_(kernels.rms_norm(raw[-1], weight, block.eps)[0].view_as(x))
         both = _heads_to_turn(qkv_TO, block)
         kernels.rope_(both, cos_TE, sin_TE)
@@ -308,7 +330,7 @@ class _AttentionBlock(torch.autograd.Function):
         _once(ctx)
         grad_TD = grads[0].contiguous()
         x_TD, rstd_T, qkv_TO, z_TR, out_THE, z_out_TR, cos_TE, sin_TE, *raw = ctx.saved_tensors
-        block: _Attention = ctx.block
+        block: Attention = ctx.block
         kept, ctx.kept = ctx.kept, None  # freed as soon as they are used
         inner = ctx.needs_input_grad[: -len(block.out.tensors)]
         found_out = projections.backward(grad_TD, z_out_TR, [block.out], any(inner))
@@ -331,25 +353,25 @@ class _AttentionBlock(torch.autograd.Function):
         return (grad_x_TD, None, None, None, None, grad_norm, *grads_head, *found.flat, *found_out.flat)
 
 
-def _heads(qkv_TO: Tensor, block: _Attention) -> tuple[Tensor, Tensor, Tensor]:
+def _heads(qkv_TO: Tensor, block: Attention) -> tuple[Tensor, Tensor, Tensor]:
     """Views of the queries, keys and values by head."""
     parts = torch.split(qkv_TO, [p.outputs for p in block.qkv], dim=1)
     q, k, v = (torch.unflatten(part, 1, (-1, block.head_dim)) for part in parts)
     return q, k, v
 
 
-def _heads_to_turn(qkv_TO: Tensor, block: _Attention) -> Tensor:
+def _heads_to_turn(qkv_TO: Tensor, block: Attention) -> Tensor:
     """Queries and keys together, by head: what the rotary embedding turns."""
     turned = qkv_TO[:, : block.qkv[0].outputs + block.qkv[1].outputs]
     return torch.unflatten(turned, 1, (-1, block.head_dim))
 
 
-def _head_norms_backward(grad_qkv_TO: Tensor, raw: list[Tensor], block: _Attention) -> list[Tensor | None]:
+def _head_norms_backward(grad_qkv_TO: Tensor, raw: list[Tensor], block: Attention) -> list[Tensor | None]:
     """Gradients through the norms on query and key heads, written into grad_qkv; returns the norms' own."""
     assert block.head_norms is not None
     own = []
     for grad_heads, x, weight in zip(_heads(grad_qkv_TO, block), raw, block.head_norms, strict=False):
-        grad = grad_heads.reshape(x.shape)
+        grad = grad_heads.reshape(x.shape).contiguous()
         rstd = torch.rsqrt(x.float().square().mean(-1) + block.eps)
         own.append(_norm_weight_grad(grad, x, rstd, weight))
         grad_heads.copy_(kernels.rms_norm_backward(torch.zeros_like(x), grad, x, weight, rstd).view_as(grad_heads))

@@ -48,8 +48,11 @@ class Projection:
         return 0 if self.down is None else self.down.shape[0]
 
 
-def projection(module: Any) -> Projection | None:
-    """The projection that a module computes; None if it is no linear map, or one under more than plain LoRA or OFT."""
+def projection(module: Any, *, reading: bool = False) -> Projection | None:
+    """The projection that a module computes; None if it is no linear map, or one under more than plain LoRA or OFT.
+
+    `reading`: as it stands outside of training, where dropout is none.
+    """
     if type(module) is nn.Linear:
         return Projection(module.weight, module.bias)
     from peft.tuners.lora.layer import Linear as LoraLinear
@@ -69,7 +72,7 @@ def projection(module: Any) -> Projection | None:
         return Projection(base.weight, base.bias)
     plain = (
         name not in module.lora_variant
-        and isinstance(module.lora_dropout[name], nn.Identity)
+        and (reading or isinstance(module.lora_dropout[name], nn.Identity))
         and module.lora_A[name].bias is None
         and module.lora_B[name].bias is None
         and not module.fan_in_fan_out
@@ -88,9 +91,9 @@ def kind(module: Any) -> str:
     return f"{whose} {type(module).__name__}"
 
 
-def obstacle(module: Any) -> str | None:
+def obstacle(module: Any, *, reading: bool = False) -> str | None:
     """Why `projection` has none for a module, as what is said of it; None where it has one."""
-    if projection(module) is not None:
+    if projection(module, reading=reading) is not None:
         return None
     inner = getattr(module, "base_layer", module)
     if type(inner) is not nn.Linear:
@@ -104,7 +107,7 @@ def obstacle(module: Any) -> str | None:
         return "has several adapters, or one that is merged"
     if name in module.lora_variant:
         return f"has LoRA of another form ({type(module.lora_variant[name]).__name__.removesuffix('LinearVariant')})"
-    if not isinstance(module.lora_dropout[name], nn.Identity):
+    if not reading and not isinstance(module.lora_dropout[name], nn.Identity):
         return "has LoRA with dropout"
     return "has LoRA with a bias"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from luthier.errors import LuthierError
 from luthier.models.loading import foreign
-from luthier.models.loading.load import ORIGIN, OWN, _open, _origin, _origin_by_peft, fetch_base
+from luthier.models.loading.load import ORIGIN, OWN, _open, _origin_by_peft, fetch_base, origin_of
 from luthier.models.policy import Policy
 from luthier.recipe.schema import Model, Plugin
 
@@ -16,7 +16,7 @@ def open_beneath(folder: Path) -> Policy:
 
     Raises LuthierError where the folder does not name it, or the one at hand has other weights.
     """
-    origin = _origin(folder) or _origin_by_peft(folder)
+    origin = origin_of(folder) or _origin_by_peft(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
     model = Model(**origin["model"])
@@ -29,7 +29,7 @@ def open_beneath(folder: Path) -> Policy:
 
 def must_go_on(folder: Path, base: Policy) -> None:
     """Raises LuthierError where the adapter in `folder` was trained on other weights than these, so far as is known."""
-    origin = _origin(folder)
+    origin = origin_of(folder)
     digest = origin.get("digest")
     if digest and digest != base.digest:
         raise LuthierError(

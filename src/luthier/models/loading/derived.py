@@ -17,7 +17,8 @@ from luthier.models.loading import foreign
 from luthier.models.loading.digest import weights_digest
 from luthier.models.loading.fetching import locked, progress_line
 from luthier.models.loading.known import is_whole
-from luthier.models.loading.load import fetch_base, load_tokenizer, open_adapter
+from luthier.models.loading.load import fetch_base, open_adapter
+from luthier.models.loading.tokenizer import load_tokenizer
 from luthier.models.saving import merge
 from luthier.recipe.schema import Model
 from luthier.run import Run

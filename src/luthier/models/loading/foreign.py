@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
+from luthier.models.loading.tokenizer import load_tokenizer
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -86,8 +87,6 @@ def tokenizer(folder: Path, base: Any, *, trust_remote_code: bool = False) -> An
 
     Raises LuthierError where the adapter's own means other texts by the base's token ids.
     """
-    from luthier.models.loading.load import load_tokenizer
-
     if not brings_tokenizer(folder):
         if (folder / TEMPLATE).is_file():
             base.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
 from luthier import machine
 from luthier.errors import LuthierError
@@ -28,6 +28,7 @@ from luthier.models.loading import foreign
 from luthier.models.loading.digest import must_be_whole, weights_digest
 from luthier.models.loading.fetching import Fetched, fetch
 from luthier.models.loading.quiet import quiet
+from luthier.models.loading.tokenizer import load_tokenizer
 from luthier.models.policy import Policy
 from luthier.models.quantizers import dequantise_, keep_types, settings
 from luthier.recipe.resolve import plain, refuse_unquantisable
@@ -119,7 +120,7 @@ def open_run(run: Run, *, merged: bool = False, device: str | None = None) -> Po
     Raises LuthierError when the run has not finished, or when the base at hand is not the one it was trained on.
     """
     if run.model.is_dir():
-        origin = _origin(run.model)
+        origin = origin_of(run.model)
         model = Model(**origin["model"]) if origin else Model(name=str(run.model))
         policy = _open(Fetched(run.model.resolve(), model.name, "run", "", str(run.model.resolve())), model, device)
     elif run.adapter.is_dir():
@@ -215,49 +216,8 @@ def _dtype(model: Model) -> torch.dtype:
     return DTYPES[machine.best_dtype() if model.dtype == "auto" else model.dtype]
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder as it stands. Raises LuthierError when there is none that can be read, or the
-    model's configuration cannot, which decides what kind of tokenizer it is."""
-    for name in ("config.json", "generation_config.json"):
-        _must_be_object(folder / name)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
-        _must_be_understood(folder, trust_remote_code)
-        raise LuthierError(
-            f"cannot load the tokenizer: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
-            where=str(folder),
-            fix="copy the tokenizer files of the model into the folder",
-        ) from error
-    return tokenizer
-
-
-def _must_be_object(path: Path) -> None:
-    try:
-        if not path.is_file() or isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
-            return
-        fault = "it is no object"
-    except ValueError as error:
-        fault = str(error)
-    raise LuthierError(f"cannot read the model's {path.name}: {fault}", where=str(path), fix="fetch it again")
-
-
-def _must_be_understood(folder: Path, trust_remote_code: bool) -> None:
-    """Raises LuthierError where the fault lies in the configuration."""
-    try:
-        if (folder / "config.json").is_file():
-            AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except Exception as error:  # huggingface_hub's checks of fields are no kind of ValueError
-        raise LuthierError(
-            f"the model's configuration makes no sense: {' '.join(str(error).split())[:200]}",
-            where=str(folder / "config.json"),
-            fix="fetch it again",
-        ) from error
-
-
-def _origin(folder: Path) -> dict[str, Any]:
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What `luthier.json` says of where the weights beside it come from; {} where there is none."""
     path = folder / ORIGIN
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -268,7 +228,7 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 
 def _origin_by_peft(folder: Path) -> dict[str, Any]:
-    """As `_origin`, from PEFT's own configuration; {} where there is none."""
+    """As `origin_of`, from PEFT's own configuration; {} where there is none."""
     if not (folder / foreign.CONFIG).is_file():
         return {}
     config = foreign.config(folder)
@@ -283,7 +243,7 @@ def open_adapter(
 
     The folder is one of ours, or what plain PEFT has written; that the base is the same is known of ours alone.
     """
-    ours = _origin(folder)
+    ours = origin_of(folder)
     origin = ours or _origin_by_peft(folder)
     if not origin:
         raise LuthierError(f"the adapter lacks {ORIGIN}, which names its base", where=str(folder), fix="train it again")
@@ -318,7 +278,7 @@ def open_base(run: Run, model: Model) -> Policy:
     """The base of what a run has trained, frozen, loaded as `model` says. Raises LuthierError where it is not at hand,
     or not the one that was trained on."""
     folder = run.model if run.model.is_dir() else run.adapter
-    policy = _open(fetch_base(model, _origin(folder), folder), model, None)
+    policy = _open(fetch_base(model, origin_of(folder), folder), model, None)
     policy.module.requires_grad_(False)
     policy.module.eval()
     return policy

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from luthier.cache import root
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu.c", "attention.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu.c", "attention.c", "sample.c")]
 HEADERS = [Path(__file__).with_name(name) for name in ("elementwise.h", "tiles.h")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
@@ -52,18 +52,9 @@ SIGNATURES = {
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None. `LUTHIER_KERNELS=off` turns them off."""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
-    if os.environ.get("LUTHIER_KERNELS") == "off" or compiler is None:
+    loaded = built("cpu", SOURCES, HEADERS, FLAGS)
+    if loaded is None:
         return None
-    try:
-        path = root() / "kernels" / f"cpu-{_digest(compiler)}.so"
-        if not path.exists():
-            _compile(compiler, path)
-        loaded = ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
-        return (
-            None  # a compiler that cannot build them is no compiler to us; the path that a run takes says which it is
-        )
     for name, signature in SIGNATURES.items():
         for kind in KINDS.values():
             function = getattr(loaded, f"{name}_{kind}")
@@ -71,7 +62,23 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def _digest(compiler: str) -> str:
+def built(name: str, sources: Sequence[Path], headers: Sequence[Path], flags: Sequence[str]) -> ctypes.CDLL | None:
+    """A library of C sources, compiled where the cache has it not; None without a compiler that can build it, and
+    under `LUTHIER_KERNELS=off`."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    if os.environ.get("LUTHIER_KERNELS") == "off" or compiler is None:
+        return None
+    try:
+        path = root() / "kernels" / f"{name}-{_digest(compiler, [*sources, *headers], flags)}.so"
+        if not path.exists():
+            _compile([compiler, *flags, *map(str, sources)], path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        # a compiler that cannot build them is no compiler to us; the path that a run takes says which it is
+        return None
+
+
+def _digest(compiler: str, files: Sequence[Path], own: Sequence[str]) -> str:
     """Names source, flags, compiler and processor: a cache shared between machines stays right."""
     processor = Path("/proc/cpuinfo")
     flags = ""
@@ -79,18 +86,16 @@ def _digest(compiler: str) -> str:
         flags = next(
             (line for line in processor.read_text().splitlines() if line.startswith(("flags", "Features"))), ""
         )
-    sources = [path.read_text() for path in (*SOURCES, *HEADERS)]
-    content = "\n".join([*sources, *FLAGS, compiler, platform.platform(), flags])
+    content = "\n".join([*(path.read_text() for path in files), *own, compiler, platform.platform(), flags])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(command: Sequence[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / path.name
-        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built), "-lm"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        built.replace(path)
+        made = Path(folder) / path.name
+        subprocess.run([*command, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=120)
+        made.replace(path)
 
 
 def must(

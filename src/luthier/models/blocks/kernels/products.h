@@ -1,0 +1,131 @@
+/* Tokens times the rows of a matrix that lies as torch holds it, [outputs][inputs]: for decode.c.
+ *
+ * One number of the product is a sum along the inputs in so many lanes, then over the lanes: in that order whatever the
+ * tile it is computed in. Several tokens and outputs at a time only share what they load.
+ */
+
+enum { FP32, BF16, INT8, ROUNDED }; /* how a matrix lies; ROUNDED: fp32 that counts as the nearest bf16 */
+
+/* Rows of weights, `step` bytes apart. */
+typedef struct {
+    const char *at;
+    i64 step, kind, in;
+} rows;
+
+INLINE i64 width_of(i64 kind) { return kind == BF16 ? 2 : kind == INT8 ? 1 : 4; }
+
+INLINE vf weight(int kind, const char *row, i64 k) {
+    return kind == BF16   ? from_bf16((const bf16 *)row + k)
+           : kind == INT8 ? from_int8((const int8_t *)row + k)
+                          : load((const float *)row + k);
+}
+
+/* M tokens by N outputs. */
+INLINE void tile(int M, int N, int kind, int ahead, const float *const *x, const rows *w, i64 first, float *const *y) {
+    vf sums[4][8];
+    const char *row[8];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) row[n] = w->at + (first + n) * w->step;
+#pragma GCC unroll 4
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) sums[m][n] = (vf){0};
+    const i64 in = w->in, next = N * w->step;
+    for (i64 k = 0; k < in; k += LANES) {
+        vf b[8];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) {
+            b[n] = weight(kind, row[n], k);
+            if (ahead) __builtin_prefetch(row[n] + next + k * width_of(kind));
+        }
+#pragma GCC unroll 4
+        for (int m = 0; m < M; m++) {
+            vf a = load(x[m] + k);
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) sums[m][n] = madd(a, b[n], sums[m][n]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; n += 4) {
+            float out[4];
+            sum4(sums[m][n], sums[m][n + 1 < N ? n + 1 : n], sums[m][n + 2 < N ? n + 2 : n],
+                 sums[m][n + 3 < N ? n + 3 : n], out);
+            for (int i = 0; i < 4 && n + i < N; i++) y[m][first + n + i] = out[i];
+        }
+}
+
+#if LANES == 16 || defined(__aarch64__) /* thirty-two registers */
+enum { N1 = 8, N2 = 8, N3 = 8, N4 = 6 };
+#else
+enum { N1 = 8, N2 = 6, N3 = 4, N4 = 3 };
+#endif
+
+INLINE void strip_n(int M, int N, int kind, int ahead, const float *const *x, const rows *w, i64 count, float *const *y) {
+    i64 o = 0;
+    for (; o + N <= count; o += N) tile(M, N, kind, ahead, x, w, o, y);
+    for (; o < count; o++) tile(M, 1, kind, 0, x, w, o, y);
+}
+
+/* All outputs of up to four tokens. */
+INLINE void strip(int kind, int tokens, int ahead, const float *const *x, const rows *w, i64 count, float *const *y) {
+    switch (tokens) {
+    case 1: strip_n(1, N1, kind, ahead, x, w, count, y); break;
+    case 2: strip_n(2, N2, kind, ahead, x, w, count, y); break;
+    case 3: strip_n(3, N3, kind, ahead, x, w, count, y); break;
+    default: strip_n(4, N4, kind, ahead, x, w, count, y);
+    }
+}
+static void strip_fp32(int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
+    strip(FP32, tokens, 0, x, w, count, y);
+}
+static void strip_bf16(int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
+    strip(BF16, tokens, 0, x, w, count, y);
+}
+static void strip_int8(int tokens, const float *const *x, const rows *w, i64 count, float *const *y) {
+    strip(INT8, tokens, 0, x, w, count, y);
+}
+
+/* Where tokens lie: row list[i], or i without a list. */
+typedef struct {
+    const float *at;
+    i64 step;
+    const int32_t *list;
+} tokens;
+
+/* y (count numbers a token, y_step apart) = tokens times `count` rows. */
+static void product(const tokens *x, i64 n, const rows *w, i64 count, float *y, i64 y_step) {
+    for (i64 t = 0; t < n; t += 4) {
+        int m = (int)least(4, n - t);
+        const float *from[4];
+        float *to[4];
+        for (int i = 0; i < m; i++) {
+            from[i] = x->at + (x->list ? x->list[t + i] : t + i) * x->step;
+            to[i] = y + (t + i) * y_step;
+        }
+        switch (w->kind) {
+        case BF16: strip_bf16(m, from, w, count, to); break;
+        case INT8: strip_int8(m, from, w, count, to); break;
+        default: strip_fp32(m, from, w, count, to);
+        }
+    }
+}
+
+/* `count` rows of `in` numbers as fp32 in rows of `padded`, zeros behind. */
+static void spread(const char *at, i64 kind, i64 in, i64 count, i64 padded, float *out) {
+    i64 whole = in / LANES * LANES;
+    for (i64 r = 0; r < count; r++, out += padded) {
+        const char *row = at + r * in * width_of(kind);
+        for (i64 k = 0; k < whole; k += LANES) {
+            vf x = kind == BF16 ? from_bf16((const bf16 *)row + k) : load((const float *)row + k);
+            store(out + k, kind == ROUNDED ? to_bf16(x) : x);
+        }
+        if (padded > whole) {
+            float rest[LANES] = {0};
+            for (i64 k = whole; k < in; k++)
+                rest[k - whole] = kind == BF16 ? one_bf16(((const bf16 *)row)[k]) : ((const float *)row)[k];
+            store(out + whole, kind == ROUNDED ? to_bf16(load(rest)) : load(rest));
+        }
+    }
+}

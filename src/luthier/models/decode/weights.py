@@ -1,0 +1,223 @@
+"""Where the weights of a model lie, as the compiled step of decoding is told; and which models it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.models.adapters.kit.attached import bare
+from luthier.models.blocks import fused, projections
+from luthier.models.blocks.kernels import decode
+from luthier.models.blocks.projections import Projection
+from luthier.models.positions import placed
+from luthier.models.virtual import virtual
+
+MODELS = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+TYPES = (torch.bfloat16, torch.float32)
+MOVING = ("dynamic", "longrope")
+"""Rotary embeddings whose angles change with the longest sequence that is read."""
+HEAD = "lm_head"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """y += scale (x A^T) B^T on one matrix: A is r x I, B is O x r."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+@dataclass
+class Weights:
+    """A model's weights where they lie. `kept` holds on to the tensors whose addresses the records name."""
+
+    model: np.ndarray[Any, Any]
+    layers: np.ndarray[Any, Any]
+    own: np.ndarray[Any, Any] | None
+    """The model's live LoRA; None where it has none."""
+    shapes: dict[str, tuple[int, int]]
+    """Outputs and inputs of each matrix that may have LoRA, by its path in the model."""
+    tokens: int
+    """Tokens that have an embedding."""
+    dtype: torch.dtype
+    rotary: nn.Module
+    kept: list[Any] = field(default_factory=list)
+
+    @property
+    def half(self) -> bool:
+        """Is it a model of bf16?"""
+        return self.dtype is torch.bfloat16
+
+    @property
+    def rank(self) -> int:
+        """The highest rank of the live LoRA."""
+        return 0 if self.own is None else int(self.own["rank"].max())
+
+
+def weights(module: nn.Module) -> Weights | str:
+    """Where a module's weights lie now, or why the compiled step does not serve it."""
+    model = bare(module)
+    reason = _unserved(module, model)
+    if reason is not None:
+        return reason
+    inner = model.model
+    layers = []
+    for number, layer in enumerate(inner.layers):
+        found = fused.read_blocks(layer)
+        if isinstance(found, str):
+            return f"in layer {number} {found}"
+        layers.append(found)
+    head = projections.projection(model.lm_head, reading=True)
+    if head is None:
+        return f"{HEAD} {projections.obstacle(model.lm_head, reading=True)}"
+    embedding, last = inner.embed_tokens.weight, inner.norm
+    reason = _unlike(embedding, last.weight, layers, head)
+    return reason or _gathered(model, layers, head)
+
+
+def lora_records(found: Sequence[Lora | None], half: bool) -> np.ndarray[Any, Any]:
+    """LoRA of every matrix in the order of the records."""
+    rows = [
+        (0, 0, 0, 0, 0, 0.0)
+        if each is None
+        else (
+            each.down.data_ptr(),
+            each.up.data_ptr(),
+            decode.kind(each.down, half),
+            decode.kind(each.up, half),
+            each.down.shape[0],
+            each.scale,
+        )
+        for each in found
+    ]
+    return decode.records(rows, decode.LORA)
+
+
+def paths(depth: int) -> list[str]:
+    """The matrices that may have LoRA, in the order of the records."""
+    places = ["self_attn"] * 4 + ["mlp"] * 3
+    layers = [
+        f"model.layers.{number}.{place}.{part}"
+        for number in range(depth)
+        for place, part in zip(places, decode.PARTS, strict=True)
+    ]
+    return [*layers, HEAD]
+
+
+def _unserved(module: nn.Module, model: Any) -> str | None:
+    """What of a model as a whole the compiled step cannot do."""
+    if decode.library() is None:
+        return "there is no C compiler that builds the kernels"
+    name = type(model).__name__
+    if name not in MODELS or not type(model).__module__.startswith("transformers."):
+        return f"{name} is not of the Llama family"
+    if virtual(module) is not None:
+        return "virtual tokens stand before each row"
+    if placed(model):
+        return "an adapter treats tokens by their place in the prompt"
+    inner = model.model
+    for place, part in (("embed_tokens", inner.embed_tokens), ("norm", inner.norm), ("rotary_emb", inner.rotary_emb)):
+        if not type(part).__module__.startswith(("torch.", "transformers.")):
+            return f"{place} is {projections.kind(part)}"
+    watched = {"the model": model, "its layers": inner, "embed_tokens": inner.embed_tokens, "norm": inner.norm}
+    for place, part in {**watched, "rotary_emb": inner.rotary_emb, HEAD: model.lm_head}.items():
+        if fused.changed(part):
+            return f"what goes through {place} is changed on the way"
+    if getattr(inner.rotary_emb, "rope_type", "default") in MOVING:
+        return f"its rotary embedding ({inner.rotary_emb.rope_type}) changes with the length of what is read"
+    return None
+
+
+def _unlike(embedding: Tensor, norm: Tensor, layers: Sequence[Any], head: Projection) -> str | None:
+    """What of the shapes, types and places of the weights the compiled step cannot do."""
+    if embedding.dtype not in TYPES:
+        return f"its weights are {_name(embedding.dtype)}"
+    first, second = layers[0]
+    if first.head_dim % decode.WIDTH:
+        return f"its heads have {first.head_dim} numbers, which is no multiple of {decode.WIDTH}"
+    shape = [p.weight.shape for p in _parts(first, second)]
+    for number, (own, mlp) in enumerate(layers):
+        parts = _parts(own, mlp)
+        if any(p.turn is not None for p in parts):
+            return f"layer {number} has OFT"
+        if [p.weight.shape for p in parts] != shape or own.head_dim != first.head_dim:
+            return f"layer {number} has other sizes than the first"
+        for name, p in zip(decode.PARTS, parts, strict=True):
+            if (reason := _odd(p, embedding.dtype)) is not None:
+                return f"{name} of layer {number} {reason}"
+        norms = [own.norm, mlp.norm, *(own.head_norms or ())]
+        if any(not _flat(x, embedding.dtype) for x in norms):
+            return f"a norm of layer {number} is of another type or place than the embeddings"
+    if (reason := _odd(head, embedding.dtype)) is not None:
+        return f"{HEAD} {reason}"
+    if not _flat(embedding, embedding.dtype) or not _flat(norm, embedding.dtype):
+        return "its embeddings or last norm do not lie on the CPU in one type"
+    return None
+
+
+def _odd(p: Projection, dtype: torch.dtype) -> str | None:
+    if p.turn is not None:
+        return "has OFT"
+    if not _flat(p.weight, dtype) or (p.bias is not None and not _flat(p.bias, dtype)):
+        return f"is not {_name(dtype)} on the CPU, row after row"
+    if p.weight.shape[1] % decode.WIDTH:
+        return f"has {p.weight.shape[1]} inputs, which is no multiple of {decode.WIDTH}"
+    for x in (p.down, p.up):
+        if x is not None and (x.dtype not in TYPES or not _flat(x, x.dtype)):
+            return "has LoRA that is not bf16 or fp32 on the CPU, row after row"
+    return None
+
+
+def _flat(x: Tensor, dtype: torch.dtype) -> bool:
+    return x.dtype is dtype and x.device.type == "cpu" and x.is_contiguous()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return {torch.bfloat16: "bf16", torch.float32: "fp32"}.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def _parts(own: Any, mlp: Any) -> list[Projection]:
+    return [*own.qkv, own.out, *mlp.gate_up, mlp.down]
+
+
+def _gathered(model: Any, layers: Sequence[Any], head: Projection) -> Weights:
+    inner, embedding = model.model, model.model.embed_tokens.weight
+    half = embedding.dtype is torch.bfloat16
+    kept: list[Any] = [embedding, inner.norm.weight]
+    all_parts = [part for own, mlp in layers for part in _parts(own, mlp)] + [head]
+    rows = [
+        (
+            [_matrix(p) for p in _parts(own, mlp)],
+            (own.norm.data_ptr(), mlp.norm.data_ptr()),
+            tuple(x.data_ptr() for x in own.head_norms or ()) or (0, 0),
+            (own.eps, mlp.eps),
+            own.scale,
+            own.window,
+        )
+        for own, mlp in layers
+    ]
+    records = decode.records(rows, decode.LAYER)
+    kept += [(p.weight, p.bias, p.down, p.up) for p in all_parts] + [(o.norm, o.head_norms, m.norm) for o, m in layers]
+    first, second = layers[0]
+    hidden, d = embedding.shape[1], first.head_dim
+    sizes = (int(half), hidden, second.gate_up[0].outputs, first.qkv[0].outputs // d, first.qkv[1].outputs // d, d)
+    places = (embedding.data_ptr(), inner.norm.weight.data_ptr(), inner.norm.variance_epsilon, _matrix(head))
+    whole = (*sizes, len(layers), head.outputs, *places, records.ctypes.data, 0, 0)
+    live = [None if p.down is None or p.up is None else Lora(p.down, p.up, p.scale) for p in all_parts]
+    own = lora_records(live, half) if any(live) else None
+    names = paths(len(layers))
+    shapes = {name: (p.outputs, p.weight.shape[1]) for name, p in zip(names, all_parts, strict=True)}
+    model_record = decode.records([whole], decode.MODEL)
+    return Weights(model_record, records, own, shapes, len(embedding), embedding.dtype, inner.rotary_emb, kept)
+
+
+def _matrix(p: Projection) -> tuple[int, int, int, int, int, int]:
+    bias = 0 if p.bias is None else p.bias.data_ptr()
+    kind = decode.BF16 if p.weight.dtype is torch.bfloat16 else decode.FP32
+    return p.weight.data_ptr(), bias, 0, kind, p.outputs, p.weight.shape[1]
