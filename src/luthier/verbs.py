@@ -287,24 +287,8 @@ def serve(
     """Serve runs and models by OpenAI's API, and a chat page, until it is told to stop. `given`: runs and models, and
     settings (`serve.queue=64k`); `keys`: lines as in a file of keys."""
     from luthier.serve import listening
-    from luthier.serve.settings import PREFIX, parse
 
-    listening.must_be_installed()
-    settings = parse([word for word in given if word.startswith(PREFIX)])
-    named = [word for word in given if not word.startswith(PREFIX)]
-    if not named:
-        raise LuthierError(
-            "what is to be served?", where="RUN|MODEL", fix="name a run or a model: luthier serve runs/demo"
-        )
-    house = listening.house_of(named, settings, adapters)
-    server = listening.make(house, host, port, list(keys))
-    sock = listening.listen(host, port)
-    listening.log_to_stderr()
-    at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
-    names = [name for name, _, _ in house.names()]
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    say(f"serving {shown or house.opened.name} at {at} (OpenAI's API under {at}/v1)")
-    server.run(sockets=[sock])
+    listening.serve(given, adapters, (host, port), list(keys), say)
 
 
 def models() -> None:

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,11 +93,15 @@ class Adapters:
         return made
 
     def template(self, adapter: Adapter) -> Template:
-        """How its rows were rendered: its own tokenizer and template if it brings such; equal files are read once."""
+        """How its rows were rendered: its own tokenizer and template if it brings such; equal files are read once.
+
+        Raises LuthierError where the adapter is not sound: it is looked at before it is first asked.
+        """
         from luthier.data import Template
         from luthier.models import embeddings
         from luthier.models.loading import foreign
 
+        must_be_sound(adapter.folder)
         found = [adapter.folder / name for name in WORDS if (adapter.folder / name).is_file()]
         if not foreign.brings_text(adapter.folder):
             return self._template
@@ -124,10 +128,10 @@ class Adapters:
         adapter.used = time.monotonic()
         if adapter.loaded:
             return
-        self._make_room()
-        must_be_sound(adapter.folder)
         self._engine.load_adapter(key, str(adapter.folder))
         adapter.loaded = True
+        if not self._engine.serves_beside(key):
+            self._make_room(adapter)
         self._metrics.count("adapter_loads")
 
     def tidy(self) -> None:
@@ -140,10 +144,11 @@ class Adapters:
                     self._drop(adapter)
                     del self._by_key[adapter.key]
 
-    def _make_room(self) -> None:
-        loaded = sorted((one for one in self._by_key.values() if one.loaded), key=lambda one: one.used)
-        busy = self.in_use()
-        for adapter in loaded[: max(0, len(loaded) - self._most + 1)]:
+    def _make_room(self, newest: Adapter) -> None:
+        """For one that the engine does not hold in a pool of its own: others of its kind leave."""
+        taken = [one for one in self._by_key.values() if one.loaded and not self._engine.serves_beside(one.key)]
+        busy = {*self.in_use(), newest.key}
+        for adapter in sorted(taken, key=lambda one: one.used)[: max(0, len(taken) - self._most)]:
             if adapter.key not in busy:
                 self._drop(adapter)
                 self._metrics.count("adapter_evictions")
@@ -160,11 +165,17 @@ def unknown(name: str, known: list[str]) -> ApiFault:
     return ApiFault(404, what, param="model", code="model_not_found")
 
 
-def found_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The adapters in a folder of runs or of PEFT's folders: name and the place of its files."""
+def found_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The adapters in a folder of runs or of PEFT's folders, by name; and why others cannot be served."""
+    found: dict[str, Path] = {}
+    left_out: list[str] = []
     for path in sorted(folder.iterdir()):
-        if NAME.fullmatch(path.name) and path.is_dir() and place_of(path) is not None:
-            yield path.name, place_in(folder, path.name)
+        if path.is_dir() and place_of(path) is not None:
+            try:
+                found[path.name] = place_in(folder, path.name)
+            except ApiFault as fault:
+                left_out.append(f"{path.name}: {fault.message}")
+    return found, left_out
 
 
 def place_of(path: Path) -> Path | None:

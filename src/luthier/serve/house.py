@@ -77,7 +77,12 @@ class House:
             return None
         policy, settings = self.opened.policy, self.settings
         return LocalEngine(
-            policy.module, policy.tokenizer, self.opened.template.stop_ids, rows=settings.rows, tokens=settings.tokens
+            policy.module,
+            policy.tokenizer,
+            self.opened.template.stop_ids,
+            rows=settings.rows,
+            tokens=settings.tokens,
+            adapters=settings.adapters,
         )
 
     # names

@@ -7,12 +7,16 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from luthier.errors import LuthierError, missing_extra
-from luthier.serve.settings import Settings
+from luthier.serve.api.guard import is_local, must_be_guarded
+from luthier.serve.settings import PREFIX, Settings, parse
+
+Say = Callable[[str], None]
 
 
 def must_be_installed() -> None:
@@ -23,7 +27,28 @@ def must_be_installed() -> None:
         raise missing_extra("uvicorn", "serve", "the server") from error
 
 
-def house_of(given: list[str], settings: Settings, folder: Path | None) -> Any:
+def serve(given: Sequence[str], folder: Path | None, at: tuple[str, int], keys: list[str], say: Say) -> None:
+    """Serve until it is told to stop. `given`: runs and models, and settings; `say` is told where it listens."""
+    must_be_installed()
+    settings = parse([word for word in given if word.startswith(PREFIX)])
+    named = [word for word in given if not word.startswith(PREFIX)]
+    if not named:
+        raise LuthierError(
+            "what is to be served?", where="RUN|MODEL", fix="name a run or a model: luthier serve runs/demo"
+        )
+    host, port = at
+    must_be_guarded(host, keys)
+    log_to_stderr()
+    sock = listen(host, port)  # before the models are opened, which takes time
+    house = house_of(named, settings, folder)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+    names = [name for name, _, _ in house.names()] or [house.opened.name]
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    say(f"serving {shown} at {url} (OpenAI's API under {url}/v1)")
+    make(house, host, keys).run(sockets=[sock])
+
+
+def house_of(given: Sequence[str], settings: Settings, folder: Path | None) -> Any:
     """Open what is to be served. Raises LuthierError."""
     from luthier.serve.adapters import found_in
     from luthier.serve.house import House
@@ -40,21 +65,23 @@ def house_of(given: list[str], settings: Settings, folder: Path | None) -> Any:
             raise LuthierError(
                 "a reward model takes no adapters", where="--adapters", fix="name a base or a run beside it"
             )
-        for name, place in found_in(folder):
+        found, left_out = found_in(folder)
+        for line in left_out:
+            house.log(f"left out: {line}")
+        for name, place in found.items():
             if house.adapters.get(name) is None and name != opened.name:
                 house.adapters.add(name, place)
     return house
 
 
-def make(house: Any, host: str, port: int, keys: list[str]) -> Any:
-    """A server that listens when it is run. Raises LuthierError for a place that must not be open without keys."""
+def make(house: Any, host: str, keys: list[str]) -> Any:
+    """A server around the house, to be run on a socket."""
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from luthier.serve.api.app import App
-    from luthier.serve.api.guard import Guard, is_local, must_be_guarded
+    from luthier.serve.api.guard import Guard
 
-    must_be_guarded(host, keys)
     settings: Settings = house.settings
 
     class Patient(H11Protocol):
@@ -107,8 +134,6 @@ def make(house: Any, host: str, port: int, keys: list[str]) -> Any:
 
     config = uvicorn.Config(
         App(house, Guard(keys, local=is_local(host))),
-        host=host,
-        port=port,
         http=Patient,
         ws="none",
         lifespan="off",

@@ -59,7 +59,9 @@ class Settings:
     connections: Count = 1024
     """The most connections at a time."""
     loaded: Count = 64
-    """The most adapters in memory at a time; the longest unused makes room."""
+    """The most adapters in memory at a time that need the model to themselves; the longest unused makes room."""
+    adapters: Count = 1024**3
+    """Bytes of memory for all others: LoRA that is answered in one pass."""
     log_prompts: bool = False
     """Write what is asked and answered into the log."""
 

@@ -237,6 +237,7 @@ class Worker:
         self.last_step, self.fault = time.monotonic(), None
         self._metrics.took("step_seconds", self.last_step - begun)
         news: dict[Asked, list[Told]] = {}
+        failed: dict[Asked, LuthierError] = {}
         for ticket in told:
             if ticket not in self._asked:
                 ticket.pieces.clear()
@@ -244,19 +245,23 @@ class Worker:
             asked, place = self._asked[ticket]
             news.setdefault(asked, []).extend((place, piece) for piece in ticket.pieces)
             ticket.pieces.clear()
+            if ticket.error is not None:
+                failed[asked] = ticket.error
             if not ticket.left:
                 del self._asked[ticket]
         drawn = 0
         for asked, pieces in news.items():
             drawn += len(pieces)
             self._measure(asked, pieces)
-            if not any(ticket.left for ticket in asked.tickets):
+            if asked not in failed and not any(ticket.left for ticket in asked.tickets):
                 self._close(asked)
         if drawn:
             self._metrics.count("generated_tokens", drawn)
             speed = drawn / max(self.last_step - begun, 1e-6)
             self._speed = SPEED_KEPT * self._speed + (1 - SPEED_KEPT) * speed if self._speed else speed
             self._tell(lambda: _hand_out(news))
+        for asked, reason in failed.items():
+            self._fail(asked, faults.of(reason))
 
     def _measure(self, asked: Asked, pieces: Sequence[Told]) -> None:
         first = not asked.begun

@@ -15,7 +15,7 @@ import httpx2 as httpx
 import tiny
 import torch
 from openai import OpenAI
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_tokenizers import letters
 
 from luthier.serve import listening
@@ -48,14 +48,17 @@ def byte_model(
     return module
 
 
-def lora(folder: Path, module: Any, seed: int) -> Path:
-    """An adapter of PEFT's that changes what the model says."""
-    peft = get_peft_model(module, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"]))
+def lora(folder: Path, module: Any, seed: int, *, alone: bool = False) -> Path:
+    """An adapter of PEFT's that changes what the model says; `alone`: one that the engine puts on by itself."""
+    settings: Any = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"])
+    if alone:
+        settings = IA3Config(target_modules=["k_proj", "v_proj", "o_proj"], feedforward_modules=[])
+    peft = get_peft_model(module, settings)
     peft.peft_config["default"].base_model_name_or_path = "the tiny base"
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in peft.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name or "ia3_" in name:
                 weight.copy_(torch.randn(weight.shape, generator=generator))
     peft.save_pretrained(folder)
     peft.unload()
@@ -111,7 +114,7 @@ def serving(
 ) -> Iterator[Served]:
     """A server while the block lasts. `buffer`: bytes that the system keeps of what is not read."""
     house = listening.house_of(given, Settings(**settings), folder)
-    server = listening.make(house, "127.0.0.1", 0, list(keys))
+    server = listening.make(house, "127.0.0.1", list(keys))
     sock = listening.listen("127.0.0.1", 0)
     if buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)

@@ -166,12 +166,18 @@ def served(places: Path, folder: Path) -> Iterator[Served]:
         yield made
 
 
-def test_they_come_when_asked_for_and_the_longest_unused_makes_room(served: Served) -> None:
+def test_they_come_when_asked_for_and_the_longest_unused_makes_room(served: Served, places: Path, folder: Path) -> None:
     assert [one["name"] for one in served.get("/v1/adapters").json()["data"]] == ["a", "b.2", "first"]
-    heard = {name: text(served, name) for name in ("base", "a", "b.2", "first")}
-    assert len(set(heard.values())) == 4
+    module = load(Model(name=str(places / "base"), dtype="fp32"), train=False, device="cpu").module
+    for seed in (1, 2, 3):
+        lora(folder / f"alone-{seed}", module, seed, alone=True)
+        assert served.post("/v1/adapters", {"name": f"alone-{seed}"}).status_code == 200
+    names = ["base", *(one["name"] for one in served.get("/v1/adapters").json()["data"])]
+    heard = {name: text(served, name) for name in names}
+    assert len(set(heard.values())) == 7
     gauges = served.idle()
-    assert gauges["luthier_adapters_loaded"] == 2 and gauges["luthier_adapter_evictions_total"] == 1
+    assert gauges["luthier_adapters_loaded"] == 3 + 2, "those in the engine's own pool make no room"
+    assert gauges["luthier_adapter_evictions_total"] > 0
     assert {name: text(served, name) for name in heard} == heard, "one that comes back is the same"
 
 
@@ -223,7 +229,9 @@ def test_adapters_that_are_not_sound(served: Served, folder: Path, places: Path)
     (copied("cut") / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
     tensors = load_file(folder / "a" / "adapter_model.safetensors")
     save_file({k: v * float("nan") for k, v in tensors.items()}, copied("nan") / "adapter_model.safetensors")
-    config = copied("wide") / "adapter_config.json"
+    wide = {k: (v[:1].repeat(10_000, 1) if "lora_A" in k else v[:, :1].repeat(1, 10_000)) for k, v in tensors.items()}
+    save_file(wide, copied("wide") / "adapter_model.safetensors")
+    config = folder / "wide" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "r": 10_000}))
     (copied("garbled") / "adapter_config.json").write_text("{")
     module = load(Model(name=str(places / "other"), dtype="fp32"), train=False, device="cpu").module
@@ -235,9 +243,9 @@ def test_adapters_that_are_not_sound(served: Served, folder: Path, places: Path)
         ("pickled", "pickle"),
         ("cut", "damaged"),
         ("nan", "no finite number"),
-        ("wide", "does not go on the model"),
+        ("wide", "10000"),
         ("garbled", "no JSON"),
-        ("wrong", "does not go on the model"),
+        ("wrong", "was trained on this base"),
     ):
         answer = served.post("/v1/adapters", {"name": name})
         assert answer.status_code == 400 and message in answer.json()["error"]["message"], (name, answer.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -208,6 +209,21 @@ def test_others_reach_no_server_without_keys() -> None:
     must_be_guarded("0.0.0.0", ["long-enough"])
     with pytest.raises(LuthierError, match="8 characters"):
         must_be_guarded("127.0.0.1", ["admin short"])
+
+
+def test_what_is_wrong_with_the_command_is_told_before_a_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.serve import listening
+
+    for given, host, message in (
+        (["no such model"], "0.0.0.0", "other machines could reach"),
+        (["serve.qeue=1", "no such model"], "127.0.0.1", "did you mean serve.queue"),
+        (["serve.queue=1"], "127.0.0.1", "what is to be served"),
+    ):
+        with pytest.raises(LuthierError, match=message):
+            listening.serve(given, None, (host, 0), [], print)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(LuthierError, match=r"(?s)uvicorn.*pip install 'luthier\[serve\]'"):
+        listening.serve(["no such model"], None, ("127.0.0.1", 0), [], print)
 
 
 def test_a_port_that_is_taken(served: Served) -> None:

@@ -19,6 +19,7 @@ from luthier.engines.choice import Choice
 from luthier.engines.grammar import Grammars
 from luthier.engines.local.adapters import Adapters
 from luthier.engines.local.alone import AloneReader
+from luthier.engines.local.load import Load
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
 from luthier.engines.local.scheduler import Scheduler, Sizes
@@ -46,24 +47,6 @@ class Ticket:
     """Answers that have not ended."""
     error: LuthierError | None = None
     """Why one of them could not be brought to an end; the others were."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What an engine has to do, and has done."""
-
-    running: int
-    """Answers under way."""
-    waiting: int
-    """Answers not begun, or put back."""
-    pages_held: int
-    pages_made: int
-    """Pages of keys and values that answers hold, and those that have memory."""
-    evicted: int
-    """Pages whose content was forgotten because their place was needed."""
-    preempted: int
-    """How often an answer was put back because pages had run short."""
-    tokens_read: int
 
 
 class LocalEngine:
@@ -130,16 +113,7 @@ class LocalEngine:
     @property
     def load(self) -> Load:
         """How much is under way, and how full the pages are."""
-        schedulers = [lane.scheduler for lane in tuple(self._lanes.values())]  # a server asks from another thread
-        return Load(
-            running=sum(one.running for one in schedulers),
-            waiting=sum(one.waiting for one in schedulers),
-            pages_held=sum(one.pages.held for one in schedulers),
-            pages_made=sum(one.pages.made for one in schedulers),
-            evicted=sum(one.pages.evicted for one in schedulers),
-            preempted=sum(one.preempted for one in schedulers),
-            tokens_read=sum(one.tokens_read for one in schedulers),
-        )
+        return Load.of(lane.scheduler for lane in tuple(self._lanes.values()))  # a server asks from another thread
 
     def step(self) -> list[Ticket]:
         """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
@@ -228,20 +202,15 @@ class LocalEngine:
         finally:
             self.cancel(ticket)
 
-    @contextmanager
-    def model(self, adapter: str | None = None) -> Iterator[Any]:
-        """Inside the block: the module as it answers those who name this adapter, for other things to be read of it."""
-        with self._named.on(adapter) as module:
-            yield module
-
     def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
         """For each row, the log-probability of each scored token of its responses, one response after the other."""
-        with self._scoring(adapter) as module:
+        with self.model(adapter) as module:
             return Likelihoods(module).logprobs(rows)
 
     @contextmanager
-    def _scoring(self, adapter: str | None) -> Iterator[Any]:
-        """The model under an adapter. Those that are served beside each other are put on it for the while."""
+    def model(self, adapter: str | None = None) -> Iterator[Any]:
+        """Inside the block: the module under an adapter, for other things to be read of it. Those that are served
+        beside each other are put on it for the while."""
         if adapter is None or self._beside is None or adapter not in self._beside:
             with self._named.on(adapter) as module:
                 yield module
@@ -288,6 +257,10 @@ class LocalEngine:
     def adapters(self) -> list[str]:
         """Those that may be asked for by name."""
         return [*self._named.names, *(self._beside.names if self._beside is not None else ())]
+
+    def serves_beside(self, name: str) -> bool:
+        """Is this adapter answered in one pass with all others, its memory the engine's own matter?"""
+        return self._beside is not None and name in self._beside
 
     def sync(self, version: int) -> None:
         """The weights are new; completions begun from now on carry this version."""

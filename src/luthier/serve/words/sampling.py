@@ -11,10 +11,6 @@ from luthier.serve.settings import Settings
 from luthier.serve.words.bodies import Chat, Completions, Generating
 from luthier.types import Grammar, Sampling
 
-SPACES = {"whitespace_pattern": "\\n? {0,8}"}
-"""White space between the parts of JSON: models write it, but endless lines of it are no answer."""
-LONGEST_GRAMMAR = 256 * 1024
-
 
 def sampling(body: Chat | Completions, settings: Settings, stop_ids: frozenset[int], room: int | None) -> Sampling:
     """The request's settings; `room` tokens fit behind its longest prompt. `stop_ids` end an answer, too.
@@ -81,10 +77,7 @@ def grammar(body: Generating) -> Grammar | None:
     given = [name for name, one in found.items() if one is not None]
     if len(given) > 1:
         raise ApiFault(400, f"{' and '.join(given)} both say what form the answer has", param=given[1])
-    chosen = found[given[0]] if given else None
-    if chosen is not None and len(chosen.text) > LONGEST_GRAMMAR:
-        raise ApiFault(400, f"{given[0]}: more than {LONGEST_GRAMMAR} characters", param=given[0])
-    return chosen
+    return found[given[0]] if given else None
 
 
 def _format(given: dict[str, Any] | None) -> Grammar | None:
@@ -116,4 +109,4 @@ def _schema(given: dict[str, Any] | str | None, param: str) -> Grammar | None:
             raise ApiFault(400, f"{param} is no JSON", param=param) from None
     if not isinstance(given, dict):
         raise ApiFault(400, f"{param} must be a JSON schema, an object", param=param)
-    return Grammar("json_schema", json.dumps({"x-guidance": SPACES, **given}))
+    return Grammar("json_schema", json.dumps(given))

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from luthier.data import Template
+from luthier.engines.grammar import JSON
 from luthier.errors import LuthierError
 from luthier.serve.faults import ApiFault
 from luthier.serve.words.calls import Bare, Described, Listed, Parser, Plain, Tagged
-from luthier.serve.words.sampling import SPACES
 from luthier.types import Grammar, Turn
 
 Form = Literal["tagged", "listed", "named", "bare", "described"]
@@ -114,7 +114,7 @@ def _schema(form: Form | None, function: Mapping[str, Any]) -> str:
     key = "parameters" if form == "bare" else "arguments"
     return json.dumps(
         {
-            "x-guidance": SPACES,
+            "x-guidance": JSON,
             "type": "object",
             "properties": {
                 "name": {"const": function["name"]},
