@@ -42,7 +42,7 @@ class Pages:
     def of(self, lists: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(addresses of the pages, one list after the other; where each list begins). Raises ValueError as `copy`."""
         lengths = [len(pages) for pages in lists]
-        number = np.concatenate([np.asarray(pages, np.int64) for pages in lists])
+        number = np.fromiter((page for pages in lists for page in pages), np.int64, sum(lengths))
         if len(number) and (number.min() < 0 or number.max() >= len(self._at)):
             bad = number[(number < 0) | (number >= len(self._at))][0]
             raise ValueError(f"page {bad} has no memory: there are {len(self._at)}")
