@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import tiny
@@ -62,7 +63,7 @@ def cut(length: int, parts: Sequence[int]) -> list[tuple[int, int]]:
     bounds = [0]
     while bounds[-1] < length:
         bounds.append(min(length, bounds[-1] + parts[(len(bounds) - 1) % len(parts)]))
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def read(

@@ -213,8 +213,6 @@ def _hooked() -> Any:
     return module
 
 
-
-
 UNSERVED = {
     "another family": (lambda: _gpt2(), "GPT2LMHeadModel is not of the Llama family"),
     "small heads": (tiny.model, "heads have 8 numbers"),
@@ -256,7 +254,7 @@ def test_a_model_that_has_become_another_is_refused() -> None:
     module = paged.adapted(paged.model("llama"))
     reader = paged.reader(module)
     module.merge_adapter()
-    with pytest.raises(LuthierError, match="can no longer be read.*merged"):
+    with pytest.raises(LuthierError, match=r"can no longer be read.*merged"):
         reader.refresh()
     module.unmerge_adapter()
     module.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))

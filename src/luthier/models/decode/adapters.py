@@ -18,10 +18,10 @@ PREFIX, PARTS = "base_model.model.", (".lora_A.weight", ".lora_B.weight")
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to begin that leave the base as it is; any other has to be undone before the adapter is one of that base."""
 WITHOUT_EFFECT = {
-    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"),
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
     *("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform", "lora_dropout", "runtime_config"),
     *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
-    "ensure_weight_tying",
+    *("ensure_weight_tying", "task_type"),
 }
 """Keys of PEFT's configuration that change nothing about given A and B."""
 USED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights", "bias"}
@@ -62,9 +62,7 @@ def plain(
         down, up = (pair[part] for part in PARTS)
         rank, alpha = (_of(config, key, path) for key in ("r", "lora_alpha"))
         if down.shape[0] != rank or up.shape[1] != rank:
-            raise _refused(
-                f"says rank {rank} of {path}, and has A {list(down.shape)} and B {list(up.shape)}", where
-            )
+            raise _refused(f"says rank {rank} of {path}, and has A {list(down.shape)} and B {list(up.shape)}", where)
         found[path] = Lora(down, up, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
     if not found:
         raise _refused("has no LoRA at all", where)

@@ -99,7 +99,7 @@ class CompiledReader:
                     where=where,
                     fix="take an adapter of this base, on its linear maps alone",
                 )
-            own[path] = Lora(*(_kept(x) for x in (lora.down, lora.up)), float(lora.scale))
+            own[path] = Lora(_kept(lora.down), _kept(lora.up), float(lora.scale))
             out, inputs = self._weights.shapes[path]
             rank = lora.down.shape[0] if lora.down.dim() == 2 else 0
             if rank < 1 or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
@@ -167,15 +167,17 @@ class CompiledReader:
         """The highest rank in use, and the LoRA of each adapter in use that has any."""
         found, rank = {}, 0
         for number in sorted(set(adapter_R)):
-            lora, own = self._weights.own, self._weights.rank
-            if number != OWN:
-                lora, own = (None, 0) if number == PLAIN else (self._adapters[number].records, self._adapters[number].rank)
-            if lora is not None:
-                found[number], rank = lora, max(rank, own)
+            if number == OWN and self._weights.own is not None:
+                found[number], rank = self._weights.own, max(rank, self._weights.rank)
+            elif number in self._adapters:
+                adapter = self._adapters[number]
+                found[number], rank = adapter.records, max(rank, adapter.rank)
         return rank, found
 
     @staticmethod
-    def _groups(lora: dict[int, NDArray[Any]], adapter_T: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    def _groups(
+        lora: dict[int, NDArray[Any]], adapter_T: NDArray[Any] | None
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """The tokens of each adapter, one group after the other."""
         groups, members, first = [], [], 0
         if adapter_T is None:
@@ -187,7 +189,7 @@ class CompiledReader:
         return decode.records(groups, decode.GROUP), np.concatenate(members)
 
     def _turn(self, positions: int) -> None:
-        """See to it that the model's own rotary embedding is known for so many positions: P x head dimension in fp32."""
+        """See to it that the model's own rotary embedding is known for so many positions: P x head dimension, fp32."""
         if self._angles is None or len(self._angles[0]) < positions:
             count = -(-positions // ANGLES) * ANGLES
             like = torch.empty(0, dtype=self._weights.dtype)

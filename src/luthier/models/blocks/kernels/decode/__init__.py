@@ -19,7 +19,7 @@ import torch
 from luthier.models.blocks.kernels import cpu
 
 SOURCES = [Path(__file__).with_name("decode.c")]
-HEADERS = [Path(__file__).with_name(name) for name in ("lanes.h", "products.h", "paged.h", "decode.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("lanes.h", "products.h", "paged.h", "decode.h", "threads.h")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
