@@ -99,7 +99,6 @@ class CompiledReader:
                     where=where,
                     fix="take an adapter of this base, on its linear maps alone",
                 )
-            own[path] = Lora(_kept(lora.down), _kept(lora.up), float(lora.scale))
             out, inputs = self._weights.shapes[path]
             rank = lora.down.shape[0] if lora.down.dim() == 2 else 0
             if rank < 1 or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
@@ -109,6 +108,7 @@ class CompiledReader:
                     where=where,
                     fix="take an adapter of this base",
                 )
+            own[path] = lora.laid_out(self._weights.half)
         number, self._next = self._next, self._next + 1
         found = lora_records([own.get(path) for path in paths(len(self._weights.layers))], self._weights.half)
         self._adapters[number] = _Adapter(found, int(found["rank"].max()), tuple(own.values()))
@@ -208,12 +208,6 @@ class _Adapter:
     records: NDArray[Any]
     rank: int
     kept: tuple[Lora, ...]
-
-
-def _kept(x: Tensor) -> Tensor:
-    """A copy of an adapter's matrix in a type that the kernels read."""
-    kind = torch.bfloat16 if x.dtype is torch.bfloat16 else torch.float32
-    return x.detach().to("cpu", kind, copy=True).contiguous()
 
 
 def _blocks(runs: Sequence[Run]) -> list[list[Run]]:

@@ -32,6 +32,12 @@ class Lora:
     up: Tensor
     scale: float
 
+    def laid_out(self, half: bool) -> Lora:
+        """A copy as the kernel likes it best: in bf16 for a model of bf16, and the memory of B column by column."""
+        kind = torch.bfloat16 if half or self.down.dtype is self.up.dtype is torch.bfloat16 else torch.float32
+        down, up = (x.detach().to("cpu", kind, copy=True) for x in (self.down, self.up))
+        return Lora(down.contiguous(), up.T.contiguous().T, float(self.scale))
+
 
 @dataclass
 class Weights:
@@ -98,20 +104,16 @@ def weights(module: nn.Module, *, same: bool = False) -> Weights | str:
 
 
 def lora_records(found: Sequence[Lora | None], half: bool) -> np.ndarray[Any, Any]:
-    """LoRA of every matrix in the order of the records."""
-    rows = [
-        (0, 0, 0, 0, 0, 0.0)
-        if each is None
-        else (
-            each.down.data_ptr(),
-            each.up.data_ptr(),
-            decode.kind(each.down, half),
-            decode.kind(each.up, half),
-            each.down.shape[0],
-            each.scale,
-        )
-        for each in found
-    ]
+    """LoRA of every matrix in the order of the records. B lies row by row, or column by column."""
+    rows: list[tuple[Any, ...]] = []
+    for each in found:
+        if each is None:
+            rows.append((0, 0, 0, 0, 0, 0, 0.0))
+            continue
+        down, up = each.down, each.up
+        lines = 0 if up.is_contiguous() else up.shape[0]
+        kinds = decode.kind(down, half), decode.kind(up, half)
+        rows.append((down.data_ptr(), up.data_ptr(), *kinds, lines, down.shape[0], each.scale))
     return decode.records(rows, decode.LORA)
 
 

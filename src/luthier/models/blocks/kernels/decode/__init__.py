@@ -38,7 +38,7 @@ def _record(*fields: Any) -> np.dtype[Any]:
 
 
 MATRIX = _record("at", "bias", "scale", "kind", "out", "in")
-LORA = _record("down", "up", "down_kind", "up_kind", "rank", ("scale", "f8"))
+LORA = _record("down", "up", "down_kind", "up_kind", "lines", "rank", ("scale", "f8"))
 LAYER = _record(
     ("part", MATRIX, len(PARTS)), ("norm", "i8", 2), ("head_norm", "i8", 2), ("eps", "f8", 2), ("scale", "f8"), "window"
 )

@@ -25,14 +25,14 @@ static void lower_ranks(worker *w, int half, const group *g, i64 groups, const i
         const group *one = g + i / (count * blocks);
         i64 part = i / blocks % count, row = i % blocks * RANKS;
         const lora *l = one->at + first + part;
-        i64 here = least(RANKS, l->rank - row), padded = up(l->rank, LANES);
+        i64 here = least(RANKS, l->rank - row);
         float *z = a->z + part * a->z_part + row;
         const int32_t *list = member + one->first;
         if (here <= 0) continue;
         i64 wide = in * width_of(l->down_kind);
         rows r = {l->down + row * wide, wide, l->down_kind, in};
         if (l->down_kind == ROUNDED) {
-            spread(r.at, ROUNDED, in, here, in, w->panel);
+            spread(r.at, ROUNDED, in, here, w->panel);
             r = (rows){(const char *)w->panel, in * 4, FP32, in};
         }
         tokens from = {x, x_step, list};
@@ -40,7 +40,6 @@ static void lower_ranks(worker *w, int half, const group *g, i64 groups, const i
         for (i64 t = 0; t < one->count; t++) {
             float *to = z + list[t] * a->z_step;
             for (i64 j = 0; j < here; j++) to[j] = one_rounded(half, w->extra[t * RANKS + j]);
-            if (row + here == l->rank) memset(to + here, 0, (padded - l->rank) * 4);
         }
     }
     meet(w);
@@ -53,17 +52,19 @@ static void raise_ranks(worker *w, int half, const group *g, i64 groups, const i
     for (i64 i = 0; i < groups; i++) {
         const lora *l = g[i].at + part;
         if (!l->rank) continue;
-        i64 padded = up(l->rank, LANES);
         const int32_t *list = member + g[i].first;
-        spread(l->up + first * l->rank * width_of(l->up_kind), l->up_kind, l->rank, count, padded, w->panel);
-        rows r = {(const char *)w->panel, padded * 4, FP32, padded};
-        tokens z = {a->z + place * a->z_part, a->z_step, list};
-        product(&z, g[i].count, &r, count, w->extra, CHUNK);
-        vf scale = splat((float)l->scale);
+        const char *lines = l->up + first * width_of(l->up_kind);
+        i64 step = l->lines, kind = l->up_kind;
+        if (!step || count < CHUNK) {
+            if (step) cut_lines(lines, kind, step, l->rank, count, w->panel);
+            else across(l->up + first * l->rank * width_of(kind), kind, l->rank, count, w->panel);
+            lines = (const char *)w->panel, step = CHUNK, kind = FP32;
+        }
         for (i64 t = 0; t < g[i].count; t++) {
-            float *to = y + list[t] * CHUNK, *from = w->extra + t * CHUNK;
-            for (i64 o = 0; o < count; o += LANES)
-                store(to + o, rounded(half, madd(scale, load(from + o), load(to + o))));
+            const float *z = a->z + list[t] * a->z_step + place * a->z_part;
+            float *to = y + list[t] * CHUNK;
+            if (kind == BF16) add_ranks(half, BF16, z, l->rank, lines, step, (float)l->scale, to);
+            else add_ranks(half, FP32, z, l->rank, lines, step, (float)l->scale, to);
         }
     }
 }
