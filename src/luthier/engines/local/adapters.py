@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.models.decode import folder
+from luthier.models.decode.adapters import WEIGHTS
 from luthier.models.decode.compiled import CompiledReader
-from luthier.models.decode.folder import FILE
 
 MOMENT = 0.05
 """Seconds."""
@@ -61,8 +60,8 @@ class Adapters:
         return sum(self._known[name].size for name in self._loaded)
 
     def register(self, name: str, path: Path) -> None:
-        """Make a folder's adapter known; no weight is read. Raises as `folder.check` does."""
-        folder.check(path, self._reader.shapes)
+        """Make a folder's adapter known; no weight is read. Raises as the reader's `look` does."""
+        self._reader.look(path)
         self._generations += 1
         self._known[name] = _Known(path, self._generations, _stamp(path))
 
@@ -114,7 +113,7 @@ class Adapters:
 
     def _loaded_now(self, name: str, known: _Known) -> bool:
         if known.loading is None:
-            known.loading = self._reading.submit(folder.read, known.folder, self._reader.shapes)
+            known.loading = self._reading.submit(self._reader.adapter, known.folder)
         if not known.loading.done():
             return False
         loading, known.loading = known.loading, None
@@ -125,7 +124,7 @@ class Adapters:
                 fix="load it again, under this name or another",
             )
         weights = loading.result()
-        known.size = (known.folder / FILE).stat().st_size
+        known.size = (known.folder / WEIGHTS).stat().st_size
         self._make_room(known.size)
         known.number = self._reader.load(weights)
         self._loaded[name] = None
@@ -151,9 +150,9 @@ class Adapters:
 def _stamp(path: Path) -> tuple[int, int]:
     """When an adapter's file was written, and its size."""
     try:
-        found = (path / FILE).stat()
+        found = (path / WEIGHTS).stat()
     except OSError as error:
         raise LuthierError(
-            f"the adapter's {FILE} cannot be read: {error.strerror}", where=str(path), fix="give its folder again"
+            f"the adapter's {WEIGHTS} cannot be read: {error.strerror}", where=str(path), fix="give its folder again"
         ) from error
     return found.st_mtime_ns, found.st_size

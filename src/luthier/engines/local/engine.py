@@ -29,8 +29,8 @@ from luthier.engines.text import Text
 from luthier.errors import LuthierError
 from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
+from luthier.models.decode.adapters import Unserved
 from luthier.models.decode.compiled import CompiledReader
-from luthier.models.decode.folder import Unserved
 from luthier.models.decode.step import NO_ID, PAGE, Reader
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 

@@ -168,9 +168,12 @@ def _touched(layer: nn.Module) -> str | None:
     return f"{added[0]} was added to the layer" if added else None
 
 
-def read_blocks(layer: Any) -> tuple[Attention, FeedForward] | str:
-    """The two blocks that a decoder layer, fused or not, is outside of training; or why it is no such layer."""
+def read_blocks(layer: Any, *, same: bool = False) -> tuple[Attention, FeedForward] | str:
+    """The two blocks that a decoder layer, fused or not, is outside of training; or why it is no such layer.
+    `same`: its parts and hooks are those of a layer that was one."""
     layer = layer.__dict__.get("original", layer)
+    if same and (found := _blocks(layer, reading=True)) is not None:
+        return found
     if type(layer).__name__ not in LAYERS:
         return f"a layer is {projections.kind(layer)}"
     return _touched(layer) or _blocks(layer, reading=True) or _unlike(layer, reading=True) or "it is unlike the others"

@@ -6,6 +6,8 @@ Shape suffixes: T = tokens of the step, R = runs, W = tokens whose logits are wa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 
 from luthier.errors import LuthierError
 from luthier.models.blocks.kernels import decode
+from luthier.models.decode import adapters
 from luthier.models.decode.pages import Pages
 from luthier.models.decode.step import OWN, PAGE, Run, places
-from luthier.models.decode.weights import Lora, Weights, lora_records, paths, weights
+from luthier.models.decode.weights import Lora, Watch, Weights, lora_records, paths, weights
 
 PLAIN = -2
 """The adapter of a token that the model answers without any."""
@@ -25,6 +28,7 @@ BLOCK = 512
 """Tokens that go through the layers together; more are read one block after the other."""
 ANGLES = 1024
 """Positions whose rotary embedding is computed at a time."""
+NOTHING, NOBODY = np.zeros(0, decode.GROUP), np.zeros(0, np.int32)
 
 
 class CompiledReader:
@@ -39,10 +43,10 @@ class CompiledReader:
 
     def __init__(self, module: nn.Module, found: Weights) -> None:
         """Use `of`."""
-        self._module, self._weights = module, found
+        self._module, self._weights, self._watch = module, found, Watch(module)
         self._space = decode.Space()
         self._angles: tuple[Tensor, Tensor] | None = None
-        self._adapters: dict[int, tuple[NDArray[Any], list[Tensor]]] = {}
+        self._adapters: dict[int, _Adapter] = {}
         self._next = 0
         record = found.model[0]
         each = 2 * int(record["groups"]) * int(record["d"]) * PAGE * (2 if found.half else 4)
@@ -61,11 +65,6 @@ class CompiledReader:
         kind = "bf16" if self._weights.half else "fp32"
         return f"compiled decoding ({kind})"
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, int]]:
-        """Outputs and inputs of each matrix that may have LoRA, by its path in the model."""
-        return self._weights.shapes
-
     # memory
     def grow(self, pages: int) -> None:
         """See to it that pages 0 .. `pages` - 1 have memory; those that had keep what lies in them."""
@@ -81,39 +80,58 @@ class CompiledReader:
     # weights
     def refresh(self) -> None:
         """Look at the weights again. Raises LuthierError where the module has become one that is not served."""
-        found = weights(self._module)
+        same = self._watch.same()
+        found = weights(self._module, same=same)
         if isinstance(found, str):
             raise LuthierError(f"the model can no longer be read by the compiled step: {found}", fix="open it anew")
         if found.shapes != self._weights.shapes or found.dtype is not self._weights.dtype:
             raise LuthierError("the model has other sizes than when it was opened", fix="open it anew")
         if found.rotary is not self._weights.rotary:
             self._angles = None
+        if not same:
+            self._watch = Watch(self._module)
         self._weights = found
 
-    def load(self, adapter: Mapping[str, Lora]) -> int:
+    def load(self, adapter: Mapping[str, Lora], where: str = "adapter") -> int:
         """One more adapter over the same base: LoRA by the path of its matrix in the model
-        (`model.layers.0.self_attn.q_proj`). Returns the number under which runs name it.
+        (`model.layers.0.self_attn.q_proj`; see `adapters.py`). Returns the number under which runs name it.
 
-        Raises LuthierError for a path or a shape that the model does not have.
+        Its tensors are copied. Raises LuthierError for a path or a shape that the model does not have.
         """
-        own: dict[str, Lora] = {}
+        self.must_fit(adapter, where)
+        own = {path: lora.laid_out(self._weights.half) for path, lora in adapter.items()}
+        number, self._next = self._next, self._next + 1
+        found = lora_records([own.get(path) for path in paths(len(self._weights.layers))], self._weights.half)
+        self._adapters[number] = _Adapter(found, int(found["rank"].max()), tuple(own.values()))
+        return number
+
+    def must_fit(self, adapter: Mapping[str, Lora], where: str) -> None:
+        """Raises LuthierError for a path or a shape that the model does not have."""
         for path, lora in adapter.items():
             if path not in self._weights.shapes:
-                raise LuthierError(f"the adapter has LoRA on {path}, which the model does not have", where="adapter")
-            own[path] = Lora(_kept(lora.down), _kept(lora.up), float(lora.scale))
+                raise LuthierError(
+                    f"the adapter has LoRA on {path}, which is no matrix of the model's layers or its head",
+                    where=where,
+                    fix="take an adapter of this base, on its linear maps alone",
+                )
             out, inputs = self._weights.shapes[path]
             rank = lora.down.shape[0] if lora.down.dim() == 2 else 0
             if rank < 1 or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
                 raise LuthierError(
                     f"the adapter's A and B of {path} are {list(lora.down.shape)} and {list(lora.up.shape)}, "
                     f"and the matrix is {out} x {inputs}",
-                    where="adapter",
+                    where=where,
                     fix="take an adapter of this base",
                 )
-        number, self._next = self._next, self._next + 1
-        found = lora_records([own.get(path) for path in paths(len(self._weights.layers))], self._weights.half)
-        self._adapters[number] = found, [x for lora in own.values() for x in (lora.down, lora.up)]
-        return number
+
+    # a folder's adapter, without and with its numbers
+    def look(self, folder: Path) -> None:
+        """Raises as `adapters.look` does, and LuthierError for an adapter of another base."""
+        self.must_fit(adapters.look(folder, self._module), str(folder))
+
+    def adapter(self, folder: Path) -> dict[str, Lora]:
+        """What `load` takes; may be called from another thread."""
+        return adapters.read(folder, self._module)
 
     def unload(self, number: int) -> None:
         """Forget an adapter. Raises ValueError for a number that `load` did not give."""
@@ -149,48 +167,48 @@ class CompiledReader:
 
     def _step(self, runs: Sequence[Run], logits_WV: Tensor) -> None:
         ids_T, position_T, run_T = places(runs)
-        if len(ids_T) and (ids_T.min() < 0 or ids_T.max() >= self._weights.tokens):
+        if ids_T.min() < 0 or ids_T.max() >= self._weights.tokens:
             raise ValueError(f"a token is {ids_T.min()} or {ids_T.max()}; the model has {self._weights.tokens}")
         longest = int(position_T.max()) + 1
-        cos_PD, sin_PD = self._turns(longest)
-        model = self._weights.model
-        model["cos"], model["sin"] = cos_PD.data_ptr(), sin_PD.data_ptr()
+        self._turn(longest)
         page, first_R = self._pages.of([run.pages for run in runs])
-        page_of_T = first_R[run_T]
-        last_R = np.cumsum([len(run.ids) for run in runs]) - 1
-        want = last_R[[run.wanted for run in runs]].astype(np.int32)
-        adapter_R = np.array([run.adapter for run in runs])
-        group, member = self._groups(adapter_R[run_T])
-        head_group, head_member = self._groups(adapter_R[[run.wanted for run in runs]])
-        sizes = (len(ids_T), len(want), len(group), len(head_group), torch.get_num_threads(), self._rank(adapter_R))
-        arrays = (ids_T, position_T, page_of_T, page, want, member, head_member, group, head_group)
-        addresses = (array.ctypes.data for array in arrays)
-        step = decode.records([(*sizes, longest, *addresses, logits_WV.data_ptr(), 0)], decode.STEP)
-        self._space.run(model, step)
+        wanted = [row for row, run in enumerate(runs) if run.wanted]
+        last_R = np.cumsum([len(run.ids) for run in runs], dtype=np.int32) - 1
+        adapter_R = [run.adapter for run in runs]
+        rank, lora = self._live(adapter_R)
+        group, member = self._groups(lora, np.array(adapter_R)[run_T] if lora else None)
+        head_group, head_member = self._groups(lora, np.array(adapter_R)[wanted] if lora else None)
+        sizes = (len(ids_T), len(wanted), len(group), len(head_group), torch.get_num_threads(), rank, longest)
+        arrays = (ids_T, position_T, first_R[run_T], page, last_R[wanted], member, head_member, group, head_group)
+        self._space.run(self._weights.model, sizes, arrays, logits_WV)
 
-    def _rank(self, adapter_R: NDArray[Any]) -> int:
-        """The highest rank in use."""
-        found = (self._lora(number) for number in np.unique(adapter_R).tolist())
-        return max((int(lora["rank"].max()) for lora in found if lora is not None), default=0)
+    def _live(self, adapter_R: Sequence[int]) -> tuple[int, dict[int, NDArray[Any]]]:
+        """The highest rank in use, and the LoRA of each adapter in use that has any."""
+        found, rank = {}, 0
+        for number in sorted(set(adapter_R)):
+            if number == OWN and self._weights.own is not None:
+                found[number], rank = self._weights.own, max(rank, self._weights.rank)
+            elif number in self._adapters:
+                adapter = self._adapters[number]
+                found[number], rank = adapter.records, max(rank, adapter.rank)
+        return rank, found
 
-    def _lora(self, number: int) -> NDArray[Any] | None:
-        if number == OWN:
-            return self._weights.own
-        return self._adapters[number][0] if number != PLAIN else None
-
-    def _groups(self, adapter_T: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    @staticmethod
+    def _groups(
+        lora: dict[int, NDArray[Any]], adapter_T: NDArray[Any] | None
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """The tokens of each adapter, one group after the other."""
-        groups, members, first = [], [np.zeros(0, np.int32)], 0
-        for number in np.unique(adapter_T).tolist():
-            lora = self._lora(number)
-            if lora is not None:
-                members.append(np.flatnonzero(adapter_T == number).astype(np.int32))
-                groups.append((lora.ctypes.data, first, len(members[-1])))
-                first += len(members[-1])
+        groups, members, first = [], [], 0
+        if adapter_T is None:
+            return NOTHING, NOBODY
+        for number, records in lora.items():
+            members.append(np.flatnonzero(adapter_T == number).astype(np.int32))
+            groups.append((decode.address(records), first, len(members[-1])))
+            first += len(members[-1])
         return decode.records(groups, decode.GROUP), np.concatenate(members)
 
-    def _turns(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the model's own rotary embedding, P x head dimension in fp32."""
+    def _turn(self, positions: int) -> None:
+        """See to it that the model's own rotary embedding is known for so many positions: P x head dimension, fp32."""
         if self._angles is None or len(self._angles[0]) < positions:
             count = -(-positions // ANGLES) * ANGLES
             like = torch.empty(0, dtype=self._weights.dtype)
@@ -199,13 +217,16 @@ class CompiledReader:
             if cos.shape[-1] != int(self._weights.model[0]["d"]):
                 raise LuthierError("the rotary embedding turns another part of the heads than all", fix="open it anew")
             self._angles = cos[0].float().contiguous(), sin[0].float().contiguous()
-        return self._angles
+        self._weights.model["cos"], self._weights.model["sin"] = (x.data_ptr() for x in self._angles)
 
 
-def _kept(x: Tensor) -> Tensor:
-    """A copy of an adapter's matrix in a type that the kernels read."""
-    kind = torch.bfloat16 if x.dtype is torch.bfloat16 else torch.float32
-    return x.detach().to("cpu", kind, copy=True).contiguous()
+@dataclass(frozen=True)
+class _Adapter:
+    """LoRA of every matrix, its highest rank, and the tensors that the records name."""
+
+    records: NDArray[Any]
+    rank: int
+    kept: tuple[Lora, ...]
 
 
 def _blocks(runs: Sequence[Run]) -> list[list[Run]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ class Pages:
         """See to it that pages 0 .. `pages` - 1 have memory. It is zero, and taken from the machine when first used."""
         while len(self._at) < pages:
             count = max(1, SLAB // self.bytes)
-            slab = _memory(count * self.bytes + LINE)
+            slab = np.zeros(count * self.bytes + LINE, np.uint8)
             first = -(-slab.ctypes.data // LINE) * LINE
             self._slabs.append(slab)
             self._at = np.concatenate([self._at, first + np.arange(count) * self.bytes])
@@ -42,7 +41,7 @@ class Pages:
     def of(self, lists: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(addresses of the pages, one list after the other; where each list begins). Raises ValueError as `copy`."""
         lengths = [len(pages) for pages in lists]
-        number = np.concatenate([np.asarray(pages, np.int64) for pages in lists])
+        number = np.fromiter((page for pages in lists for page in pages), np.int64, sum(lengths))
         if len(number) and (number.min() < 0 or number.max() >= len(self._at)):
             bad = number[(number < 0) | (number >= len(self._at))][0]
             raise ValueError(f"page {bad} has no memory: there are {len(self._at)}")
@@ -55,12 +54,3 @@ class Pages:
         slab = self._slabs[number // count]
         offset = int(self._at[number]) - slab.ctypes.data
         return slab[offset : offset + self.bytes]
-
-
-def _memory(size: int) -> NDArray[np.uint8]:
-    """Zeros that the machine gives out in large pieces where it can: a step looks into every page of every sequence,
-    and would spend its time on finding them."""
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(block, np.uint8)

@@ -32,6 +32,12 @@ class Lora:
     up: Tensor
     scale: float
 
+    def laid_out(self, half: bool) -> Lora:
+        """A copy as the kernel likes it best: in bf16 for a model of bf16, and the memory of B column by column."""
+        kind = torch.bfloat16 if half or self.down.dtype is self.up.dtype is torch.bfloat16 else torch.float32
+        down, up = (x.detach().to("cpu", kind, copy=True) for x in (self.down, self.up))
+        return Lora(down.contiguous(), up.T.contiguous().T, float(self.scale))
+
 
 @dataclass
 class Weights:
@@ -60,42 +66,54 @@ class Weights:
         return 0 if self.own is None else int(self.own["rank"].max())
 
 
-def weights(module: nn.Module) -> Weights | str:
-    """Where a module's weights lie now, or why the compiled step does not serve it."""
+class Watch:
+    """Tells whether a module is still made of the same parts with the same hooks: then only its tensors can differ."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parts = [(part, self._state(part)) for part in module.modules()]
+
+    def same(self) -> bool:
+        """Is it?"""
+        return all(self._state(part) == state for part, state in self._parts)
+
+    @staticmethod
+    def _state(part: nn.Module) -> tuple[Any, ...]:
+        hooks = len(part._forward_hooks), len(part._forward_pre_hooks), "forward" in part.__dict__
+        return type(part), *hooks, *part._modules.values()
+
+
+def weights(module: nn.Module, *, same: bool = False) -> Weights | str:
+    """Where a module's weights lie now, or why the compiled step does not serve it. `same`: it was served before, and
+    its parts are the same."""
     model = bare(module)
-    reason = _unserved(module, model)
+    reason = None if same else _unserved(module, model)
     if reason is not None:
         return reason
-    inner = model.model
     layers = []
-    for number, layer in enumerate(inner.layers):
-        found = fused.read_blocks(layer)
+    for number, layer in enumerate(model.model.layers):
+        found = fused.read_blocks(layer, same=same)
         if isinstance(found, str):
             return f"in layer {number} {found}"
         layers.append(found)
     head = projections.projection(model.lm_head, reading=True)
     if head is None:
         return f"{HEAD} {projections.obstacle(model.lm_head, reading=True)}"
-    embedding, last = inner.embed_tokens.weight, inner.norm
+    embedding, last = model.model.embed_tokens.weight, model.model.norm
     reason = _unlike(embedding, last.weight, layers, head)
     return reason or _gathered(model, layers, head)
 
 
 def lora_records(found: Sequence[Lora | None], half: bool) -> np.ndarray[Any, Any]:
-    """LoRA of every matrix in the order of the records."""
-    rows = [
-        (0, 0, 0, 0, 0, 0.0)
-        if each is None
-        else (
-            each.down.data_ptr(),
-            each.up.data_ptr(),
-            decode.kind(each.down, half),
-            decode.kind(each.up, half),
-            each.down.shape[0],
-            each.scale,
-        )
-        for each in found
-    ]
+    """LoRA of every matrix in the order of the records. B lies row by row, or column by column."""
+    rows: list[tuple[Any, ...]] = []
+    for each in found:
+        if each is None:
+            rows.append((0, 0, 0, 0, 0, 0, 0.0))
+            continue
+        down, up = each.down, each.up
+        lines = 0 if up.is_contiguous() else up.shape[0]
+        kinds = decode.kind(down, half), decode.kind(up, half)
+        rows.append((down.data_ptr(), up.data_ptr(), *kinds, lines, down.shape[0], each.scale))
     return decode.records(rows, decode.LORA)
 
 
@@ -208,7 +226,7 @@ def _gathered(model: Any, layers: Sequence[Any], head: Projection) -> Weights:
     hidden, d = embedding.shape[1], first.head_dim
     sizes = (int(half), hidden, second.gate_up[0].outputs, first.qkv[0].outputs // d, first.qkv[1].outputs // d, d)
     places = (embedding.data_ptr(), inner.norm.weight.data_ptr(), inner.norm.variance_epsilon, _matrix(head))
-    whole = (*sizes, len(layers), head.outputs, *places, records.ctypes.data, 0, 0)
+    whole = (*sizes, len(layers), head.outputs, *places, decode.address(records), 0, 0)
     live = [None if p.down is None or p.up is None else Lora(p.down, p.up, p.scale) for p in all_parts]
     own = lora_records(live, half) if any(live) else None
     names = paths(len(layers))

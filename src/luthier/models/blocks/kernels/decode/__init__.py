@@ -19,7 +19,7 @@ import torch
 from luthier.models.blocks.kernels import cpu
 
 SOURCES = [Path(__file__).with_name("decode.c")]
-HEADERS = [Path(__file__).with_name(name) for name in ("lanes.h", "products.h", "paged.h", "decode.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("lanes.h", "products.h", "paged.h", "decode.h", "threads.h")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
@@ -38,7 +38,7 @@ def _record(*fields: Any) -> np.dtype[Any]:
 
 
 MATRIX = _record("at", "bias", "scale", "kind", "out", "in")
-LORA = _record("down", "up", "down_kind", "up_kind", "rank", ("scale", "f8"))
+LORA = _record("down", "up", "down_kind", "up_kind", "lines", "rank", ("scale", "f8"))
 LAYER = _record(
     ("part", MATRIX, len(PARTS)), ("norm", "i8", 2), ("head_norm", "i8", 2), ("eps", "f8", 2), ("scale", "f8"), "window"
 )
@@ -80,19 +80,33 @@ def records(rows: Sequence[tuple[Any, ...]], of: np.dtype[Any]) -> np.ndarray[An
     return np.array(rows, dtype=of)
 
 
+def address(array: np.ndarray[Any, Any]) -> int:
+    """Where an array lies."""
+    place: int = array.__array_interface__["data"][0]
+    return place
+
+
 class Space:
     """The memory that steps work in: grows to the largest."""
 
     def __init__(self) -> None:
         self._block = np.empty(0, np.uint8)
 
-    def run(self, model: np.ndarray[Any, Any], step: np.ndarray[Any, Any]) -> None:
-        """One step. Both are single records, whose addresses must be true."""
+    def run(
+        self,
+        model: np.ndarray[Any, Any],
+        sizes: Sequence[int],
+        arrays: Sequence[np.ndarray[Any, Any]],
+        logits: torch.Tensor,
+    ) -> None:
+        """One step: a `MODEL`, and the sizes and arrays of a `STEP` in the order of its fields. All addresses in the
+        model's records must be true, and all numbers in the arrays within what they count."""
         loaded = library()
         if loaded is None:
             raise RuntimeError("there is no compiled step of decoding here")
-        need = loaded.decode_space(model.ctypes.data, step.ctypes.data)
+        step = np.array([*sizes, *map(address, arrays), logits.data_ptr(), 0])
+        need = loaded.decode_space(address(model), address(step))
         if need > len(self._block):
             self._block = np.empty(need, np.uint8)
-        step["space"] = self._block.ctypes.data
-        loaded.decode_step(model.ctypes.data, step.ctypes.data)
+        step[-1] = address(self._block)
+        loaded.decode_step(address(model), address(step))

@@ -121,20 +121,69 @@ static void product(const tokens *x, i64 n, const rows *w, i64 count, float *y, 
     }
 }
 
-/* `count` rows of `in` numbers as fp32 in rows of `padded`, zeros behind. */
-static void spread(const char *at, i64 kind, i64 in, i64 count, i64 padded, float *out) {
-    i64 whole = in / LANES * LANES;
-    for (i64 r = 0; r < count; r++, out += padded) {
-        const char *row = at + r * in * width_of(kind);
-        for (i64 k = 0; k < whole; k += LANES) {
-            vf x = kind == BF16 ? from_bf16((const bf16 *)row + k) : load((const float *)row + k);
-            store(out + k, kind == ROUNDED ? to_bf16(x) : x);
-        }
-        if (padded > whole) {
-            float rest[LANES] = {0};
-            for (i64 k = whole; k < in; k++)
-                rest[k - whole] = kind == BF16 ? one_bf16(((const bf16 *)row)[k]) : ((const float *)row)[k];
-            store(out + whole, kind == ROUNDED ? to_bf16(load(rest)) : load(rest));
-        }
+/* `count` rows of `in` numbers (a multiple of LANES) as fp32. */
+static void spread(const char *at, i64 kind, i64 in, i64 count, float *out) {
+    for (i64 k = 0; k < count * in; k += LANES) {
+        vf x = kind == BF16 ? from_bf16((const bf16 *)at + k) : load((const float *)at + k);
+        store(out + k, kind == ROUNDED ? to_bf16(x) : x);
     }
+}
+
+/* Outputs of a piece of work: whole tiles of every shape, whole vectors. */
+#define CHUNK 48
+
+/* Four numbers as fp32. */
+INLINE void four(const char *at, i64 kind, i64 from, float *out) {
+    for (int i = 0; i < 4; i++)
+        out[i] = kind == BF16 ? one_bf16(((const bf16 *)at)[from + i]) : ((const float *)at)[from + i];
+}
+
+/* `count` rows (up to CHUNK) of `rank` numbers as columns: [rank][CHUNK] in fp32, zeros behind. */
+static void across(const char *at, i64 kind, i64 rank, i64 count, float *out) {
+    i64 tiles = count / 4 * 4, whole = rank / 4 * 4;
+    if (count < CHUNK) memset(out, 0, rank * CHUNK * sizeof(float));
+    for (i64 o = 0; o < tiles; o += 4)
+        for (i64 r = 0; r < whole; r += 4) {
+            float x[4][4] __attribute__((aligned(16)));
+            for (int i = 0; i < 4; i++) four(at, kind, (o + i) * rank + r, x[i]);
+#if defined(__x86_64__)
+            __m128 a = _mm_load_ps(x[0]), b = _mm_load_ps(x[1]), c = _mm_load_ps(x[2]), d = _mm_load_ps(x[3]);
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            _mm_storeu_ps(out + r * CHUNK + o, a), _mm_storeu_ps(out + (r + 1) * CHUNK + o, b);
+            _mm_storeu_ps(out + (r + 2) * CHUNK + o, c), _mm_storeu_ps(out + (r + 3) * CHUNK + o, d);
+#else
+            for (int j = 0; j < 4; j++)
+                for (int i = 0; i < 4; i++) out[(r + j) * CHUNK + o + i] = x[i][j];
+#endif
+        }
+    for (i64 o = 0; o < count; o++)
+        for (i64 r = o < tiles ? whole : 0; r < rank; r++) {
+            i64 from = o * rank + r;
+            out[r * CHUNK + o] = kind == BF16 ? one_bf16(((const bf16 *)at)[from]) : ((const float *)at)[from];
+        }
+    if (kind == ROUNDED)
+        for (i64 k = 0; k < rank * CHUNK; k += LANES) store(out + k, to_bf16(load(out + k)));
+}
+
+/* The first `count` of each of `rank` lines, `step` numbers apart, as fp32 lines of CHUNK; zeros behind. */
+static void cut_lines(const char *at, i64 kind, i64 step, i64 rank, i64 count, float *out) {
+    memset(out, 0, rank * CHUNK * sizeof(float));
+    for (i64 r = 0; r < rank; r++, at += step * width_of(kind))
+        for (i64 o = 0; o < count; o++)
+            out[r * CHUNK + o] = kind == BF16 ? one_bf16(((const bf16 *)at)[o]) : ((const float *)at)[o];
+}
+
+/* y += scale z times `rank` lines of CHUNK, `step` numbers apart. */
+INLINE void add_ranks(int half, int kind, const float *z, i64 rank, const char *lines, i64 step, float scale, float *y) {
+    vf s[CHUNK / LANES];
+#pragma GCC unroll 12
+    for (int c = 0; c < CHUNK / LANES; c++) s[c] = (vf){0};
+    for (i64 r = 0; r < rank; r++, lines += step * width_of(kind)) {
+        vf a = held(splat(z[r]));
+#pragma GCC unroll 12
+        for (int c = 0; c < CHUNK / LANES; c++) s[c] = madd(a, weight(kind, lines, c * LANES), s[c]);
+    }
+#pragma GCC unroll 12
+    for (int c = 0; c < CHUNK / LANES; c++)
+        store(y + c * LANES, rounded(half, madd(splat(scale), s[c], load(y + c * LANES))));
 }

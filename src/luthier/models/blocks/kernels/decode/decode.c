@@ -8,99 +8,7 @@
 #include "products.h"
 #include "paged.h"
 #include "decode.h"
-#include <omp.h>
-#include <sched.h>
-
-/* Outputs of a piece of work: whole tiles of every shape, whole vectors. */
-#define CHUNK 48
-/* Rows of an adapter's A of a piece of work. */
-#define RANKS 8
-#define PHASES_LAYER 12
-
-/* What all threads see. `in`: the input of the projection to come; strides are in numbers. */
-typedef struct {
-    const model *m;
-    const step *s;
-    i64 in_step, act_step, qkv_step, z_part, z_step, scratch;
-    float *x, *in, *act, *qkv, *z;
-    int *counter, *arrived, *turn;
-    char *own;
-    int threads;
-} shared;
-
-/* What one thread works in. */
-typedef struct {
-    const shared *all;
-    int *counter;
-    float *y, *panel, *extra, *scores;
-} worker;
-
-static void *take(char *block, i64 *used, i64 bytes) {
-    void *here = block ? block + *used : NULL;
-    *used += up(bytes, LINE);
-    return here;
-}
-
-/* An odd number of cache lines: rows of a tile do not push each other out. */
-INLINE i64 apart(i64 n) { return (up(n, 16) / 16 | 1) * 16; }
-
-static i64 cut_own(const shared *a, char *block, worker *w) {
-    const model *m = a->m;
-    const step *s = a->s;
-    i64 used = 0, n = s->tokens, rank = up(s->rank, LANES);
-    w->y = take(block, &used, n * 2 * CHUNK * 4);
-    w->extra = take(block, &used, s->rank ? n * CHUNK * 4 : 0);
-    w->panel = take(block, &used, s->rank ? most(CHUNK * rank, RANKS * most(m->inner, most(m->hidden, m->heads * m->d))) * 4 : 0);
-    w->scores = take(block, &used, HEADS * up(s->keys + PAGE, PAGE) * 4);
-    return used;
-}
-
-/* Cut the memory of a step up; without a block, only count it. */
-static i64 cut(shared *a, const model *m, const step *s, char *block) {
-    i64 used = 0, n = s->tokens, phases = m->depth * PHASES_LAYER + 4;
-    *a = (shared){.m = m, .s = s, .threads = (int)s->threads};
-    a->in_step = apart(most(m->hidden, m->heads * m->d)), a->act_step = apart(m->inner);
-    a->qkv_step = (m->heads + 2 * m->groups) * m->d;
-    a->z_part = up(s->rank, LANES), a->z_step = 3 * a->z_part;
-    a->counter = take(block, &used, phases * sizeof(int));
-    a->arrived = take(block, &used, LINE), a->turn = take(block, &used, LINE);
-    if (block) memset(block, 0, used);
-    a->x = take(block, &used, n * m->hidden * 4), a->in = take(block, &used, n * a->in_step * 4);
-    a->act = take(block, &used, n * a->act_step * 4), a->qkv = take(block, &used, n * a->qkv_step * 4);
-    a->z = take(block, &used, n * a->z_step * 4);
-    worker none;
-    a->scratch = cut_own(a, NULL, &none);
-    a->own = take(block, &used, a->scratch * s->threads);
-    return used;
-}
-
-/* The next piece of this phase. */
-INLINE i64 next(const worker *w) { return __atomic_fetch_add(w->counter, 1, __ATOMIC_RELAXED); }
-
-INLINE void pause_(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-/* The end of a phase: wait for the others. */
-static void meet(worker *w) {
-    const shared *a = w->all;
-    w->counter++;
-    if (a->threads == 1) return;
-    int turn = __atomic_load_n(a->turn, __ATOMIC_RELAXED);
-    if (__atomic_add_fetch(a->arrived, 1, __ATOMIC_ACQ_REL) == a->threads) {
-        __atomic_store_n(a->arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(a->turn, turn + 1, __ATOMIC_RELEASE);
-        return;
-    }
-    for (int spun = 0; __atomic_load_n(a->turn, __ATOMIC_ACQUIRE) == turn; spun++) {
-        if (spun < 1000) pause_();
-        else sched_yield();
-    }
-}
+#include "threads.h"
 
 INLINE rows rows_of(const matrix *m, i64 first) {
     i64 step = m->in * width_of(m->kind);
@@ -117,14 +25,14 @@ static void lower_ranks(worker *w, int half, const group *g, i64 groups, const i
         const group *one = g + i / (count * blocks);
         i64 part = i / blocks % count, row = i % blocks * RANKS;
         const lora *l = one->at + first + part;
-        i64 here = least(RANKS, l->rank - row), padded = up(l->rank, LANES);
+        i64 here = least(RANKS, l->rank - row);
         float *z = a->z + part * a->z_part + row;
         const int32_t *list = member + one->first;
         if (here <= 0) continue;
         i64 wide = in * width_of(l->down_kind);
         rows r = {l->down + row * wide, wide, l->down_kind, in};
         if (l->down_kind == ROUNDED) {
-            spread(r.at, ROUNDED, in, here, in, w->panel);
+            spread(r.at, ROUNDED, in, here, w->panel);
             r = (rows){(const char *)w->panel, in * 4, FP32, in};
         }
         tokens from = {x, x_step, list};
@@ -132,7 +40,6 @@ static void lower_ranks(worker *w, int half, const group *g, i64 groups, const i
         for (i64 t = 0; t < one->count; t++) {
             float *to = z + list[t] * a->z_step;
             for (i64 j = 0; j < here; j++) to[j] = one_rounded(half, w->extra[t * RANKS + j]);
-            if (row + here == l->rank) memset(to + here, 0, (padded - l->rank) * 4);
         }
     }
     meet(w);
@@ -145,17 +52,19 @@ static void raise_ranks(worker *w, int half, const group *g, i64 groups, const i
     for (i64 i = 0; i < groups; i++) {
         const lora *l = g[i].at + part;
         if (!l->rank) continue;
-        i64 padded = up(l->rank, LANES);
         const int32_t *list = member + g[i].first;
-        spread(l->up + first * l->rank * width_of(l->up_kind), l->up_kind, l->rank, count, padded, w->panel);
-        rows r = {(const char *)w->panel, padded * 4, FP32, padded};
-        tokens z = {a->z + place * a->z_part, a->z_step, list};
-        product(&z, g[i].count, &r, count, w->extra, CHUNK);
-        vf scale = splat((float)l->scale);
+        const char *lines = l->up + first * width_of(l->up_kind);
+        i64 step = l->lines, kind = l->up_kind;
+        if (!step || count < CHUNK) {
+            if (step) cut_lines(lines, kind, step, l->rank, count, w->panel);
+            else across(l->up + first * l->rank * width_of(kind), kind, l->rank, count, w->panel);
+            lines = (const char *)w->panel, step = CHUNK, kind = FP32;
+        }
         for (i64 t = 0; t < g[i].count; t++) {
-            float *to = y + list[t] * CHUNK, *from = w->extra + t * CHUNK;
-            for (i64 o = 0; o < count; o += LANES)
-                store(to + o, rounded(half, madd(scale, load(from + o), load(to + o))));
+            const float *z = a->z + list[t] * a->z_step + place * a->z_part;
+            float *to = y + list[t] * CHUNK;
+            if (kind == BF16) add_ranks(half, BF16, z, l->rank, lines, step, (float)l->scale, to);
+            else add_ranks(half, FP32, z, l->rank, lines, step, (float)l->scale, to);
         }
     }
 }

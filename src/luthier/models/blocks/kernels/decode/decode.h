@@ -8,10 +8,11 @@ typedef struct {
     i64 kind, out, in;
 } matrix;
 
-/* y += scale (x down^T) up^T; rank 0 is none. */
+/* y += scale (x down^T) up^T; rank 0 is none. `lines`: of how many outputs `up` lies as [rank][outputs]; 0 where it lies
+ * as torch holds it, [outputs][rank]. */
 typedef struct {
     const char *down, *up;
-    i64 down_kind, up_kind, rank;
+    i64 down_kind, up_kind, lines, rank;
     double scale;
 } lora;
 
