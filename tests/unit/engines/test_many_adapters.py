@@ -89,7 +89,7 @@ def test_each_is_what_peft_makes_of_it(folders: dict[str, str]) -> None:
         with torch.no_grad():
             log = module(torch.tensor([[*PROMPT, *one.sampled]])).logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)
         assert log.argmax(-1).tolist() == list(one.sampled)
-        np.testing.assert_allclose(one.logprobs, log.max(-1).values, atol=1e-5)
+        np.testing.assert_allclose(one.logprobs, log.max(-1).values, atol=2e-5)  # of logits up to 10
         ids = np.array([*PROMPT, *one.sampled], np.int32)
         weights = np.r_[np.zeros(len(PROMPT)), np.ones(len(one.sampled))].astype(np.float32)
         (scored,) = made.logprobs([Encoded((ids,), (weights,))], name)
