@@ -15,9 +15,11 @@ INLINE rows rows_of(const matrix *m, i64 first) {
     return (rows){m->at + first * step, step, m->kind, m->in};
 }
 
+INLINE tokens inputs(const shared *a) { return (tokens){a->in, a->in_half, a->in_step, NULL}; }
+
 /* The adapters' z = x A^T of `count` parts that share an input. */
 static void lower_ranks(worker *w, int half, const group *g, i64 groups, const int32_t *member, i64 first, int count,
-                        const float *x, i64 x_step, i64 in) {
+                        tokens from, i64 in) {
     const shared *a = w->all;
     i64 blocks = (a->s->rank + RANKS - 1) / RANKS;
     if (!blocks || !groups) return;
@@ -35,7 +37,7 @@ static void lower_ranks(worker *w, int half, const group *g, i64 groups, const i
             spread(r.at, ROUNDED, in, here, w->panel);
             r = (rows){(const char *)w->panel, in * 4, FP32, in};
         }
-        tokens from = {x, x_step, list};
+        from.list = list;
         product(&from, one->count, &r, here, w->extra, RANKS);
         for (i64 t = 0; t < one->count; t++) {
             float *to = z + list[t] * a->z_step;
@@ -70,10 +72,9 @@ static void raise_ranks(worker *w, int half, const group *g, i64 groups, const i
 }
 
 /* Outputs first .. first + count of a matrix for n tokens, CHUNK apart in y, without adapters. */
-static void project(int half, const matrix *m, const float *x, i64 x_step, i64 n, i64 first, i64 count, float *y) {
+static void project(int half, const matrix *m, const tokens *from, i64 n, i64 first, i64 count, float *y) {
     rows r = rows_of(m, first);
-    tokens from = {x, x_step, NULL};
-    product(&from, n, &r, count, y, CHUNK);
+    product(from, n, &r, count, y, CHUNK);
     for (i64 t = 0; t < n; t++, y += CHUNK)
         for (i64 o = 0; o < count; o += LANES) {
             float factor[LANES] = {0}, bias[LANES] = {0};
@@ -104,13 +105,17 @@ INLINE void norm(int half, const float *x, const void *w, i64 n, float eps, floa
 static void norms(worker *w, int half, const void *weight, double eps) {
     const shared *a = w->all;
     i64 n = a->m->hidden;
-    for (i64 t; (t = next(w)) < a->s->tokens;) norm(half, a->x + t * n, weight, n, (float)eps, a->in + t * a->in_step);
+    for (i64 t; (t = next(w)) < a->s->tokens;) {
+        norm(half, a->x + t * n, weight, n, (float)eps, a->in + t * a->in_step);
+        if (a->in_half) keep_half(a->in + t * a->in_step, n, a->in_half + t * a->in_step);
+    }
     meet(w);
 }
 
 /* Queries, keys and values of all tokens. */
 static void project_heads(worker *w, int half, const layer *l, i64 number) {
     const shared *a = w->all;
+    const tokens from = inputs(a);
     const step *s = a->s;
     i64 chunks[4] = {0};
     for (int p = Q; p <= V; p++) chunks[p + 1] = chunks[p] + (l->part[p].out + CHUNK - 1) / CHUNK;
@@ -118,7 +123,7 @@ static void project_heads(worker *w, int half, const layer *l, i64 number) {
     for (i64 i; (i = next(w)) < chunks[3];) {
         int p = i < chunks[1] ? Q : i < chunks[2] ? K : V;
         i64 first = (i - chunks[p]) * CHUNK, count = least(CHUNK, l->part[p].out - first);
-        project(half, l->part + p, a->in, a->in_step, s->tokens, first, count, w->y);
+        project(half, l->part + p, &from, s->tokens, first, count, w->y);
         raise_ranks(w, half, s->group, s->groups, s->member, number * PARTS + p, p, first, count, w->y);
         for (i64 t = 0; t < s->tokens; t++)
             memcpy(a->qkv + t * a->qkv_step + before[p] + first, w->y + t * CHUNK, count * 4);
@@ -169,6 +174,8 @@ static void attend_group(const worker *w, int half, const layer *l, i64 number, 
                s->page + s->page_of[t], keys, keys + m->groups * bytes, low, high, w->scores,
                up(s->keys + PAGE, PAGE), a->in + t * a->in_step + from);
     }
+    i64 at = t * a->in_step + g * each * d;
+    if (a->in_half) keep_half(a->in + at, each * d, a->in_half + at);
 }
 
 /* By token, whose heads lie side by side in memory; where there are few tokens, by token and head. */
@@ -184,13 +191,13 @@ static void attention(worker *w, int half, const layer *l, i64 number) {
 }
 
 /* x += the part of its input. */
-static void add_part(worker *w, int half, const layer *l, i64 number, int part, const float *in, i64 in_step) {
+static void add_part(worker *w, int half, const layer *l, i64 number, int part, tokens from) {
     const shared *a = w->all;
     const step *s = a->s;
     i64 out = a->m->hidden;
     for (i64 i; (i = next(w)) * CHUNK < out;) {
         i64 first = i * CHUNK, count = least(CHUNK, out - first);
-        project(half, l->part + part, in, in_step, s->tokens, first, count, w->y);
+        project(half, l->part + part, &from, s->tokens, first, count, w->y);
         raise_ranks(w, half, s->group, s->groups, s->member, number * PARTS + part, 0, first, count, w->y);
         for (i64 t = 0; t < s->tokens; t++) {
             float *x = a->x + t * out + first, *y = w->y + t * CHUNK;
@@ -203,13 +210,14 @@ static void add_part(worker *w, int half, const layer *l, i64 number, int part, 
 /* act = silu(gate) up */
 static void gated(worker *w, int half, const layer *l, i64 number) {
     const shared *a = w->all;
+    const tokens from = inputs(a);
     const step *s = a->s;
     float *gate = w->y, *up_ = w->y + s->tokens * CHUNK;
     for (i64 i; (i = next(w)) * CHUNK < a->m->inner;) {
         i64 first = i * CHUNK, count = least(CHUNK, a->m->inner - first);
         for (int p = GATE; p <= UP; p++) {
             float *y = p == GATE ? gate : up_;
-            project(half, l->part + p, a->in, a->in_step, s->tokens, first, count, y);
+            project(half, l->part + p, &from, s->tokens, first, count, y);
             raise_ranks(w, half, s->group, s->groups, s->member, number * PARTS + p, p - GATE, first, count, y);
         }
         for (i64 t = 0; t < s->tokens; t++)
@@ -218,6 +226,10 @@ static void gated(worker *w, int half, const layer *l, i64 number) {
                 vf silu = rounded(half, g / (exp_(-g) + 1.0f));
                 store(a->act + t * a->act_step + first + o, rounded(half, silu * u));
             }
+        for (i64 t = 0; a->act_half && t < s->tokens; t++) {
+            i64 at = t * a->act_step + first;
+            keep_half(a->act + at, count, a->act_half + at);
+        }
     }
     meet(w);
 }
@@ -226,14 +238,17 @@ static void head(worker *w, int half) {
     const shared *a = w->all;
     const model *m = a->m;
     const step *s = a->s;
-    for (i64 i; (i = next(w)) < s->wanted;)
+    const tokens from = inputs(a);
+    for (i64 i; (i = next(w)) < s->wanted;) {
         norm(half, a->x + s->want[i] * m->hidden, m->norm, m->hidden, (float)m->eps, a->in + i * a->in_step);
+        if (a->in_half) keep_half(a->in + i * a->in_step, m->hidden, a->in_half + i * a->in_step);
+    }
     meet(w);
     i64 part = m->depth * PARTS;
-    lower_ranks(w, half, s->head_group, s->head_groups, s->head_member, part, 1, a->in, a->in_step, m->hidden);
+    lower_ranks(w, half, s->head_group, s->head_groups, s->head_member, part, 1, from, m->hidden);
     for (i64 i; (i = next(w)) * CHUNK < m->vocabulary;) {
         i64 first = i * CHUNK, count = least(CHUNK, m->vocabulary - first);
-        project(half, &m->head, a->in, a->in_step, s->wanted, first, count, w->y);
+        project(half, &m->head, &from, s->wanted, first, count, w->y);
         raise_ranks(w, half, s->head_group, s->head_groups, s->head_member, part, 0, first, count, w->y);
         for (i64 t = 0; t < s->wanted; t++) memcpy(s->logits + t * m->vocabulary + first, w->y + t * CHUNK, count * 4);
     }
@@ -243,6 +258,7 @@ INLINE void work(worker *w, int half) {
     const shared *a = w->all;
     const model *m = a->m;
     const step *s = a->s;
+    const tokens in = inputs(a), act = {a->act, a->act_half, a->act_step, NULL};
     i64 n = m->hidden, wide = m->heads * m->d;
     for (i64 t; (t = next(w)) < s->tokens;)
         for (i64 k = 0; k < n; k += LANES)
@@ -252,17 +268,17 @@ INLINE void work(worker *w, int half) {
         const layer *l = m->layers + number;
         i64 part = number * PARTS;
         norms(w, half, l->norm[0], l->eps[0]);
-        lower_ranks(w, half, s->group, s->groups, s->member, part + Q, 3, a->in, a->in_step, n);
+        lower_ranks(w, half, s->group, s->groups, s->member, part + Q, 3, in, n);
         project_heads(w, half, l, number);
         place_heads(w, half, l, number);
         attention(w, half, l, number);
-        lower_ranks(w, half, s->group, s->groups, s->member, part + O, 1, a->in, a->in_step, wide);
-        add_part(w, half, l, number, O, a->in, a->in_step);
+        lower_ranks(w, half, s->group, s->groups, s->member, part + O, 1, in, wide);
+        add_part(w, half, l, number, O, in);
         norms(w, half, l->norm[1], l->eps[1]);
-        lower_ranks(w, half, s->group, s->groups, s->member, part + GATE, 2, a->in, a->in_step, n);
+        lower_ranks(w, half, s->group, s->groups, s->member, part + GATE, 2, in, n);
         gated(w, half, l, number);
-        lower_ranks(w, half, s->group, s->groups, s->member, part + DOWN, 1, a->act, a->act_step, m->inner);
-        add_part(w, half, l, number, DOWN, a->act, a->act_step);
+        lower_ranks(w, half, s->group, s->groups, s->member, part + DOWN, 1, act, m->inner);
+        add_part(w, half, l, number, DOWN, act);
     }
     if (s->wanted) head(w, half);
 }

@@ -7,18 +7,22 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
+#if defined(LANES) /* as many as another processor has, to try its layout */
+#else
+#define OWN_LANES 1
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX2__)
 #define LANES 8
 #else
 #define LANES 4
+#endif
 #endif
 
 typedef uint16_t bf16;
@@ -70,9 +74,9 @@ INLINE vf from_int8(const int8_t *p) {
 }
 /* Loaded here, once, and not with each use. */
 INLINE vf held(vf x) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && OWN_LANES
     __asm__("" : "+v"(x));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && OWN_LANES
     __asm__("" : "+w"(x));
 #endif
     return x;
@@ -90,6 +94,31 @@ INLINE vf madd(vf a, vf b, vf c) {
     return a * b + c;
 #endif
 }
+
+INLINE vf lower(vu pair) { return (vf)(pair << 16); }
+INLINE vf upper(vu pair) { return (vf)(pair & 0xffff0000); }
+
+/* Processors with AVX512-BF16 add the products of two pairs of bf16 to each lane in one go. PAIRS is set where sums are
+ * formed so; PORTABLE_PAIRS forms them by other means, to try the layout on any machine. */
+#if defined(__AVX512BF16__) || defined(PORTABLE_PAIRS)
+#define PAIRS 1
+INLINE vf add_pairs(vf sum, vu a, vu b) {
+#if defined(__AVX512BF16__)
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return madd(upper(a), upper(b), madd(lower(a), lower(b), sum));
+#endif
+}
+/* 2 LANES bf16 from k on; the last are 16 of a row that may be no whole multiple. */
+INLINE vu pairs(const char *row, i64 k, i64 end) {
+    vu x = {0};
+    if (2 * LANES > 16 && k + 2 * LANES > end) memcpy(&x, row + 2 * k, 32);
+    else memcpy(&x, row + 2 * k, sizeof x);
+    return x;
+}
+#else
+#define PAIRS 0
+#endif
 
 /* Rounded to what bf16 holds, to nearest even; a NaN stays a NaN. */
 INLINE vf to_bf16(vf x) {
@@ -130,12 +159,24 @@ INLINE vf get(int half, const void *p, i64 i) {
     return half ? from_bf16((const bf16 *)p + i) : load((const float *)p + i);
 }
 
+#if defined(__AVX2__)
+INLINE __m128 sum4_of_8(__m256 a, __m256 b, __m256 c, __m256 d) {
+    __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1));
+}
+#endif
+#if defined(__AVX512F__)
+INLINE __m256 above(vf x) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)x), 1)); }
+INLINE __m256 below(vf x) { return _mm512_castps512_ps256((__m512)x); }
+#endif
+
 /* The sum over the lanes of each of four vectors, neighbours first. */
 INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
-#if LANES == 8 && defined(__AVX2__)
-    __m256 ab = _mm256_hadd_ps((__m256)a, (__m256)b), cd = _mm256_hadd_ps((__m256)c, (__m256)d);
-    __m256 t = _mm256_hadd_ps(ab, cd);
-    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
+#if defined(__AVX512F__)
+    __m128 low = sum4_of_8(below(a), below(b), below(c), below(d));
+    _mm_storeu_ps(out, _mm_add_ps(low, sum4_of_8(above(a), above(b), above(c), above(d))));
+#elif defined(__AVX2__)
+    _mm_storeu_ps(out, sum4_of_8((__m256)a, (__m256)b, (__m256)c, (__m256)d));
 #else
     const vf *x[4] = {&a, &b, &c, &d};
     for (int i = 0; i < 4; i++) {

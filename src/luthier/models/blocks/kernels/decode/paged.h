@@ -22,9 +22,6 @@ INLINE void keep(int half, const float *k, const float *v, i64 d, i64 slot, char
     }
 }
 
-INLINE vf lower(vu pair) { return (vf)(pair << 16); }
-INLINE vf upper(vu pair) { return (vf)(pair & 0xffff0000); }
-
 /* Scores of n queries with the keys of a page; those of the page to come are called for meanwhile. */
 INLINE void scores_n(int half, int n, const float *const *q, const char *keys, const char *coming, i64 d, float scale,
                      float *const *out) {

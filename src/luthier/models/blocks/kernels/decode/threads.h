@@ -6,12 +6,14 @@
 #define RANKS 8
 #define PHASES_LAYER 12
 
-/* What all threads see. `in`: the input of the projection to come; strides are in numbers. */
+/* What all threads see. `in`: the input of the projection to come; strides are in numbers.
+ * `in_half`, `act_half`: the same in bf16, where products are formed of pairs. */
 typedef struct {
     const model *m;
     const step *s;
     i64 in_step, act_step, qkv_step, z_part, z_step, scratch;
     float *x, *in, *act, *qkv, *z;
+    bf16 *in_half, *act_half;
     int *counter, *arrived, *turn;
     char *own;
     int threads;
@@ -56,6 +58,9 @@ static i64 cut(shared *a, const model *m, const step *s, char *block) {
     if (block) memset(block, 0, used);
     a->x = take(block, &used, n * m->hidden * 4), a->in = take(block, &used, n * a->in_step * 4);
     a->act = take(block, &used, n * a->act_step * 4), a->qkv = take(block, &used, n * a->qkv_step * 4);
+    if (PAIRS && m->half) {
+        a->in_half = take(block, &used, n * a->in_step * 2), a->act_half = take(block, &used, n * a->act_step * 2);
+    }
     a->z = take(block, &used, n * a->z_step * 4);
     worker none;
     a->scratch = cut_own(a, NULL, &none);
