@@ -15,13 +15,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import results
 from environments import PEERS
-from storm.alone import Span
+from storm.alone import Moment, between
 from storm.plans import SUBJECTS
 from storm.server import Server, served
 from storm.wire import Connection
@@ -39,8 +40,10 @@ def asked(turn: int, given: argparse.Namespace) -> list[tuple[str, int, dict[str
 
 
 async def through(server: Server, requests: list[tuple[str, int, dict[str, float]]]) -> dict[str, float]:
-    """A round through the server, one client for each answer."""
-    span = Span(len(requests), requests[0][1], lambda: server.cpu, {})
+    """A round through the server, one client for each answer. An event may have no token's text, or several tokens'; so
+    the server itself is asked how many it has drawn."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+    first: set[int] = set()
 
     async def client(row: int) -> None:
         prompt, tokens, bias = requests[row]
@@ -50,12 +53,25 @@ async def through(server: Server, requests: list[tuple[str, int, dict[str, float
         if status != 200:
             raise RuntimeError(f"{status}: {(await connection.body())[:300]!r}")
         async for event in connection.events():
-            if event != "[DONE]":
-                span.add(row)
+            first.add(row)
+            if len(first) == len(requests):
+                begun.set()
+            if event == "[DONE]":
+                ended.set()
         connection.drop()
 
+    async def moment(when: asyncio.Event) -> Moment:
+        connection = Connection(server.port)
+        await when.wait()
+        await connection.ask("GET", "/metrics")
+        lines = (await connection.body()).decode().splitlines()
+        drawn = next(line for line in lines if line.startswith("luthier_generated_tokens_total "))
+        connection.drop()
+        return time.perf_counter(), server.cpu, float(drawn.split()[1])
+
+    moments = asyncio.gather(moment(begun), moment(ended))
     await asyncio.gather(*map(client, range(len(requests))))
-    return span.found
+    return between(*await moments)
 
 
 def rounds(server: Server, engine: subprocess.Popen[str], given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:

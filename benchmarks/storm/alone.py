@@ -2,7 +2,7 @@
 
     python benchmarks/storm/alone.py MODEL
 
-A line is a list of [prompt, tokens, bias]; a line with what was measured comes back (see `Span`).
+A line is a list of [prompt, tokens, bias]; a line with what was measured comes back (see `between`).
 """
 
 from __future__ import annotations
@@ -10,42 +10,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+Moment = tuple[float, float, float]
+"""The clock, processor time spent, tokens drawn."""
 
 
-@dataclass
-class Span:
-    """The tokens drawn while all answers of a round were under way, and the time and processor time they took: from the
-    moment when each has its first token to the moment when the first of them has its last."""
-
-    rows: int
-    last: int
-    """Tokens of an answer."""
-    spent: Callable[[], float]
-    """Seconds of processor time so far."""
-    counts: dict[int, int]
-    begun: tuple[float, float, int] | None = None
-    ended: tuple[float, float, int] | None = None
-
-    def add(self, row: int) -> None:
-        """An answer has one token more."""
-        self.counts[row] = self.counts.get(row, 0) + 1
-        if self.begun is None and len(self.counts) == self.rows:
-            self.begun = self._now()
-        if self.ended is None and self.counts[row] == self.last:
-            self.ended = self._now()
-
-    def _now(self) -> tuple[float, float, int]:
-        return time.perf_counter(), self.spent(), sum(self.counts.values())
-
-    @property
-    def found(self) -> dict[str, float]:
-        """Tokens, seconds, processor seconds. Raises ValueError where the answers were never all under way."""
-        if self.begun is None or self.ended is None or self.ended[2] <= self.begun[2]:
-            raise ValueError("the answers were never under way all at once: ask for longer ones")
-        seconds, spent, tokens = (b - a for a, b in zip(self.begun, self.ended, strict=True))
-        return {"tokens": tokens, "seconds": seconds, "cpu_seconds": spent}
+def between(begun: Moment, ended: Moment) -> dict[str, float]:
+    """Tokens, seconds, processor seconds. Raises ValueError where no token was drawn: ask for longer answers."""
+    seconds, spent, tokens = (b - a for a, b in zip(begun, ended, strict=True))
+    if tokens <= 0:
+        raise ValueError("the answers were never under way all at once: ask for longer ones")
+    return {"tokens": tokens, "seconds": seconds, "cpu_seconds": spent}
 
 
 def main() -> None:
@@ -61,18 +39,29 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        tickets = {}
+        tickets = []
         for number, (prompt, tokens, bias) in enumerate(asked):
             sampling = Sampling(max_new_tokens=tokens, logit_bias=tuple((int(k), v) for k, v in bias.items()))
             request = Request(tuple(template.prompt_ids([Turn(RAW, prompt)])), sampling)
-            tickets[engine.submit(request, listen=True, place=number)] = number
-        span = Span(len(asked), asked[0][1], time.process_time, {})
-        while engine.busy:
-            for ticket in engine.step():
-                for _ in ticket.pieces:
-                    span.add(tickets[ticket])
-                ticket.pieces.clear()
-        print(json.dumps(span.found), flush=True)
+            tickets.append(engine.submit(request, listen=True, place=number))
+        print(json.dumps(_round(engine, tickets)), flush=True)
+
+
+def _round(engine: Any, tickets: Collection[Any]) -> dict[str, float]:
+    """From the moment when each answer has its first token to the moment when one of them has its last."""
+    drawn: Counter[Any] = Counter()
+    begun = ended = None
+    while engine.busy:
+        for ticket in engine.step():
+            drawn[ticket] += len(ticket.pieces)
+            ticket.pieces.clear()
+        now = time.perf_counter(), time.process_time(), drawn.total()
+        if begun is None and len(drawn) == len(tickets):
+            begun = now
+        if ended is None and any(not ticket.left for ticket in tickets):
+            ended = now
+    assert begun is not None and ended is not None
+    return between(begun, ended)
 
 
 if __name__ == "__main__":

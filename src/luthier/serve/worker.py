@@ -35,6 +35,10 @@ class Asked:
     """Tokens of its prompts and of the longest answers."""
     outbox: Outbox
     since: float
+    whole: bool = False
+    """Is nothing told before all of it is there?"""
+    held: list[Told] = field(default_factory=list)
+    """What has come of such a one."""
     tickets: list[Ticket] = field(default_factory=list)
     begun: bool = False
     """Has a first token come, or was it given up? Then it is no part of the queue."""
@@ -97,13 +101,13 @@ class Worker:
         with self._lock:
             return bool(self._open or self._orders or self._jobs)
 
-    def submit(self, requests: Sequence[Request]) -> Asked:
-        """Hand a client's request in. Raises ApiFault (429) where too much is waiting already."""
+    def submit(self, requests: Sequence[Request], *, whole: bool = False) -> Asked:
+        """Hand a client's request in; of one that is to be told as a `whole` the loop hears once. Raises ApiFault (429)
+        where too much is waiting already."""
         cost = sum(len(one.prompt) + one.n * one.sampling.max_new_tokens for one in requests)
         self._queue(cost)
-        asked = Asked(
-            requests, cost, Outbox(self._settings.patience, lambda: self.cancel(asked, "slow")), time.monotonic()
-        )
+        outbox = Outbox(self._settings.patience, lambda: self.cancel(asked, "slow"))
+        asked = Asked(requests, cost, outbox, time.monotonic(), whole)
         self._open.add(asked)
         self._order(lambda: self._begin(asked))
         return asked
@@ -262,7 +266,9 @@ class Worker:
             self._metrics.count("generated_tokens", drawn)
             speed = drawn / max(self.last_step - begun, 1e-6)
             self._speed = SPEED_KEPT * self._speed + (1 - SPEED_KEPT) * speed if self._speed else speed
-            self._tell(lambda: _hand_out(news))
+            now = {asked: due for asked, pieces in news.items() if (due := _due(asked, pieces))}
+            if now:
+                self._tell(lambda: _hand_out(now))
         for asked, reason in failed.items():
             self._fail(asked, faults.of(reason))
 
@@ -315,6 +321,14 @@ class Worker:
         except RuntimeError:  # the loop is closed: nobody listens any more
             with self._lock:
                 self._stopping = True
+
+
+def _due(asked: Asked, pieces: Sequence[Told]) -> Sequence[Told]:
+    """What a client is told now."""
+    if not asked.whole:
+        return pieces
+    asked.held += pieces
+    return asked.held if asked.over else ()
 
 
 def _hand_out(news: Mapping[Asked, Sequence[Told]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -19,6 +20,7 @@ from serving import Served, byte_model, serving
 from luthier.errors import LuthierError
 from luthier.serve.api.guard import Guard, is_local, must_be_guarded
 from luthier.serve.faults import ApiFault
+from luthier.types import Request, Sampling
 
 ASKED: Any = [{"role": "user", "content": "hello"}]
 LONG: Any = {"messages": ASKED, "max_tokens": 7000, "temperature": 0}
@@ -121,6 +123,24 @@ def test_a_request_has_a_time_limit(base: Path) -> None:
         answer = served.post("/v1/chat/completions", {**LONG, "n": 8})
         assert answer.status_code == 504 and answer.json()["error"]["code"] == "timeout"
         served.idle()
+
+
+def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(served: Served) -> None:
+    worker = served.house.worker
+    asked = Request((65, 66, 67), Sampling(max_new_tokens=40), n=2)
+
+    async def heard(*, whole: bool) -> list[list[tuple[int, int]]]:
+        under_way, takes = worker.submit([asked], whole=whole), []
+        while sum(len(take) for take in takes) < 2 * 40:
+            takes.append([(piece.index, piece.token) for _, piece in await under_way.outbox.take()])
+        return takes
+
+    assert worker._loop is not None
+    once, often = (
+        asyncio.run_coroutine_threadsafe(heard(whole=whole), worker._loop).result(20) for whole in (True, False)
+    )
+    assert len(once) == 1 and len(often) > 1
+    assert once[0] == [piece for take in often for piece in take]
 
 
 def test_an_engine_that_fails_says_so_and_goes_on(base: Path) -> None:

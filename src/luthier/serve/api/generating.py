@@ -59,7 +59,7 @@ async def _gather(house: House, job: Job, exchange: Exchange) -> AsyncGenerator[
                 answers[place, number].part.finish = "length"
         yield list(answers.values())
         return
-    asked = house.worker.submit(job.requests())
+    asked = house.worker.submit(job.requests(), whole=not job.body.stream)
     left = len(job.prompts) * job.drawn
     try:
         while left:
