@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,6 +223,20 @@ def test_settings_of_the_command_line() -> None:
     ):
         with pytest.raises(LuthierError, match=message):
             parse([word])
+
+
+def test_the_page_of_the_docs_has_each_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    told = {}
+    for line in lines:
+        names, values, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        keys = [name.strip(" `") for name in names.split(",")]
+        if len(keys) == len(values.split(", ")):
+            told |= dict(zip(keys, values.split(", "), strict=True))
+    for field in fields(Settings):
+        assert field.name in told, field.name
+        assert parse([f"serve.{field.name}={told[field.name].replace(',', '')}"]) == Settings(), field.name
 
 
 def test_files_of_keys(tmp_path: Any) -> None:
