@@ -58,7 +58,8 @@ class Job:
     def answer(self, place: int, number: int) -> Answer:
         """Where an answer to the prompt at this place is gathered."""
         tokenizer = self.served.template.tokenizer
-        told = Logprobs(tokenizer, asked=self.logprobs, stops=bool(self.sampling.stop))
+        all_drawn = self.body.return_token_ids
+        told = Logprobs(tokenizer, asked=self.logprobs, stops=bool(self.sampling.stop), all_drawn=all_drawn)
         if not isinstance(self.body, Chat):
             return Answer((place, number), tokenizer, Plain(), logprobs=told)
         parser = tools.parser(self.form, self.served.template, self.tools, self.prompts[place].text)
