@@ -19,7 +19,7 @@ from luthier.serve.words import tools
 from luthier.serve.words.answers import Answer, Logprobs
 from luthier.serve.words.bodies import Chat, Completions
 from luthier.serve.words.bodies import parse as read
-from luthier.serve.words.calls import Bare, Call, Described, Listed, Parser, Plain, Tagged
+from luthier.serve.words.calls import Bare, Call, Described, Listed, Parser, Plain, Reasoning, Tagged
 from luthier.serve.words.tokens import LEAST, Told, for_completions, text_and_bytes
 from luthier.types import Completion, Piece
 
@@ -63,6 +63,22 @@ def test_calls_are_found_however_the_text_is_cut(kind: type, text: str, words: s
     assert heard(made(), list(text)) == (words, calls)
     for cut in range(1, len(text)):
         assert heard(made(), [text[:cut], text[cut:]]) == (words, calls), text[:cut]
+
+
+def test_a_thinking_block_that_the_prompt_opened() -> None:
+    made = template("tagged")
+    for text, thought, words, calls in (
+        ("hm </thin or\nso\n</think>\n\nYes. ", "hm </thin or\nso", "Yes. ", []),
+        ('a</think><tool_call>{"name": "look", "arguments": {}}</tool_call>', "a", "", [LOOK]),
+        ("cut in the mid", "cut in the mid", "", []),
+        ("</think>x", "", "x", []),
+    ):
+        for pieces in ([text], list(text)):
+            parser = tools.parser("tagged", made, (OTHER,), "<|im_start|>assistant\n<think>\n")
+            said = [one for piece in pieces for one in parser.feed(piece)] + parser.end()
+            assert "".join(one.text for one in said if isinstance(one, Reasoning)) == thought
+            assert "".join(one for one in said if isinstance(one, str)) == words
+            assert [one for one in said if isinstance(one, Call)] == calls
 
 
 def test_a_tokenizers_own_response_template() -> None:
