@@ -116,7 +116,7 @@ class CompiledReader:
                 )
             out, inputs = self._weights.shapes[path]
             rank = lora.down.shape[0] if lora.down.dim() == 2 else 0
-            if rank < 1 or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
+            if not 1 <= rank <= max(out, inputs) or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
                 raise LuthierError(
                     f"the adapter's A and B of {path} are {list(lora.down.shape)} and {list(lora.up.shape)}, "
                     f"and the matrix is {out} x {inputs}",
