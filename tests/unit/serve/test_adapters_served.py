@@ -250,7 +250,7 @@ def test_adapters_that_are_not_sound(served: Served, folder: Path, places: Path)
         ("nan", "no finite number"),
         ("wide", "10000"),
         ("garbled", "no JSON"),
-        ("wrong", "was trained on this base"),
+        ("wrong", "says rank 4"),
     ):
         answer = served.post("/v1/adapters", {"name": name})
         assert answer.status_code == 400 and message in answer.json()["error"]["message"], (name, answer.text)
