@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -31,8 +31,23 @@ from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
 from luthier.models.decode.adapters import Unserved
 from luthier.models.decode.compiled import CompiledReader
+from luthier.models.decode.copies import Copies, Kind
 from luthier.models.decode.step import NO_ID, PAGE, Reader
+from luthier.models.decode.weights import weights
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
+
+
+class Settings(TypedDict, total=False):
+    """What an engine may hold, and how it reads weights."""
+
+    rows: int
+    """Answers under way at a time; 64 if nothing is said."""
+    tokens: int
+    """Tokens that they may hold together; 32,768. One that is longer by itself is let in alone."""
+    adapters: int
+    """Bytes of adapters beside each other in memory; 1 GiB."""
+    weights: Kind
+    """How the compiled step reads the base (`models.decode.copies`); as it lies."""
 
 
 @dataclass(eq=False)
@@ -52,28 +67,17 @@ class Ticket:
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
-    `stop_ids` end a sequence. At most `rows` answers are under way at a time, and they hold at most `tokens` tokens
-    (one that is longer by itself is let in alone). Adapters that were loaded are kept in memory up to `adapters` bytes,
-    and read from disk when they are asked for. The weights are those of the module whenever it is asked.
+    `stop_ids` end a sequence; adapters that were loaded are read from disk when they are asked for. The weights are those of the module whenever it is asked.
 
     `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
     does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        tokenizer: Any,
-        stop_ids: Collection[int],
-        *,
-        rows: int = 64,
-        tokens: int = 32_768,
-        adapters: int = 2**30,
-    ) -> None:
+    def __init__(self, module: Any, tokenizer: Any, stop_ids: Collection[int], **settings: Unpack[Settings]) -> None:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
-        self._sizes = Sizes(rows, max(1, tokens // PAGE))
+        self._sizes = Sizes(settings.get("rows", 64), max(1, settings.get("tokens", 32_768) // PAGE))
         self._lanes: dict[str | None, _Lane] = {}
-        self._room = adapters
+        self._room, self._kind = settings.get("adapters", 2**30), settings.get("weights", "own")
         self._beside: Adapters | None = None
         """Those that are served in one pass with all others."""
         self._version, self._arrivals = 0, 0
@@ -283,7 +287,7 @@ class LocalEngine:
 
     def _reads_otherwise(self, lane: _Lane, module: Any) -> bool:
         """Is the model by now one that another reader reads? (An adapter was merged or switched.)"""
-        compiled = not isinstance(CompiledReader.of(module), str)
+        compiled = not isinstance(weights(module, Copies("own")), str)
         beside = self._beside is not None and bool(self._beside.names)  # they stay with the reader that serves them
         return compiled != isinstance(lane.scheduler.reader, CompiledReader) and not beside
 
@@ -317,7 +321,7 @@ class LocalEngine:
             )
         if name not in self._lanes:
             with self._named.on(name) as module, _inference(module):
-                reader = _reader(module)
+                reader = _reader(module, self._kind)
                 if name is None and isinstance(reader, CompiledReader):
                     self._beside = Adapters(reader, self._room)
                 scheduler = Scheduler(reader, self._stop, self._sizes, None if name else self._beside)
@@ -360,9 +364,9 @@ class _Lane:
     watch: Watch = field(default_factory=Watch)
 
 
-def _reader(module: Any) -> Reader:
+def _reader(module: Any, kind: Kind) -> Reader:
     """What reads this model's tokens fastest."""
-    compiled = CompiledReader.of(module)
+    compiled = CompiledReader.of(module, kind)
     if isinstance(compiled, CompiledReader):
         return compiled
     return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)
