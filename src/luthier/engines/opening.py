@@ -46,9 +46,9 @@ class Local(Opening):
     tokens: Annotated[int, Field(gt=0)] = 32_768
     """The most tokens that they may hold; beyond, the youngest is put back and read again later."""
     weights: Literal["own", "bf16", "int8"] = "bf16"
-    """How a compiled step on the CPU reads the base. own: as it lies in memory. bf16: of an fp32 model, matrices that are
-    frozen and hold only numbers that bf16 holds, as such: the same numbers in half the bytes, faster for few answers at a
-    time. int8: all rounded to 255 steps a row: a quarter of the bytes, and other numbers."""
+    """How a compiled step on the CPU reads the base. own: as it lies in memory. bf16: of an fp32 model, matrices that
+    are frozen and hold only numbers that bf16 holds, as such: the same numbers in half the bytes. int8: all, rounded to
+    255 steps a row: a quarter of the bytes, and other numbers."""
 
     def identity(self) -> dict[str, Any]:
         """Rounded weights give other answers."""

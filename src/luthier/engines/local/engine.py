@@ -67,7 +67,8 @@ class Ticket:
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
-    `stop_ids` end a sequence; adapters that were loaded are read from disk when they are asked for. The weights are those of the module whenever it is asked.
+    `stop_ids` end a sequence; adapters that were loaded are read from disk when they are asked for. The weights are those
+    of the module whenever it is asked.
 
     `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
     does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
