@@ -19,7 +19,7 @@ from luthier.models import load
 from luthier.recipe import Model
 from luthier.types import RAW, Request, Sampling, Turn
 
-CLIENTS, EACH, ADAPTERS, TOKENS = 500, 20, 100, 8
+CLIENTS, EACH, ADAPTERS, TOKENS = 500, 20, 100, 24
 LEAVE = 0.2
 
 
@@ -41,7 +41,7 @@ async def one(http: httpx.AsyncClient, served: Served, client: int, number: int)
         if streams:
             async with http.stream("POST", url, json={**body, "stream": True}) as answer:
                 if answer.status_code == 200:
-                    text, count, stop = "", 0, draw.randrange(TOKENS)
+                    text, count, stop = "", 0, draw.randrange(3)
                     async for line in answer.aiter_lines():
                         if line.startswith("data: {"):
                             text += json.loads(line[6:])["choices"][0]["text"]
@@ -51,7 +51,7 @@ async def one(http: httpx.AsyncClient, served: Served, client: int, number: int)
                     return prompt, text
         else:
             try:
-                answer = await http.post(url, json=body, timeout=draw.random() * 0.5 if leaves else 300)
+                answer = await http.post(url, json=body, timeout=draw.random() * 0.2 if leaves else 300)
             except httpx.TimeoutException:
                 return None
             if answer.status_code == 200:
