@@ -12,8 +12,8 @@ from torch import Tensor
 from luthier.models.blocks.kernels import decode
 
 Kind = Literal["own", "bf16", "int8"]
-"""`own`: the matrices themselves. `bf16`: of an fp32 model, those that are frozen and hold only numbers that bf16
-holds: the same numbers in half the bytes. `int8`: all, rounded to 255 steps a row."""
+"""`own`: the matrices themselves. `bf16`: of an fp32 model, those that are frozen and hold only what bf16 holds, too:
+the same numbers in half the bytes. `int8`: all, rounded to 255 steps a row."""
 
 
 @dataclass(frozen=True)
