@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from luthier.engines.local.load import Load
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
 from luthier.engines.local.scheduler import Scheduler, Sizes
+from luthier.engines.local.ticket import Settings, Ticket
 from luthier.engines.local.weights import Watch
 from luthier.engines.named import Named
 from luthier.engines.text import Text
@@ -37,38 +37,11 @@ from luthier.models.decode.weights import weights
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 
 
-class Settings(TypedDict, total=False):
-    """What an engine may hold, and how it reads weights."""
-
-    rows: int
-    """Answers under way at a time; 64 if nothing is said."""
-    tokens: int
-    """Tokens that they may hold together; 32,768. One that is longer by itself is let in alone."""
-    adapters: int
-    """Bytes of adapters beside each other in memory; 1 GiB."""
-    weights: Kind
-    """How the compiled step reads the base (`models.decode.copies`); as it lies."""
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that was handed in, and what has come of it so far."""
-
-    request: Request
-    rows: list[Row] = field(default_factory=list)
-    pieces: deque[Piece] = field(default_factory=deque)
-    """Of its answers, in the order in which their tokens were drawn; whoever reads them takes them out."""
-    left: int = 0
-    """Answers that have not ended."""
-    error: LuthierError | None = None
-    """Why one of them could not be brought to an end; the others were."""
-
-
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
-    `stop_ids` end a sequence; adapters that were loaded are read from disk when they are asked for. The weights are those
-    of the module whenever it is asked.
+    `stop_ids` end a sequence; adapters that were loaded are read from disk when they are asked for. The weights are
+    those of the module whenever it is asked.
 
     `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
     does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
