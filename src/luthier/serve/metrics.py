@@ -31,10 +31,13 @@ GAUGES = {
     "waiting": "Answers that wait for their turn in the engine",
     "kv_pages_held": "Pages of keys and values that answers hold",
     "kv_pages_made": "Pages that have memory",
+    "kv_bytes": "Their memory",
     "kv_evicted": "Pages whose content was forgotten because their place was needed, since the start",
     "kv_preempted": "Answers that were put back because pages had run short, since the start",
     "tokens_read": "Tokens that went through the model, since the start",
-    "adapters_loaded": "Adapters in memory",
+    "adapters_loaded": "Adapters that the engine knows",
+    "adapters_in_use": "Adapters of the shared pool that answers under way need",
+    "adapter_bytes": "What the shared pool of adapters takes in memory",
     "last_step_age_seconds": "Since the last step of the engine",
 }
 Labels = tuple[tuple[str, str], ...]

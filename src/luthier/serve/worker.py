@@ -153,9 +153,12 @@ class Worker:
             "waiting": load.waiting,
             "kv_pages_held": load.pages_held,
             "kv_pages_made": load.pages_made,
+            "kv_bytes": load.page_bytes,
             "kv_evicted": load.evicted,
             "kv_preempted": load.preempted,
             "tokens_read": load.tokens_read,
+            "adapters_in_use": load.adapters_in_use,
+            "adapter_bytes": load.adapter_bytes,
         }
 
     def _queue(self, cost: int) -> None:

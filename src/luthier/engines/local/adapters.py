@@ -43,6 +43,8 @@ class Adapters:
         """The longest unused first."""
         self._generations = 0
         self._reading = ThreadPoolExecutor(1, "adapters")
+        self.held, self.in_use = 0, 0
+        """Bytes in memory, and how many adapters are needed by answers under way."""
         self.read, self.dropped = 0, 0
         """How often one was read from disk, and how often one had to leave."""
 
@@ -53,11 +55,6 @@ class Adapters:
     def names(self) -> list[str]:
         """All that are known."""
         return list(self._known)
-
-    @property
-    def held(self) -> int:
-        """Bytes in memory."""
-        return sum(self._known[name].size for name in self._loaded)
 
     def register(self, name: str, path: Path) -> None:
         """Make a folder's adapter known; no weight is read. Raises as the reader's `look` does."""
@@ -92,6 +89,7 @@ class Adapters:
         if known.number is None and not self._loaded_now(name, known):
             return None
         known.users += 1
+        self.in_use += known.users == 1
         self._loaded.move_to_end(name)
         return known.number
 
@@ -100,6 +98,7 @@ class Adapters:
         known = self._known.get(name)
         if known is not None and known.users:
             known.users -= 1
+            self.in_use -= not known.users
 
     def wait(self) -> None:
         """Until one that is being read is there, or a moment has gone by."""
@@ -128,6 +127,7 @@ class Adapters:
         self._make_room(known.size)
         known.number = self._reader.load(weights)
         self._loaded[name] = None
+        self.held += known.size
         self.read += 1
         return True
 
@@ -144,6 +144,7 @@ class Adapters:
         if known.number is not None:
             self._reader.unload(known.number)
             known.number = None
+            self.held -= known.size
             del self._loaded[name]
 
 

@@ -91,7 +91,8 @@ class LocalEngine:
     @property
     def load(self) -> Load:
         """How much is under way, and how full the pages are."""
-        return Load.of(lane.scheduler for lane in tuple(self._lanes.values()))  # a server asks from another thread
+        lanes = tuple(self._lanes.values())  # a server asks from another thread
+        return Load.of((lane.scheduler for lane in lanes), self._beside)
 
     def step(self) -> list[Ticket]:
         """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
