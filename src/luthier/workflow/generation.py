@@ -79,8 +79,10 @@ class Told:
 def generate(
     given: speaker.Speaker, keys: Generation, out: Path, *, overwrite: bool, say: Callable[[str], None]
 ) -> Path:
-    """Answer the prompts into `out`, which is returned, those that are in `out` already left out. Raises LuthierError before any is begun, where a
-    prompt cannot be answered, or `out` holds answers that were made otherwise."""
+    """Answer the prompts into `out`, which is returned; those that are in it already are left out.
+
+    Raises LuthierError before any is begun, where a prompt cannot be answered, or `out` holds answers made otherwise.
+    """
     from luthier.data import Template
 
     opening = speaker.opening(keys.engine)
