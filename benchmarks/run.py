@@ -1,6 +1,7 @@
 """Every benchmark, one after another, in one go: what `make bench` runs.
 
-    python benchmarks/run.py [sft] [preference] [startup] [data] [adapters] [generate] [serve] [many_adapters] [-- options of each]
+    python benchmarks/run.py [startup] [data] [sft] [preference] [adapters] [generate] [serve] [many_adapters]
+                             [-- options of each]
 
 Each is a script of its own with its own options (`python benchmarks/sft.py --help`) and writes
 benchmarks/results/DATE-NAME.json and .md.
