@@ -60,7 +60,17 @@ def harness(folder: Path, name: str, model: str, settings: dict[str, Any]) -> di
         old.unlink()
     given = ",".join(f"{key}={value}" for key, value in settings.items())
     command = [str(python_of("lm-eval")), "-m", "lm_eval", "--model", model, "--model_args", given]
-    command += ["--tasks", NAME, "--include_path", str(folder), "--log_samples", "--output_path", str(out)]
+    command += [
+        "--device",
+        "cpu",
+        "--tasks",
+        NAME,
+        "--include_path",
+        str(folder),
+        "--log_samples",
+        "--output_path",
+        str(out),
+    ]
     log = folder / f"{name}.log"
     with log.open("w") as said:
         done = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, env=environment("lm-eval"), check=False)
@@ -90,7 +100,7 @@ def main() -> None:
         url = f"http://127.0.0.1:{server.port}/v1/completions"
         asked = {"model": Path(model).name, "base_url": url, "tokenizer": model, "tokenizer_backend": "huggingface"}
         ours = harness(folder, "served", "local-completions", {**asked, "num_concurrent": given.at_once})
-    own = harness(folder, "own", "hf", {"pretrained": model, "dtype": "float32", "device": "cpu"})
+    own = harness(folder, "own", "hf", {"pretrained": model, "dtype": "float32"})
     if ours.keys() != own.keys():
         sys.exit(f"{len(ours)} rows came through the server and {len(own)} of the harness' own model")
     pairs = [pair for row in own for pair in zip(ours[row], own[row], strict=True)]

@@ -13,8 +13,11 @@ SUBJECTS = (
     *("a small garden", "rivers", "a paper boat", "the moon", "tea", "a broken clock", "bees", "a long bridge"),
 )
 NONCE = re.compile(r"n\d{4}x[0-9a-f]{8}")
-ECHO, LOGPROBS, BASE, STREAM, LEAVES = 0.12, 0.3, 0.1, 0.6, 0.2
-"""Shares of requests: told their prompt again, with log-probabilities, without an adapter, streamed, given up."""
+CHAT, ECHO, LOGPROBS, BASE, STREAM, LEAVES = 0.7, 0.4, 0.3, 0.1, 0.6, 0.2
+"""Shares: conversations; of the others those that are told again; of all those with log-probabilities, without an
+adapter, streamed, given up."""
+RARE = 0.15
+"""Of those that are told again with log-probabilities, so many are kept: each has the model to itself for a while."""
 SKEW = 1.1
 """Of Zipf's law: the adapter at place k is asked for in proportion to k^-SKEW."""
 SHORTEST, LONGEST = 8, 24
@@ -64,7 +67,7 @@ class Mix:
         """The request of this number."""
         drawn = random.Random(f"{self.seed}/{client}/{number}")
         nonce = f"n{client:04d}x{random.Random(f'{self.seed}/{client}').getrandbits(32):08x}"
-        chat = drawn.random() < 0.7
+        chat = drawn.random() < CHAT
         words = f"My number is {nonce}. Write a line about {drawn.choice(SUBJECTS)} for guest {number}."
         body: dict[str, Any] = {"messages": [{"role": "user", "content": words}]} if chat else {"prompt": words}
         body["model"] = self.base
@@ -75,9 +78,9 @@ class Mix:
         body["stream"] = drawn.random() < STREAM
         if body["stream"]:
             body["stream_options"] = {"include_usage": True}
-        if drawn.random() < LOGPROBS:
-            body |= {"logprobs": True, "top_logprobs": 2} if chat else {"logprobs": 1}
-        if not chat and drawn.random() < ECHO / 0.3:
+        if not chat and drawn.random() < ECHO:
             body["echo"] = True
+        if drawn.random() < LOGPROBS * (RARE if "echo" in body else 1):
+            body |= {"logprobs": True, "top_logprobs": 2} if chat else {"logprobs": 1}
         leaves = drawn.random() if drawn.random() < self.leaves else None
         return Plan(client, number, nonce, chat, body, leaves)
