@@ -21,16 +21,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 Step = Callable[[], None]
 
 
-def luthier(module: Any, tokenizer: Any, prompts: list[list[int]], new: int, seed: int | None) -> Iterator[Step]:
+def luthier(
+    module: Any, tokenizer: Any, prompts: list[list[int]], new: int, given: argparse.Namespace
+) -> Iterator[Step]:
     """The engine as it serves: scheduling, sampling and all."""
     from luthier.engines import LocalEngine
     from luthier.engines.local.scheduler import BESIDE
     from luthier.types import Request, Sampling
 
-    engine = LocalEngine(module, tokenizer, ())
+    engine = LocalEngine(module, tokenizer, (), weights=given.weights)
     # those whose prompts are read first go on while the others are read
     more = sum(len(prompt) for prompt in prompts) // BESIDE
-    sampling = Sampling(max_new_tokens=new + more + 2, temperature=0.0 if seed is None else 1.0, seed=seed or 0)
+    drawn: dict[str, Any] = {} if given.seed is None else {"temperature": 1.0, "seed": given.seed}
+    sampling = Sampling(max_new_tokens=new + more + 2, **drawn)
     for prompt in prompts:
         engine.submit(Request(tuple(prompt), sampling))
     scheduler = engine._lanes[None].scheduler
@@ -44,7 +47,9 @@ def luthier(module: Any, tokenizer: Any, prompts: list[list[int]], new: int, see
         yield lambda: engine.step() and None
 
 
-def transformers(module: Any, tokenizer: Any, prompts: list[list[int]], new: int, seed: int | None) -> Iterator[Step]:
+def transformers(
+    module: Any, tokenizer: Any, prompts: list[list[int]], new: int, given: argparse.Namespace
+) -> Iterator[Step]:
     """transformers' forward over its own cache."""
     state: dict[str, Any] = {}
 
@@ -52,7 +57,7 @@ def transformers(module: Any, tokenizer: Any, prompts: list[list[int]], new: int
         with torch.no_grad():
             out = module(ids, past_key_values=state.get("cache"), use_cache=True, logits_to_keep=1)
         logits = out.logits[:, -1].float()
-        chosen = logits.argmax(-1) if seed is None else torch.multinomial(logits.softmax(-1), 1)[:, 0]
+        chosen = logits.argmax(-1) if given.seed is None else torch.multinomial(logits.softmax(-1), 1)[:, 0]
         state.update(cache=out.past_key_values, ids=chosen[:, None])
 
     yield lambda: forward(torch.tensor(prompts))
@@ -70,6 +75,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--weights", default="own", help="how Luthier's engine reads them: own, bf16, int8")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     module: Any = AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype)).eval()
@@ -83,7 +89,7 @@ def main() -> None:
     prompts = [generator.integers(100, 40_000, given.context).tolist() for _ in range(given.rows)]
     tool = {"luthier": luthier, "transformers": transformers}[given.tool]
     steps: list[list[float]] = []
-    contender = tool(module, AutoTokenizer.from_pretrained(given.model), prompts, given.new, given.seed)
+    contender = tool(module, AutoTokenizer.from_pretrained(given.model), prompts, given.new, given)
     for _ in range(given.new + 1):
         step = next(contender)
         began, spent = time.perf_counter(), time.process_time()

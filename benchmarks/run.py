@@ -1,6 +1,7 @@
 """Every benchmark, one after another, in one go: what `make bench` runs.
 
-    python benchmarks/run.py [sft] [preference] [startup] [data] [adapters] [-- options of each]
+    python benchmarks/run.py [startup] [data] [sft] [preference] [adapters] [generate] [serve] [many_adapters]
+                             [-- options of each]
 
 Each is a script of its own with its own options (`python benchmarks/sft.py --help`) and writes
 benchmarks/results/DATE-NAME.json and .md.
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("startup", "data", "sft", "preference", "adapters")
+BENCHMARKS = ("startup", "data", "sft", "preference", "adapters", "generate", "serve", "many_adapters")
 
 
 def main(arguments: list[str]) -> None:

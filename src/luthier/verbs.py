@@ -227,28 +227,17 @@ def chat(
     `engine`: what answers, as a recipe names it, for instance "{openai: {url: …, model: …}}".
     """
     from luthier import serve
-    from luthier.data import Template
-    from luthier.models import embeddings
     from luthier.types import Sampling
     from luthier.workflow import speaker
 
     given = speaker.Speaker(model)
     opening = speaker.opening(speaker.named(engine))
-    policy = None if opening.elsewhere else given.policy
-    if policy is None:
-        template = Template(given.disk.tokenizer)
-    else:
-        template = Template(policy.tokenizer, embeddings(policy.module))
-    if not template.exists:
-        raise LuthierError(
-            "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
-            where=given.name,
-            fix="take an instruct model, or put a chat_template.jinja into the model's folder",
-        )
+    template = given.template(opening)
     if template.remark:
         say(template.remark)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    answers = policy or serve.Elsewhere(cast("serve.Streaming", given.engine(opening, template)), given.name)
+    far = cast("serve.Streaming", given.engine(opening, template)) if opening.elsewhere else None
+    answers = given.policy if far is None else serve.Elsewhere(far, given.name)
     system = (system if system is not None else given.system) or None
     serve.chat(answers, template, console(), system=system, sampling=sampling, both=both)
 
@@ -271,9 +260,7 @@ def generate(
     from luthier.workflow.speaker import Speaker
 
     keys = generation([f"data.path={json.dumps(str(prompts))}", *overrides])  # JSON's text is YAML's, whatever is in it
-    target = Path(out).expanduser()
-    work.generate(Speaker(model), keys, target, overwrite=overwrite, say=say)
-    return target
+    return work.generate(Speaker(model), keys, Path(out).expanduser(), overwrite=overwrite, say=say)
 
 
 def serve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,12 +42,22 @@ class Local(Opening):
     """Decoding inside this process, with the very weights that train."""
 
     rows: Annotated[int, Field(gt=0)] = 64
-    """The most sequences decoded at a time."""
+    """The most answers under way at a time."""
     tokens: Annotated[int, Field(gt=0)] = 32_768
-    """The most tokens that they may hold together with their room to grow."""
+    """The most tokens that they may hold; beyond, the youngest is put back and read again later."""
+    weights: Literal["own", "bf16", "int8"] = "bf16"
+    """How a compiled step on the CPU reads the base. own: as it lies in memory. bf16: of an fp32 model, matrices that
+    are frozen and hold only numbers that bf16 holds, as such: the same numbers in half the bytes. int8: all, rounded to
+    255 steps a row: a quarter of the bytes, and other numbers."""
+
+    def identity(self) -> dict[str, Any]:
+        """Rounded weights give other answers."""
+        return {"weights": self.weights} if self.weights == "int8" else {}
 
     def open(self, model: Policy, stop_ids: Collection[int]) -> Engine:
         """An engine that holds the policy's model; `stop_ids` end a sequence."""
         from luthier.engines.local import LocalEngine
 
-        return LocalEngine(model.module, model.tokenizer, stop_ids, rows=self.rows, tokens=self.tokens)
+        return LocalEngine(
+            model.module, model.tokenizer, stop_ids, rows=self.rows, tokens=self.tokens, weights=self.weights
+        )

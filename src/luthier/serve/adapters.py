@@ -100,8 +100,10 @@ class Adapters:
         from luthier.data import Template
         from luthier.models import embeddings
         from luthier.models.loading import foreign
+        from luthier.models.loading.beneath import must_go_on
 
         must_be_sound(adapter.folder)
+        must_go_on(adapter.folder, self._base)
         found = [adapter.folder / name for name in WORDS if (adapter.folder / name).is_file()]
         if not foreign.brings_text(adapter.folder):
             return self._template
@@ -192,6 +194,8 @@ def place_in(folder: Path, name: str) -> Path:
     place = place_of(folder / name)
     if place is None:
         raise ApiFault(404, f"there is no adapter {name!r} in the server's folder of adapters", param="name")
+    if (place / "head.safetensors").is_file():
+        raise ApiFault(400, f"{name!r} is a reward model: it scores answers, it gives none", param="name")
     inside = folder.resolve()
     for path in (place, *place.iterdir()):
         if not path.resolve().is_relative_to(inside):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from luthier.errors import LuthierError, missing_extra
 from luthier.serve.api.guard import is_local, must_be_guarded
 from luthier.serve.settings import PREFIX, Settings, parse
+
+if TYPE_CHECKING:
+    from luthier.serve.connections import Listening
+    from luthier.serve.house import House
 
 Say = Callable[[str], None]
 
@@ -48,7 +49,7 @@ def serve(given: Sequence[str], folder: Path | None, at: tuple[str, int], keys: 
     make(house, host, keys).run(sockets=[sock])
 
 
-def house_of(given: Sequence[str], settings: Settings, folder: Path | None) -> Any:
+def house_of(given: Sequence[str], settings: Settings, folder: Path | None) -> House:
     """Open what is to be served. Raises LuthierError."""
     from luthier.serve.adapters import found_in
     from luthier.serve.house import House
@@ -74,67 +75,18 @@ def house_of(given: Sequence[str], settings: Settings, folder: Path | None) -> A
     return house
 
 
-def make(house: Any, host: str, keys: list[str]) -> Any:
+def make(house: House, host: str, keys: list[str]) -> Listening:
     """A server around the house, to be run on a socket."""
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from luthier.serve.api.app import App
     from luthier.serve.api.guard import Guard
+    from luthier.serve.connections import Listening, patient
 
-    settings: Settings = house.settings
-
-    class Patient(H11Protocol):
-        """Who opens a connection must ask something within a while, at once and again."""
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._late = self.loop.call_later(settings.patience, self._give_up)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            asking = self.cycle is not None and not self.cycle.response_complete
-            if asking:
-                self._late.cancel()
-            elif self._late.cancelled() and self.conn.trailing_data[0]:
-                self._late = self.loop.call_later(settings.patience, self._give_up)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._late.cancel()
-            super().connection_lost(exc)
-
-        def _give_up(self) -> None:
-            self.transport.close()
-
-    class Listening(uvicorn.Server):
-        """Lets what runs end before it stops: first the requests, within their time, then the connections."""
-
-        async def startup(self, sockets: Any = None) -> None:
-            house.worker.start(asyncio.get_running_loop())
-            await super().startup(sockets)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if house.draining:  # told twice: at once
-                self.should_exit = self.force_exit = True
-            house.draining = True
-
-        async def on_tick(self, counter: int) -> bool:
-            if house.draining:
-                self._since = self._since or time.monotonic()
-                late = time.monotonic() - self._since > settings.drain
-                self.should_exit = self.should_exit or late or not house.active
-            return await super().on_tick(counter)
-
-        async def shutdown(self, sockets: Any = None) -> None:
-            await asyncio.to_thread(house.worker.stop)
-            house.worker.abandon()
-            await super().shutdown(sockets)
-
-        _since = 0.0
-
+    settings = house.settings
     config = uvicorn.Config(
         App(house, Guard(keys, local=is_local(host))),
-        http=Patient,
+        http=patient(settings.patience),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -144,7 +96,7 @@ def make(house: Any, host: str, keys: list[str]) -> Any:
         timeout_keep_alive=max(1, round(settings.patience)),
         timeout_graceful_shutdown=5,
     )
-    return Listening(config)
+    return Listening(config, house)
 
 
 def log_to_stderr() -> None:

@@ -20,7 +20,7 @@ from luthier.serve.settings import Settings
 from luthier.types import Request
 
 if TYPE_CHECKING:
-    from luthier.engines.local.engine import Ticket
+    from luthier.engines.local.ticket import Ticket
 
 SPEED_KEPT = 0.9
 """How much of the old is kept in the running mean of tokens per second."""

@@ -78,9 +78,11 @@ class Told:
 
 def generate(
     given: speaker.Speaker, keys: Generation, out: Path, *, overwrite: bool, say: Callable[[str], None]
-) -> None:
-    """Answer the prompts, those that are in `out` already left out. Raises LuthierError before any is begun, where a
-    prompt cannot be answered, or `out` holds answers that were made otherwise."""
+) -> Path:
+    """Answer the prompts into `out`, which is returned; those that are in it already are left out.
+
+    Raises LuthierError before any is begun, where a prompt cannot be answered, or `out` holds answers made otherwise.
+    """
     from luthier.data import Template
 
     opening = speaker.opening(keys.engine)
@@ -98,6 +100,7 @@ def generate(
             _check_lengths(left, engine)
             told = _answer(left, keys, engine, file)
             say(told.line(keys, out))
+    return out
 
 
 def read(keys: Generation, template: Template, system: str | None, say: Callable[[str], None]) -> list[Prompt]:

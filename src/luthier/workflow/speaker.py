@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.engines.opening import Opening
+from luthier.errors import LuthierError
 from luthier.recipe import Model, Plugin, Recipe
 from luthier.recipe.generation import generation
 from luthier.recipe.load import load
@@ -75,6 +76,23 @@ class Speaker:
     def engine(self, opening: Opening, template: Template) -> Engine:
         """What answers."""
         return opening.open(self.disk if opening.elsewhere else self.policy, template.stop_ids)
+
+    def template(self, opening: Opening) -> Template:
+        """The chat template. Raises LuthierError where there is none."""
+        from luthier.data import Template
+        from luthier.models import embeddings
+
+        if opening.elsewhere:
+            found = Template(self.disk.tokenizer)
+        else:
+            found = Template(self.policy.tokenizer, embeddings(self.policy.module))
+        if not found.exists:
+            raise LuthierError(
+                "this model has no chat template: it goes on with a text, but knows no turns of a conversation",
+                where=self.name,
+                fix="take an instruct model, or put a chat_template.jinja into the model's folder",
+            )
+        return found
 
     def _must_speak(self, folder: Path | None) -> None:
         from luthier import serve

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(
 )
 BUILDS = {
     "four lanes, without fused multiply-and-add": ["-march=x86-64"],
-    "sixteen lanes and pairs of bf16, as with AVX512-BF16": ["-march=x86-64", "-DLANES=16", "-DPORTABLE_PAIRS", "-Wno-psabi"],
+    "sixteen lanes and pairs of bf16, as with AVX512-BF16": [
+        *("-march=x86-64", "-DLANES=16", "-DPORTABLE_PAIRS", "-Wno-psabi"),
+    ],
 }
 
 

@@ -238,14 +238,19 @@ def test_adapters_that_are_not_sound(served: Served, folder: Path, places: Path)
     wrong = lora(folder / "wrong", module, 1)
     tensors = load_file(wrong / "adapter_model.safetensors")
     save_file({k: v.repeat(1, 2) for k, v in tensors.items()}, wrong / "adapter_model.safetensors")
+    shutil.copytree(places / "elsewhere", folder / "elsewhere")
+    made = reward_runs.policy(places / "base")
+    reward_runs.write_run(folder / "judge", made, places / "base")
     before = text(served, "base")
     for name, message in (
+        ("elsewhere", "trained on another base"),
+        ("judge", "scores answers"),
         ("pickled", "pickle"),
         ("cut", "damaged"),
         ("nan", "no finite number"),
         ("wide", "10000"),
         ("garbled", "no JSON"),
-        ("wrong", "was trained on this base"),
+        ("wrong", "says rank 4"),
     ):
         answer = served.post("/v1/adapters", {"name": name})
         assert answer.status_code == 400 and message in answer.json()["error"]["message"], (name, answer.text)

@@ -319,6 +319,28 @@ def test_health_and_metrics(served: Served) -> None:
     assert after["luthier_kv_pages_held"] == 0
 
 
+def test_another_luthier_asks_for_tokens(served: Served, own: Any) -> None:
+    """What `engine: {openai: {ask: tokens}}` gets is what the engine gives here: ids, log-probabilities, the end."""
+    from luthier.engines.openai.engine import RemoteEngine
+    from luthier.engines.openai.settings import OpenAI
+
+    engine, template = own
+    settings = OpenAI(url=f"{served.url}/v1", model="base", ask="tokens")
+    remote = RemoteEngine(settings, "base", template.tokenizer, template.stop_ids)
+    prompts = [template.prompt_ids([Turn("user", text)]) for text in ("hello", "what now", "go")]
+    for sampling in (Sampling(max_new_tokens=30), Sampling(max_new_tokens=200, temperature=1.0, seed=3)):
+        requests = [Request(tuple(prompt), sampling, id=place) for place, prompt in enumerate(prompts)]
+        theirs = {one.request: one for one in remote.run(requests)}
+        for place, prompt in enumerate(prompts):
+            got = theirs[place]
+            if not sampling.temperature:
+                (mine,) = engine.run([Request(tuple(prompt), sampling)])
+                assert (got.sampled, got.ids, got.finish) == (mine.sampled, mine.ids, mine.finish)
+                np.testing.assert_allclose(got.logprobs, mine.logprobs, atol=1e-5)
+            assert len(got.logprobs) == len(got.sampled) and (got.finish == "stop") == (got.ids != got.sampled)
+    assert any(one.finish == "stop" for one in theirs.values()), "the stop token is among what was drawn"
+
+
 def test_the_page_is_one_file_that_asks_nobody_else(served: Served) -> None:
     answer = served.get("/")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")

@@ -169,13 +169,13 @@ def test_an_engine_that_fails_says_so_and_goes_on(base: Path) -> None:
 def test_it_ends_when_what_runs_has_ended(base: Path) -> None:
     with serving([str(base)]) as served:
         with ThreadPoolExecutor() as pool:
-            running = pool.submit(served.post, "/v1/chat/completions", {**LONG, "max_tokens": 150})
+            running = pool.submit(served.post, "/v1/chat/completions", {**LONG, "max_tokens": 2500})
             served.until(lambda now: now["luthier_running"] == 1)
             served.server.handle_exit(15, None)
             late = served.post("/v1/chat/completions", LONG)
             assert late.status_code == 503 and late.headers["retry-after"]
             assert served.get("/health").json()["status"] in ("draining", "ok")
-            assert running.result(20).json()["usage"]["completion_tokens"] == 150
+            assert running.result(20).json()["usage"]["completion_tokens"] == 2500
         end = time.monotonic() + 5
         while served.house.worker.alive:
             assert time.monotonic() < end

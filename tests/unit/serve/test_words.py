@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from luthier.serve.words import tools
 from luthier.serve.words.answers import Answer, Logprobs
 from luthier.serve.words.bodies import Chat, Completions
 from luthier.serve.words.bodies import parse as read
-from luthier.serve.words.calls import Bare, Call, Described, Listed, Parser, Plain, Tagged
+from luthier.serve.words.calls import Bare, Call, Described, Listed, Parser, Plain, Reasoning, Tagged
 from luthier.serve.words.tokens import LEAST, Told, for_completions, text_and_bytes
 from luthier.types import Completion, Piece
 
@@ -61,6 +63,22 @@ def test_calls_are_found_however_the_text_is_cut(kind: type, text: str, words: s
     assert heard(made(), list(text)) == (words, calls)
     for cut in range(1, len(text)):
         assert heard(made(), [text[:cut], text[cut:]]) == (words, calls), text[:cut]
+
+
+def test_a_thinking_block_that_the_prompt_opened() -> None:
+    made = template("tagged")
+    for text, thought, words, calls in (
+        ("hm </thin or\nso\n</think>\n\nYes. ", "hm </thin or\nso", "Yes. ", []),
+        ('a</think><tool_call>{"name": "look", "arguments": {}}</tool_call>', "a", "", [LOOK]),
+        ("cut in the mid", "cut in the mid", "", []),
+        ("</think>x", "", "x", []),
+    ):
+        for pieces in ([text], list(text)):
+            parser = tools.parser("tagged", made, (OTHER,), "<|im_start|>assistant\n<think>\n")
+            said = [one for piece in pieces for one in parser.feed(piece)] + parser.end()
+            assert "".join(one.text for one in said if isinstance(one, Reasoning)) == thought
+            assert "".join(one for one in said if isinstance(one, str)) == words
+            assert [one for one in said if isinstance(one, Call)] == calls
 
 
 def test_a_tokenizers_own_response_template() -> None:
@@ -221,6 +239,20 @@ def test_settings_of_the_command_line() -> None:
     ):
         with pytest.raises(LuthierError, match=message):
             parse([word])
+
+
+def test_the_page_of_the_docs_has_each_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    told = {}
+    for line in lines:
+        names, values, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        keys = [name.strip(" `") for name in names.split(",")]
+        if len(keys) == len(values.split(", ")):
+            told |= dict(zip(keys, values.split(", "), strict=True))
+    for field in fields(Settings):
+        assert field.name in told, field.name
+        assert parse([f"serve.{field.name}={told[field.name].replace(',', '')}"]) == Settings(), field.name
 
 
 def test_files_of_keys(tmp_path: Any) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from luthier.engines.local.load import Load
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
 from luthier.engines.local.scheduler import Scheduler, Sizes
+from luthier.engines.local.ticket import Settings, Ticket
 from luthier.engines.local.weights import Watch
 from luthier.engines.named import Named
 from luthier.engines.text import Text
@@ -31,49 +31,27 @@ from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
 from luthier.models.decode.adapters import Unserved
 from luthier.models.decode.compiled import CompiledReader
+from luthier.models.decode.copies import Copies, Kind
 from luthier.models.decode.step import NO_ID, PAGE, Reader
+from luthier.models.decode.weights import weights
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that was handed in, and what has come of it so far."""
-
-    request: Request
-    rows: list[Row] = field(default_factory=list)
-    pieces: deque[Piece] = field(default_factory=deque)
-    """Of its answers, in the order in which their tokens were drawn; whoever reads them takes them out."""
-    left: int = 0
-    """Answers that have not ended."""
-    error: LuthierError | None = None
-    """Why one of them could not be brought to an end; the others were."""
 
 
 class LocalEngine:
     """Generates and scores with a transformers (or PEFT) model of this process; implements `types.Engine`.
 
-    `stop_ids` end a sequence. At most `rows` answers are under way at a time, and they hold at most `tokens` tokens
-    (one that is longer by itself is let in alone). Adapters that were loaded are kept in memory up to `adapters` bytes,
-    and read from disk when they are asked for. The weights are those of the module whenever it is asked.
+    `stop_ids` end a sequence; adapters that were loaded are read from disk when they are asked for. The weights are
+    those of the module whenever it is asked.
 
     `run`, `generate` and `stream` hand requests in and bring all that are under way on, so they may be mixed; a server
     does the same with `submit`, `step` and `cancel`. Not for use by several threads at once.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        tokenizer: Any,
-        stop_ids: Collection[int],
-        *,
-        rows: int = 64,
-        tokens: int = 32_768,
-        adapters: int = 2**30,
-    ) -> None:
+    def __init__(self, module: Any, tokenizer: Any, stop_ids: Collection[int], **settings: Unpack[Settings]) -> None:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
-        self._sizes = Sizes(rows, max(1, tokens // PAGE))
+        self._sizes = Sizes(settings.get("rows", 64), max(1, settings.get("tokens", 32_768) // PAGE))
         self._lanes: dict[str | None, _Lane] = {}
-        self._room = adapters
+        self._room, self._kind = settings.get("adapters", 2**30), settings.get("weights", "own")
         self._beside: Adapters | None = None
         """Those that are served in one pass with all others."""
         self._version, self._arrivals = 0, 0
@@ -284,7 +262,7 @@ class LocalEngine:
 
     def _reads_otherwise(self, lane: _Lane, module: Any) -> bool:
         """Is the model by now one that another reader reads? (An adapter was merged or switched.)"""
-        compiled = not isinstance(CompiledReader.of(module), str)
+        compiled = not isinstance(weights(module, Copies("own")), str)
         beside = self._beside is not None and bool(self._beside.names)  # they stay with the reader that serves them
         return compiled != isinstance(lane.scheduler.reader, CompiledReader) and not beside
 
@@ -318,7 +296,7 @@ class LocalEngine:
             )
         if name not in self._lanes:
             with self._named.on(name) as module, _inference(module):
-                reader = _reader(module)
+                reader = _reader(module, self._kind)
                 if name is None and isinstance(reader, CompiledReader):
                     self._beside = Adapters(reader, self._room)
                 scheduler = Scheduler(reader, self._stop, self._sizes, None if name else self._beside)
@@ -361,9 +339,9 @@ class _Lane:
     watch: Watch = field(default_factory=Watch)
 
 
-def _reader(module: Any) -> Reader:
+def _reader(module: Any, kind: Kind) -> Reader:
     """What reads this model's tokens fastest."""
-    compiled = CompiledReader.of(module)
+    compiled = CompiledReader.of(module, kind)
     if isinstance(compiled, CompiledReader):
         return compiled
     return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)

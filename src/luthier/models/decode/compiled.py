@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from luthier.errors import LuthierError
 from luthier.models.blocks.kernels import decode
 from luthier.models.decode import adapters
+from luthier.models.decode.copies import Copies, Kind
 from luthier.models.decode.pages import Pages
 from luthier.models.decode.step import OWN, PAGE, Run, places
-from luthier.models.decode.weights import Lora, Watch, Weights, lora_records, paths, weights
+from luthier.models.decode.watch import Watch
+from luthier.models.decode.weights import Lora, Weights, lora_records, paths, weights
 
 PLAIN = -2
 """The adapter of a token that the model answers without any."""
@@ -41,8 +43,9 @@ class CompiledReader:
 
     shares, whole_prompts, first = True, False, 0
 
-    def __init__(self, module: nn.Module, found: Weights) -> None:
+    def __init__(self, module: nn.Module, found: Weights, copies: Copies) -> None:
         """Use `of`."""
+        self._copies = copies
         self._module, self._weights, self._watch = module, found, Watch(module)
         self._space = decode.Space()
         self._angles: tuple[Tensor, Tensor] | None = None
@@ -55,15 +58,18 @@ class CompiledReader:
         self.vocabulary = int(record["vocabulary"])
 
     @classmethod
-    def of(cls, module: nn.Module) -> CompiledReader | str:
-        """A reader of the module's weights; or why it is not served."""
-        found = weights(module)
-        return found if isinstance(found, str) else cls(module, found)
+    def of(cls, module: nn.Module, kind: Kind = "own") -> CompiledReader | str:
+        """A reader of the module's weights, in the form `kind` of `copies.py`; or why it is not served."""
+        copies = Copies(kind)
+        found = weights(module, copies)
+        return found if isinstance(found, str) else cls(module, found, copies)
 
     def describe(self) -> str:
         """What runs, in a few words for a run's path."""
-        kind = "bf16" if self._weights.half else "fp32"
-        return f"compiled decoding ({kind})"
+        form = "bf16" if self._weights.half else "fp32"
+        if self._copies.kind != "own":
+            form += f", {self._copies.count} matrices read in {self._copies.kind}"
+        return f"compiled decoding ({form})"
 
     # memory
     def grow(self, pages: int) -> None:
@@ -80,17 +86,17 @@ class CompiledReader:
     # weights
     def refresh(self) -> None:
         """Look at the weights again. Raises LuthierError where the module has become one that is not served."""
-        same = self._watch.same()
-        found = weights(self._module, same=same)
+        same = self._watch.same_parts()
+        if same and self._watch.same_tensors():
+            return
+        found = weights(self._module, self._copies, same=same)
         if isinstance(found, str):
             raise LuthierError(f"the model can no longer be read by the compiled step: {found}", fix="open it anew")
         if found.shapes != self._weights.shapes or found.dtype is not self._weights.dtype:
             raise LuthierError("the model has other sizes than when it was opened", fix="open it anew")
         if found.rotary is not self._weights.rotary:
             self._angles = None
-        if not same:
-            self._watch = Watch(self._module)
-        self._weights = found
+        self._weights, self._watch = found, Watch(self._module)
 
     def load(self, adapter: Mapping[str, Lora], where: str = "adapter") -> int:
         """One more adapter over the same base: LoRA by the path of its matrix in the model
@@ -116,7 +122,7 @@ class CompiledReader:
                 )
             out, inputs = self._weights.shapes[path]
             rank = lora.down.shape[0] if lora.down.dim() == 2 else 0
-            if rank < 1 or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
+            if not 1 <= rank <= max(out, inputs) or lora.down.shape != (rank, inputs) or lora.up.shape != (out, rank):
                 raise LuthierError(
                     f"the adapter's A and B of {path} are {list(lora.down.shape)} and {list(lora.up.shape)}, "
                     f"and the matrix is {out} x {inputs}",

@@ -14,6 +14,7 @@ from luthier.models.adapters.kit.attached import bare
 from luthier.models.blocks import fused, projections
 from luthier.models.blocks.kernels import decode
 from luthier.models.blocks.projections import Projection
+from luthier.models.decode.copies import Copies, Copy
 from luthier.models.positions import placed
 from luthier.models.virtual import virtual
 
@@ -66,25 +67,9 @@ class Weights:
         return 0 if self.own is None else int(self.own["rank"].max())
 
 
-class Watch:
-    """Tells whether a module is still made of the same parts with the same hooks: then only its tensors can differ."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._parts = [(part, self._state(part)) for part in module.modules()]
-
-    def same(self) -> bool:
-        """Is it?"""
-        return all(self._state(part) == state for part, state in self._parts)
-
-    @staticmethod
-    def _state(part: nn.Module) -> tuple[Any, ...]:
-        hooks = len(part._forward_hooks), len(part._forward_pre_hooks), "forward" in part.__dict__
-        return type(part), *hooks, *part._modules.values()
-
-
-def weights(module: nn.Module, *, same: bool = False) -> Weights | str:
-    """Where a module's weights lie now, or why the compiled step does not serve it. `same`: it was served before, and
-    its parts are the same."""
+def weights(module: nn.Module, copies: Copies, *, same: bool = False) -> Weights | str:
+    """Where a module's weights lie now, or why the compiled step does not serve it. `copies`: in what form its matrices
+    are read; `same`: it was served before, and its parts are the same."""
     model = bare(module)
     reason = None if same else _unserved(module, model)
     if reason is not None:
@@ -100,7 +85,7 @@ def weights(module: nn.Module, *, same: bool = False) -> Weights | str:
         return f"{HEAD} {projections.obstacle(model.lm_head, reading=True)}"
     embedding, last = model.model.embed_tokens.weight, model.model.norm
     reason = _unlike(embedding, last.weight, layers, head)
-    return reason or _gathered(model, layers, head)
+    return reason or _gathered(model, layers, head, copies)
 
 
 def lora_records(found: Sequence[Lora | None], half: bool) -> np.ndarray[Any, Any]:
@@ -204,28 +189,34 @@ def _parts(own: Any, mlp: Any) -> list[Projection]:
     return [*own.qkv, own.out, *mlp.gate_up, mlp.down]
 
 
-def _gathered(model: Any, layers: Sequence[Any], head: Projection) -> Weights:
+def _gathered(model: Any, layers: Sequence[Any], head: Projection, copies: Copies) -> Weights:
     inner, embedding = model.model, model.model.embed_tokens.weight
     half = embedding.dtype is torch.bfloat16
-    kept: list[Any] = [embedding, inner.norm.weight]
     all_parts = [part for own, mlp in layers for part in _parts(own, mlp)] + [head]
+    read = [copies.of(p.weight) for p in all_parts]
+    copies.sweep()
+    kept: list[Any] = [embedding.untyped_storage(), inner.norm.weight.untyped_storage(), read]
+    matrices = [_matrix(p, copy) for p, copy in zip(all_parts, read, strict=True)]
+    width = len(decode.PARTS)
     rows = [
         (
-            [_matrix(p) for p in _parts(own, mlp)],
+            matrices[number * width : (number + 1) * width],
             (own.norm.data_ptr(), mlp.norm.data_ptr()),
             tuple(x.data_ptr() for x in own.head_norms or ()) or (0, 0),
             (own.eps, mlp.eps),
             own.scale,
             own.window,
         )
-        for own, mlp in layers
+        for number, (own, mlp) in enumerate(layers)
     ]
     records = decode.records(rows, decode.LAYER)
-    kept += [(p.weight, p.bias, p.down, p.up) for p in all_parts] + [(o.norm, o.head_norms, m.norm) for o, m in layers]
+    # the memory itself, not the parameters, which may come to name another
+    kept += [x.untyped_storage() for p in all_parts for x in (p.weight, p.bias, p.down, p.up) if x is not None]
+    kept += [x.untyped_storage() for own, mlp in layers for x in (own.norm, *(own.head_norms or ()), mlp.norm)]
     first, second = layers[0]
     hidden, d = embedding.shape[1], first.head_dim
     sizes = (int(half), hidden, second.gate_up[0].outputs, first.qkv[0].outputs // d, first.qkv[1].outputs // d, d)
-    places = (embedding.data_ptr(), inner.norm.weight.data_ptr(), inner.norm.variance_epsilon, _matrix(head))
+    places = (embedding.data_ptr(), inner.norm.weight.data_ptr(), inner.norm.variance_epsilon, matrices[-1])
     whole = (*sizes, len(layers), head.outputs, *places, decode.address(records), 0, 0)
     live = [None if p.down is None or p.up is None else Lora(p.down, p.up, p.scale) for p in all_parts]
     own = lora_records(live, half) if any(live) else None
@@ -235,7 +226,6 @@ def _gathered(model: Any, layers: Sequence[Any], head: Projection) -> Weights:
     return Weights(model_record, records, own, shapes, len(embedding), embedding.dtype, inner.rotary_emb, kept)
 
 
-def _matrix(p: Projection) -> tuple[int, int, int, int, int, int]:
-    bias = 0 if p.bias is None else p.bias.data_ptr()
-    kind = decode.BF16 if p.weight.dtype is torch.bfloat16 else decode.FP32
-    return p.weight.data_ptr(), bias, 0, kind, p.outputs, p.weight.shape[1]
+def _matrix(p: Projection, read: Copy) -> tuple[int, int, int, int, int, int]:
+    bias, scale = (0 if x is None else x.data_ptr() for x in (p.bias, read.scale))
+    return read.matrix.data_ptr(), bias, scale, read.kind, p.outputs, p.weight.shape[1]

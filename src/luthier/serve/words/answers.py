@@ -23,6 +23,8 @@ class Part:
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     tokens: list[Told] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    """All that were drawn, whether they are told as text or not."""
     finish: str | None = None
 
     @property
@@ -61,7 +63,8 @@ class Answer:
             self._say(self._parser.end())
             self.completion = done
             self.part.finish = "tool_calls" if self.calls and done.finish == "stop" else done.finish
-        told = None if ended else Told(piece.token, piece.logp, piece.top)
+        told = None if ended and not self._logprobs.all else Told(piece.token, piece.logp, piece.top)
+        self.part.ids.append(piece.token)
         self.part.tokens += self._logprobs.add(told, len(piece.text), last=done is not None)
 
     def take(self) -> Part:
@@ -87,9 +90,10 @@ class Logprobs:
     Whoever asks for none is told none.
     """
 
-    def __init__(self, tokenizer: Any, *, asked: bool, stops: bool) -> None:
-        self._asked = asked
-        self._text = Text(tokenizer) if asked and stops else None
+    def __init__(self, tokenizer: Any, *, asked: bool, stops: bool, all_drawn: bool = False) -> None:
+        """`all_drawn`: those of stop tokens and stop strings, too."""
+        self._asked, self.all = asked, all_drawn
+        self._text = Text(tokenizer) if asked and stops and not all_drawn else None
         self._waiting: deque[tuple[Told, int | None]] = deque()
         """With where each one's text ends; None: its bytes are no whole character yet."""
         self._begin, self._seen, self._settled = 0, 0, 0

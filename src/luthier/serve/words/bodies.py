@@ -71,6 +71,8 @@ class Generating(Body):
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     grammar: str | None = None
+    return_token_ids: bool = False
+    """The tokens that were drawn, the stop token too, and log-probabilities (if asked for) of just these."""
 
 
 class Chat(Generating):

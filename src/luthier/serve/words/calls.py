@@ -83,7 +83,7 @@ class Tagged:
                 found += [words] if words else []
                 self._inside, self._held, self._space = True, rest, before[len(words) :]
                 continue
-            hold = _may_begin(before, self.OPEN)
+            hold = may_begin(before, self.OPEN)
             found += [before[:hold]] if before[:hold] else []
             self._held = before[hold:]
             return found
@@ -117,7 +117,7 @@ class Listed:
             words = before.rstrip()
             self._inside, self._held, self._space = True, rest, before[len(words) :]
             return [words] if words else []
-        hold = _may_begin(before, self.OPEN)
+        hold = may_begin(before, self.OPEN)
         self._held = before[hold:]
         return [before[:hold]] if before[:hold] else []
 
@@ -236,7 +236,7 @@ def _loaded(text: str) -> Any:
         return None
 
 
-def _may_begin(text: str, word: str) -> int:
+def may_begin(text: str, word: str) -> int:
     """Where the end of `text` begins that may become `word`: white space before it counts with it."""
     size = next((size for size in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:size])), 0)
     return len(text[: len(text) - size].rstrip())

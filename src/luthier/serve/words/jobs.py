@@ -58,10 +58,13 @@ class Job:
     def answer(self, place: int, number: int) -> Answer:
         """Where an answer to the prompt at this place is gathered."""
         tokenizer = self.served.template.tokenizer
-        told = Logprobs(tokenizer, asked=self.logprobs, stops=bool(self.sampling.stop))
+        all_drawn = self.body.return_token_ids
+        told = Logprobs(tokenizer, asked=self.logprobs, stops=bool(self.sampling.stop), all_drawn=all_drawn)
         if not isinstance(self.body, Chat):
             return Answer((place, number), tokenizer, Plain(), logprobs=told)
-        parser = tools.parser(self.form, self.served.template, self.tools, self.prompts[place].text)
+        # an answer that is held to a form thinks about nothing first, whatever the prompt has opened
+        asked = self.prompts[place].text if self.sampling.grammar is None else ""
+        parser = tools.parser(self.form, self.served.template, self.tools, asked)
         one_call = not self.body.parallel_tool_calls
         return Answer((place, number), tokenizer, parser, logprobs=told, one_call=one_call)
 

@@ -87,7 +87,8 @@ def _text(job: Job, answer: Answer, echoes: Echoes) -> dict[str, Any]:
         told, count = [*tokens, *part.tokens], job.body.logprobs or 0
         logprobs = for_completions(job.served.template.tokenizer, told, count, answer.characters)
     answer.begun, answer.characters = True, answer.characters + len(text + part.text)
-    return {"index": _index(job, answer), "text": text + part.text, "logprobs": logprobs, "finish_reason": part.finish}
+    said = {"index": _index(job, answer), "text": text + part.text, "logprobs": logprobs, "finish_reason": part.finish}
+    return said | _ids(job, part)
 
 
 def _message(job: Job, answer: Answer) -> dict[str, Any]:
@@ -112,7 +113,12 @@ def _delta(job: Job, answer: Answer) -> dict[str, Any]:
 
 def _chosen(job: Job, answer: Answer, part: Part, said: Mapping[str, Any]) -> dict[str, Any]:
     logprobs = for_chat(job.served.template.tokenizer, part.tokens) if job.logprobs else None
-    return {"index": _index(job, answer), **said, "logprobs": logprobs, "finish_reason": part.finish}
+    told = {"index": _index(job, answer), **said, "logprobs": logprobs, "finish_reason": part.finish}
+    return told | _ids(job, part)
+
+
+def _ids(job: Job, part: Part) -> dict[str, Any]:
+    return {"token_ids": part.ids} if job.body.return_token_ids else {}
 
 
 def _beside(part: Part) -> dict[str, Any]:

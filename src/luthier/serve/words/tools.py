@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from luthier.data import Template
+from luthier.data.encode.thinking import opening
 from luthier.engines.grammar import JSON
 from luthier.errors import LuthierError
 from luthier.serve.faults import ApiFault
 from luthier.serve.words.calls import Bare, Described, Listed, Parser, Plain, Tagged
+from luthier.serve.words.thinking import Thinking
 from luthier.types import Grammar, Turn
 
 Form = Literal["tagged", "listed", "named", "bare", "described"]
@@ -57,11 +59,13 @@ def parser(form: Form | None, template: Template, tools: Tools, asked: str) -> P
     """What reads the answers to a request with these tools; `asked` is the rendered prompt."""
     names = {tool["function"]["name"] for tool in tools}
     if form == "described":
-        found: Any = template.tokenizer
-        return Described(found.get_response_parser(prefix=asked, tools=[dict(tool) for tool in tools] or None), names)
-    if not tools or form is None:
-        return Plain()
-    return Tagged(names) if form == "tagged" else Bare(names) if form == "bare" else Listed(names)
+        own: Any = template.tokenizer
+        return Described(own.get_response_parser(prefix=asked, tools=[dict(tool) for tool in tools] or None), names)
+    found: Parser = Plain()
+    if tools and form is not None:
+        found = Tagged(names) if form == "tagged" else Bare(names) if form == "bare" else Listed(names)
+    thinks = opening(asked)
+    return found if thinks is None else Thinking(thinks.close, found)
 
 
 def chosen(choice: Any, tools: Tools) -> Tools | None:

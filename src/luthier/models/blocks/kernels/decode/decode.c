@@ -86,8 +86,9 @@ static void project(int half, const matrix *m, const tokens *from, i64 n, i64 fi
             }
             value = rounded(half, value);
             if (m->bias) {
-                for (i64 j = 0; j < left; j++)
-                    bias[j] = half ? one_bf16(((const bf16 *)m->bias)[first + o + j]) : ((const float *)m->bias)[first + o + j];
+                const bf16 *b16 = (const bf16 *)m->bias + first + o;
+                const float *b32 = (const float *)m->bias + first + o;
+                for (i64 j = 0; j < left; j++) bias[j] = half ? one_bf16(b16[j]) : b32[j];
                 value = rounded(half, value + load(bias));
             }
             store(y + o, value);

@@ -96,7 +96,7 @@ INLINE vf madd(vf a, vf b, vf c) {
 }
 
 INLINE vf lower(vu pair) { return (vf)(pair << 16); }
-INLINE vf upper(vu pair) { return (vf)(pair & 0xffff0000); }
+INLINE vf upper(vu pair) { return (vf)((vu)held((vf)(pair >> 16)) << 16); } /* no mask: registers are few */
 
 /* Processors with AVX512-BF16 add the products of two pairs of bf16 to each lane in one go. PAIRS is set where sums are
  * formed so; PORTABLE_PAIRS forms them by other means, to try the layout on any machine. */

@@ -8,6 +8,8 @@
 /* Heads of one token that share what they load. */
 #define HEADS 4
 #define SLICES (PAGE / LANES)
+/* Pages by which memory is called for before it is read: pages lie anywhere, and nobody else can tell which is next. */
+#define AHEAD 2
 
 /* One key and value of one head into its slot. */
 INLINE void keep(int half, const float *k, const float *v, i64 d, i64 slot, char *keys, char *values) {
@@ -22,37 +24,52 @@ INLINE void keep(int half, const float *k, const float *v, i64 d, i64 slot, char
     }
 }
 
-/* Scores of n queries with the keys of a page; those of the page to come are called for meanwhile. */
+/* Sums at a time: enough that none waits for itself, and that the registers hold what they are made of, too. */
+#if LANES == 16 || defined(__aarch64__)
+#define SUMS 16
+#else
+#define SUMS 8
+#endif
+
+/* Scores of n queries with the keys of a page; those of a page to come are called for meanwhile. Where there is room,
+ * even and odd dimensions have sums of their own: one alone would wait for itself. */
 INLINE void scores_n(int half, int n, const float *const *q, const char *keys, const char *coming, i64 d, float scale,
                      float *const *out) {
-    vf s[HEADS][SLICES];
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
-        for (int c = 0; c < SLICES; c++) s[i][c] = (vf){0};
-    const i64 each = half ? 2 : 1; /* dimensions of a line: PAGE words */
-    for (i64 j = 0; j < d; j += each, coming += LINE) {
-        __builtin_prefetch(coming);
-        vf line[SLICES];
-#pragma GCC unroll 4
-        for (int c = 0; c < SLICES; c++) line[c] = held(load((const float *)keys + j / each * PAGE + c * LANES));
+    vf s[2][HEADS][SLICES];
+    const int apart = 2 * n * SLICES <= SUMS;
 #pragma GCC unroll 2
-        for (int o = 0; o < each; o++) {
+    for (int o = 0; o <= apart; o++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+            for (int c = 0; c < SLICES; c++) s[o][i][c] = (vf){0};
+    for (i64 j = 0; j < d; j += 2) {
+        const float *line = (const float *)keys + (half ? j / 2 : j) * PAGE;
+        __builtin_prefetch(coming + (half ? j / 2 : j) * LINE);
+        if (!half) __builtin_prefetch(coming + (j + 1) * LINE);
+#pragma GCC unroll 2
+        for (int o = 0; o < 2; o++) {
             vf k[SLICES];
 #pragma GCC unroll 4
-            for (int c = 0; c < SLICES; c++) k[c] = held(!half ? line[c] : o ? upper((vu)line[c]) : lower((vu)line[c]));
+            for (int c = 0; c < SLICES; c++) {
+                vf x = load(line + (half ? 0 : o * PAGE) + c * LANES);
+                k[c] = held(!half ? x : o ? upper((vu)x) : lower((vu)x));
+            }
 #pragma GCC unroll 4
             for (int i = 0; i < n; i++) {
                 vf a = held(splat(q[i][j + o]));
 #pragma GCC unroll 4
-                for (int c = 0; c < SLICES; c++) s[i][c] = madd(a, k[c], s[i][c]);
+                for (int c = 0; c < SLICES; c++) s[apart ? o : 0][i][c] = madd(a, k[c], s[apart ? o : 0][i][c]);
             }
         }
     }
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
-        for (int c = 0; c < SLICES; c++) store(out[i] + c * LANES, s[i][c] * scale);
+        for (int c = 0; c < SLICES; c++) {
+            vf whole = apart ? s[0][i][c] + s[1][i][c] : s[0][i][c];
+            store(out[i] + c * LANES, whole * scale);
+        }
 }
 
 /* Scores become e^(score - largest); returns their sum. Keys [low, high) count, from the beginning of a page. */
@@ -74,48 +91,45 @@ INLINE float softened(float *s, i64 low, i64 high) {
     return sum(total);
 }
 
-/* W vectors of dimensions of n heads' outputs: the sums of p times value over keys [low, high). */
+/* s += p times the value of one token, of which W vectors lie from v on; in bf16 as one half of pairs. */
+INLINE void add_value(int half, int odd, int n, int W, const float *const *p, i64 j, const float *v, vf s[HEADS][16]) {
+    vf a[HEADS];
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) a[i] = held(splat(p[i][j]));
+#pragma GCC unroll 16
+    for (int c = 0; c < W; c++) {
+        vf x = load(v + c * LANES);
+        x = held(!half ? x : odd ? upper((vu)x) : lower((vu)x));
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) s[i][c] = madd(a[i], x, s[i][c]);
+    }
+}
+
+/* W vectors of dimensions, from the dimension `from` on, of n heads' outputs: the sums of p times value over keys
+ * [low, high). */
 INLINE void mixed_n(int half, int n, int W, const float *const *p, char *const *page, i64 offset, i64 d, i64 from,
                     i64 low, i64 high, const float *total, float *const *out) {
-    vf s[HEADS][32 / LANES];
+    vf s[HEADS][16];
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int c = 0; c < W; c++) s[i][c] = (vf){0};
     const i64 each = half ? 2 : 1; /* tokens of a row of d words */
     for (i64 start = low / PAGE * PAGE; start < high; start += PAGE) {
         const float *v = (const float *)(page[start / PAGE] + offset) + from;
-        const float *coming = (const float *)(page[(start + PAGE < high ? start + PAGE : start) / PAGE] + offset) + from;
+        const float *coming = (const float *)(page[least(start / PAGE + AHEAD, (high - 1) / PAGE)] + offset) + from;
         i64 j = most(low - start, 0), end = least(high - start, PAGE);
-        while (j < end) {
-            const float *row = v + j / each * d;
+        if (half && j % 2 && j < end) add_value(half, 1, n, W, p, start + j, v + j / 2 * d, s), j++;
+        for (; j + each <= end; j += each) {
             for (int c = 0; c < W * LANES; c += LINE / 4) __builtin_prefetch(coming + j / each * d + c);
-            if (half && j % 2 == 0 && j + 1 < end) {
-#pragma GCC unroll 8
-                for (int c = 0; c < W; c++) {
-                    vu both = (vu)load(row + c * LANES);
-                    vf b[2] = {held(lower(both)), held(upper(both))};
-#pragma GCC unroll 4
-                    for (int i = 0; i < n; i++)
-#pragma GCC unroll 2
-                        for (int o = 0; o < 2; o++) s[i][c] = madd(splat(p[i][start + j + o]), b[o], s[i][c]);
-                }
-                j += 2;
-                continue;
-            }
-#pragma GCC unroll 8
-            for (int c = 0; c < W; c++) { /* one token; in bf16 half a pair, of which the other half may be anything */
-                vf b = load(row + c * LANES);
-                b = held(!half ? b : j % 2 ? upper((vu)b) : lower((vu)b));
-#pragma GCC unroll 4
-                for (int i = 0; i < n; i++) s[i][c] = madd(splat(p[i][start + j]), b, s[i][c]);
-            }
-            j++;
+            add_value(half, 0, n, W, p, start + j, v + j / each * d, s);
+            if (half) add_value(half, 1, n, W, p, start + j + 1, v + j / each * d, s);
         }
+        if (j < end) add_value(half, 0, n, W, p, start + j, v + j / each * d, s);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int c = 0; c < W; c++) store(out[i] + from + c * LANES, rounded(half, s[i][c] / splat(total[i])));
 }
 
@@ -131,18 +145,21 @@ INLINE void attend_n(int half, int n, const float *q, i64 d, float scale, char *
     for (i64 start = first; start < high; start += PAGE) {
 #pragma GCC unroll 4
         for (int i = 0; i < n; i++) at[i] = s[i] + (start - first);
-        const char *coming = start + PAGE < high ? page[start / PAGE + 1] + keys : page[first / PAGE] + values;
+        const char *coming = page[least(start / PAGE + AHEAD, (high - 1) / PAGE)] + keys;
         scores_n(half, n, query, page[start / PAGE] + keys, coming, d, scale, at);
     }
     for (int i = 0; i < n; i++) total[i] = softened(s[i], low - first, high - first);
+    const float *const *p = (const float *const *)s;
+    page += first / PAGE, low -= first, high -= first;
     for (i64 from = 0; from < d;) {
-        if (n < HEADS && from + 32 <= d) {
-            mixed_n(half, n, 32 / LANES, (const float *const *)s, page + first / PAGE, values, d, from, low - first,
-                    high - first, total, to);
+        if (n * 64 / LANES <= SUMS && from + 64 <= d) {
+            mixed_n(half, n, 64 / LANES, p, page, values, d, from, low, high, total, to);
+            from += 64;
+        } else if (n * 32 / LANES <= SUMS && from + 32 <= d) {
+            mixed_n(half, n, 32 / LANES, p, page, values, d, from, low, high, total, to);
             from += 32;
         } else {
-            mixed_n(half, n, 16 / LANES, (const float *const *)s, page + first / PAGE, values, d, from, low - first,
-                    high - first, total, to);
+            mixed_n(half, n, 16 / LANES, p, page, values, d, from, low, high, total, to);
             from += 16;
         }
     }

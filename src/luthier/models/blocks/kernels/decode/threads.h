@@ -38,10 +38,10 @@ INLINE i64 apart(i64 n) { return (up(n, 16) / 16 | 1) * 16; }
 static i64 cut_own(const shared *a, char *block, worker *w) {
     const model *m = a->m;
     const step *s = a->s;
-    i64 used = 0, n = s->tokens;
+    i64 used = 0, n = s->tokens, widest = most(m->inner, most(m->hidden, m->heads * m->d));
     w->y = take(block, &used, n * 2 * CHUNK * 4);
     w->extra = take(block, &used, s->rank ? n * RANKS * 4 : 0);
-    w->panel = take(block, &used, s->rank ? most(CHUNK * s->rank, RANKS * most(m->inner, most(m->hidden, m->heads * m->d))) * 4 : 0);
+    w->panel = take(block, &used, s->rank ? most(CHUNK * s->rank, RANKS * widest) * 4 : 0);
     w->scores = take(block, &used, HEADS * up(s->keys + PAGE, PAGE) * 4);
     return used;
 }
