@@ -40,7 +40,7 @@ def model(family: str = "llama") -> Any:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each is read by the compiled step where that serves it, and by the model's own layers."""
     if request.param == "layers":
-        monkeypatch.setattr(CompiledReader, "of", lambda module: "this test asks for the other way")
+        monkeypatch.setattr(CompiledReader, "of", lambda module, kind="own": "this test asks for the other way")
     return str(request.param)
 
 
