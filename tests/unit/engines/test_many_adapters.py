@@ -93,7 +93,7 @@ def test_each_is_what_peft_makes_of_it(folders: dict[str, str]) -> None:
         ids = np.array([*PROMPT, *one.sampled], np.int32)
         weights = np.r_[np.zeros(len(PROMPT)), np.ones(len(one.sampled))].astype(np.float32)
         (scored,) = made.logprobs([Encoded((ids,), (weights,))], name)
-        np.testing.assert_allclose(scored, one.logprobs, atol=1e-5)
+        np.testing.assert_allclose(scored, one.logprobs, atol=2e-5)
         assert list(made.run([Request(PROMPT, GREEDY, adapter=name)])) == [one]
 
 
