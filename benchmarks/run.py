@@ -13,7 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("startup", "data", "sft", "preference", "adapters", "generate", "serve", "many_adapters")
+TRAINING = ("startup", "data", "sft", "preference", "adapters")
+SERVING = ("generate", "serve", "serve_cost", "many_adapters", "lm_eval_check")
+BENCHMARKS = (*TRAINING, *SERVING)
 
 
 def main(arguments: list[str]) -> None:

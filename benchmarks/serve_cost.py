@@ -44,6 +44,7 @@ async def through(server: Server, requests: list[tuple[str, int, dict[str, float
     the server itself is asked how many it has drawn."""
     begun, ended = asyncio.Event(), asyncio.Event()
     first: set[int] = set()
+    talking: list[float] = []
 
     async def client(row: int) -> None:
         prompt, tokens, bias = requests[row]
@@ -67,11 +68,13 @@ async def through(server: Server, requests: list[tuple[str, int, dict[str, float
         lines = (await connection.body()).decode().splitlines()
         drawn = next(line for line in lines if line.startswith("luthier_generated_tokens_total "))
         connection.drop()
+        talking.append(server.loop_cpu)
         return time.perf_counter(), server.cpu, float(drawn.split()[1])
 
     moments = asyncio.gather(moment(begun), moment(ended))
     await asyncio.gather(*map(client, range(len(requests))))
-    return between(*await moments)
+    found = between(*await moments)
+    return {**found, "talking_seconds": max(talking) - min(talking)}
 
 
 def rounds(server: Server, engine: subprocess.Popen[str], given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -102,6 +105,8 @@ def figures(found: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
             made[f"{who}_per_{unit}"] = median(one["tokens"] / one[unit] for one in taken)
         ratios = [(ours["tokens"] / ours[unit]) / (own["tokens"] / own[unit]) for ours, own in pairs]
         made[f"cost_of_{unit}"] = 1 - median(ratios)
+    made["talking_share"] = median(one["talking_seconds"] / one["cpu_seconds"] for one in found["server"])
+    made["talking_per_token"] = median(one["talking_seconds"] / one["tokens"] for one in found["server"])
     return made
 
 
@@ -134,7 +139,9 @@ def main() -> None:
         f"{made['cost_of_seconds']:.1%} | {BAR:.0%} |\n"
         f"| tokens a second of processor time | {made['server_per_cpu_seconds']:.0f} | "
         f"{made['engine_per_cpu_seconds']:.0f} | {made['cost_of_cpu_seconds']:.1%} | – |\n\n"
-        f"{given.rows} answers of {given.new} tokens at a time, streamed token by token, {given.rounds} rounds.\n"
+        f"{given.rows} answers of {given.new} tokens at a time, streamed token by token, {given.rounds} rounds. "
+        f"The thread that talks to clients took {made['talking_per_token'] * 1e6:.0f} µs a token, "
+        f"{made['talking_share']:.1%} of the server's processor time.\n"
     )
     kept = {name: getattr(given, name) for name in ("rows", "new", "rounds", "threads")}
     document = {"hardware": results.output_of("hardware.py"), **kept, "bar": BAR, "figures": made, "runs": found}

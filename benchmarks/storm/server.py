@@ -37,6 +37,12 @@ class Server:
         times = self._seen.cpu_times()
         return float(times.user + times.system)
 
+    @property
+    def loop_cpu(self) -> float:
+        """Those of the thread that talks to clients."""
+        main = next(one for one in self._seen.threads() if one.id == self.process.pid)
+        return float(main.user_time + main.system_time)
+
     def metrics(self) -> dict[str, float]:
         """What /metrics says, by name without its prefix; labels stay as they are."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:

@@ -250,6 +250,20 @@ def test_what_is_broken_is_refused_by_name(tmp_path: Path, folders: dict[str, st
     assert not made.busy and len(made.generate([PROMPT], GREEDY)) == 1
 
 
+def test_what_was_read_is_laid_out_beside_the_answers_and_not_copied_again(tmp_path: Path) -> None:
+    """The engine's own thread has nothing left to do with its numbers, however large these are."""
+    folder = saved(tmp_path / "it", r=2, target_modules=["q_proj"])
+    weights = load_file(Path(folder) / "adapter_model.safetensors")
+    next(iter(weights.values())).fill_(3e38)  # finite each, and not their sum
+    save_file(weights, Path(folder) / "adapter_model.safetensors")
+    made = engine()
+    made.load_adapter("it", folder)
+    assert made._beside is not None
+    found = made._beside._reader.adapter(Path(folder))
+    for lora in found.values():
+        assert lora.ready and lora.laid_out(False) is lora and lora.up.T.is_contiguous()
+
+
 def test_one_that_changed_on_disk_is_not_taken_for_what_was_loaded(tmp_path: Path) -> None:
     folder = saved(tmp_path / "it", r=2, target_modules=["q_proj"])
     made = engine()

@@ -118,7 +118,10 @@ def test_nothing_of_a_prompt_is_in_the_log(base: Path, caplog: pytest.LogCapture
 
 
 def test_a_line_of_the_log_is_one(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="luthier.serve"), serving([str(base)]) as served:  # it is written after the answer
+    with (
+        caplog.at_level("INFO", logger="luthier.serve"),
+        serving([str(base)]) as served,
+    ):  # it is written after the answer
         served.get("/v1/models/a%0a12:00:00%20forged")
     assert "forged" in caplog.text and "\n12:00:00" not in caplog.text
 

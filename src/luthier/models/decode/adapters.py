@@ -48,7 +48,7 @@ def read(folder: Path, module: nn.Module) -> dict[str, Lora]:
     """
     with _opened(folder) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-    broken = next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+    broken = next((name for name, tensor in tensors.items() if not _finite(tensor)), None)
     if broken is not None:
         raise LuthierError(
             f"the adapter's {broken} is no numbers (NaN or infinite)",
@@ -56,6 +56,11 @@ def read(folder: Path, module: nn.Module) -> dict[str, Lora]:
             fix="train it again, or take an earlier checkpoint",
         )
     return plain(tensors, _config(folder), module, str(folder))
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Are all its numbers finite? Their sum says so in one pass, unless it is itself too large."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _opened(folder: Path) -> Any:

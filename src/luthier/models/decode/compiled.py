@@ -102,7 +102,8 @@ class CompiledReader:
         """One more adapter over the same base: LoRA by the path of its matrix in the model
         (`model.layers.0.self_attn.q_proj`; see `adapters.py`). Returns the number under which runs name it.
 
-        Its tensors are copied. Raises LuthierError for a path or a shape that the model does not have.
+        Its tensors are copied, unless `adapter` gave them. Raises LuthierError for a path or a shape that the model
+        does not have.
         """
         self.must_fit(adapter, where)
         own = {path: lora.laid_out(self._weights.half) for path, lora in adapter.items()}
@@ -136,8 +137,10 @@ class CompiledReader:
         self.must_fit(adapters.look(folder, self._module), str(folder))
 
     def adapter(self, folder: Path) -> dict[str, Lora]:
-        """What `load` takes; may be called from another thread."""
-        return adapters.read(folder, self._module)
+        """What `load` takes, laid out already; may be called from another thread."""
+        found = adapters.read(folder, self._module)
+        self.must_fit(found, str(folder))
+        return {path: lora.laid_out(self._weights.half) for path, lora in found.items()}
 
     def unload(self, number: int) -> None:
         """Forget an adapter. Raises ValueError for a number that `load` did not give."""

@@ -32,12 +32,18 @@ class Lora:
     down: Tensor
     up: Tensor
     scale: float
+    ready: bool = False
+    """Is it laid out already?"""
 
     def laid_out(self, half: bool) -> Lora:
-        """A copy as the kernel likes it best: in bf16 for a model of bf16, and the memory of B column by column."""
+        """A copy as the kernel likes it best: in bf16 for a model of bf16, and the memory of B column by column; itself
+        where it is one."""
+        if self.ready:
+            return self
         kind = torch.bfloat16 if half or self.down.dtype is self.up.dtype is torch.bfloat16 else torch.float32
-        down, up = (x.detach().to("cpu", kind, copy=True) for x in (self.down, self.up))
-        return Lora(down.contiguous(), up.T.contiguous().T, float(self.scale))
+        down = torch.empty(self.down.shape, dtype=kind).copy_(self.down.detach())
+        up_RO = torch.empty(self.up.T.shape, dtype=kind).copy_(self.up.detach().T)
+        return Lora(down, up_RO.T, float(self.scale), ready=True)
 
 
 @dataclass
