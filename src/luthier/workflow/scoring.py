@@ -148,10 +148,11 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     else:
         engines = {name: _engine(opening, model) for name, model in systems.items()}
     judges = _judges(systems, job, run) if rewards else {}
-    template = job.template
-    if systems:
+    if systems:  # what the run was made from may have gone: its own files are enough
         policy = systems["tuned"].policy
         template = Template(policy.tokenizer, models.embeddings(policy.module))
+    else:
+        template = job.template
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
