@@ -127,6 +127,7 @@ def test_a_request_has_a_time_limit(base: Path) -> None:
 
 def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(served: Served) -> None:
     worker = served.house.worker
+    served.post("/v1/completions", {"prompt": "a", "max_tokens": 1})  # from now on the worker knows the loop
     asked = Request((65, 66, 67), Sampling(max_new_tokens=40), n=2)
 
     async def heard(*, whole: bool) -> list[list[tuple[int, int]]]:
@@ -139,7 +140,7 @@ def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(served: Served) 
     once, often = (
         asyncio.run_coroutine_threadsafe(heard(whole=whole), worker._loop).result(20) for whole in (True, False)
     )
-    assert len(once) == 1 and len(often) > 1
+    assert len(once) == 1  # how often the other is heard of hangs on which of the two threads is faster
     assert once[0] == [piece for take in often for piece in take]
 
 
