@@ -16,7 +16,7 @@ from luthier.engines import LocalEngine
 from luthier.errors import LuthierError
 from luthier.models.decode.compiled import CompiledReader
 from luthier.models.decode.step import PAGE
-from luthier.types import Completion, Request, Sampling
+from luthier.types import Completion, Grammar, Request, Sampling
 
 VOCABULARY = 65
 COMPILED = ["llama", "mistral", "qwen2", "qwen3"]
@@ -243,3 +243,26 @@ def test_a_row_that_cannot_go_on_is_told_and_the_others_end() -> None:
     assert one._lanes[None].scheduler.pages.held == 0
     with pytest.raises(LuthierError, match="NaN"):
         one.generate([[5, 6, 64]], GREEDY)
+
+
+def test_callers_bring_each_other_on_and_none_waits_for_ever() -> None:
+    module = model()
+    one = engine(module, rows=1)
+    alone = engine(module).generate(prompts(5), GREEDY)
+    first = one.run([Request(tuple(prompt), GREEDY, id=place) for place, prompt in enumerate(prompts(4))])
+    answers = [next(first)]
+    between = one.generate(prompts(5)[4:], GREEDY)
+    said = "".join(one.stream(prompts(1)[0], GREEDY))
+    answers += list(first)
+    assert {c.request: c.ids for c in answers} == {place: alone[place].ids for place in range(4)}
+    assert between[0].ids == alone[4].ids and said == alone[0].text
+    assert not one.busy
+
+
+def test_a_request_that_is_refused_late_leaves_none_under_way() -> None:
+    one = engine(model())
+    bad = Sampling(max_new_tokens=4, grammar=Grammar("regex", "("))
+    with pytest.raises(LuthierError):
+        list(one.run([Request((5, 6), GREEDY), Request((5, 6), bad)]))
+    one.step()
+    assert not one.busy and not one._tickets

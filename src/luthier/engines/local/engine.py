@@ -131,21 +131,24 @@ class LocalEngine:
 
     def _run(self, requests: Sequence[Request]) -> Iterator[Completion]:
         self._look()
-        tickets = [self.submit(request, place=place) for place, request in enumerate(requests)]
-        mine, ended = set(map(id, tickets)), 0
-        expected = sum(ticket.left for ticket in tickets)
+        tickets: list[Ticket] = []
         try:
-            while ended < expected:
-                told = [ticket for ticket in self.step() if id(ticket) in mine]
-                for ticket in told:
-                    if ticket.error is not None:
-                        raise ticket.error
+            for place, request in enumerate(requests):
+                tickets.append(self.submit(request, place=place))
+            open_ = list(tickets)
+            while open_:
+                # another caller's step may have brought them on, so all are looked at before the next one
+                for ticket in open_:
                     while ticket.pieces:
                         completion = ticket.pieces.popleft().completion
                         if completion is not None:
-                            ended += 1
                             yield completion
                             self._look_if_touched()
+                    if ticket.error is not None:
+                        raise ticket.error
+                open_ = [ticket for ticket in open_ if ticket.left or ticket.pieces]
+                if open_ and not any(ticket.pieces or ticket.error for ticket in open_):
+                    self.step()
         finally:
             for ticket in tickets:
                 self.cancel(ticket)
