@@ -90,6 +90,7 @@ def generate(
     if template.remark:
         say(template.remark)
     prompts = read(keys, template, given.system, say)
+    _must_not_be_read(out, prompts)
     with answers.opened(out, _made_by(given, keys, opening.identity(), template), overwrite=overwrite) as file:
         _must_be_of(prompts, file)
         left = [p for p in prompts if any((p.key, index) not in file.done for index in range(keys.n))]
@@ -113,6 +114,12 @@ def read(keys: Generation, template: Template, system: str | None, say: Callable
     sources = [source if source.system else replace(source, system=system) for source in keys.data]
     for example in read_rows(sources, ledger):
         turns = example.prompt or (example.responses[0].turns if example.responses else ())  # a plain text goes on
+        if any(turn.media for turn in turns):
+            raise LuthierError(
+                "the row has images, sound or video, which no answer would see",
+                where=str(example.source),
+                fix="leave it out, or take them out of it",
+            )
         try:
             ids = tuple(template.prompt_ids(turns, example.tools))
         except LuthierError as error:
@@ -128,6 +135,13 @@ def read(keys: Generation, template: Template, system: str | None, say: Callable
     if not found:
         raise LuthierError("there is no prompt to answer", where=keys.data[0].path or "data", fix=fix)
     return found
+
+
+def _must_not_be_read(out: Path, prompts: Sequence[Prompt]) -> None:
+    """Raises LuthierError where the answers would be written over the prompts."""
+    for path in {prompt.example.source.path for prompt in prompts if prompt.example.source}:
+        if out.exists() and Path(path).exists() and out.samefile(path):
+            raise LuthierError("the prompts are read from this file", where=f"--out {out}", fix="name another file")
 
 
 def _made_by(given: speaker.Speaker, keys: Generation, engine: Mapping[str, Any], template: Template) -> dict[str, Any]:

@@ -217,3 +217,22 @@ def test_an_endpoint_answers_without_any_weights_here(
             verbs.generate(model, prompts(tmp_path), tmp_path / "ids.jsonl", [*keys, "ids=true"])
         with pytest.raises(LuthierError, match="engine"):
             verbs.generate(model, prompts(tmp_path), out, [keys[0].replace("model: m", "model: other")])
+
+
+def test_answers_are_never_written_over_their_prompts(model: Path, tmp_path: Path) -> None:
+    given = prompts(tmp_path)
+    before = given.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(given)
+    for out in (given, tmp_path / "link.jsonl"):
+        with pytest.raises(LuthierError, match="the prompts are read from this file"):
+            verbs.generate(model, given, out, ["max_new_tokens=2"], overwrite=True)
+    assert given.read_bytes() == before
+
+
+def test_what_cannot_be_seen_is_not_answered(model: Path, tmp_path: Path) -> None:
+    given = tmp_path / "pictures.jsonl"
+    content = [{"type": "text", "text": "what is it"}, {"type": "image", "image": "x"}]
+    given.write_text(json.dumps({"messages": [{"role": "user", "content": content}]}) + "\n")
+    with pytest.raises(LuthierError, match="which no answer would see"):
+        verbs.generate(model, given, tmp_path / "out.jsonl", ["max_new_tokens=2"])
+    assert not (tmp_path / "out.jsonl").exists()
