@@ -266,3 +266,29 @@ def test_a_request_that_is_refused_late_leaves_none_under_way() -> None:
         list(one.run([Request((5, 6), GREEDY), Request((5, 6), bad)]))
     one.step()
     assert not one.busy and not one._tickets
+
+
+def test_a_model_that_was_cast_or_scaled_is_read_as_it_is_by_now() -> None:
+    module = model()
+    one = engine(module)
+    prompt = prompts(1, 64)[0]
+    before = one.generate([prompt], GREEDY)
+    module.to(torch.bfloat16)
+    assert one.generate([prompt], GREEDY) == engine(module).generate([prompt], GREEDY)
+    module.to(torch.float32)
+    tuned = get_peft_model(module, LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False)).eval()
+    beside = engine(tuned)
+    live = beside.generate([prompt], GREEDY)
+    for layer in module.model.layers:
+        layer.self_attn.v_proj.scaling["default"] = 9.0
+    scaled = beside.generate([prompt], GREEDY)
+    assert scaled == engine(tuned).generate([prompt], GREEDY) and before != scaled != live
+    tuned.merge_adapter()
+    assert beside.generate([prompt], GREEDY)[0].ids == scaled[0].ids
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    module = model()
+    for settings in ({"rows": 0}, {"tokens": 0}, {"row": 4}, {"weights": "int4"}):
+        with pytest.raises(ValueError, match=r"engine|weights"):
+            engine(module, **settings)  # type: ignore[arg-type]

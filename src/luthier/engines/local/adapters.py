@@ -106,10 +106,6 @@ class Adapters:
         if reading:
             wait(reading, timeout=MOMENT, return_when=FIRST_COMPLETED)
 
-    def close(self) -> None:
-        """Stop reading."""
-        self._reading.shutdown(wait=False, cancel_futures=True)
-
     def _loaded_now(self, name: str, known: _Known) -> bool:
         if known.loading is None:
             known.loading = self._reading.submit(self._reader.adapter, known.folder)
@@ -123,7 +119,7 @@ class Adapters:
                 fix="load it again, under this name or another",
             )
         weights = loading.result()
-        known.size = (known.folder / WEIGHTS).stat().st_size
+        known.size = sum(lora.down.nbytes + lora.up.nbytes for lora in weights.values())
         self._make_room(known.size)
         known.number = self._reader.load(weights)
         self._loaded[name] = None

@@ -22,7 +22,7 @@ from luthier.engines.local.load import Load
 from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
 from luthier.engines.local.scheduler import Scheduler, Sizes
-from luthier.engines.local.ticket import Settings, Ticket
+from luthier.engines.local.ticket import Settings, Ticket, checked
 from luthier.engines.local.weights import Watch
 from luthier.engines.named import Named
 from luthier.engines.text import Text
@@ -49,6 +49,7 @@ class LocalEngine:
 
     def __init__(self, module: Any, tokenizer: Any, stop_ids: Collection[int], **settings: Unpack[Settings]) -> None:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
+        settings = checked(settings)
         self._sizes = Sizes(settings.get("rows", 64), max(1, settings.get("tokens", 32_768) // PAGE))
         self._lanes: dict[str | None, _Lane] = {}
         self._room, self._kind = settings.get("adapters", 2**30), settings.get("weights", "own")
@@ -193,11 +194,12 @@ class LocalEngine:
     def model(self, adapter: str | None = None) -> Iterator[Any]:
         """Inside the block: the module under an adapter, for other things to be read of it. Those that are served
         beside each other are put on it for the while."""
-        if adapter is None or self._beside is None or adapter not in self._beside:
+        beside = self._served_beside(adapter)
+        if beside is None or adapter is None:
             with self._named.on(adapter) as module:
                 yield module
             return
-        self._named.load(adapter, str(self._beside.folder(adapter)))
+        self._named.load(adapter, str(beside.folder(adapter)))
         try:
             with self._named.on(adapter) as module:
                 yield module
@@ -229,8 +231,9 @@ class LocalEngine:
             raise LuthierError(
                 f"{busy} answers under way need the adapter {name!r}", where="adapter", fix="let them end first"
             )
-        if self._beside is not None and name in self._beside:
-            self._beside.forget(name)
+        beside = self._served_beside(name)
+        if beside is not None:
+            beside.forget(name)
             return
         self._named.drop(name)
         self._lanes.pop(name, None)
@@ -242,7 +245,11 @@ class LocalEngine:
 
     def serves_beside(self, name: str) -> bool:
         """Is this adapter answered in one pass with all others, its memory the engine's own matter?"""
-        return self._beside is not None and name in self._beside
+        return self._served_beside(name) is not None
+
+    def _served_beside(self, name: str | None) -> Adapters | None:
+        """Those that this adapter is served beside; None where it has the model to itself, and for no adapter."""
+        return self._beside if self._beside is not None and name is not None and name in self._beside else None
 
     def sync(self, version: int) -> None:
         """The weights are new; completions begun from now on carry this version."""
@@ -258,16 +265,13 @@ class LocalEngine:
                 if not lane.watch.changed(module):
                     continue
                 lane.scheduler.clear()
-                if not lane.scheduler.busy and self._reads_otherwise(lane, module):
-                    del self._lanes[name]
-                else:
+                # adapters stay with the reader that serves them, answers with the one that began them
+                bound = lane.scheduler.busy or (name is None and self._beside is not None and self._beside.names)
+                if bound:
                     lane.scheduler.reader.refresh()
-
-    def _reads_otherwise(self, lane: _Lane, module: Any) -> bool:
-        """Is the model by now one that another reader reads? (An adapter was merged or switched.)"""
-        compiled = not isinstance(weights(module, Copies("own")), str)
-        beside = self._beside is not None and bool(self._beside.names)  # they stay with the reader that serves them
-        return compiled != isinstance(lane.scheduler.reader, CompiledReader) and not beside
+                elif not _renewed(lane.scheduler.reader, module):
+                    del self._lanes[name]
+                    self._beside = None if name is None else self._beside
 
     def _look_if_touched(self) -> None:
         """The same between two tokens: whoever took the last may have trained the model."""
@@ -290,7 +294,7 @@ class LocalEngine:
         return lane, _room(request, where, lane.context)
 
     def _lane(self, name: str | None) -> _Lane:
-        if name is not None and self._beside is not None and name in self._beside:
+        if self._served_beside(name) is not None:
             name = None
         if name is not None and name not in self._named.names:
             known = ", ".join(self.adapters) or "none"
@@ -328,9 +332,8 @@ class LocalEngine:
 
     def _kin(self, adapter: str | None) -> int | None:
         """Tells rows apart that must not read each other's pages, among those of one lane."""
-        if adapter is None or self._beside is None or adapter not in self._beside:
-            return None
-        return self._beside.generation(adapter)
+        beside = self._served_beside(adapter)
+        return None if beside is None or adapter is None else beside.generation(adapter)
 
 
 @dataclass(eq=False)
@@ -348,6 +351,18 @@ def _reader(module: Any, kind: Kind) -> Reader:
     if isinstance(compiled, CompiledReader):
         return compiled
     return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)
+
+
+def _renewed(reader: Reader, module: Any) -> bool:
+    """Can this reader go on with the model as it is by now? (It may have been cast, an adapter merged or switched.)"""
+    compiled = not isinstance(weights(module, Copies("own")), str)
+    if compiled != isinstance(reader, CompiledReader):
+        return False
+    try:
+        reader.refresh()
+    except LuthierError:
+        return False
+    return True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.errors import LuthierError
 from luthier.forward import packing
 from luthier.forward.forward import causal_lm, why_not_packed
 from luthier.models import positions
@@ -28,7 +29,7 @@ class PagedReader:
     def __init__(self, module: Any) -> None:
         self._module, self._model = module, causal_lm(module)
         self._virtual: Virtual | None = virtual(module)
-        self._device = next(module.parameters()).device
+        self._device, self._dtype = next(module.parameters()).device, self._model.dtype
         self._pool: dict[int, tuple[Tensor, Tensor]] = {}
         self._pages = 0
         self.first = self._virtual.count if self._virtual else 0
@@ -61,7 +62,10 @@ class PagedReader:
         """Nothing is kept beside the pages."""
 
     def refresh(self) -> None:
-        """The weights are read where they lie."""
+        """The weights are read where they lie. Raises LuthierError where they are of another type or place by now."""
+        now = next(self._module.parameters()).device, self._model.dtype
+        if now != (self._device, self._dtype):
+            raise LuthierError("the model was cast or moved since it was opened", fix="open it anew")
         self._virtual = virtual(self._module)
 
     @torch.no_grad()

@@ -6,11 +6,11 @@ numbers of what may train. Which adapters are on counts, too.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+
+from luthier.models.decode import watch
 
 SAMPLED = 4096
 """Numbers of each large trained weight that are summed up: a step of an optimiser changes nearly all."""
@@ -20,32 +20,25 @@ class Watch:
     """Remembers a state of a model's weights, and tells whether they are in another by now."""
 
     def __init__(self) -> None:
-        self._weights: list[Any] = []
-        self._versions: tuple[int, ...] = ()
-        self._state: Hashable = None
+        self._seen: watch.Watch | None = None
+        self._beside: tuple[int, Any, float] = (0, None, 0.0)
 
     def touched(self) -> bool:
-        """Has a weight been written in place? Cheap; asked between two tokens."""
-        return tuple(weight._version for weight in self._weights) != self._versions
+        """Has a weight been written in place or put elsewhere? Cheap; asked between two tokens."""
+        return self._seen is not None and not self._seen.same_places()
 
     def changed(self, module: Any) -> bool:
         """Is anything else than when this was last asked? True the first time."""
-        self._weights = list(module.parameters())
-        self._versions = tuple(weight._version for weight in self._weights)
-        tuned = [part for part in module.modules() if isinstance(part, BaseTunerLayer)]
-        state = (
-            self._versions,
-            tuple(weight.data_ptr() for weight in self._weights),
-            tuple((tuple(part.active_adapters), part.disable_adapters, part.merged) for part in tuned),
-            getattr(module, "_adapters_disabled", None),  # how PEFT switches virtual tokens off
-            _sum([weight for weight in self._weights if weight.requires_grad]),
-        )
-        before, self._state = self._state, state
-        return state != before
+        disabled = getattr(module, "_adapters_disabled", None)  # how PEFT switches virtual tokens off
+        beside = id(module), disabled, _sum([weight for weight in module.parameters() if weight.requires_grad])
+        if self._seen is not None and beside == self._beside and self._seen.same():
+            return False
+        self._seen, self._beside = watch.Watch(module), beside
+        return True
 
     def forget(self) -> None:
         """Whatever comes next is new."""
-        self._state = None
+        self._seen = None
 
 
 @torch.no_grad()

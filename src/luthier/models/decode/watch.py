@@ -35,9 +35,15 @@ class Watch:
 
         Optimisers that write the numbers behind torch's back are not seen; the numbers are read in place.
         """
-        return all(_place(held.get(name)) == place for held, name, place in self._tensors) and all(
-            _switches(part) == switches for part, switches in self._tuners
-        )
+        return self.same_places() and all(_switches(part) == switches for part, switches in self._tuners)
+
+    def same_places(self) -> bool:
+        """The same, whatever adapters are on."""
+        return all(_place(held.get(name)) == place for held, name, place in self._tensors)
+
+    def same(self) -> bool:
+        """Both the parts and the tensors."""
+        return self.same_parts() and self.same_tensors()
 
 
 def _shape(part: nn.Module) -> tuple[Any, ...]:
