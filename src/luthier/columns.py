@@ -88,8 +88,11 @@ COLUMNS = (
     ),
     Column(STEP_END, "step", "<i4", 0, "the place of the step's last token"),
     Column("step_reward", "step", "<f4", 0.0, "the step's label", _step_rewards),
-    Column("old_logp", "token", "<f4", 0.0, "log-probability under the model that wrote the token"),
+    Column("old_logp", "token", "<f4", math.nan, "log-probability under the weights that the rollout began with"),
+    Column("sampler_logp", "token", "<f4", math.nan, "the same as the engine told it when the token was drawn"),
     Column("advantage", "token", "<f4", 0.0, "how much better than expected the token turned out"),
+    Column("old_value", "token", "<f4", 0.0, "what the critic expected from the token on, when it was drawn"),
+    Column("return", "token", "<f4", 0.0, "what the critic should have expected from the token on"),
 )
 """All columns, in the order they are stored."""
 _BY_NAME = {column.name: column for column in COLUMNS}

@@ -356,14 +356,14 @@ def _assemble(example: Example, parts: Sequence[Tokens | RowFault]) -> Tokenised
     if "step_reward" in known:
         known["step_end"] = tuple(np.array(tokens.steps, np.int32) for tokens in sequences)
     if any(response.ids is not None and response.logp is not None for response in responses):
-        known["old_logp"] = tuple(_sampled_logp(one, r) for one, r in zip(sequences, responses, strict=True))
+        known["sampler_logp"] = tuple(_sampled_logp(one, r) for one, r in zip(sequences, responses, strict=True))
     text = raw and not example.prompt and not judged and len(sequences) == 1
     return Tokenised(sequences, text=text, turns=not judged, columns=known)
 
 
 def _sampled_logp(tokens: Tokens, response: Response) -> NDArray[np.float32]:
-    """The log-probabilities that a response's tokens were sampled with, T; 0 where they are not known."""
-    found_T = np.zeros(len(tokens.ids_T), np.float32)
+    """The log-probabilities that a response's tokens were sampled with, T; NaN where they are not known."""
+    found_T = np.full(len(tokens.ids_T), np.nan, np.float32)
     if response.ids is not None and response.logp is not None:
         found_T[len(found_T) - len(response.ids) :] = response.logp
     return found_T

@@ -1,0 +1,62 @@
+"""Credit: what each sampled token was worth, out of the rewards of all responses to a prompt. Pure numpy.
+
+A rollout judges its responses (`Judged`); an estimator turns the groups of a rollout into one `Worth` a response, before
+anything is packed: a group is never split here. Which estimator a method takes is a key of its objective.
+
+Shape suffixes: T = sampled tokens of one response, the stop token among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.registry import Registry
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One sampled response as credit sees it."""
+
+    reward: float
+    """What the whole of it is worth: the weighted sum of its scorers. NaN: nothing could be said of it."""
+    tokens: int
+    """T."""
+    rewards_T: Floats | None = None
+    """What is given at single tokens besides (steps judged by a process reward model, a penalty for leaving the
+    reference); the whole's reward comes on top of the last one's."""
+    values_T: Floats | None = None
+    """What the critic expected from each token on, before it was drawn."""
+    cut: bool = False
+    """It ended because it was too long."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a response's tokens turned out to be worth."""
+
+    advantage_T: Floats
+    """How much better than expected."""
+    return_T: Floats | None = None
+    """What the critic should have expected."""
+
+
+Group = Sequence[Judged]
+"""All responses to one prompt."""
+
+
+class Credit(Protocol):
+    """An advantage estimator: a frozen dataclass whose fields are its YAML keys. Estimators may look across groups
+    (whitening). A response whose reward is NaN has advantage 0 and is left out of every mean."""
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Worth]]: ...
+
+
+CREDITS = Registry("credit", {})
+"""The built-in estimators, and those of the entry points `luthier.credit`."""
