@@ -1,7 +1,7 @@
 """Credit: what each sampled token was worth, out of the rewards of all responses to a prompt. Pure numpy.
 
-A rollout judges its responses (`Judged`); an estimator turns the groups of a rollout into one `Worth` a response, before
-anything is packed: a group is never split here. Which estimator a method takes is a key of its objective.
+A rollout judges its responses (`Judged`); an estimator turns the groups of a rollout into one `Worth` a response,
+before anything is packed: a group is never split here. Which estimator a method takes is a key of its objective.
 
 Shape suffixes: T = sampled tokens of one response, the stop token among them.
 """
