@@ -62,6 +62,7 @@ class Worker:
         self._speed = 0.0
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: dict[Asked, Sequence[Told]] = {}  # of the last step, on its way to the loop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.last_step = time.monotonic()
         self.fault: str | None = None
@@ -201,9 +202,12 @@ class Worker:
             for order in orders:
                 order()
             if job is not None:
+                self._spread()
                 job()
             if self._working:
                 self._step()
+            if not self._working:
+                self._spread()
 
     @property
     def _working(self) -> bool:
@@ -237,7 +241,8 @@ class Worker:
     def _step(self) -> None:
         begun = time.monotonic()
         try:
-            told = self.engine.step()
+            told = self.engine.step(self._spread)
+            self._spread()
         except Exception as error:
             self._broken(error)
             return
@@ -266,11 +271,16 @@ class Worker:
             self._metrics.count("generated_tokens", drawn)
             speed = drawn / max(self.last_step - begun, 1e-6)
             self._speed = SPEED_KEPT * self._speed + (1 - SPEED_KEPT) * speed if self._speed else speed
-            now = {asked: due for asked, pieces in news.items() if (due := _due(asked, pieces))}
-            if now:
-                self._tell(lambda: _hand_out(now))
+            self._news = {asked: due for asked, pieces in news.items() if (due := _due(asked, pieces))}
         for asked, reason in failed.items():
             self._fail(asked, faults.of(reason))
+
+    def _spread(self) -> None:
+        """Hand out what the last step gave: as the next one begins to read the model, which takes no Python, so that
+        the two threads do not wait for each other."""
+        if self._news:
+            now, self._news = self._news, {}
+            self._tell(lambda: _hand_out(now))
 
     def _measure(self, asked: Asked, pieces: Sequence[Told]) -> None:
         first = not asked.begun

@@ -95,8 +95,12 @@ class LocalEngine:
         lanes = tuple(self._lanes.values())  # a server asks from another thread
         return Load.of((lane.scheduler for lane in lanes), self._beside)
 
-    def step(self) -> list[Ticket]:
-        """Bring all that is under way on by a token. Returns the tickets that have new pieces."""
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[Ticket]:
+        """Bring all that is under way on by a token. Returns the tickets that have new pieces.
+
+        `meanwhile` is called, perhaps several times, before the model is read: what other threads are told there, they
+        look at while this one needs no Python.
+        """
         told: list[Ticket] = []
 
         def tell(row: Row, piece: Piece | None) -> None:
@@ -117,7 +121,7 @@ class LocalEngine:
         for name, lane in self._lanes.items():
             if lane.scheduler.busy:
                 with self._named.on(name) as module, _inference(module):
-                    lane.scheduler.step(tell)
+                    lane.scheduler.step(tell, meanwhile)
         return list(dict.fromkeys(told))
 
     # many at once
