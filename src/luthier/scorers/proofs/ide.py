@@ -40,10 +40,10 @@ class Overrun(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What is left to prove: the goals in focus as text (hypotheses, `⊢`, conclusion), and how many wait elsewhere."""
+    """What is left to prove, each goal as text: its hypotheses, `⊢` and its conclusion."""
 
     focused: tuple[str, ...] = ()
-    waiting: int = 0
+    waiting: tuple[str, ...] = ()
     """Behind bullets and braces, or shelved."""
     given_up: int = 0
 
@@ -53,10 +53,10 @@ class Goals:
 
 
 class Session:
-    """One Coq process. `spent` and `limits` are for the sentence under way: `fresh_budget` starts the count anew."""
+    """One Coq process. `limits` are those of one proof: `fresh_budget` starts the count anew."""
 
     def __init__(self, folder: Path, limits: Limits, *, lifetime: float) -> None:
-        self.limits, self.lifetime = limits, lifetime
+        self.limits, self.lifetime, self._closed = limits, lifetime, False
         self.process = start([PROGRAM, *FLAGS], folder, limits, cpu=lifetime)
         self._known = psutil.Process(self.process.pid)
         self._begun = self._cpu()
@@ -69,11 +69,18 @@ class Session:
             raise CheckerFailed(f"coq does not start: {error}") from error
 
     def close(self) -> None:
-        end(self.process)
+        """End it; a second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            end(self.process)
 
     def fresh_budget(self) -> None:
         """From here on a proof has all its time again."""
         self._begun, self._since = self._cpu(), time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed and self.process.poll() is None
 
     @property
     def worn(self) -> bool:
@@ -104,8 +111,9 @@ class Session:
         if kinds is None:
             return Goals()
         focused, behind, shelved, given_up = list(kinds)
-        counts = [len(kind.findall(".//goal")) for kind in (behind, shelved, given_up)]
-        return Goals(tuple(_spelt(goal) for goal in focused.findall("goal")), counts[0] + counts[1], counts[2])
+        waiting = [_spelt(goal) for kind in (behind, shelved) for goal in kind.findall(".//goal")]
+        spelt = tuple(_spelt(goal) for goal in focused.findall("goal"))
+        return Goals(spelt, tuple(waiting), len(given_up.findall(".//goal")))
 
     def ask(self, query: str, state: int) -> str:
         """What Coq answers to a query in a state, without what it says on the way. Raises Refused."""

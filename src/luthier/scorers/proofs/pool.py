@@ -50,7 +50,7 @@ class Pool:
         kept = False
         try:
             yield session, state
-            kept = session.process.poll() is None and not session.worn
+            kept = session.alive and not session.worn
         finally:
             if kept:
                 self._give(header, session, state)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import suppress
 
 from luthier.scorers.proofs.checker import NotAProof
 
@@ -75,7 +77,18 @@ def _string(text: str, start: int) -> int:
 
 def split(text: str) -> list[str]:
     """The sentences of a text without comments. Raises NotAProof where the last has no full stop."""
+    return list(_sentences(text))
+
+
+def whole(text: str) -> list[str]:
+    """The sentences of a script as far as they are whole: one that breaks off is left out."""
     found: list[str] = []
+    with suppress(NotAProof):
+        found.extend(_sentences(plain(fenced(text))))
+    return found
+
+
+def _sentences(text: str) -> Iterator[str]:
     index = 0
     while index < len(text):
         if text[index].isspace():
@@ -83,9 +96,8 @@ def split(text: str) -> list[str]:
             continue
         bullet = _BULLET.match(text, index)
         end = bullet.end() if bullet else _sentence(text, index)
-        found.append(text[index:end].strip())
+        yield text[index:end].strip()
         index = end
-    return found
 
 
 def _sentence(text: str, start: int) -> int:

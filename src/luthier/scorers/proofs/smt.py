@@ -64,6 +64,7 @@ def filled(statement: str, response: str, where: str | None = None) -> str:
     """
     commands = _commands(statement, where)
     holes = {written(one[1]): one for one in commands if one[0] == "synth-fun"}
+    hidden = _claims_own(commands)
     given: dict[str, list[Expression]] = {}
     if len(response) > LONGEST:
         raise NotAProof(f"the response has more than {LONGEST:,} characters")
@@ -75,11 +76,32 @@ def filled(statement: str, response: str, where: str | None = None) -> str:
             raise NotAProof(f"{name} is not asked for" if name not in holes else f"{name} is defined twice")
         if one[2:4] != holes[name][2:4]:
             raise NotAProof(f"{name} has another signature than the statement gives it")
+        if used := hidden.intersection(_symbols(one[4])):
+            raise NotAProof(f"{name} speaks of {min(used)}, which stands for any value there is")
         given[name] = one
     if missing := [name for name in holes if name not in given]:
         raise NotAProof(f"{missing[0]} is not defined")
     lines = [written(given[written(one[1])] if one[0] == "synth-fun" else one) for one in commands]
     return "\n".join([*lines, "(check-sat)", ""])
+
+
+def _symbols(expression: Expression) -> set[str]:
+    """The symbols of an expression; |a| is a."""
+    if isinstance(expression, str):
+        return {expression.strip("|")}
+    return set().union(*map(_symbols, expression)) if expression else set()
+
+
+def _claims_own(commands: Sequence[list[Expression]]) -> set[str]:
+    """What a body must not speak of: constants and functions that stand for all there are, and what is made of them.
+
+    A bound for every x would otherwise be x itself.
+    """
+    own: set[str] = set()
+    for one in commands:
+        if one[0] in ("declare-const", "declare-fun") or (one[0] == "define-fun" and own & _symbols(one[2:])):
+            own |= _symbols(one[1])
+    return own
 
 
 def _commands(statement: str, where: str | None) -> list[list[Expression]]:
@@ -101,6 +123,18 @@ def _commands(statement: str, where: str | None) -> list[list[Expression]]:
         if not isinstance(one, list) or not one or one[0] not in STATED:
             raise LuthierError(f"the statement holds {written(one)[:60]}", where=where, fix=fix)
     return commands
+
+
+def _open(statement: str, where: str | None) -> str:
+    """The statement with its holes left open."""
+    commands = _commands(statement, where)
+    return "\n".join(_declared(one) if one[0] == "synth-fun" else written(one) for one in commands)
+
+
+def _declared(hole: list[Expression]) -> str:
+    """A hole as a function nothing is known of."""
+    sorts: list[Expression] = [one[1] for one in hole[2] if isinstance(one, list) and len(one) == 2]
+    return written(["declare-fun", hole[1], sorts, hole[3]])
 
 
 @dataclass(frozen=True)
@@ -129,11 +163,20 @@ class Z3:
             folder = Path(made)
             (folder / "claim.smt2").write_text(script, encoding="utf-8")
             answer = run([found, "-smt2", "claim.smt2"], folder, self.limits)
+            stated = folder / "stated.smt2"
+            stated.write_text(_open(claim.statement, claim.where), encoding="utf-8")
+            plainly = run([found, "-smt2", stated.name], folder, self.limits) if "(error" in answer.output else None
         if answer.late:
             return Verdict("wrong", f"it takes more than {self.limits.seconds:g} seconds")
         said = answer.output.strip()
         if said == "unsat":
             return Verdict("right")
+        if plainly is not None and "(error" in plainly.output:
+            raise LuthierError(
+                f"the statement is not one that Z3 takes: {plainly.output.strip()[:200]}",
+                where=claim.where or repr(claim.statement[:60]),
+                fix="mend `statement`",
+            )
         return Verdict("wrong", said[:300] or f"z3 ended with status {answer.status}")
 
     def check_many(self, jobs: Sequence[Job]) -> list[Verdict]:
