@@ -148,7 +148,10 @@ def orders() -> Iterator[Theorem]:
     for length in (2, 3):
         for taken in permutations("ABC", length):
             names, goal = "A B C", " /\\ ".join(taken)
-            yield f"forall {names} : Prop, A /\\ B /\\ C -> {goal}", "intros A B C [HA [HB HC]]. repeat split; assumption."
+            yield (
+                f"forall {names} : Prop, A /\\ B /\\ C -> {goal}",
+                "intros A B C [HA [HB HC]]. repeat split; assumption.",
+            )
     for taken in combinations("ABCD", 2):
         either = " \\/ ".join(taken)
         yield f"forall A B C D : Prop, {either} -> A \\/ B \\/ C \\/ D", "tauto."

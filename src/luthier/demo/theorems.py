@@ -3,8 +3,8 @@
     python -m luthier.demo.theorems FOLDER
 
 `theorems.jsonl` and `theorems-heldout.jsonl` share no statement. Rows have a `proof` and train as they stand; for
-reinforcement learning and evaluation, where the model has to find one, take `problems.jsonl` and `problems-heldout.jsonl`.
-The same seed gives the same bytes on every machine.
+reinforcement learning and evaluation, where the model has to find one, take `problems.jsonl` and
+`problems-heldout.jsonl`. The same seed gives the same bytes on every machine.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def mean_pass_at_k(scores: Sequence[Sequence[float | None]], k: int) -> float | None:
     """The mean over prompts, from the scores of each prompt's answers: 1 is right. None where nothing was judged.
 
-    An answer that could not be judged (None) counts as none at all. Raises LuthierError where fewer than k of a prompt's
-    answers were judged.
+    An answer that could not be judged (None) counts as none at all. Raises LuthierError where fewer than k of a
+    prompt's answers were judged.
     """
     judged = [[score for score in some if score is not None] for some in scores]
     found = [pass_at_k(len(some), sum(score >= 1.0 for score in some), k) for some in judged if some]

@@ -1,8 +1,8 @@
-"""The seam behind which proofs are checked: a claim and a proposed proof go in, a verdict and the checker's words come out.
+"""The seam behind which proofs are checked: a claim and a proof go in, a verdict and the checker's words come out.
 
-What a proof may do is settled twice, and neither wall trusts the other: first by what a response may consist of (tactics,
-terms; never commands), then by what the checker says of the finished theorem (its statement, put again by us, and what it
-was built on).
+What a proof may do is settled twice, and neither wall trusts the other: first by what a response may consist of
+(tactics, terms; never commands), then by what the checker says of the finished theorem (its statement, put again by us,
+and what it was built on).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Coq as a checker: warm, in sessions that keep a header loaded, or fresh, in processes of its own for each proof.
 
-What is asked of a proof, either way: each sentence is a tactic; Qed is accepted; the statement, put once more by us after
-the proof, is what was proved; and the theorem rests on no axiom and no switched-off check (`Print Assumptions`).
+What is asked of a proof, either way: each sentence is a tactic; Qed is accepted; the statement, put once more by us
+after the proof, is what was proved; and the theorem rests on no axiom and no switched-off check (`Print Assumptions`).
 """
 
 from __future__ import annotations

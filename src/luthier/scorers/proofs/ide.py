@@ -1,7 +1,7 @@
 """Coq by the protocol of its editors (`coqidetop`): one sentence at a time, goals and messages told apart by structure.
 
-What a tactic prints comes as a message with its text escaped, so nothing that a proof says can pass for an answer of Coq.
-States are numbered; to go back to one forgets all that came after it, whatever that was.
+What a tactic prints comes as a message with its text escaped, so nothing that a proof says can pass for an answer of
+Coq. States are numbered; to go back to one forgets all that came after it, whatever that was.
 """
 
 from __future__ import annotations

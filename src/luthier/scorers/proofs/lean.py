@@ -1,7 +1,8 @@
 """Lean 4 as a checker, where `lean` is on the path. **Not verified here**: written by Lean's documentation, never run.
 
-Lean has no rule by which a command can be told from a tactic, so a response that holds the name of a command as a word is
-no proof. Of what is left, Lean's own `#print axioms` decides: nothing but the three axioms that all of Lean rests on.
+Lean has no rule by which a command can be told from a tactic, so a response that holds the name of a command as a word
+is no proof. Of what is left, Lean's own `#print axioms` decides: nothing but the three axioms that all of Lean rests
+on.
 """
 
 from __future__ import annotations
@@ -22,11 +23,70 @@ from luthier.scorers.proofs.sitting import bad_claim
 
 TRUSTED = frozenset({"propext", "Classical.choice", "Quot.sound"})
 COMMANDS = frozenset(
-    """abbrev add_decl_doc attribute axiom builtin_initialize class compile_inductive constant declare_syntax_cat def
-    deriving elab elab_rules end example export extern import inductive infix infixl infixr init_quot initialize instance
-    library_note local macro macro_rules mutual namespace native_decide noncomputable notation opaque partial postfix prefix
-    private protected public register_option run_cmd run_elab run_meta scoped section set_option simproc sorry structure
-    syntax theorem lemma unif_hint universe unsafe variable admit omit include meta""".split()
+    [
+        "abbrev",
+        "add_decl_doc",
+        "attribute",
+        "axiom",
+        "builtin_initialize",
+        "class",
+        "compile_inductive",
+        "constant",
+        "declare_syntax_cat",
+        "def",
+        "deriving",
+        "elab",
+        "elab_rules",
+        "end",
+        "example",
+        "export",
+        "extern",
+        "import",
+        "inductive",
+        "infix",
+        "infixl",
+        "infixr",
+        "init_quot",
+        "initialize",
+        "instance",
+        "library_note",
+        "local",
+        "macro",
+        "macro_rules",
+        "mutual",
+        "namespace",
+        "native_decide",
+        "noncomputable",
+        "notation",
+        "opaque",
+        "partial",
+        "postfix",
+        "prefix",
+        "private",
+        "protected",
+        "public",
+        "register_option",
+        "run_cmd",
+        "run_elab",
+        "run_meta",
+        "scoped",
+        "section",
+        "set_option",
+        "simproc",
+        "sorry",
+        "structure",
+        "syntax",
+        "theorem",
+        "lemma",
+        "unif_hint",
+        "universe",
+        "unsafe",
+        "variable",
+        "admit",
+        "omit",
+        "include",
+        "meta",
+    ]
 )
 """Words that begin a command of Lean, and those that leave a proof open."""
 _WORD = re.compile(r"[^\W\d][\w'!?]*")
@@ -71,7 +131,9 @@ class Lean:
         name, mark = (f"luthier_{secrets.token_hex(8)}" for _ in range(2))
         stated = f"{claim.header}\ntheorem {name} : ({claim.statement}) := by\n"
         asked = f"theorem {name}_again : ({claim.statement}) := {name}\n#eval IO.println {mark!r}\n".replace("'", '"')
-        proved = self._run(f"{stated}{''.join(f'  {line}{chr(10)}' for line in lines)}\n{asked}#print axioms {name}_again\n")
+        proved = self._run(
+            f"{stated}{''.join(f'  {line}{chr(10)}' for line in lines)}\n{asked}#print axioms {name}_again\n"
+        )
         if proved is None:
             return Verdict("wrong", f"it takes more than {self.limits.seconds:g} seconds")
         if proved[0] != 0:

@@ -25,9 +25,10 @@ INSTALLED: Mapping[str, str] = {
 class Proof(Metric):
     """1 when a proof checker accepts the response as a proof of the row's `statement`, otherwise 0.
 
-    Coq and Lean: the response is a script of tactics, perhaps in a fenced block, perhaps with the statement and `Proof.` …
-    `Qed.` around it. Z3: definitions for the holes of an SMT-LIB claim. Commands, axioms, goals given up, another statement,
-    too much time or memory are wrong. None when the row has no statement, or the checker itself broke down.
+    Coq and Lean: the response is a script of tactics, perhaps in a fenced block, perhaps with the statement and
+    `Proof.` … `Qed.` around it. Z3: definitions for the holes of an SMT-LIB claim. Commands, axioms, goals given up,
+    another statement, too much time or memory are wrong. None when the row has no statement, or the checker itself
+    broke down.
     """
 
     checker: Literal["coq", "z3", "lean"] = "coq"

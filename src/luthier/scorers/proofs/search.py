@@ -1,7 +1,8 @@
 """Looking for a proof tactic by tactic over Coq's own states: best-first, and RMaxTS (arXiv:2408.08152, §3).
 
-Both ask a callable for tactics, `propose(state, n)`: an engine with a prover behind it, or a fixed list. A proposal may be
-one tactic or a whole script: it is cut at its first tactic that fails, and the search goes on from the states reached.
+Both ask a callable for tactics, `propose(state, n)`: an engine with a prover behind it, or a fixed list. A proposal may
+be one tactic or a whole script: it is cut at its first tactic that fails, and the search goes on from the states
+reached.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LEAST = 1e-2
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How a search ended. `proof`: the tactics, confirmed by the checker like any other proof; None if there is none."""
+    """How a search ended. `proof`: the tactics, judged like any other proof; None where none was found."""
 
     proof: str | None
     asked: int

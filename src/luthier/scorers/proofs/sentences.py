@@ -1,8 +1,9 @@
 """A response as the sentences of a Coq proof: tactics, bullets and braces, and nothing else.
 
-Every command of Coq begins with a capital letter or an attribute (`#[…]`), every tactic with a small one, perhaps behind
-the name of a module; so a proof is made of tactics by construction, whatever commands there are. How sentences are told apart here is not what safety hangs
-on: Coq is handed one at a time and reads no further than the end of the first it sees.
+Every command of Coq begins with a capital letter or an attribute (`#[…]`), every tactic with a small one, perhaps
+behind the name of a module; so a proof is made of tactics by construction, whatever commands there are. How sentences
+are told apart here is not what safety hangs on: Coq is handed one at a time and reads no further than the end of the
+first it sees.
 """
 
 from __future__ import annotations

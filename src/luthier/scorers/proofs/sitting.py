@@ -1,8 +1,8 @@
 """Many proofs judged in one sitting of a Coq session.
 
-What a theorem rests on takes Coq a second to find out, nearly all of it spent on the library's own proofs; so theorems stay
-until all are there, and it is asked of all of them together. None can lean on another: their names are drawn anew each
-time, and nothing in Coq lets a tactic find what it cannot name.
+What a theorem rests on takes Coq a second to find out, nearly all of it spent on the library's own proofs; so theorems
+stay until all are there, and it is asked of all of them together. None can lean on another: their names are drawn anew
+each time, and nothing in Coq lets a tactic find what it cannot name.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def _of_one_header(pool: Pool, header: str, scripts: Sequence[Script]) -> list[V
                     if refusal is not None:
                         verdicts[under_way] = refusal
                 standing = [index for index in waiting if index not in verdicts]
-                verdicts.update(zip(standing, _closed(sitting, pool, [scripts[index] for index in standing]), strict=True))
+                verdicts.update(
+                    zip(standing, _closed(sitting, pool, [scripts[index] for index in standing]), strict=True)
+                )
         except Overrun as error:
             verdicts[under_way] = Verdict("wrong", str(error))
         except CheckerFailed as error:

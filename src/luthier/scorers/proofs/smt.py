@@ -1,8 +1,8 @@
 """Z3 as a checker: the row states a claim with holes in SMT-LIB, the response fills the holes, and Z3 finds no way out.
 
-A hole is SyGuS's `(synth-fun name ((argument Sort) …) Sort)`; a response fills it by `(define-fun …)` of the same name and
-signature. Nothing of a response reaches Z3 as it stands: it is read as expressions, and what is written out again is the
-row's script with the bodies in the place of the holes. Bodies are terms, and no term of SMT-LIB is a command.
+A hole is SyGuS's `(synth-fun name ((argument Sort) …) Sort)`; a response fills it by `(define-fun …)` of the same name
+and signature. Nothing of a response reaches Z3 as it stands: it is read as expressions, and what is written out again
+is the row's script with the bodies in the place of the holes. Bodies are terms, and no term of SMT-LIB is a command.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from luthier.scorers.proofs.sentences import LONGEST, fenced
 Expression = str | list["Expression"]
 _TOKEN = re.compile(r'\s+|;[^\n]*|(?P<token>[()]|\|[^|\\]*\||"(?:[^"]|"")*"|[^\s();|"]+)')
 DEEPEST = 200
-STATED = ("synth-fun", "declare-fun", "declare-const", "declare-sort", "define-fun", "define-sort", "set-logic", "assert")
+STATED = (
+    "synth-fun",
+    "declare-fun",
+    "declare-const",
+    "declare-sort",
+    "define-fun",
+    "define-sort",
+    "set-logic",
+    "assert",
+)
 """What a claim may be written with."""
 
 

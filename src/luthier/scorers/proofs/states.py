@@ -1,4 +1,4 @@
-"""The states of one proof in Coq, as a tree to climb about in: a tactic leads from a state to the next, or is refused."""
+"""The states of one proof in Coq, as a tree to climb: a tactic leads from one state to the next, or is refused."""
 
 from __future__ import annotations
 
