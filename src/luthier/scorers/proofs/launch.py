@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +53,12 @@ def start(command: Sequence[str], folder: Path, limits: Limits, *, cpu: float) -
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a checker and its whole process group."""
-    try:
+    with suppress(ProcessLookupError):  # where all of it has ended by itself
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of it has ended by itself
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with suppress(BrokenPipeError):  # what was still to be written has no reader any more
                 pipe.close()
-            except BrokenPipeError:
-                pass  # what was still to be written has no reader any more
     process.wait()
 
 

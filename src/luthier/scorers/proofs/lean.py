@@ -22,74 +22,15 @@ from luthier.scorers.proofs.sentences import LONGEST, fenced
 from luthier.scorers.proofs.sitting import bad_claim
 
 TRUSTED = frozenset({"propext", "Classical.choice", "Quot.sound"})
-COMMANDS = frozenset(
-    [
-        "abbrev",
-        "add_decl_doc",
-        "attribute",
-        "axiom",
-        "builtin_initialize",
-        "class",
-        "compile_inductive",
-        "constant",
-        "declare_syntax_cat",
-        "def",
-        "deriving",
-        "elab",
-        "elab_rules",
-        "end",
-        "example",
-        "export",
-        "extern",
-        "import",
-        "inductive",
-        "infix",
-        "infixl",
-        "infixr",
-        "init_quot",
-        "initialize",
-        "instance",
-        "library_note",
-        "local",
-        "macro",
-        "macro_rules",
-        "mutual",
-        "namespace",
-        "native_decide",
-        "noncomputable",
-        "notation",
-        "opaque",
-        "partial",
-        "postfix",
-        "prefix",
-        "private",
-        "protected",
-        "public",
-        "register_option",
-        "run_cmd",
-        "run_elab",
-        "run_meta",
-        "scoped",
-        "section",
-        "set_option",
-        "simproc",
-        "sorry",
-        "structure",
-        "syntax",
-        "theorem",
-        "lemma",
-        "unif_hint",
-        "universe",
-        "unsafe",
-        "variable",
-        "admit",
-        "omit",
-        "include",
-        "meta",
-    ]
+_COMMAND = re.compile(
+    r"""(?<![\w.])(?:abbrev|add_decl_doc|admit|attribute|axiom|builtin_\w+|class|compile_inductive|constant|declare_\w+|def|
+    deriving|elab|elab_rules|end|example|export|extern|import|include|inductive|infix[lr]?|init_quot|initialize|instance|
+    lemma|library_note|local|macro|macro_rules|meta|mutual|namespace|native_decide|noncomputable|notation\d?|omit|opaque|
+    open|partial|postfix|prefix|private|protected|public|register_\w+|run_\w+|scoped|section|set_option|simproc|sorry|
+    structure|syntax|theorem|unif_hint|universe|unsafe|variable)(?![\w'!?])""",
+    re.VERBOSE,
 )
 """Words that begin a command of Lean, and those that leave a proof open."""
-_WORD = re.compile(r"[^\W\d][\w'!?]*")
 
 
 def tactics(response: str) -> list[str]:
@@ -100,9 +41,9 @@ def tactics(response: str) -> list[str]:
     said = re.sub(r"\A(?::=\s*)?by\b", "", said)
     if not said.strip():
         raise NotAProof("there is no proof")
-    if bad := COMMANDS.intersection(_WORD.findall(said)):
-        raise NotAProof(f"not a tactic: {min(bad)}")
-    if "#" in said or "«" in said or "open " in said or "`" in said:
+    if bad := _COMMAND.search(said):
+        raise NotAProof(f"not a tactic: {bad[0]}")
+    if any(one in said for one in "#«`"):
         raise NotAProof("it holds a command, a quotation or a quoted name")
     return said.splitlines()
 
@@ -130,10 +71,9 @@ class Lean:
             return Verdict("failed", "lean is not there")
         name, mark = (f"luthier_{secrets.token_hex(8)}" for _ in range(2))
         stated = f"{claim.header}\ntheorem {name} : ({claim.statement}) := by\n"
-        asked = f"theorem {name}_again : ({claim.statement}) := {name}\n#eval IO.println {mark!r}\n".replace("'", '"')
-        proved = self._run(
-            f"{stated}{''.join(f'  {line}{chr(10)}' for line in lines)}\n{asked}#print axioms {name}_again\n"
-        )
+        asked = f'theorem {name}_again : ({claim.statement}) := {name}\n#eval IO.println "{mark}"\n'
+        script = "\n".join(f"  {line}" for line in lines)
+        proved = self._run(f"{stated}{script}\n\n{asked}#print axioms {name}_again\n")
         if proved is None:
             return Verdict("wrong", f"it takes more than {self.limits.seconds:g} seconds")
         if proved[0] != 0:

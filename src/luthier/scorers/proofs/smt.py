@@ -24,16 +24,8 @@ from luthier.scorers.proofs.sentences import LONGEST, fenced
 Expression = str | list["Expression"]
 _TOKEN = re.compile(r'\s+|;[^\n]*|(?P<token>[()]|\|[^|\\]*\||"(?:[^"]|"")*"|[^\s();|"]+)')
 DEEPEST = 200
-STATED = (
-    "synth-fun",
-    "declare-fun",
-    "declare-const",
-    "declare-sort",
-    "define-fun",
-    "define-sort",
-    "set-logic",
-    "assert",
-)
+DECLARED = ("synth-fun", "declare-fun", "declare-const", "declare-sort", "define-fun", "define-sort")
+STATED = (*DECLARED, "set-logic", "assert")
 """What a claim may be written with."""
 
 

@@ -19,7 +19,8 @@ HOSTILE: dict[str, str] = {
     "nested proof": "Lemma cheat : False. Admitted. destruct cheat.",
     "redefinition": "Abort. Definition nat := unit. Theorem t : forall n : nat, n = n. Proof. reflexivity. Qed.",
     "notation": 'Notation "a = b" := True. intros. exact I.',
-    "notation before the statement again": f'Abort. Notation "a = b" := True. Theorem t : {FALSE}. exact (fun _ => I). Qed.',
+    "notation before the statement again": f'Abort. Notation "a = b" := True. Theorem t : {FALSE}. '
+    "exact (fun _ => I). Qed.",
     "scope": "Open Scope bool_scope. reflexivity.",
     "another statement": "Theorem t : 1 = 1. Proof. reflexivity. Qed.",
     "a weaker statement": "Theorem t : forall n : nat, n = n + 0. Proof. intros. auto. Qed.",

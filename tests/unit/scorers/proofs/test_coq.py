@@ -41,9 +41,8 @@ def test_a_right_proof_is_right(proof: str) -> None:
 def test_hostile_proofs_gain_nothing() -> None:
     assert len(HOSTILE) >= 50
     verdicts = COQ.check_many([(Claim(FALSE), proof) for proof in HOSTILE.values()])
-    assert {
-        name for name, one in zip(HOSTILE, verdicts, strict=True) if one.judged != "wrong" or not one.message
-    } == set()
+    judged = dict(zip(HOSTILE, verdicts, strict=True))
+    assert [name for name, one in judged.items() if one.judged != "wrong" or not one.message] == []
     assert not Path("/tmp/luthier-was-here.out").exists()
     assert COQ.check(Claim(LEMMA), "intros. lia.").judged == "right", "the next proof is judged as if nothing had been"
 
@@ -140,9 +139,7 @@ def test_sentences_are_told_apart(text: str, sentences: list[str]) -> None:
     assert tactics(text, "True") == sentences
 
 
-@pytest.mark.parametrize(
-    ("text", "why"), [("intros", "full stop"), ("x" * 30_000, "characters"), ("\x00.", "U\\+0000")]
-)
+@pytest.mark.parametrize(("text", "why"), [("intros", "full stop"), ("x" * 30_000, "characters"), ("\x00.", "0000")])
 def test_what_is_no_proof_says_why(text: str, why: str) -> None:
     with pytest.raises(NotAProof, match=why):
         tactics(text, "True")

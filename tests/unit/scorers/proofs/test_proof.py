@@ -76,15 +76,7 @@ def test_rows_of_the_shape_theorem_bring_what_the_scorer_needs() -> None:
 
 
 def test_lean_is_handed_tactics_only() -> None:
-    assert tactics("```lean\nby\n  intro h\n  exact h\n```") == ["  intro h", "  exact h"] or tactics("by exact h")
-    for bad in (
-        "sorry",
-        "exact h\naxiom a : False",
-        "native_decide",
-        "#eval 1",
-        "open Nat in simp",
-        "",
-        "end\nmacro x",
-    ):
+    assert tactics("```lean\nby exact h\n```") == [" exact h"] and tactics("simp [Nat.end_le]") == ["simp [Nat.end_le]"]
+    for bad in ("sorry", "exact h\naxiom a : False", "native_decide", "#eval 1", "open Nat in simp", "", "end\nrfl"):
         with pytest.raises(NotAProof):
             tactics(bad)
