@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 import psutil
 
 from luthier.scorers.proofs.checker import CheckerFailed
-from luthier.scorers.proofs.launch import Limits, end, start
+from luthier.scorers.proofs.launch import Limits, end, patience, start
 
 PROGRAM = "coqidetop.opt"
 FLAGS = ("-q", "-main-channel", "stdfds", "-async-proofs", "off", "-native-compiler", "no")
@@ -27,6 +27,10 @@ ROOT = 1
 """The state of a fresh document."""
 LONGEST = 4 << 20
 """Bytes of an answer: a proof that makes Coq say more is stopped."""
+OURS = 60.0
+"""Processor seconds for what is not the proof's doing: to load a header, and to ask what theorems rest on."""
+STARVED = ("Out of memory", "Stack overflow")
+"""Errors of Coq after which it still answers, but may have no room for the next proof."""
 _END = b"</value>"
 
 
@@ -59,8 +63,7 @@ class Session:
         self.limits, self.lifetime, self._closed = limits, lifetime, False
         self.process = start([PROGRAM, *FLAGS], folder, limits, cpu=lifetime)
         self._known = psutil.Process(self.process.pid)
-        self._begun = self._cpu()
-        self._since = time.monotonic()
+        self.fresh_budget(OURS)
         try:
             self._call("About", "<unit/>")
             self._call("Init", '<option val="none"/>')
@@ -74,8 +77,9 @@ class Session:
             self._closed = True
             end(self.process)
 
-    def fresh_budget(self) -> None:
-        """From here on a proof has all its time again."""
+    def fresh_budget(self, seconds: float | None = None) -> None:
+        """From here on there is all the time of a proof again, or as many processor seconds as are given."""
+        self._allowed = seconds or self.limits.seconds
         self._begun, self._since = self._cpu(), time.monotonic()
 
     @property
@@ -85,7 +89,7 @@ class Session:
     @property
     def worn(self) -> bool:
         """Has it so little of its lifetime left that a proof may not find its time?"""
-        return self._cpu() + 2 * self.limits.seconds > self.lifetime
+        return self._cpu() + 2 * self.limits.seconds + OURS > self.lifetime
 
     def add(self, sentence: str, state: int) -> int:
         """Run one sentence in a state; the number of the state it leads to. Raises Refused, and is back in `state`."""
@@ -122,7 +126,14 @@ class Session:
         return "\n".join(messages)
 
     def _call(self, name: str, argument: str) -> tuple[ElementTree.Element, list[str]]:
-        """One question and its answer, with the messages to route 7 that came before it."""
+        """One question and its answer, with the messages to route 7 that came before it. A session that breaks is over."""
+        try:
+            return self._asked(name, argument)
+        except (Overrun, CheckerFailed):
+            self.close()
+            raise
+
+    def _asked(self, name: str, argument: str) -> tuple[ElementTree.Element, list[str]]:
         try:
             assert self.process.stdin is not None
             self.process.stdin.write(f'<call val="{name}">{argument}</call>\n'.encode())
@@ -137,7 +148,8 @@ class Session:
             raise CheckerFailed(f"coq answers what is not XML ({error})") from error
         value = _found(tree, "value")
         if value.get("val") != "good":
-            raise Refused(_text(value))
+            said = _text(value)
+            raise (Overrun if said.startswith(STARVED) else Refused)(said)
         routed = [feed for feed in tree.findall("feedback") if feed.get("route") == "7"]
         messages = [message for feed in routed for message in feed.findall(".//message")]
         return value, [_text(one) for one in messages if _found(one, "message_level").get("val") == "notice"]
@@ -159,9 +171,9 @@ class Session:
         return told
 
     def _watch(self) -> None:
-        if self._cpu() - self._begun > self.limits.seconds:
-            raise Overrun(f"it takes more than {self.limits.seconds:g} seconds")
-        if time.monotonic() - self._since > self.limits.patience:
+        if self._cpu() - self._begun > self._allowed:
+            raise Overrun(f"it takes more than {self._allowed:g} seconds")
+        if time.monotonic() - self._since > patience(self._allowed):
             raise CheckerFailed("coq gets no processor: too much else is running")
 
     def _died(self) -> Exception:

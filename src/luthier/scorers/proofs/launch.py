@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.scorers.proofs.checker import CheckerFailed
+
 LIMITED = 'ulimit -c 0; ulimit -f "$1"; ulimit -t "$2"; ulimit -v "$3"; shift 3; exec "$@"'
 """Limits are set by a shell and not between fork and exec in this process, which has threads."""
 FILE_BLOCKS = 64 * 2048
@@ -28,10 +30,10 @@ class Limits:
     memory: int = 2048
     """MiB of address space."""
 
-    @property
-    def patience(self) -> float:
-        """Seconds on the clock after which a checker that got no processor counts as failed."""
-        return 6 * self.seconds + 10
+
+def patience(seconds: float) -> float:
+    """Seconds on the clock after which a checker that may use so many of the processor's, and did not, has failed."""
+    return 6 * seconds + 10
 
 
 def start(command: Sequence[str], folder: Path, limits: Limits, *, cpu: float) -> subprocess.Popen[bytes]:
@@ -72,12 +74,12 @@ class Ended:
 
 
 def run(command: Sequence[str], folder: Path, limits: Limits) -> Ended:
-    """Run a checker to its end and read what it says, at most 1 MiB of it."""
+    """Run a checker to its end and read what it says, at most 1 MiB of it. Raises CheckerFailed if it got no time."""
     process = start(command, folder, limits, cpu=limits.seconds)
     try:
-        output, _ = process.communicate(timeout=limits.patience)
-    except subprocess.TimeoutExpired:
-        return Ended(-signal.SIGKILL, "", late=True)
+        output, _ = process.communicate(timeout=patience(limits.seconds))
+    except subprocess.TimeoutExpired as error:
+        raise CheckerFailed(f"{Path(command[0]).name} gets no processor: too much else is running") from error
     finally:
         end(process)
     late = process.returncode in (-signal.SIGXCPU, 128 + signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGKILL)

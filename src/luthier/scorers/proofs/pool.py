@@ -92,10 +92,20 @@ class Pool:
 
 
 def spread(check: Callable[[Sequence[T]], list[Verdict]], jobs: Sequence[T], at_once: int) -> list[Verdict]:
-    """Check many on all cores, at most `at_once` by one call; equal jobs once. A LuthierError comes through."""
+    """Check many on all cores, at most `at_once` by one call; equal jobs once. A LuthierError comes through.
+
+    Where a checker fails, so have all jobs of that call.
+    """
+
+    def part_of(part: Sequence[T]) -> list[Verdict]:
+        try:
+            return check(part)
+        except CheckerFailed as error:
+            return [Verdict("failed", str(error))] * len(part)
+
     once = list(dict.fromkeys(jobs))
     size = max(1, min(at_once, -(-len(once) // cores())))
     parts = [once[start : start + size] for start in range(0, len(once), size)]
     with ThreadPoolExecutor(max(1, min(cores(), len(parts)))) as threads:
-        found = dict(zip(once, (one for part in threads.map(check, parts) for one in part), strict=True))
+        found = dict(zip(once, (one for part in threads.map(part_of, parts) for one in part), strict=True))
     return [found[job] for job in jobs]

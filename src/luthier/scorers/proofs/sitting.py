@@ -16,7 +16,7 @@ from pathlib import Path
 
 from luthier.errors import LuthierError
 from luthier.scorers.proofs.checker import CheckerFailed, Claim, NotAProof, Verdict
-from luthier.scorers.proofs.ide import ROOT, Overrun, Refused, Session
+from luthier.scorers.proofs.ide import OURS, ROOT, Overrun, Refused, Session
 from luthier.scorers.proofs.launch import Limits
 from luthier.scorers.proofs.pool import Pool
 from luthier.scorers.proofs.sentences import plain, split, type_of
@@ -72,12 +72,12 @@ def _of_one_header(pool: Pool, header: str, scripts: Sequence[Script]) -> list[V
     return [verdicts[index] for index in range(len(scripts))]
 
 
-def _closed(sitting: Sitting, pool: Pool, scripts: Sequence[Script]) -> list[Verdict]:
-    """The verdicts on the theorems that stayed. Where it takes too long to say of all of them, of each by itself."""
+def _closed(sitting: Sitting, pool: Pool, scripts: Sequence[Script], alone: bool) -> list[Verdict]:
+    """The verdicts on the theorems that stayed. Where it cannot be said of all of them, of each in its own sitting."""
     try:
         return sitting.close()
     except Overrun as error:
-        if len(scripts) == 1:
+        if alone:
             return [Verdict("failed", f"what it rests on cannot be told: {error}")]
     return [_of_one_header(pool, header_of(one.claim), [one])[0] for one in scripts]
 
@@ -124,7 +124,7 @@ class Sitting:
 
     def _resting(self, term: str) -> Verdict:
         """What a term rests on."""
-        self.session.fresh_budget()
+        self.session.fresh_budget(OURS)
         name = f"luthier_{secrets.token_hex(8)}"
         made = self.session.add(f"Definition {name} := {term}.", self._state)
         verdict = rests_on(self.session.ask(f"Print Assumptions {name}.", made))

@@ -22,7 +22,8 @@ RIGHT = [
     "induction n; simpl; auto.",
     "Proof. intros. lia. Qed.",
     f"Theorem any_name : {LEMMA}.\nProof.\n  intros n. lia.\nQed.",
-    "Lemma l : forall n : nat,\n   n + 0 = n. (* by induction *) induction n.\n- reflexivity.\n- simpl. rewrite IHn. reflexivity.\nDefined.",
+    "Lemma l : forall n : nat,\n   n + 0 = n. (* by induction *) induction n.\n"
+    "- reflexivity.\n- simpl. rewrite IHn. reflexivity.\nDefined.",
     "Let me think.\n```coq\nintros. { lia. }\n```\nDone.",
     "intros; abstract lia.",
     "all: intros. 1: lia.",
@@ -52,7 +53,7 @@ def test_the_second_wall_stands_without_the_first() -> None:
     unguarded, said = Coq(Limits(seconds=5.0)), {}
     for name, proof in HOSTILE.items():
         with suppress(NotAProof):  # nothing that Coq could read
-            if name != "no positivity":  # takes its time
+            if name not in ("no positivity", "redirect"):  # one takes its time, the other writes a file
                 script = Script(Claim(FALSE), tuple(split(plain(proof))))
                 said[name] = unguarded.check_scripts([script])[0]
     assert len(said) >= 40 and {one.judged for one in said.values()} == {"wrong"}
