@@ -126,7 +126,7 @@ class Session:
         return "\n".join(messages)
 
     def _call(self, name: str, argument: str) -> tuple[ElementTree.Element, list[str]]:
-        """One question and its answer, with the messages to route 7 that came before it. A session that breaks is over."""
+        """One question and its answer, with the messages to route 7 before it. A session that breaks is over."""
         try:
             return self._asked(name, argument)
         except (Overrun, CheckerFailed):

@@ -62,9 +62,8 @@ def _of_one_header(pool: Pool, header: str, scripts: Sequence[Script]) -> list[V
                     if refusal is not None:
                         verdicts[under_way] = refusal
                 standing = [index for index in waiting if index not in verdicts]
-                verdicts.update(
-                    zip(standing, _closed(sitting, pool, [scripts[index] for index in standing]), strict=True)
-                )
+                closed = _closed(sitting, pool, [scripts[index] for index in standing], len(waiting) == 1)
+                verdicts.update(zip(standing, closed, strict=True))
         except Overrun as error:
             verdicts[under_way] = Verdict("wrong", str(error))
         except CheckerFailed as error:
@@ -126,8 +125,11 @@ class Sitting:
         """What a term rests on."""
         self.session.fresh_budget(OURS)
         name = f"luthier_{secrets.token_hex(8)}"
-        made = self.session.add(f"Definition {name} := {term}.", self._state)
-        verdict = rests_on(self.session.ask(f"Print Assumptions {name}.", made))
+        try:
+            made = self.session.add(f"Definition {name} := {term}.", self._state)
+            verdict = rests_on(self.session.ask(f"Print Assumptions {name}.", made))
+        except Refused as error:
+            raise CheckerFailed(f"what it rests on cannot be asked: {error}") from error
         self.session.back(self._state)
         return verdict
 
