@@ -63,6 +63,10 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"prompt": "2+2?", "completion": "4", "label": "1.0"},
     ],
     "stepwise": [{"prompt": "2+2?", "completions": ["two", "4"], "labels": [True, False]}],
+    "theorem": [
+        {"prompt": "2+2?", "statement": "2 + 2 = 4", "proof": "4"},
+        {"prompt": [USER], "statement": "2 + 2 = 4", "header": "Require Import Arith.", "proof": "4", "system": "Sum"},
+    ],
     "task": [{"prompt": "2+2?"}, {"prompt": "2+2?", "answer": "4"}, {"prompt": [USER], "answer": "4"}],
 }
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -143,6 +147,12 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompt": "2+2?", "completions": ["two"], "labels": ["good"]}, "'labels' is another text, not true or false"),
         ({"prompt": "2+2?", "completions": "two", "labels": [True]}, "'completions' is text, but not JSON"),
         ({"prompt": "2+2?", "completions": [2], "labels": [True]}, "'completions' is not a list of texts"),
+    ],
+    "theorem": [
+        ({"prompt": "2+2?", "statement": None}, "'statement' is null, not text"),
+        ({"prompt": "2+2?", "statement": " "}, "'statement' is empty"),
+        ({"prompt": "2+2?", "statement": "2 + 2 = 4", "header": 4}, "'header' is a number, not text"),
+        ({"prompt": "2+2?", "statement": "2 + 2 = 4", "proof": ["4"]}, "'proof' is a list, not text"),
     ],
     "task": [({"prompt": ""}, "'prompt' is empty"), ({"prompt": 4}, "'prompt' is a number")],
 }

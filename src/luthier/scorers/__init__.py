@@ -19,6 +19,7 @@ SCORERS = Registry(
         "rouge": "luthier.scorers.overlap:Rouge",
         "perplexity": "luthier.scorers.perplexity:Perplexity",
         "preference_accuracy": "luthier.scorers.preference:PreferenceAccuracy",
+        "proof": "luthier.scorers.proofs.proof:Proof",
         "reward_model": "luthier.scorers.reward_model:RewardModel",
         "step_accuracy": "luthier.scorers.preference:StepAccuracy",
     },

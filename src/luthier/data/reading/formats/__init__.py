@@ -22,6 +22,7 @@ FORMATS: Registry = Registry(
         "messages": "luthier.data.reading.formats.conversation:Messages",
         "sharegpt": "luthier.data.reading.formats.conversation:ShareGPT",
         "alpaca": "luthier.data.reading.formats.plain:Alpaca",
+        "theorem": "luthier.data.reading.formats.plain:Theorem",
         "prompt_completion": "luthier.data.reading.formats.plain:PromptCompletion",
         "text": "luthier.data.reading.formats.plain:Text",
         "task": "luthier.data.reading.formats.plain:Task",
@@ -35,6 +36,7 @@ BUILTIN = (
     "messages",
     "sharegpt",
     "alpaca",
+    "theorem",
     "prompt_completion",
     "text",
     "task",
@@ -52,6 +54,7 @@ LIKELY = (
     "unpaired",
     "stepwise",
     "ranked",
+    "theorem",
     "task",
 )
 """What unknown columns are likelier to mean, other things equal."""
