@@ -17,6 +17,7 @@ SCORERS = Registry(
         "f1": "luthier.scorers.overlap:F1",
         "bleu": "luthier.scorers.overlap:Bleu",
         "rouge": "luthier.scorers.overlap:Rouge",
+        "maths": "luthier.scorers.maths:Maths",
         "perplexity": "luthier.scorers.perplexity:Perplexity",
         "preference_accuracy": "luthier.scorers.preference:PreferenceAccuracy",
         "reward_model": "luthier.scorers.reward_model:RewardModel",
