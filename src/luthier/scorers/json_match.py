@@ -13,7 +13,7 @@ from luthier.types import Example, Response
 
 _FENCE = re.compile(r"```[\w-]*\s*\n?(.*?)```", re.DOTALL)
 _OPENING = re.compile(r"[\[{]")
-_NONE = object()
+NOTHING = object()
 """No value at all; JSON's null is a value."""
 
 
@@ -44,6 +44,14 @@ def json_values(text: str) -> Iterator[Any]:
         yield value
 
 
+def whole_value(text: str) -> Any:
+    """The JSON value that a text is, white space around it aside; NOTHING where it is none."""
+    try:
+        return _DECODER.decode(text.strip())
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
 def _kind(value: Any) -> type:
     return float if type(value) is int else type(value)
 
@@ -72,11 +80,11 @@ class JsonMatch(Metric):
     invented fields cost. A list of names: the share of these that are equal, whatever else there is."""
 
     def __call__(self, example: Example, response: Response) -> float | None:
-        expected: Any = next(json_values(reference(example) or ""), _NONE)
-        if expected is _NONE:
+        expected: Any = next(json_values(reference(example) or ""), NOTHING)
+        if expected is NOTHING:
             return None
-        found: Any = next((value for value in json_values(text(response)) if _kind(value) is _kind(expected)), _NONE)
-        if found is _NONE:
+        found: Any = next((value for value in json_values(text(response)) if _kind(value) is _kind(expected)), NOTHING)
+        if found is NOTHING:
             return 0.0
         if self.fields and isinstance(expected, dict):
             return self._share(expected, found)
@@ -86,5 +94,5 @@ class JsonMatch(Metric):
         names = self.fields if isinstance(self.fields, tuple) else expected.keys() | found.keys()
         if not names:  # two empty objects
             return 1.0
-        right = sum(equal(expected.get(name, _NONE), found.get(name, _NONE)) for name in names)
+        right = sum(equal(expected.get(name, NOTHING), found.get(name, NOTHING)) for name in names)
         return right / len(names)

@@ -38,7 +38,7 @@ class Maths(Metric):
     symbolic: bool = True
     """Compare expressions, too. false: what is neither number, list nor word is wrong; needs no extra."""
     seconds: Annotated[float, Field(gt=0), Why("most comparisons take hundredths; sympy may think for ever")] = 5.0
-    """How long one comparison of expressions may take."""
+    """How much of a processor's time one comparison of expressions may take."""
 
     def __post_init__(self) -> None:
         if self.symbolic:
@@ -50,7 +50,7 @@ class Maths(Metric):
         if not expected:
             return None
         said = text(response).strip()
-        if len(said) <= len(expected) + SLACK and plain(said) == plain(expected):
+        if len(said) <= len(expected) + SLACK and plain(said).casefold() == plain(expected).casefold():
             return 1.0
         found = final_answer(said, self.marked or _echoes(example, said))
         if found is None:

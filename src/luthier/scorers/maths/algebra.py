@@ -16,6 +16,8 @@ from luthier.errors import LuthierError
 
 STARTS = 120.0
 """Seconds that a process may take to import sympy, on a machine that is busy."""
+WAITS = 20
+"""The process counts its time on a processor; by the clock on the wall it may take so many times as long."""
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -81,7 +83,7 @@ class Algebra:
     """Compares expressions in at most `size` processes, started when they are needed and ended with this one."""
 
     def __init__(self, seconds: float, size: int) -> None:
-        """`seconds`: how long a comparison may take."""
+        """`seconds`: how much of a processor's time a comparison may take."""
         self.size = size
         self.counts: Counter[str] = Counter()
         """How many pairs were found right and wrong; how many could not be told: unread, fault, out of time."""
@@ -104,7 +106,7 @@ class Algebra:
         try:
             if process is None or process.ended:
                 process = _Process(self._seconds)
-            told = process.ask(expected, found, self._seconds + 1.0)  # the process's own clock comes first
+            told = process.ask(expected, found, WAITS * self._seconds)
             if told is None:
                 process.kill()
             else:

@@ -13,15 +13,15 @@ from luthier.scorers.maths.values import Number, Several, named, number, several
 Ask = Callable[[str, str], bool | None]
 """Are two expressions equal? None: it cannot be said."""
 
-LONGEST = 500
-"""Characters beyond which nothing is a final answer that algebra is asked about."""
+LONGEST = 1000
+"""Characters by which no answer is longer than what is expected."""
 MOST = 50
 """Parts of a list or a set."""
 DIGITS = 3
 """A decimal stands for what has none that ends (1/3) from so many digits on."""
 
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sin|cos|tan|log|exp|mod|inf|[pbvBV]?matrix|cases|array)[A-Za-z]{3,}")
-_ALGEBRA = re.compile(r"[\\^_=<>+*/|\d]")
+_ALGEBRA = re.compile(r"[-\\^_=<>+*/|\d]")
 _ONLY_NUMBER = re.compile(r"(?<![\w.])-?\s?\$?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?\s?%?")
 _LEFT_TO_DO = re.compile(r"(?<=[\d)}%])\s*(?:[-+*/÷]|\\times|\\cdot|\\div|x)\s*(?=[\d($])")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
@@ -29,6 +29,8 @@ _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 
 def same(expected: str, found: str, ask: Ask) -> bool | None:
     """Does `found` say what `expected` says? None where only algebra could tell and `ask` could not."""
+    if len(found) > len(expected) + LONGEST:
+        return False
     expected, found = plain(expected), plain(found)
     if "=" not in named(expected)[1]:
         found = _last_side(found)
@@ -58,7 +60,12 @@ def _same(expected: str, found: str, ask: Ask) -> bool | None:
         return False
     if not _is_algebra(expected) or not _is_algebra(found):
         return _bare_words(expected) == _bare_words(found) != ""
-    return ask(_without_unit(named(expected)[1]), _without_unit(named(found)[1]))
+    return ask(_asked(expected), _asked(found))
+
+
+def _asked(text: str) -> str:
+    """An expression as algebra is to read it."""
+    return _without_unit(named(text)[1]).replace("⦃", r"\{").replace("⦄", r"\}")
 
 
 def _read(text: str) -> Number | Several | None:
@@ -152,14 +159,16 @@ def _all(told: Sequence[bool | None]) -> bool | None:
 
 def _unworked(found: str) -> bool:
     """Is it a sum, a product or a quotient of plain numbers, left to the reader?"""
-    return _LEFT_TO_DO.search(found) is not None and not _VARIABLE.search(found) and "\\" not in re.sub(
-        r"\\(?:times|cdot|div)", "", found
+    return (
+        _LEFT_TO_DO.search(found) is not None
+        and not _VARIABLE.search(found)
+        and "\\" not in re.sub(r"\\(?:times|cdot|div)", "", found)
     )
 
 
 def _is_algebra(text: str) -> bool:
     """Could algebra read it: signs or digits, or a single letter, and no prose?"""
-    if len(text) > LONGEST or _PROSE.search(_without_unit(text)):
+    if _PROSE.search(_without_unit(text)):
         return False
     return bool(_ALGEBRA.search(text)) or len(text) == 1
 
@@ -167,11 +176,12 @@ def _is_algebra(text: str) -> bool:
 def _without_unit(text: str) -> str:
     """An expression without the words behind it: `5\\sqrt{2} cm`."""
     head, _, unit = text.rpartition(" ")
-    while head and (unit in UNITS and len(unit) > 1 or (_PROSE.fullmatch(unit) and head[-1:] not in "+-*/=^")):
+    while head and ((unit in UNITS and len(unit) > 1) or (_PROSE.fullmatch(unit) and head[-1:] not in "+-*/=^")):
         text = head.rstrip()
         head, _, unit = text.rpartition(" ")
     return text
 
 
 def _bare_words(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
+    """The words of an answer without its punctuation: `(C).` is C. Nothing where it has signs of mathematics."""
+    return "" if _ALGEBRA.search(text) else " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())

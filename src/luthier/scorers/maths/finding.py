@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 
-from luthier.scorers.maths.spelling import of_group, plain
+from luthier.scorers.maths.spelling import groups, plain
 from luthier.scorers.maths.values import number
 
 TAIL = 2000
 """So many characters of an unmarked solution's end are looked at."""
+DEPTH = 3
+"""Marks within marks."""
 SHORT = 60
 """Characters below which a whole solution may be one number, spelt in several parts: `1.5 × 10³`."""
 
@@ -24,9 +26,9 @@ _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed\s+([^\s{}$\\]+)")
 _TAGS = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BETWEEN = re.compile(r"[\s$,;.]*(?:\\text\s*\{\s*(?:and|or)\s*\}|and|or)?[\s$,;]*")
 _WORDS = re.compile(
-    r"(?:\b(?:the|my|our|final|correct)\s+(?:final\s+|correct\s+)?(?:answer|result)(?:\s+(?:to|of|for)\b[^.\n]{0,80}?)?\s+"
-    r"(?:is|are|will be|would be|must be|equals?)\b(?!\s+(?:not|correct|wrong|right|incorrect)\b)|\b(?:final\s+)?answer\s*\**\s*:"
-    r"|^\s*\**A\s*:|答案\s*(?:是|为|為|:|：))[\s*:：]*",
+    r"\b(?:the|my|our|final|correct)\s+(?:final\s+|correct\s+)?(?:answer|result)(?:\s+(?:to|of|for)\b[^.\n]{0,80}?)?\s+"
+    r"(?:is|are|will be|would be|must be|equals?)\b(?!\s+(?:not|correct|wrong|right|incorrect)\b)[\s*:]*"
+    r"|\b(?:final\s+)?answer\s*\**\s*:[\s*]*|^\s*\**A\s*:[\s*]*|答案\s*(?:是|为|為|:|：)[\s*:：]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE = re.compile(r"\n|[。！]|(?<=[^\d\s])[!?](?=\s|$)|(?<!\b[A-Za-z])\.(?=\s|$|\*)")
@@ -35,7 +37,7 @@ _WORKING = re.compile(r"\s\([^()]*\d\s*[-+*/=×][^()]*\)\s*$")
 _MATHS = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
 NUMBER = re.compile(
-    rf"(?:(?<![\w)\]])-\s?|-(?=\$))?\\?\$?\s?-?(?:\d+\s+\d+/\d+|(?:{_DIGITS})(?:\s?/\s?\d+|[eE][+-]?\d+)?|[½⅓⅔¼¾⅛])"
+    rf"(?:(?<![\w)\]])-\s?|-(?=\$))?\\?\$?\s?-?(?:\d+\s+\d+/\d+|\d+:\d\d|(?:{_DIGITS})(?:\s?/\s?\d+|[eE][+-]?\d+)?|[½⅓⅔¼¾⅛])"
     rf"(?:\s*(?:\\%|%|(?:thousand|million|billion|trillion|percent)\b))?",
     re.IGNORECASE,
 )
@@ -63,40 +65,47 @@ def conclusion(solution: str) -> str:
 
 
 def marks(said: str) -> list[tuple[int, int, str]]:
-    """The answers that are marked as such: where each begins and ends, and what it says. A mark in a mark is part of it."""
-    found = [(tag.start(), tag.end(), tag[1].strip()) for tag in _TAGS.finditer(said)]
+    """The answers that are marked as such: where each begins and ends, and what it says.
+
+    A mark within another is no mark of its own.
+    """
+    found = [(*tag.span(), *tag.span(1)) for tag in _TAGS.finditer(said)]
+    closing = groups(said)
     for box in _BOX.finditer(said):
-        inner = box[1] if box[1] is not None else of_group(said, box.end())
-        if inner is not None:
-            end = box.end() if box[1] is not None else box.end() + len(inner) + 2
-            found.append((box.start(), end, inner.strip()))
+        if box[1] is not None:
+            found.append((*box.span(), *box.span(1)))
+        elif box.end() in closing:
+            found.append((box.start(), closing[box.end()] + 1, box.end() + 1, closing[box.end()]))
     last = len(said.rstrip())
     for line in _HASHES.finditer(said):
-        content = line[1].rpartition("####")[2].strip()
-        if line.end() >= last or (content and _HEADING.match(content) is None):
-            found.append((line.start(), line.end(), content))
-    outer = [one for one in found if not any(a < one[0] and one[1] <= b for a, b, _ in found)]
-    return sorted(outer)
+        content = line.start(1) + line[1].rfind("####") + (4 if "####" in line[1] else 1)
+        stands = line[1].strip() and _HEADING.match(said[content : line.end()].lstrip()) is None
+        if stands or line.end() >= last:
+            found.append((*line.span(), content, line.end()))
+    outer: list[tuple[int, int, int, int]] = []
+    for one in sorted(found):
+        if not outer or one[0] >= outer[-1][1]:
+            outer.append(one)
+    return [(start, end, said[first:after].strip()) for start, end, first, after in outer]
 
 
-def by_mark(said: str) -> str | None:
+def by_mark(said: str, depth: int = DEPTH) -> str | None:
     """The last marked answer; boxes side by side are one answer of several parts."""
     found = marks(said)
     if not found:
         return None
     parts = [found[-1]]
     for earlier in reversed(found[:-1]):
-        between = said[earlier[1] : parts[0][0]]
+        between = said[earlier[1] : parts[-1][0]]
         if "boxed" not in said[earlier[0] : earlier[0] + 7] or not _BETWEEN.fullmatch(between) or "\n" in between:
             break
-        parts.insert(0, earlier)
-    told = [_inside(content) for _, _, content in parts]
-    return " , ".join(dict.fromkeys(told))
+        parts.append(earlier)
+    return " , ".join(dict.fromkeys(_inside(content, depth) for _, _, content in reversed(parts)))
 
 
-def _inside(content: str) -> str:
+def _inside(content: str, depth: int) -> str:
     """A mark's own answer: what a mark or the words within it say, else all of it."""
-    inner = by_mark(content)
+    inner = by_mark(content, depth - 1) if depth else None
     if inner is None:
         inner = by_words(content)
     return content if inner is None else inner

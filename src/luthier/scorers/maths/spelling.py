@@ -6,10 +6,10 @@ import re
 import unicodedata
 
 _SIGNS = str.maketrans({
-    "−": "-", "–": "-", "‒": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
-    "±": r"\pm ", "°": r" degrees ", "’": "'", "，": ",", "、": ",", "；": ";", "。": ".", "：": ":",
-    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "¢": " cents ", "€": "$", "£": "$", "¥": "$",
+    "−": "-", "–": "-", "‒": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/",
+    "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "±": r"\pm ", "°": r" degrees ", "’": "'", "，": ",", "、": ",", "；": ";", "。": ".", "：": ":",
+    "ℝ": r"\mathbb{R}", "¢": " cents ", "€": "", "£": "", "¥": "", "∅": r"\emptyset ",
 })  # fmt: skip
 _ABOVE = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -19,8 +19,11 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\{,\}", ","),
         (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![a-zA-Z])|~|[\u200b\u2060\ufeff]", " "),
         (r"\\[dtc]frac", r"\\frac"),
+        (r"\\varnothing|⦃\s*⦄", r"\\emptyset "),
         (r"\\lvert|\\rvert", "|"),
-        (r"\\(leq|geq|neq)(?![a-z])", lambda found: "\\" + found[1][:2]),  # type: ignore[list-item]
+        (r"\\leq(?:slant)?(?![a-z])", r"\\le"),
+        (r"\\geq(?:slant)?(?![a-z])", r"\\ge"),
+        (r"\\neq(?![a-z])", r"\\ne"),
         (r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname|emph)\s*\{([^{}]*)\}", r" \1 "),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree", " degrees "),
         (r"\\%", "%"),
@@ -37,6 +40,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 _MARKED = re.compile(r"\$\$?([^$]*)\$\$?")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+"""A brace, or what is escaped and therefore none."""
 _ENDS = " \t\n.,;:?*"
 
 
@@ -49,7 +54,8 @@ def plain(text: str) -> str:
     for pattern, by in _RULES:
         text = pattern.sub(by, text)
     text = _without_delimiters(text.replace(r"\$", "＄"))
-    return " ".join(text.split()).strip(_ENDS)
+    text = " ".join(text.split()).rstrip(_ENDS)
+    return text.lstrip(_ENDS) if not re.match(r"\.\d", text) else text
 
 
 def _vulgar(text: str) -> str:
@@ -70,18 +76,13 @@ def _without_delimiters(text: str) -> str:
     return text.replace("＄", "$")
 
 
-def of_group(text: str, opening: int) -> str | None:
-    """What stands between the brace at `opening` and the one that closes it; None where none does."""
-    depth, place = 0, opening
-    while place < len(text):
-        char = text[place]
-        if char == "\\":
-            place += 1  # an escaped brace is a sign like any other
-        elif char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return text[opening + 1 : place]
-        place += 1
-    return None
+def groups(text: str) -> dict[int, int]:
+    """The place of each brace that opens a group, with that of the one that closes it."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            found[opened.pop()] = brace.start()
+    return found

@@ -33,7 +33,9 @@ _REST = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _UNIT = re.compile(r"(?:[^\W\d_]|['/.\-()^{}² ]|(?<=\^)\d|(?<=\^\{)\d)*")
-_NO_UNIT = re.compile(r"\b(?:or|and|not|nor|but|pi|sqrt|sin|cos|tan|log|ln|exp|mod)\b|(?<![\w'/.])[b-z](?![\w'.])|/\s*$", re.I)
+_NO_UNIT = re.compile(
+    r"\b(?:or|and|not|nor|but|pi|sqrt|sin|cos|tan|log|ln|exp|mod)\b|(?<![\w'/.])[b-z](?![\w'.])|/\s*$", re.IGNORECASE
+)
 """What makes more of the words behind a number than its unit: another answer, a function, a variable."""
 _NAMED = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*=\s*(.+)", re.DOTALL)
 _WITHIN = re.compile(r"[A-Za-z]\s*\\in\s*(.+)", re.DOTALL)
@@ -74,9 +76,10 @@ class Several:
 
 def number(text: str) -> Number | None:
     """A number that stands alone, with a unit or without; None for anything else."""
-    word = WORDS.get(text.casefold())
-    if word is not None:
-        return Number(Fraction(word))
+    word, _, behind = text.partition(" ")
+    if word.casefold() in WORDS:
+        unit = _unit(f" {behind}")
+        return None if unit is None else Number(Fraction(WORDS[word.casefold()]), unit=unit)
     found = _NUMBER.fullmatch(text)
     if found is None or (found["sign"] and found["inner"]):
         return None
@@ -115,7 +118,9 @@ def _value(found: re.Match[str]) -> tuple[Fraction | None, int | None]:
     if found["period"]:
         whole, _, behind = found["repeated"].partition(".")
         shift, period = 10 ** len(behind), found["period"]
-        return Fraction(int(whole + behind or "0"), shift) + Fraction(int(period), (10 ** len(period) - 1) * shift), None
+        return Fraction(int(whole + behind or "0"), shift) + Fraction(
+            int(period), (10 ** len(period) - 1) * shift
+        ), None
     if found["alone"]:
         power = int(found["alone"])
         return (Fraction(10) ** power, None) if abs(power) <= LONGEST else (None, None)

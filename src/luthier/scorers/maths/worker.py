@@ -1,7 +1,8 @@
 """Algebra in a process of its own: reads a pair of expressions a line, answers whether they are equal.
 
 Run by `algebra.Algebra` as a file, so it imports nothing of Luthier. What sympy is asked may take for ever, or all
-memory: the clock below ends the process, whatever it is doing and whether or not anybody still waits for it.
+memory: the clock below ends the process, whatever it is doing and whether or not anybody still waits for it. It counts
+the processor's time, so that a busy machine judges as an idle one does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ from typing import Any
 
 MEMORY = 4 << 30
 """Bytes of address space that one may have."""
+
+
+def set_clock(seconds: float) -> None:
+    """Let the process end after so much of the processor's time; 0: not at all. Windows has no such clock."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process that does not catch it
 
 
 def main(seconds: float) -> None:
@@ -42,14 +49,12 @@ def main(seconds: float) -> None:
 
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        set_clock(seconds)
         try:
             answer = judged(*json.loads(line))
         except (Exception, RecursionError, MemoryError) as error:
             answer = f"fault: {type(error).__name__}"
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        set_clock(0.0)
         print(json.dumps(answer), flush=True)
 
 
