@@ -13,6 +13,8 @@ from luthier.types import Example, Response
 
 _FENCE = re.compile(r"```[\w-]*\s*\n?(.*?)```", re.DOTALL)
 _OPENING = re.compile(r"[\[{]")
+TRIES = 1000
+"""Brackets that may open no JSON before the search is given up: each costs a look at the whole text."""
 NOTHING = object()
 """No value at all; JSON's null is a value."""
 
@@ -34,13 +36,15 @@ def json_values(text: str) -> Iterator[Any]:
             yield _DECODER.decode(whole.strip())
         except (ValueError, RecursionError):
             continue
-    position = 0
-    while opening := _OPENING.search(text, position):
+    position = failed = 0
+    while failed < TRIES and (opening := _OPENING.search(text, position)):
         try:
             value, position = _DECODER.raw_decode(text, opening.start())
-        except (ValueError, RecursionError):
-            position = opening.end()
+        except ValueError:
+            position, failed = opening.end(), failed + 1
             continue
+        except RecursionError:  # tried again from each bracket within, it would take minutes
+            return
         yield value
 
 
