@@ -146,10 +146,10 @@ class Format(Metric):
     """1 when a response has the form that was asked for, otherwise 0: that of `style`, and of each other key set."""
 
     needs_reference: ClassVar[bool] = False
-    style: Literal["answer", "think", "any"] | None = None
+    style: Literal["answer", "think"] | None = None
     """answer: one final answer is marked (`####`, `\\boxed{}`, `<answer>`), and nothing much follows.
-    think: thoughts in `<think>`, once, then something said (arXiv:2501.12948). any: no style. Default: answer where
-    no other key is set."""
+    think: thoughts in `<think>`, once, then something said (arXiv:2501.12948). Default: answer where no other key is
+    set, else neither."""
     json: bool | str | dict[str, Any] = False
     """true: it is JSON. A file or a schema: JSON that fits it (extra `schema`)."""
     regex: str | None = None
@@ -165,7 +165,7 @@ class Format(Metric):
     def __call__(self, example: Example, response: Response) -> float | None:
         said = text(response).strip()
         held: list[float | None] = []
-        style = self.style or ("answer" if self.json is False and self.regex is None else "any")
+        style = self.style or ("answer" if self.json is False and self.regex is None else None)
         if style == "answer":
             held.append(float(marked_once(said)))
         elif style == "think":
