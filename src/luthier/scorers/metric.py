@@ -81,7 +81,7 @@ def reference(example: Example) -> str | None:
     return text(first) or (None if any(turn.calls for turn in first.turns) else "")
 
 
-def require(package: str, module: str, scorer: str) -> None:
+def require(package: str, module: str, scorer: str, extra: str = "metrics") -> None:
     """Raise the error that names the extra, when a scorer's library is absent (asked when the scorer is built)."""
     if find_spec(module) is None:
-        raise missing_extra(package, "metrics", f"the scorer {scorer!r}")
+        raise missing_extra(package, extra, f"the scorer {scorer!r}")

@@ -14,7 +14,7 @@ from test_compare import Letters
 
 from luthier.errors import LuthierError
 from luthier.evaluate import ScoredTask, check, compare
-from luthier.evaluate.asking import best
+from luthier.evaluate.asking import Outcome, best
 from luthier.evaluate.comparison import Comparison
 from luthier.recipe.schema import Task
 from luthier.types import Completion, Example, Request, Turn
@@ -146,3 +146,10 @@ def test_what_cannot_pick_is_refused_before_there_is_a_model(keys, answers, mess
     asked = [row if answers else replace(row, answer=None) for row in rows(3)]
     with pytest.raises(LuthierError, match=message):
         check(ScoredTask(task), asked, Letters(), None)
+
+
+def test_an_answer_keeps_the_tokens_it_was_drawn_as():
+    """The stop token with them; a scorer that counts tokens counts these."""
+    outcome = Outcome(None, None, [], None, 0.0, "tuned")
+    assert outcome.response(Completion((7, 8), "ab", "stop", sampled=(7, 8, 2))).ids == (7, 8, 2)
+    assert outcome.response(Completion((), "ab", "stop")).ids is None, "an endpoint tells text alone"
