@@ -20,6 +20,12 @@ class Watch:
             for name, tensor in part._parameters.items()
             if tensor is not None
         ]
+        self._buffers = [
+            (part._buffers, name, buffer.data_ptr())
+            for part in parts
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
         tuners: list[Any] = [part for part in parts if isinstance(part, BaseTunerLayer)]
         self._tuners = [(part, _switches(part)) for part in tuners]
 
@@ -35,15 +41,27 @@ class Watch:
 
         Optimisers that write the numbers behind torch's back are not seen; the numbers are read in place.
         """
-        return self.same_places() and all(_switches(part) == switches for part, switches in self._tuners)
+        return self.same_places() and self._same_switches()
 
     def same_places(self) -> bool:
         """The same, whatever adapters are on."""
         return all(_place(held.get(name)) == place for held, name, place in self._tensors)
 
+    def same_memory(self) -> bool:
+        """Do its tensors lie where they lay, whatever was written there? What was recorded over them still holds."""
+        weights = all(_lies(held.get(name)) == (place and place[0]) for held, name, place in self._tensors)
+        return weights and all(_lies(held.get(name)) == place for held, name, place in self._buffers)
+
+    def same_recording(self) -> bool:
+        """The same parts, memory and adapters."""
+        return self.same_parts() and self.same_memory() and self._same_switches()
+
     def same(self) -> bool:
         """Both the parts and the tensors."""
         return self.same_parts() and self.same_tensors()
+
+    def _same_switches(self) -> bool:
+        return all(_switches(part) == switches for part, switches in self._tuners)
 
 
 def _shape(part: nn.Module) -> tuple[Any, ...]:
@@ -53,6 +71,10 @@ def _shape(part: nn.Module) -> tuple[Any, ...]:
 
 def _place(tensor: Any) -> tuple[int, int, bool] | None:
     return None if tensor is None else (tensor.data_ptr(), tensor._version, tensor.requires_grad)
+
+
+def _lies(tensor: Any) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _switches(part: Any) -> tuple[Any, ...]:
