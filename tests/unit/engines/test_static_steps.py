@@ -160,6 +160,25 @@ def test_an_engine_answers_alike_with_rows_put_back(family: str, monkeypatch: py
     assert [steps.why for steps in made] == [None, None] and all(steps.shapes for steps in made)
 
 
+@pytest.mark.parametrize("way", ["ordinary", "static"])
+def test_what_is_no_number_stays_with_its_row(way: str) -> None:
+    one = reader(model()) if way == "static" else PagedReader(model())
+    one.grow(4)
+    one.read([Run([5] * 40, 0, [0, 1, 2], True), Run([6] * 3, 0, [3], True)])
+    _, values = one._pool._layers[0]
+    values[3 * PAGE : 3 * PAGE + 3] = torch.nan  # of the short row
+    for at in range(2):
+        long, short = one.read([Run([7], 40 + at, [0, 1, 2], True), Run([7], 3 + at, [3], True)])
+        assert long.isfinite().all() and short.isnan().all()
+    for pools in one._pool._layers.values():
+        for pool in pools:
+            pool[3 * PAGE :] = 1.0
+    values[:40] = torch.nan  # of the long one
+    for at in range(2):
+        long, short = one.read([Run([7], 42 + at, [0, 1, 2], True), Run([7], 5 + at, [3], True)])
+        assert long.isnan().all() and short.isfinite().all()
+
+
 def test_only_steps_of_single_tokens_are_served() -> None:
     one = reader(model())
     one.grow(8)

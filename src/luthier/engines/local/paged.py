@@ -9,6 +9,7 @@ H = heads, G = key heads, D = head dimension, V = vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ class PagedReader:
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.static: StaticSteps | None = None
-        """What reads steps of single tokens on CUDA, of whichever shape they are."""
-        if self._device.type == "cuda" and not self._placed:
+        """What reads steps of single tokens on CUDA. `LUTHIER_GRAPHS=off` turns it off."""
+        if self._device.type == "cuda" and not self._placed and os.environ.get("LUTHIER_GRAPHS") != "off":
             self.static = StaticSteps(module, self._model, self._pool)
         self.page_bytes = 2 * text.num_hidden_layers * PAGE * heads * size * self._model.dtype.itemsize
 
@@ -142,9 +143,9 @@ class PagedCall:
         longest = max((run.start + 1 for _, run in self._singles), default=0)
         key_RK = torch.zeros(len(self._singles), longest, dtype=torch.long, device=device)
         for number, (_, run) in enumerate(self._singles):
-            slots = _slots(run, device)
-            key_RK[number] = slots[0]  # filled up by its own: another's may be no number, which a mask does not hide
-            key_RK[number, : run.start + 1] = slots[: run.start + 1]
+            own = _slots(run, device)
+            key_RK[number] = own[0]  # filled up by its own: another's may be no number, which a mask does not hide
+            key_RK[number, : run.start + 1] = own[: run.start + 1]
         self._key_RK = key_RK
 
     def attend(

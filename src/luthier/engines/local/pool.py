@@ -10,7 +10,7 @@ from torch import Tensor
 from luthier.models.decode.step import PAGE
 
 LEAST = 64
-"""Pages that there is room for from the first step on: a pool that grows moves, and what was recorded over it is lost."""
+"""Pages that there is room for from the first step on: a pool that grows moves, and what was recorded is lost."""
 
 
 class Pool:

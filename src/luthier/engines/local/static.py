@@ -145,7 +145,7 @@ class StaticSteps:
         warnings.filterwarnings("ignore", message=".*[Ss]ynchronization debug mode is a prototype")
         try:
             with torch.cuda.device(self._device):
-                side = torch.cuda.Stream()
+                side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
                     self._forward(step)
@@ -158,8 +158,8 @@ class StaticSteps:
                 with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
                     self._forward(step)
                 step.graph = graph
-        except RuntimeError as error:
-            self.why = str(error).strip().partition("\n")[0]
+        except Exception as error:  # torch's, CUDA's and Triton's have nothing in common; the ordinary way may yet go
+            self.why = f"{type(error).__name__}: {error}".partition("\n")[0]
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
@@ -170,8 +170,8 @@ class _Step:
     def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
         rows, pages = shape
         self.inputs = torch.zeros(rows * (2 + pages), dtype=torch.long, device=device)
-        self.id_R, self.position_R, table = self.inputs.split([rows, rows, rows * pages])
-        self.table_RP = table.view(shape)
+        self.id_R, self.position_R = self.inputs[:rows], self.inputs[rows : 2 * rows]
+        self.table_RP = self.inputs[2 * rows :].view(shape)
         self.unused = torch.zeros(1, 1, 1, 1, device=device)
         self.graph: Any = None
 

@@ -53,7 +53,7 @@ def gathered(
     keys_RGKD, values_RGKD = (part[slot_RK].transpose(1, 2) for part in pool)
     seen_RK = before_RK & (key_K > position_R[:, None] - window) if window else before_RK
     # heads that share keys stand as queries side by side: no copy of the keys for each
-    query_RGQD = query_RHD.unflatten(1, (pool[0].shape[1], -1))
+    query_RGQD = query_RHD.reshape(rows, pool[0].shape[1], -1, query_RHD.shape[-1])
     attention = torch.nn.functional.scaled_dot_product_attention
     out: Tensor = attention(query_RGQD, keys_RGKD, values_RGKD, seen_RK[:, None, None], scale=scale)
     return out.reshape(rows, heads, -1)

@@ -20,12 +20,9 @@ class Watch:
             for name, tensor in part._parameters.items()
             if tensor is not None
         ]
-        self._buffers = [
-            (part._buffers, name, buffer.data_ptr())
-            for part in parts
-            for name, buffer in part._buffers.items()
-            if buffer is not None
-        ]
+        kinds: list[dict[str, Any]] = [kind for part in parts for kind in (part._parameters, part._buffers)]
+        self._held = [(kind, name) for kind in kinds for name, tensor in kind.items() if tensor is not None]
+        self._memory = [kind[name].data_ptr() for kind, name in self._held]
         tuners: list[Any] = [part for part in parts if isinstance(part, BaseTunerLayer)]
         self._tuners = [(part, _switches(part)) for part in tuners]
 
@@ -49,8 +46,10 @@ class Watch:
 
     def same_memory(self) -> bool:
         """Do its tensors lie where they lay, whatever was written there? What was recorded over them still holds."""
-        weights = all(_lies(held.get(name)) == (place and place[0]) for held, name, place in self._tensors)
-        return weights and all(_lies(held.get(name)) == place for held, name, place in self._buffers)
+        try:  # asked before each step that was recorded, so with nothing in the way
+            return [kind[name].data_ptr() for kind, name in self._held] == self._memory
+        except (KeyError, AttributeError):  # one is gone, or None by now
+            return False
 
     def same_recording(self) -> bool:
         """The same parts, memory and adapters."""
@@ -71,10 +70,6 @@ def _shape(part: nn.Module) -> tuple[Any, ...]:
 
 def _place(tensor: Any) -> tuple[int, int, bool] | None:
     return None if tensor is None else (tensor.data_ptr(), tensor._version, tensor.requires_grad)
-
-
-def _lies(tensor: Any) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _switches(part: Any) -> tuple[Any, ...]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from luthier.models.decode.step import PAGE
 
-STRETCH, KEYS = 256, 64
-"""Keys of a stretch, and those of them that are looked at together."""
+STRETCH, KEYS, FEWER = 256, 64, 32
+"""Keys of a stretch, and those of them that are looked at together; of large heads fewer, so that smaller devices have
+room for them."""
 EVER = 2**30
 """The window of who sees all."""
 
@@ -91,11 +92,12 @@ def paged_attention(
     top, total = torch.empty(2, rows, heads, parts, **like)
     out_RHD = query_RHD.new_empty(rows, heads, wide)
     blocks = {"Q": max(16, triton.next_power_of_2(heads // groups)), "D": max(16, triton.next_power_of_2(size))}
+    keys = KEYS if max(size, wide) * keys_SGD.element_size() <= 512 else FEWER
     v_block = max(16, triton.next_power_of_2(wide))
     _stretch[(rows * groups, parts)](
         query_RHD.contiguous(), keys_SGD, values_SGD, table_RP.contiguous(), position_R, acc, top, total, scale,
         table_RP.shape[1], window or EVER, groups, heads // groups, size, wide, parts,
-        PAGE=PAGE, STRETCH=STRETCH, KEYS=KEYS, V=v_block, **blocks,
+        PAGE=PAGE, STRETCH=STRETCH, KEYS=keys, V=v_block, **blocks,
     )  # fmt: skip
     _together[(rows * heads,)](acc, top, total, out_RHD, wide, parts, V=v_block)
     return out_RHD
