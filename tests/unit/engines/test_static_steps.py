@@ -80,7 +80,7 @@ def begun(one: PagedReader, sequences: Sequences, pages: int = 48) -> None:
     filled = [slot for run in sequences.prompts() for slot in _slots(run)]
     empty = torch.ones(len(one._pool.of(0, torch.empty(0), torch.empty(0))[0]), dtype=torch.bool)
     empty[filled] = False
-    empty[one._pool.spare * PAGE :] = False
+    empty[one._pool.spare * PAGE :] = False  # the page that is nobody's
     for pools in one._pool._layers.values():
         for pool in pools:
             pool[empty.to(pool.device)] = torch.nan

@@ -26,13 +26,13 @@ class Pool:
     @property
     def spare(self) -> int:
         """The page that is nobody's."""
-        return self._room - 1
+        return self._room
 
     def grow(self, pages: int) -> None:
         """Make room for so many pages, and for as many again as there are, so that it is not copied often."""
-        if pages < self._room:
+        if pages <= self._room:
             return
-        self._room = max(LEAST, pages + 1, 2 * self._room)
+        self._room = max(LEAST, pages, 2 * self._room)
         self._layers = {layer: (self._wider(k), self._wider(v)) for layer, (k, v) in self._layers.items()}
         self.moves += 1
 
@@ -49,6 +49,6 @@ class Pool:
         return self._layers[layer]
 
     def _wider(self, pool: Tensor) -> Tensor:
-        wider = pool.new_zeros(self._room * PAGE, *pool.shape[1:])
+        wider = pool.new_zeros((self._room + 1) * PAGE, *pool.shape[1:])
         wider[: len(pool)] = pool
         return wider

@@ -147,12 +147,14 @@ class StaticSteps:
             with torch.cuda.device(self._device):
                 side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    self._forward(step)
-                    torch.cuda.set_sync_debug_mode("error")
-                    self._forward(step)
+                try:
+                    with torch.cuda.stream(side):
+                        self._forward(step)
+                        torch.cuda.set_sync_debug_mode("error")
+                        self._forward(step)
+                finally:
                     torch.cuda.set_sync_debug_mode(before)
-                torch.cuda.current_stream().wait_stream(side)
+                    torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
                 # other threads may use the device meanwhile
                 with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
@@ -160,8 +162,6 @@ class StaticSteps:
                 step.graph = graph
         except Exception as error:  # torch's, CUDA's and Triton's have nothing in common; the ordinary way may yet go
             self.why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
 
 
 class _Step:
