@@ -266,6 +266,21 @@ def test_a_model_whose_static_steps_differ_is_read_in_the_ordinary_way(caplog: p
     assert one.static.shapes == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here steps can be recorded")
+def test_a_model_that_cannot_be_recorded_is_read_in_the_ordinary_way(caplog: pytest.LogCaptureFixture) -> None:
+    module = model()
+    mine, theirs = Sequences([9, 20]), Sequences([9, 20])
+    one, own = reader(module), PagedReader(module)
+    begun(one, mine)
+    begun(own, theirs)
+    assert one.static is not None
+    one.static._record = True  # on a machine where nothing can be
+    for _ in range(2):
+        assert torch.equal(one.read(mine.step([0, 1])), own.read(theirs.step([0, 1])))
+    assert one.static.why is not None and one.static.shapes == []
+    assert caplog.text.count("without CUDA graphs") == 1
+
+
 class _Nothing(TorchDispatchMode):
     """Refuses what looks at numbers, or brings some from the host, in the middle of a step: no graph holds it."""
 

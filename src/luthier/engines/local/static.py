@@ -141,9 +141,9 @@ class StaticSteps:
     def _to_be_recorded(self, step: _Step) -> None:
         """Compute a step by hand, so that all that is made at first use is there; again, to see that nothing waits for
         the device; and record it. Each time the same is written to the pages."""
-        before = torch.cuda.get_sync_debug_mode()
         warnings.filterwarnings("ignore", message=".*[Ss]ynchronization debug mode is a prototype")
         try:
+            before = torch.cuda.get_sync_debug_mode()
             with torch.cuda.device(self._device):
                 side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
