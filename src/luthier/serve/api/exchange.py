@@ -16,6 +16,8 @@ Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 SWALLOWED = 16
 """Of a body that is too large so many times the limit is read and dropped, so that its sender hears why it failed."""
+LONG = 20_000
+"""Bytes from which a body is read, rendered and tokenised beside the event loop."""
 GONE = 499
 """The status in the log of a request whose client left."""
 
@@ -137,3 +139,8 @@ class Exchange:
         self.status = status
         pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+async def beside(size: int, work: Callable[..., T], *args: Any) -> T:
+    """What `work` gives: on another thread where a body is long, so that nobody else waits for it."""
+    return await asyncio.to_thread(work, *args) if size > LONG else work(*args)
