@@ -53,6 +53,15 @@ def raw(
     return made
 
 
+def begins(made: socket.socket) -> None:
+    """Wait for the first of a stream."""
+    heard = b""
+    while b"data: " not in heard:
+        part = made.recv(65536)
+        assert part, heard
+        heard += part
+
+
 @pytest.mark.parametrize("when", ["first token", "middle", "whole", "queued"])
 def test_a_client_that_leaves_frees_its_rows(served: Served, when: str) -> None:
     served.idle()
@@ -149,8 +158,7 @@ def test_one_connection_too_many_is_told_so_and_disturbs_nobody(base: Path) -> N
     with serving([str(base)], connections=2) as served:
         assert served.get("/health").status_code == 200  # this client keeps its connection
         other = raw(served, {**LONG, "stream": True})
-        while b"data: " not in other.recv(65536):
-            pass
+        begins(other)
         for body in ({**LONG, "max_tokens": 1}, big):
             late = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
             with pytest.raises(openai.InternalServerError) as told:
@@ -215,8 +223,7 @@ def test_it_ends_after_a_while_in_any_case(base: Path, caplog: pytest.LogCapture
     caplog.set_level("INFO", "luthier.serve")
     with serving([str(base)], drain=0.2) as served, ThreadPoolExecutor() as pool:
         stream = raw(served, {**LONG, "stream": True, "n": 2})
-        while b"data: " not in stream.recv(65536):
-            pass
+        begins(stream)
         running = pool.submit(served.post, "/v1/chat/completions", {**LONG, "n": 4})
         served.until(lambda now: now["luthier_running"] == 6)
         served.server.handle_exit(15, None)

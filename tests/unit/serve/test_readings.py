@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,33 +53,54 @@ ASKED: Any = {
 }
 
 
-@contextmanager
-def watched(served: Served, slow: float = 0.0) -> Iterator[list[tuple[str, float]]]:
-    """What the engine's thread does, in order: `step`s, and each time that rows are read, `slow` seconds longer."""
-    engine = served.house.worker.engine
-    step, model, rewards = engine.step, engine.model, RewardModel.rewards
-    seen: list[tuple[str, float]] = []
+class Watched:
+    """What the engine's thread does, in order; it stands still in the second reading of rows until it is let go."""
 
-    def read() -> None:
-        time.sleep(slow)
-        seen.append(("read", served.house.worker.last_step))
+    def __init__(self, held: bool) -> None:
+        self.seen: list[tuple[str, float]] = []
+        """`step`, or by which adapter is read, and the time of the last sign of life."""
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+
+    @property
+    def reads(self) -> list[str]:
+        return [kind for kind, _ in self.seen if kind != "step"]
+
+    def until_second(self) -> None:
+        until(lambda: len(self.reads) == 2)
+
+
+@contextmanager
+def watched(served: Served, *, held: bool = False) -> Iterator[Watched]:
+    worker = served.house.worker
+    engine = worker.engine
+    step, model, rewards = engine.step, engine.model, RewardModel.rewards
+    made = Watched(held)
+
+    def read(adapter: str | None) -> None:
+        made.seen.append((adapter or "base", worker.last_step))
+        if len(made.reads) == 2:
+            assert made.go.wait(20)
 
     def stepped() -> Any:
-        seen.append(("step", served.house.worker.last_step))
+        made.seen.append(("step", worker.last_step))
         return step()
 
     def opened(adapter: str | None = None) -> Any:
-        read()
+        read(adapter)
         return model(adapter)
 
     def judged(self: Any, rows: Any) -> Any:
-        read()
+        read(None)
         return rewards(self, rows)
 
     engine.step, engine.model, RewardModel.rewards = stepped, opened, judged
     try:
-        yield seen
+        yield made
     finally:
+        made.go.set()
+        until(lambda: not worker.alive or not worker._read_by)
         engine.step, engine.model, RewardModel.rewards = step, model, rewards
 
 
@@ -104,12 +126,12 @@ def test_answers_go_on_between_the_rows(served: Served, what: str) -> None:
     stream = raw(served, "/v1/chat/completions", {**ENDLESS, "model": "base", "stream": True})
     try:
         until(lambda: served.house.worker.engine.busy)
-        with watched(served, 0.005) as seen:
+        with watched(served) as made:
             answer = served.post(path, body, ADMIN)
         assert answer.status_code == 200, answer.text
-        reads = [number for number, (kind, _) in enumerate(seen) if kind == "read"]
+        reads = [number for number, (kind, _) in enumerate(made.seen) if kind != "step"]
         assert len(reads) == ROWS
-        gaps = [seen[one + 1 : other] for one, other in pairwise(reads)]
+        gaps = [made.seen[one + 1 : other] for one, other in pairwise(reads)]
         assert all(any(kind == "step" for kind, _ in gap) for gap in gaps)
     finally:
         stream.close()
@@ -121,51 +143,58 @@ def test_answers_go_on_between_the_rows(served: Served, what: str) -> None:
 def test_a_client_that_leaves_is_read_no_further(served: Served, what: str) -> None:
     path, body = ASKED[what]
     before = served.house.metrics.counted("cancelled", reason="left")
-    with watched(served, 0.02) as seen:
-        made = raw(served, path, body)
-        until(lambda: len(seen) >= 2)
-        made.close()
+    with watched(served, held=True) as made:
+        client = raw(served, path, body)
+        made.until_second()
+        client.close()
+        until(lambda: served.house.metrics.counted("cancelled", reason="left") == before + 1)
+        now = served.house.worker.gauges()
+        assert now["queue_tokens"] == now["queue_requests"] == 0, "it holds no place while its last part ends"
+        made.go.set()
         until(lambda: not served.house.worker.busy)
-        assert len(seen) < ROWS - 1, "the rest of its rows was never begun"
-    assert served.house.worker.gauges()["queue_tokens"] == served.house.worker.gauges()["queue_requests"] == 0
-    assert served.house.metrics.counted("cancelled", reason="left") == before + 1
+        served.post("/v1/completions", {"model": "base", "prompt": "a", "max_tokens": 1}, ADMIN)
+    assert len(made.reads) == 2, "the rest of its rows was never begun"
 
 
 def test_rows_count_as_their_tokens_until_they_are_read(served: Served) -> None:
-    tokens = sum(map(len, TEXTS))
-    with watched(served, 0.02) as seen, ThreadPoolExecutor() as pool:
+    each = len(TEXTS[0])
+    with watched(served, held=True) as made, ThreadPoolExecutor() as pool:
         running = pool.submit(served.post, "/v1/embeddings", ASKED["embeddings"][1], ADMIN)
-        until(lambda: len(seen) == 2)
-        waiting = served.house.worker.gauges()["queue_tokens"]
-        assert tokens // 2 < waiting < tokens
+        made.until_second()
+        assert served.house.worker.gauges()["queue_tokens"] == (ROWS - 1) * each
         full = served.post("/v1/embeddings", {"model": "base", "input": ["x" * 8000] * 3}, ADMIN)
         assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
-        assert running.result(20).json()["usage"]["prompt_tokens"] == tokens
-        stamps = [last for _, last in seen]
+        made.go.set()
+        assert running.result(20).json()["usage"]["prompt_tokens"] == ROWS * each
+        stamps = [last for _, last in made.seen]
         assert stamps == sorted(set(stamps)), "each part that is done is a sign of life"
     assert served.house.worker.gauges()["queue_tokens"] == 0
-    with watched(served, 0.02) as seen, ThreadPoolExecutor() as pool:  # rewards are counted by the judge's own tokens
+    with watched(served, held=True) as made, ThreadPoolExecutor() as pool:  # rewards, by the judge's own tokens
         running = pool.submit(served.post, "/v1/score", ASKED["score"][1], ADMIN)
-        until(lambda: len(seen) == 2)
-        assert served.house.worker.gauges()["queue_tokens"] > tokens // 2
+        made.until_second()
+        assert served.house.worker.gauges()["queue_tokens"] > (ROWS - 1) * each
+        made.go.set()
         assert running.result(20).status_code == 200
 
 
 def test_two_clients_take_turns(served: Served) -> None:
-    with watched(served, 0.02) as seen, ThreadPoolExecutor() as pool:
+    with watched(served, held=True) as made, ThreadPoolExecutor() as pool:
         long = pool.submit(served.post, "/v1/embeddings", ASKED["embeddings"][1], ADMIN)
-        until(lambda: len(seen) >= 1)
-        short = served.post("/v1/embeddings", {"model": "base", "input": "a"}, ADMIN)
-        assert short.status_code == 200 and len(seen) < ROWS
-        assert long.result(20).status_code == 200
+        made.until_second()
+        short = pool.submit(served.post, "/v1/embeddings", {"model": "first", "input": "a"}, ADMIN)
+        until(lambda: served.house.worker.gauges()["queue_requests"] == 2)
+        made.go.set()
+        assert long.result(20).status_code == short.result(20).status_code == 200
+    assert [kind == "base" for kind in made.reads] == [True, True, False] + [True] * (ROWS - 2)
 
 
 def test_an_adapter_stays_until_it_was_read_by(served: Served) -> None:
-    with watched(served, 0.02) as seen, ThreadPoolExecutor() as pool:
+    with watched(served, held=True) as made, ThreadPoolExecutor() as pool:
         running = pool.submit(served.post, "/v1/embeddings", ASKED["by an adapter"][1], ADMIN)
-        until(lambda: len(seen) >= 2)
+        made.until_second()
         assert served.http.delete(f"{served.url}/v1/adapters/first", headers=ADMIN).status_code == 200
         assert served.post("/v1/embeddings", ASKED["by an adapter"][1], ADMIN).status_code == 404
+        made.go.set()
         assert running.result(20).status_code == 200
     until(lambda: not served.house.adapters.loaded)
     assert served.post("/v1/adapters", {"name": "first"}, ADMIN).status_code == 200
@@ -173,10 +202,12 @@ def test_an_adapter_stays_until_it_was_read_by(served: Served) -> None:
 
 def test_a_server_that_ends_tells_who_waits_for_rows(places: Path) -> None:
     ends = serving([str(places / "base")], drain=0.1)
-    with ends as served, watched(served, 0.1) as seen, ThreadPoolExecutor() as pool:
+    with ends as served, watched(served, held=True) as made, ThreadPoolExecutor() as pool:
         running = pool.submit(served.post, "/v1/embeddings", ASKED["embeddings"][1])
-        until(lambda: len(seen) >= 1)
+        made.until_second()
         served.server.handle_exit(15, None)
+        until(lambda: served.house.worker._stopping)
+        made.go.set()
         answer = running.result(20)
     assert answer.status_code == 503 and "stopped" in answer.json()["error"]["message"]
 
