@@ -18,6 +18,8 @@ class Grammar:
 
     kind: Literal["json_schema", "regex", "lark"]
     text: str
+    parts: tuple[tuple[str, str], ...] = ()
+    """Where it was made of JSON schemas: what each is called, and its text. A fault is told of them."""
 
 
 @dataclass(frozen=True, slots=True)

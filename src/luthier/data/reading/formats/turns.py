@@ -64,8 +64,10 @@ def turn(message: Any, tags: Tags = OPENAI) -> Turn:
     if tags.role not in message and (OPENAI.role in message or SHAREGPT.role in message):
         tags = OPENAI if OPENAI.role in message else SHAREGPT
     role = message.get(tags.role)
-    if not isinstance(role, str):
+    if role is None:
         raise BadRow(f"a message has no {tags.role!r}")
+    if not isinstance(role, str):
+        raise BadRow(f"a message's {tags.role!r} is {kind(role)}, not text")
     content, calls = message.get(tags.content), _calls(message.get("tool_calls"))
     if role == tags.function:
         content, calls = "", _calls(parsed(content, role))
