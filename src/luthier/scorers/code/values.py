@@ -17,6 +17,10 @@ Own = Callable[[Any], "tuple[bytes, int] | None"]
 MADE = {("decimal", "Decimal"): str, ("fractions", "Fraction"): str}
 """Values of the standard library that go over as their text: (module, class)."""
 
+TYPES = (object, type, bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range)
+"""Built-in classes go over by name; functions do not, lest a program hand a test one that does more than its own."""
+NAMED = {kind.__name__: kind for kind in TYPES}
+
 
 class Unsayable(ValueError):
     """This value cannot be handed over, or these bytes are no value."""
@@ -60,7 +64,9 @@ def _put(value: Any, own: Own, out: list[bytes], depth: int) -> None:
 def _other(value: Any, own: Own, out: list[bytes], depth: int) -> None:
     """What is no built-in type: views of dictionaries, decimals, fractions, numpy's arrays; else what `own` calls it."""
     kind = type(value)
-    if kind in (type({}.keys()), type({}.values()), type({}.items())):
+    if kind is type and value in TYPES:
+        _text(b"n", value.__name__, out)
+    elif kind in (type({}.keys()), type({}.values()), type({}.items())):
         _many(b"l", list(value), own, out, depth)
     elif (kind.__module__, kind.__qualname__) in MADE:
         _text(b"m", f"{kind.__module__} {kind.__qualname__} {value}", out)
@@ -147,6 +153,8 @@ class _Reader:
         if tag == b"c":
             real, imaginary = text.split(" ")
             return complex(float.fromhex(real), float.fromhex(imaginary))
+        if tag == b"n":
+            return NAMED[text]
         if tag == b"m":
             return _made(text)
         return self.named(tag, int(text))
