@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (programs)
 """Programs that want to be paid for nothing, or to do harm. The task they get: `double(x)` gives 2 x.
 
 None of them computes it. `{canary}`: a file outside; `{port}`: a server on this machine; `{secret}`: a word that stands

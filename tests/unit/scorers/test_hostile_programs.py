@@ -115,7 +115,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 def run_all(kind: Kind, programs: dict[str, str], machine: Machine) -> None:
     scorer = behind(kind)
     sources = {name: filled(source, str(machine.canary), machine.port, SECRET) for name, source in programs.items()}
-    pairs = [(TASK, Response((Turn("assistant", f"```python\n{source}\n```"),))) for source in (*sources.values(), RIGHT)]
+    pairs = [
+        (TASK, Response((Turn("assistant", f"```python\n{source}\n```"),))) for source in (*sources.values(), RIGHT)
+    ]
     memory, others = psutil.virtual_memory().available, set(strays())
     verdicts = scorer.verdicts(pairs)
     wrong = {name: verdict for name, verdict in zip((*sources, "right"), verdicts, strict=True) if verdict.share != 0.0}

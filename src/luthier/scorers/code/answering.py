@@ -1,19 +1,21 @@
 """The program's side: it is run here, then called as the tests' side asks. Runs inside the sandbox.
 
-Nothing here is to be trusted once the program has begun: it may change every line of it. All it can win is to send other
-values than it would have returned, and it may return whatever it likes.
+Nothing here is to be trusted once the program has begun: it may change every line of it. All it can win is to send
+other values than it would have returned, and it may return whatever it likes.
 """
 
 from __future__ import annotations
 
 import _operator
 import sys
-from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import Any
 
 from luthier.scorers.code.line import Gone, Line
 from luthier.scorers.code.values import Unsayable
+
+TYPE_CHECKING = False  # as typing has it: importing that takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     **{name: getattr(_operator, name) for name in (
@@ -87,7 +89,8 @@ class Server:
         return (getattr(thing, name),)
 
     def do_set(self, thing: Any, name: str, value: Any) -> tuple[Any, ...]:
-        return (setattr(thing, name, value),)
+        setattr(thing, name, value)
+        return (None,)
 
     def do_next(self, thing: Any) -> tuple[Any, ...]:
         return (next(thing),)
@@ -144,7 +147,7 @@ def run(sources: list[str], name: str) -> dict[str, Any]:
         except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
             fault = fault or error
             continue
-        module = ModuleType(name)
+        module = type(sys)(name)
         sys.modules[name] = module
         if "random" in source:  # the same program has the same score every time
             import random

@@ -2,20 +2,25 @@
 
 Runs inside a sandbox of its own, where the program cannot reach it: neither its memory, its files nor its output. What
 the program returns is a plain value of an exact built-in type, compared here. An object of the program's own can be
-called and have its attributes read; comparing it, counting it or doing sums with it would be to take its word, so a test
-that does fails, unless the tests themselves made it by a class of the program's (`Made`).
+called and have its attributes read; comparing it, counting it or doing sums with it would be to take its word, so a
+test that does fails, unless the tests themselves made it by a class of the program's (`Made`).
 """
 
 from __future__ import annotations
 
+import _signal  # `signal` imports much beside it
 import os
-import signal
-from collections.abc import Mapping
-from typing import Any
 
 from luthier.scorers.code.answering import known_error, said
 from luthier.scorers.code.line import Gone, Line
 from luthier.scorers.code.values import Unsayable
+
+TYPE_CHECKING = False  # as typing has it: importing that takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 class OutOfTime(BaseException):
@@ -82,7 +87,7 @@ class Made(Remote):
         return isinstance(value, Remote) and self._asks.ask("operator", "isinstance", (value, self)) is True
 
 
-def _exactly(kind: type, value: Any) -> Any:
+def _exactly(kind: type[T], value: Any) -> T:
     if type(value) is not kind:
         raise TypeError(f"the program gave no {kind.__name__}")
     return value
@@ -241,13 +246,13 @@ def main(work: Mapping[str, Any]) -> None:
     def ring(*_: object) -> None:
         raise OutOfTime
 
-    signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, work["clock"], 0.1)  # again and again: a test may catch everything
+    _signal.signal(_signal.SIGALRM, ring)
+    _signal.setitimer(_signal.ITIMER_REAL, work["clock"], 0.1)  # again and again: a test may catch everything
     try:
         _run(work, asks, tally)
     except (OutOfTime, Exception) as error:
         tally.why = tally.why or f"{type(error).__name__}: {_words(error)}"
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    _signal.setitimer(_signal.ITIMER_REAL, 0)
     numbers = " ".join(str(number) for number in sorted(tally.passed - tally.failed))
     os.write(out, f"passed {numbers}\nbroken {tally.broken}\nwhy {tally.why}\n".encode("utf-8", "replace"))
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
 
-from luthier.scorers.code.values import Own, Unsayable, decode, encode
+from luthier.scorers.code.values import Unsayable, decode, encode
+
+TYPE_CHECKING = False  # as typing has it: importing that takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from luthier.scorers.code.values import Own
 
 LONGEST = 8 * 2**20
 """Bytes of one message. A longer one is refused before it takes up memory."""

@@ -83,7 +83,7 @@ def _of_answer(answer: str, share: bool) -> Tests | None:
 
 
 def _of_meta(given: Any, meta: Mapping[str, Any], share: bool) -> Tests:
-    blocks = [given] if isinstance(given, str) else list(given)
+    blocks: list[Any] = [given] if isinstance(given, str) else list(given)
     if blocks and isinstance(blocks[0], Mapping):
         pairs = tuple(Pair(str(pair["input"]), str(pair["output"])) for pair in blocks)
         return Tests(pairs=pairs, count=len(pairs))
@@ -106,7 +106,7 @@ def _of_code(blocks: Sequence[str], meta: Mapping[str, Any], share: bool) -> Tes
     for tree in (*trees, *around):
         used.visit(tree)
     setting = _with_imports(setting, sorted(used.modules() - set(names) - known.stored))
-    count, numbered = 0, []
+    count, numbered = 0, list[tuple[int | None, ast.Module]]()
     for tree in trees:
         if share and any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
             counted = _Counted(count)
@@ -170,7 +170,9 @@ class _Counted(ast.NodeTransformer):
         return ast.copy_location(frame, node)
 
 
-def _names(trees: Sequence[ast.Module], around: Sequence[ast.Module], known: frozenset[str], solution: str) -> list[str]:
+def _names(
+    trees: Sequence[ast.Module], around: Sequence[ast.Module], known: frozenset[str], solution: str
+) -> list[str]:
     """What the tests use of the program: see the head of this file."""
     used = _Used()
     for tree in (*trees, *around):

@@ -7,13 +7,16 @@ sandbox on both sides, so it imports nothing: that is faster, and nothing can be
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+TYPE_CHECKING = False  # as typing has it: importing that takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Own = Callable[[Any], tuple[bytes, int] | None]
+    """What a value that is not plain is called on the other side: whose it is, and its number; None: it has no name."""
 
 DEEPEST = 200
 """Values nested deeper than this are refused."""
-Own = Callable[[Any], "tuple[bytes, int] | None"]
-"""What a value that is not plain is called on the other side: whose it is, and its number; None where it has no name."""
 MADE = {("decimal", "Decimal"): str, ("fractions", "Fraction"): str}
 """Values of the standard library that go over as their text: (module, class)."""
 
@@ -52,7 +55,7 @@ def _put(value: Any, own: Own, out: list[bytes], depth: int) -> None:
         pairs = [part for pair in dict.items(value) for part in pair]
         _many(b"d", pairs, own, out, depth)
     elif isinstance(value, list | tuple | set | frozenset):
-        tags = ((list, b"l"), (tuple, b"t"), (set, b"S"), (frozenset, b"z"))
+        tags: tuple[tuple[Any, bytes], ...] = ((list, b"l"), (tuple, b"t"), (set, b"S"), (frozenset, b"z"))
         kind, tag = next((kind, tag) for kind, tag in tags if isinstance(value, kind))
         _many(tag, list(kind.__iter__(value)), own, out, depth)
     elif isinstance(value, range):
@@ -62,7 +65,7 @@ def _put(value: Any, own: Own, out: list[bytes], depth: int) -> None:
 
 
 def _other(value: Any, own: Own, out: list[bytes], depth: int) -> None:
-    """What is no built-in type: views of dictionaries, decimals, fractions, numpy's arrays; else what `own` calls it."""
+    """What is no built-in type: views of dictionaries, decimals, fractions, numpy's arrays; else as `own` has it."""
     kind = type(value)
     if kind is type and value in TYPES:
         _text(b"n", value.__name__, out)

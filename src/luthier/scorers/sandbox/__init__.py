@@ -85,10 +85,10 @@ class Sandbox:
         found = best() if self.kind is None else _standing(self.kind)
         if found is None or (self.require == "required" and not found.whole):
             raise LuthierError(
-                f"there are no walls ({self.kind or 'any'}) that keep a program from this machine's files and network",
+                f"no walls ({self.kind or 'of any kind'}) keep a program from this machine's files and network",
                 where="sandbox",
-                fix="install bubblewrap (Debian: apt-get install bubblewrap), or use Linux 6.2 or newer, where Landlock "
-                "needs no rights; `walls: best` runs programs all the same, with this user's rights",
+                fix="install bubblewrap (Debian: apt-get install bubblewrap), or use Linux 6.2 or newer, where "
+                "Landlock needs no rights; `walls: best` runs programs all the same, with this user's rights",
             )
         if self.limits.processes > 1 and found.kind == "filters":
             raise LuthierError(
@@ -136,7 +136,7 @@ class Sandbox:
     ) -> Running:
         """Start a command, or `main(work)` of the last of our `modules`, and come back at once.
 
-        `fds`: open files that are handed on. `packages`: folders on the module path. `quiet`: its output is thrown away.
+        `fds`: open files that are handed on. `packages`: folders on the module path. `quiet`: nobody hears it.
         Use as a context manager: leaving it ends whatever is left.
         """
         return start(
@@ -180,7 +180,7 @@ def best() -> Walls | None:
 def _standing(kind: kinds.Kind) -> Walls | None:
     """These walls, if something could be run behind them."""
     tried = Walls(kind)
-    job = {
+    job: dict[str, Any] = {
         "command": [], "modules": parcel(*LAUNCHER, "luthier.scorers.sandbox.trial"), "work": None, "files": {},
         "start": "luthier.scorers.sandbox.trial", "stdin": None, "packages": [], "quiet": False, "processes": 1,
         "limits": Limits().of_kernel(), "space": MIB, "reads": (),

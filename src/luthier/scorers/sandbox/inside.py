@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Mapping
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # as typing has it: importing that takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+    from typing import Any
 
 BOOT = """
 import marshal, sys
@@ -34,7 +37,7 @@ def main(job: Mapping[str, Any]) -> None:
         kernel().mount_memory(job["folder"], job["space"])
     os.chdir(job["folder"])
     for name, content in job["files"].items():
-        folder = os.path.dirname(name)  # noqa: PTH120: pathlib costs milliseconds
+        folder = os.path.dirname(name)  # noqa: PTH120 (pathlib costs milliseconds)
         if folder:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
         with open(name, "wb") as file:  # noqa: PTH123

@@ -21,7 +21,7 @@ def parcel(*names: str) -> Parcel:
 
 def _code(name: str) -> CodeType:
     spec = find_spec(name)
-    code = spec.loader.get_code(name) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
+    code: CodeType | None = spec.loader.get_code(name) if spec and spec.loader else None  # type: ignore[attr-defined]
     if code is None:
         raise LuthierError(f"the module {name!r} has no code", fix="install Luthier from its wheel or sources again")
     return code

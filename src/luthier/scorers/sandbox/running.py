@@ -8,9 +8,11 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +60,8 @@ class Running:
 
         The disk that the processes `beside` it fill is watched, too.
         """
-        deadline, ended = time.monotonic() + START, None
+        deadline = time.monotonic() + START
+        ended: Ended | None = None
         looks = any(one.folder is not None for one in (self, *beside))
         with selectors.DefaultSelector() as watch:
             for name, source in (("out", self._process.stdout), ("err", self._process.stderr), ("go", self._ready_fd)):
@@ -131,10 +134,8 @@ class Running:
     def stop(self) -> None:
         """End it and all it started."""
         if self._process.poll() is None:
-            try:
+            with suppress(ProcessLookupError):  # it ended this moment
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it ended this moment
             self._process.wait()
 
     def __enter__(self) -> Running:
@@ -162,7 +163,7 @@ def _remove(folder: Path) -> None:
 
 
 def start(walls: Walls, job: Mapping[str, Any], fds: Sequence[int], output: int) -> Running:
-    """Start a job behind walls. `output`: bytes it may say on each output. Raises OSError where it cannot be started."""
+    """Start a job behind walls. `output`: bytes it may say on each output. Raises OSError where it cannot start."""
     folder = Path(tempfile.mkdtemp(prefix="luthier-sandbox-")) if walls.kind != "bubblewrap" else None
     where = INSIDE if folder is None else str(folder)
     told, ready = os.pipe()
@@ -197,8 +198,10 @@ def start(walls: Walls, job: Mapping[str, Any], fds: Sequence[int], output: int)
 
 def _held(content: bytes) -> IO[bytes]:
     """The content as an open file that has no name."""
-    file = tempfile.TemporaryFile(prefix="luthier-") if not hasattr(os, "memfd_create") else None
-    opened: IO[bytes] = file if file is not None else os.fdopen(os.memfd_create("job"), "w+b")
+    if sys.platform == "linux":
+        opened: IO[bytes] = os.fdopen(os.memfd_create("job"), "w+b")
+    else:
+        opened = tempfile.TemporaryFile()  # noqa: SIM115 (whoever asked closes it)
     opened.write(content)
     opened.seek(0)
     return opened

@@ -11,7 +11,7 @@ import os
 
 def main(_: None) -> None:
     """Write, read and remove a file, then say the word."""
-    with open("trial", "w", encoding="utf-8") as file:  # noqa: PTH123: pathlib costs milliseconds
+    with open("trial", "w", encoding="utf-8") as file:  # noqa: PTH123 (pathlib costs milliseconds)
         file.write("x")
     os.unlink("trial")  # noqa: PTH108
     os.write(1, b"behind walls")

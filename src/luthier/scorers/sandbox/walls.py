@@ -95,7 +95,7 @@ def _bubble(folder: str, space: int, reads: tuple[str, ...]) -> list[str]:
     asked = ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
     for path in dict.fromkeys((*SYSTEM, *reads)):
         if Path(path).is_symlink() and path in SYSTEM and Path(path).is_dir():
-            asked += ["--symlink", os.readlink(path), path]
+            asked += ["--symlink", str(Path(path).readlink()), path]
         else:
             asked += ["--ro-bind-try", path, path]
     for path in DEVICES:

@@ -38,7 +38,7 @@ class Mbpp(Shape):
 
 @dataclass(frozen=True)
 class HumanEval(Shape):
-    """HumanEval (arXiv:2107.03374): the head of a function, to be gone on with, and a function `check` that tests it."""
+    """HumanEval (arXiv:2107.03374): the head of a function, to be gone on with, and a `check` that tests it."""
 
     needs: ClassVar = (("prompt",), ("entry_point",), ("test",))
     optional: ClassVar = ("canonical_solution", "system")
@@ -83,7 +83,9 @@ def _example(row: Row, prompt: tuple[Turn, ...], code: str, meta: Mapping[str, A
 
 def _asserts(given: Sequence[Any], name: str) -> tuple[str, ...]:
     if not all(isinstance(test, str) and test.strip() for test in given):
-        raise BadRow(f"{name!r} holds {kind(next(t for t in given if not (isinstance(t, str) and t.strip())))}, not text")
+        raise BadRow(
+            f"{name!r} holds {kind(next(t for t in given if not (isinstance(t, str) and t.strip())))}, not text"
+        )
     for test in given:
         _python(test, name)
     return tuple(given)
