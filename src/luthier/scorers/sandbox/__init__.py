@@ -8,6 +8,7 @@ no fault of its own (`Outcome.ended == "start"`).
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from luthier.errors import LuthierError
@@ -57,7 +59,7 @@ class Limits:
     def of_kernel(self) -> dict[str, int]:
         """As `setrlimit` takes them."""
         named = {
-            "CPU": max(1, round(self.seconds + 0.5)),
+            "CPU": math.ceil(self.seconds),
             "AS": self.memory_mb * MIB,
             "FSIZE": self.space_mb * MIB,
             "NOFILE": self.open_files,
@@ -146,7 +148,7 @@ class Sandbox:
                 "modules": parcel(*LAUNCHER, *modules),
                 "start": modules[-1] if modules else "",
                 "work": work,
-                "files": {name: _bytes(content) for name, content in (files or {}).items()},
+                "files": {_within(name): _bytes(content) for name, content in (files or {}).items()},
                 "stdin": None if stdin is None else _bytes(stdin),
                 "packages": list(packages),
                 "quiet": quiet,
@@ -164,6 +166,14 @@ LAUNCHER = (
     *(["luthier.scorers.sandbox.kernel"] if sys.platform == "linux" else []),
     "luthier.scorers.sandbox.inside",
 )
+
+
+def _within(name: str) -> str:
+    """A file's name, if it lies in the sandbox's folder: files are laid out before the walls close."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise LuthierError("a file of a sandbox must lie in its folder", where=repr(name), fix="give a relative name")
+    return name
 
 
 def _bytes(text: str | bytes) -> bytes:

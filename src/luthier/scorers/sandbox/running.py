@@ -24,7 +24,7 @@ from luthier.scorers.sandbox.walls import Walls
 
 START = 30.0
 """Seconds that a process may take until its walls stand; a loaded machine is slow, and this is no fault of it."""
-INSIDE = "/work"
+INSIDE = "/sandbox"
 """The one folder that can be written, where the walls bring a file system of their own."""
 LOOK = 0.05
 """Seconds between looks at how much it has written, where it writes to a disk of this machine."""
