@@ -135,7 +135,7 @@ RIGHT: dict[str, tuple[Any, str]] = {
         "    def __eq__(self, o): return isinstance(o, Stack) and self.items == o.items",
     ),
     "sums with a class": (
-        "assert (V(1) + V(2)).x == 3 and V(1) < V(2) and V(5)[0] == 5 and str(V(1)) == 'V1'",
+        "assert V(1).x == 1 and (V(1) + V(2)).x == 3 and V(1) < V(2) and V(5)[0] == 5 and str(V(1)) == 'V1'",
         "class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, o): return V(self.x + o.x)\n"
         "    def __lt__(self, o): return self.x < o.x\n    def __getitem__(self, i): return self.x\n"
         "    def __str__(self): return f'V{self.x}'",
@@ -188,6 +188,14 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a length by its word": ("assert len(f(2)) == 2", "class E:\n    def __len__(s): return 2\ndef f(x): return E()"),
     "an order by its word": ("assert f(2) < 4", "class E:\n    def __lt__(s, o): return True\ndef f(x): return E()"),
     "items by its word": ("assert f(2)[0] == 4", "class E:\n    def __getitem__(s, i): return 4\ndef f(x): return E()"),
+    "what the test compares with": (
+        "xs = [2, 1]\nassert f(xs) == sorted(xs)",
+        "def f(xs):\n    xs.clear()\n    return []",
+    ),
+    "a function that looks like a class": (
+        "assert Find_Max([1, 2]) == 2",
+        "class Find_Max:\n    def __init__(s, x): pass\n    def __eq__(s, o): return True",
+    ),
     "eval handed back": ("assert f(2)('1 + 1') == 2", "def f(x): return 2"),
 }
 
@@ -257,7 +265,17 @@ def test_what_a_test_uses_of_the_program_is_decided_by_the_row() -> None:
     assert rows_tests.tests_of(
         row("assert set(sum(1, 2)) == {3}", solution="def sum(a, b): return 3"), False
     ).names == ("sum",)
-    assert rows_tests.tests_of(row("n = Node(1)\nassert f(n)"), False).classes == ("Node",)
+
+
+def test_a_class_is_one_by_the_solution_or_by_how_tests_use_it() -> None:
+    def classes(tests: str, **meta: str) -> tuple[str, ...]:
+        return rows_tests.tests_of(row(tests, **meta), False).classes
+
+    assert classes("n = Node(1)\nn.left = 2\nassert f(n)") == ("Node",) == classes("assert Node(1).left is None")
+    assert classes("n = Node(1)\nassert f(n)") == () == classes("assert Find_Max([1]) == 1")
+    assert classes("assert Reverse('ab').upper() == 'BA'") == (), "any text has that"
+    assert classes("n = Node(1)\nassert f(n)", solution="class Node: pass") == ("Node",)
+    assert classes("n = Node(1)\nassert n.left == 2", solution="def Node(x): return x") == ()
 
 
 def test_tests_that_are_no_python_name_their_row() -> None:
@@ -299,7 +317,7 @@ def rows_of(name: str) -> list[Example]:
 
 
 @pytest.mark.parametrize("name", ["mbpp/mbpp.jsonl", "human-eval/HumanEval.jsonl.gz"])
-@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [79, pytest.param(1, marks=pytest.mark.slow)])
 def test_reference_solutions_score_1_and_broken_ones_0(name: str, step: int) -> None:
     rows = rows_of(name)
     assert len(rows) == (974 if "mbpp" in name else 164)
@@ -315,6 +333,6 @@ def silenced(one: Example) -> str:
     """The end of a program whose functions all give an object that is equal to everything."""
     return (
         "\nclass _E:\n    def __eq__(s, o): return True\n    def __hash__(s): return 0\n    def __bool__(s): return True\n"
-        "for _n, _v in list(globals().items()):\n    if callable(_v) and _n[0] != '_' and not isinstance(_v, type):\n"
+        "for _n, _v in list(globals().items()):\n    if callable(_v) and _n not in ('_E', '_v') and _n[:2] != '__' and not isinstance(_v, type):\n"
         "        globals()[_n] = lambda *a, **k: _E()\n```"
     )

@@ -147,11 +147,12 @@ class Asks:
         return Pulled(self, number) if tag == b"g" else (Made if self.made else Remote)(self, number)
 
     def call(self, function: Remote, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Call a function of the program's. What it changes in its arguments is changed in ours."""
+        """Call a function of the program's. What it changes in its arguments is changed in ours where it gives None, as
+        `list.sort` does: else `f(xs) == sorted(xs)` would be true of one that empties `xs`."""
         packed = [self.line.pack(argument) for argument in arguments]
         made = type(function) is Made
         result, changed = self._exchange(("call", function, packed, self.line.pack(named)), made, 2)
-        for index, content in changed.items() if type(changed) is dict else ():
+        for index, content in changed.items() if result is None and type(changed) is dict else ():
             _change(arguments[index], self.line.unpack(content))
         return result
 

@@ -19,6 +19,8 @@ from luthier.errors import LuthierError
 from luthier.types import Example
 
 BUILTINS = frozenset(dir(builtins))
+PLAIN = frozenset(name for kind in (str, bytes, int, float, complex, list, tuple, dict, set) for name in dir(kind))
+"""What plain values have for attributes."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _of_code(blocks: Sequence[str], meta: Mapping[str, Any], share: bool) -> Tes
         blocks=tuple((number, _compiled(tree)) for number, tree in numbered),
         count=count,
         names=tuple(names),
-        classes=tuple(name for name in names if name[:1].isupper()),
+        classes=_classes(names, used, str(meta.get("solution") or "")),
         setup=_compiled(setting) if setting else None,
         begins=begins,
         before=_compiled(before) if before else None,
@@ -184,10 +186,19 @@ def _names(
     return sorted(own)
 
 
-def _defined(tree: ast.Module | None) -> frozenset[str]:
+def _classes(names: Sequence[str], used: _Used, solution: str) -> tuple[str, ...]:
+    """Which of the names are classes: those of the solution; where there is none, those that look like one (`Stack`)
+    and whose objects a test takes something from that no plain value has. A mere `Find_Max(x) == 3` never is."""
+    if solution.strip():
+        return tuple(sorted(set(names) & _defined(ast.parse(solution), (ast.ClassDef,))))
+    return tuple(name for name in names if name[:1].isupper() and used.taken(name) - PLAIN)
+
+
+def _defined(
+    tree: ast.Module | None, kinds: tuple[type, ...] = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+) -> frozenset[str]:
     """Names that a module gives to functions and classes."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return frozenset(node.name for node in (tree.body if tree else ()) if isinstance(node, kinds))
+    return frozenset(getattr(node, "name", "") for node in (tree.body if tree else ()) if isinstance(node, kinds))
 
 
 class _Used(ast.NodeVisitor):
@@ -198,6 +209,20 @@ class _Used(ast.NodeVisitor):
         self.stored: set[str] = set()
         self.called: set[str] = set()
         self._whole: set[str] = set()
+        self._made: dict[str, set[str]] = {}
+        self._taken: dict[str, set[str]] = {}
+
+    def taken(self, function: str) -> set[str]:
+        """What is taken from what a function gives, at once or from a name that it is given."""
+        places = (function + "()", *(name for name, by in self._made.items() if function in by))
+        return set().union(*(self._taken.get(place, ()) for place in places))
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    self._made.setdefault(target.id, set()).add(node.value.func.id)
+        self.generic_visit(node)
 
     def modules(self) -> set[str]:
         """Names of the standard library's modules that nothing is done with but to take something from them."""
@@ -210,8 +235,11 @@ class _Used(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if isinstance(node.value, ast.Name):
             self.loaded.add(node.value.id)
-        else:
-            self.visit(node.value)
+            self._taken.setdefault(node.value.id, set()).add(node.attr)
+            return
+        if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            self._taken.setdefault(node.value.func.id + "()", set()).add(node.attr)
+        self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Name):

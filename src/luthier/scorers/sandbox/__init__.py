@@ -139,7 +139,7 @@ class Sandbox:
         """Start a command, or `main(work)` of the last of our `modules`, and come back at once.
 
         `fds`: open files that are handed on. `packages`: folders on the module path. `quiet`: nobody hears it.
-        Use as a context manager: leaving it ends whatever is left.
+        Use as a context manager, in one thread: leaving it, or that thread's end, ends whatever is left.
         """
         return start(
             self.walls(),
