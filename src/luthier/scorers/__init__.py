@@ -13,6 +13,7 @@ SCORERS = Registry(
     {
         "exact_match": "luthier.scorers.match:ExactMatch",
         "contains": "luthier.scorers.match:Contains",
+        "code": "luthier.scorers.code:Code",
         "json_match": "luthier.scorers.json_match:JsonMatch",
         "f1": "luthier.scorers.overlap:F1",
         "bleu": "luthier.scorers.overlap:Bleu",

@@ -15,6 +15,9 @@ from luthier.types import Format
 FORMATS: Registry = Registry(
     "format",
     {
+        "mbpp": "luthier.data.reading.formats.programs:Mbpp",
+        "human_eval": "luthier.data.reading.formats.programs:HumanEval",
+        "tested": "luthier.data.reading.formats.programs:Tested",
         "stepwise": "luthier.data.reading.formats.preferences:Stepwise",
         "preference": "luthier.data.reading.formats.preferences:Preference",
         "ranked": "luthier.data.reading.formats.preferences:Ranked",
@@ -29,6 +32,9 @@ FORMATS: Registry = Registry(
     },
 )
 BUILTIN = (
+    "mbpp",
+    "human_eval",
+    "tested",
     "stepwise",
     "preference",
     "ranked",
@@ -56,6 +62,9 @@ LIKELY = (
     "ranked",
     "theorem",
     "task",
+    "tested",
+    "mbpp",
+    "human_eval",
 )
 """What unknown columns are likelier to mean, other things equal."""
 
