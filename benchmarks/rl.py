@@ -15,6 +15,7 @@ All learning rates of a task are the one that was better for GRPO of two (seed 0
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -188,21 +190,16 @@ def scores(found: dict[str, Any]) -> tuple[float, float]:
 
 def right_at(found: dict[str, Any], tokens: int) -> float:
     """The share of right draws in the five rollouts before so many tokens were drawn."""
-    drawn, count = 0, 0
-    for count, some in enumerate(found["drawn_tokens"], 1):
-        drawn += some
-        if drawn >= tokens:
-            break
+    so_far = list(itertools.accumulate(found["drawn_tokens"]))
+    count = next((place for place, drawn in enumerate(so_far, 1) if drawn >= tokens), len(so_far))
     return fmean(event["right"] for event in found["rollouts"][max(0, count - 5) : count])
 
 
 def table(about: Task, found: dict[str, list[dict[str, Any]]]) -> str:
     """A line a method, a column a seed."""
-    seeds = len(next(iter(found.values())))
-    lines = [
-        "| | before | " + " | ".join(f"seed {n}" for n in range(seeds)) + " | tokens drawn | at GRPO's tokens | warned |",
-        "| --- " * (seeds + 5) + "|",
-    ]
+    seeds = [f"seed {number}" for number in range(len(next(iter(found.values()))))]
+    heads = ["", "before", *seeds, "tokens drawn", "at GRPO's tokens", "warned"]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     least = [sum(one["drawn_tokens"]) for one in found["GRPO"]]
     for name, runs in found.items():
         after = " | ".join(f"{scores(one)[1]:.3f}" for one in runs)
@@ -224,8 +221,9 @@ def main() -> None:
         about = task(name)
         wanted = [(method, seed) for method in about.methods for seed in given.seeds]
         threads = max(1, (os.cpu_count() or 1) // given.at_once)
+        recipes = [about.recipe(*one) for one in wanted]
         with ThreadPoolExecutor(given.at_once) as pool:
-            done = list(pool.map(lambda one: ran(about.recipe(*one), threads), wanted))
+            done = list(pool.map(partial(ran, threads=threads), recipes))
         found: dict[str, list[dict[str, Any]]] = {}
         for (method, _), run in zip(wanted, done, strict=True):
             found.setdefault(method.name, []).append(run)

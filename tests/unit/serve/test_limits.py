@@ -138,7 +138,9 @@ def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, step = served.house.worker, served.house.worker.engine.step
-    monkeypatch.setattr(worker.engine, "step", lambda *told: (time.sleep(0.01), step(*told))[1])  # so that a stream is kept up with
+    monkeypatch.setattr(
+        worker.engine, "step", lambda *told: (time.sleep(0.01), step(*told))[1]
+    )  # so that a stream is kept up with
     served.post("/v1/completions", {"prompt": "a", "max_tokens": 1})  # from now on the worker knows the loop
     asked = Request((65, 66, 67), Sampling(max_new_tokens=40), n=2)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hostile import ENDLESS, FALSE, HOSTILE, LEMMA
+from hostile_proofs import ENDLESS, FALSE, HOSTILE, LEMMA
 
 from luthier.errors import LuthierError
 from luthier.scorers.proofs.checker import Checker, Claim, NotAProof
