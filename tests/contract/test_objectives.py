@@ -14,7 +14,7 @@ from tests.unit.objectives import ragged
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.rows import Rows
 from luthier.recipe.resolve import plain
-from luthier.types import DECIDED_STEP, PAIR, ROW, STEP, TOKEN
+from luthier.types import DECIDED_STEP, GOOD_TOKEN, PAIR, ROW, STEP, TOKEN
 
 KEYS: dict[str, dict[str, Any]] = {
     "sum": {"of": {"dpo": {"beta": 0.3}, "sft": {"weight": 0.2}}},
@@ -67,7 +67,9 @@ def units(term: Any, rows: Rows) -> int:
     if unit == PAIR:
         assert rows.better_P is not None
         return len(rows.better_P)
-    return {TOKEN: len(rows.logp_S), ROW: rows.num_rows}.get(unit) or len(rows.column("step_reward"))
+    return {TOKEN: len(rows.logp_S), GOOD_TOKEN: len(rows.logp_S), ROW: rows.num_rows}.get(unit) or len(
+        rows.column("step_reward")
+    )
 
 
 def learns_through(term: Any, rows: Rows) -> torch.Tensor:
@@ -79,7 +81,7 @@ def learns_through(term: Any, rows: Rows) -> torch.Tensor:
 
 
 def seen(objective: Any, term: Any, rows: Rows) -> Rows:
-    return rows.best() if len(objective.terms()) > 1 and term.needs.unit == TOKEN else rows
+    return rows.best() if len(objective.terms()) > 1 and term.imitates else rows
 
 
 def values(objective: Any, chosen: list[ragged.Example]) -> list[torch.Tensor]:

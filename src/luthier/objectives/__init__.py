@@ -36,6 +36,8 @@ OBJECTIVES = Registry(
         "gspo": "luthier.objectives.policy.presets:GSPO",
         "reinforce_pp": "luthier.objectives.policy.presets:ReinforcePP",
         "dapo": "luthier.objectives.policy.presets:DAPO",
+        "ppo": "luthier.objectives.policy.critic:PPO",
+        "vapo": "luthier.objectives.policy.critic:VAPO",
         "sum": "luthier.objectives.weighted:Sum",
     },
 )

@@ -19,6 +19,8 @@ TOKEN = Unit("token")
 """Scored tokens, each by its weight."""
 ROW = Unit("row")
 """Responses."""
+GOOD_TOKEN = Unit("good token")
+"""Scored tokens, by weight, of responses whose reward is above 0.5."""
 PAIR = Unit("pair")
 """Two responses to one prompt, of which one is better."""
 STEP = Unit("step")
@@ -51,6 +53,8 @@ class Needs:
     `Rows.ref_S`), "teacher" (its distribution, for the readouts that compare with one)."""
     heads: tuple[tuple[str, Reads], ...] = ()
     """Scalar heads beside the model, by role, and where each is read: ("reward", "row")."""
+    apart: tuple[str, ...] = ()
+    """Roles of heads whose losses leave the model alone: they learn from what it sees, and do not change it."""
     rollouts: bool = False
     """Its rows are prompts; the responses are made by the model while it trains."""
     labels: bool = False
