@@ -18,6 +18,7 @@ from luthier.types import DECIDED_STEP, GOOD_TOKEN, PAIR, ROW, STEP, TOKEN
 
 KEYS: dict[str, dict[str, Any]] = {
     "sum": {"of": {"dpo": {"beta": 0.3}, "sft": {"weight": 0.2}}},
+    "online": {"of": {"ipo": {"beta": 0.3}}},
 }
 """Objectives that cannot be built without keys."""
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -35,6 +36,10 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("process_reward", {"neutral": "ignore"}),
     ("grpo", {"unit": "token", "entropy": 0.01, "dual_clip": 3.0, "correction": "truncate", "kl_by": "k3_ratio"}),
     ("rloo", {"kl_by": "k2", "correction": "mask_row"}),
+    ("ppo", {"unit": "row", "value_clip": "none", "critic": "model"}),
+    ("gkd", {"beta": 0.0}),
+    ("gkd", {"beta": 1.0, "own": 0.0}),
+    ("sum", {"of": {"ppo": {"warm": 3}, "sft": 0.1}}),
     ("gspo", {"correction": "mask", "clip_low": 0.3, "clip_high": "none"}),
     ("sum", {"of": {"kto": {}, "sft": 0.5}}),
     ("sum", {"of": {"bco": {"beta": 0.2}, "simpo": {}, "ipo": {"weight": 3}}}),

@@ -38,6 +38,12 @@ OBJECTIVES = Registry(
         "dapo": "luthier.objectives.policy.presets:DAPO",
         "ppo": "luthier.objectives.policy.critic:PPO",
         "vapo": "luthier.objectives.policy.critic:VAPO",
+        "online": "luthier.objectives.online:Online",
+        "online_dpo": "luthier.objectives.online:OnlineDPO",
+        "xpo": "luthier.objectives.online:XPO",
+        "nash_md": "luthier.objectives.online:NashMD",
+        "gkd": "luthier.objectives.distil:GKD",
+        "reverse_kd": "luthier.objectives.distil:ReverseKD",
         "sum": "luthier.objectives.weighted:Sum",
     },
 )

@@ -36,6 +36,15 @@ def constant(divisor: float) -> Unit:
     return Unit("constant", divisor)
 
 
+JSD = "jsd "
+"""Before a number, the name of a readout: see `jsd`."""
+
+
+def jsd(beta: float) -> str:
+    """The readout that is the generalised Jensen-Shannon divergence from a teacher, 0 < beta < 1."""
+    return f"{JSD}{beta!r}"
+
+
 Reads = Literal["token", "row", "step"]
 """Where a scalar head is read: at every scored token, at the end of each response, or of each of its steps."""
 
@@ -57,6 +66,12 @@ class Needs:
     """Roles of heads whose losses leave the model alone: they learn from what it sees, and do not change it."""
     rollouts: bool = False
     """Its rows are prompts; the responses are made by the model while it trains."""
+    own: float = 1.0
+    """With rollouts: the share of steps whose responses the model draws; in the others the data's own are taken."""
+    rivals: Literal["self", "reference", "mixture"] = "self"
+    """With rollouts: who draws what a response is compared with. self: the model, all of a group. reference: half of
+    each group, which the column `of_reference` says. mixture: of the model and the reference (`mixture` of the
+    objective says how much of the latter), for the judge alone; it does not train."""
     labels: bool = False
     """A reward for each response, above 0.5 good, else bad."""
     kl_baseline: bool = False
