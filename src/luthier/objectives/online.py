@@ -46,11 +46,11 @@ class Online(Objective):
     def __post_init__(self) -> None:
         """Build the objective. Raises LuthierError where it compares no pairs."""
         inner: Objective = OBJECTIVES.build(self.of.name, self.of.args)
-        if inner.needs.unit != PAIR or inner.needs.heads:
+        if inner.needs.unit != PAIR or inner.needs.heads or len(inner.terms()) > 1:
             raise LuthierError(
                 f"{self.of.name!r} learns from no pairs of responses that could be drawn",
                 where="objective.online",
-                fix="take an objective of pairs: dpo, ipo, hinge, simpo, …",
+                fix="take one objective of pairs (dpo, ipo, hinge, simpo, …); a sum may have it as a term",
             )
         object.__setattr__(self, "_inner", inner)
         object.__setattr__(self, "needs", replace(inner.needs, rollouts=True))
