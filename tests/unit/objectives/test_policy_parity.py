@@ -162,7 +162,13 @@ def test_losses_and_advantages_equal_verls() -> None:
     worth = draw.normal(size=len(answers))
     dense = [draw.normal(size=len(one.logp)) * 0.1 for one in answers]
     cases: list[dict[str, Any]] = [
-        {"kind": "policy", "keys": keys, "logp": lists("logp"), "old": lists("old_logp"), "advantage": lists("advantage")}
+        {
+            "kind": "policy",
+            "keys": keys,
+            "logp": lists("logp"),
+            "old": lists("old_logp"),
+            "advantage": lists("advantage"),
+        }
         for _, _, keys in VERL
     ]
     known = {"value": lists("value"), "old": lists("old_value"), "return": lists("return")}
@@ -174,7 +180,11 @@ def test_losses_and_advantages_equal_verls() -> None:
         ]
         cases.append(
             {
-                "kind": "credit", "estimator": estimator, "keys": keys, "group": groups, "values": lists("value"),
+                "kind": "credit",
+                "estimator": estimator,
+                "keys": keys,
+                "group": groups,
+                "values": lists("value"),
                 "rewards": [one.tolist() for one in rewards],
             }  # fmt: skip
         )

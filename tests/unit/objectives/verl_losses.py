@@ -58,7 +58,9 @@ def policy(case, core):
 def value(case, core):
     values = padded(case["value"]).requires_grad_()
     mask = mask_of(case["value"])
-    return values, core.compute_value_loss(values, padded(case["return"]), padded(case["old"]), mask, case["keys"]["clip"])[0]
+    return values, core.compute_value_loss(
+        values, padded(case["return"]), padded(case["old"]), mask, case["keys"]["clip"]
+    )[0]
 
 
 def learnt(case, core):
