@@ -3,9 +3,9 @@
     python cookbook/grpo.py        # a tiny model learns which of two digits is larger: half a minute on one core
 
 What it does: the model answers each prompt several times, a function says what each answer is worth, and what was drawn
-becomes likelier by how much better than its group's mean it did, in spreads of the group (arXiv:2402.03300). Later
-updates on the same answers count by the ratio of the policy to the one that drew, clipped to 0.8 … 1.2; 0.04 of k3 holds
-it to the model as it was. Each answer is a mean over its tokens, the step a mean over answers, however it is cut.
+becomes likelier by how much better than its group's mean it did, in spreads of the group (arXiv:2402.03300). Updates
+on the same answers count by the ratio of the policy to the one that drew, clipped to 0.8 … 1.2; 0.04 of k3 holds it to
+the model as it was. Each answer is a mean over its tokens, the step a mean over answers, however it is cut.
 What it leaves out: packing, prompts computed once for a group, a cache of keys and values while drawing, checkpoints,
 mixed precision, everything that makes it fast or safe. DAPO's form is one mean over all tokens, 1.28 above, no k3.
 

@@ -2,9 +2,9 @@
 
     python cookbook/ppo.py        # a tiny model learns which of two digits is larger: half a minute on one core
 
-What it does: the model answers prompts, a function says what an answer is worth, 0.05 of each token's log-ratio from the
-model as it was is taken off (arXiv:2203.02155), and generalised advantage estimation (arXiv:1506.02438) spreads it over
-the tokens: what came, less what a critic expected before each of them. The policy's loss is clipped at 0.8 … 1.2
+What it does: the model answers prompts, a function says what an answer is worth, part of each token's log-ratio from
+the model as it was is taken off (arXiv:2203.02155), and generalised advantage estimation (arXiv:1506.02438) spreads it
+over the tokens: what came, less what a critic expected before each. The policy's loss is clipped at 0.8 … 1.2
 (arXiv:1707.06347), the critic's within 0.2 of what it said; both are means over all tokens of the step. The critic is a
 linear map, at a rate of its own, on the hidden states in which tokens are predicted; it does not change the model.
 What it leaves out: all that grpo.py does, and a critic with a body of its own.
@@ -86,7 +86,7 @@ def optimizer_of(model, head, lr: float, head_rate=10.0, decay=0.0, eps=1e-8) ->
 
 
 def update(model, head, optimizer, answers, *, micro=64, **keys) -> float:
-    """One optimiser step on `answers`: (prompt, answer, then of each token: log-probability and value when it was drawn,
+    """One optimiser step on `answers`: (prompt, answer, then of each token log-probability and value when it was drawn,
     advantage, return). Returns the loss before it."""
     total, tokens = 0.0, sum(len(one[1]) for one in answers)
     for start in range(0, len(answers), micro):

@@ -162,7 +162,8 @@ def test_ppo_follows_the_cookbook(way: str, path: dict[str, Any], tmp_path: Path
 
     old = apart([one[2] for one in answers], 1)
     answers = [(prompt, said, logp, *rest) for (prompt, said, _, *rest), logp in zip(answers, old, strict=True)]
-    columns = dict(zip(("old_logp", "old_value", "advantage", "return"), zip(*(a[2:] for a in answers)), strict=True))
+    names = ("old_logp", "old_value", "advantage", "return")
+    columns = {name: [one[place] for one in answers] for place, name in enumerate(names, 2)}
     optimizer = oracle.optimizer_of(theirs, head, 3e-3, head_rate=5.0, decay=0.1, eps=EPS)
     expected = [oracle.update(theirs, head, optimizer, answers, micro=4) for _ in range(STEPS)]
     losses = learnt(tmp_path / "run", policy, objective, groups(rows, **columns), path)

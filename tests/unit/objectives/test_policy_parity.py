@@ -1,7 +1,7 @@
 """Random rollouts through TRL's and verl's own functions, each in its own environment, and through ours.
 
-TRL's is `.peers/trl` (`benchmarks/environments.py`). verl's is `.peers/verl`: torch, `pip install --no-deps verl==0.9.1`
-and what its pure functions import (numpy, omegaconf, tensordict, transformers, …); ray is not needed.
+TRL's is `.peers/trl` (`benchmarks/environments.py`). verl's is `.peers/verl`: torch, `pip install --no-deps
+verl==0.9.1` and what its pure functions import (numpy, omegaconf, tensordict, transformers, …); ray is not needed.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def test_losses_and_advantages_equal_verls() -> None:
                 "group": groups,
                 "values": lists("value"),
                 "rewards": [one.tolist() for one in rewards],
-            }  # fmt: skip
+            }
         )
     theirs = asked("verl", "verl_losses.py", cases)
     for (name, keys, _), expected in zip(VERL, theirs, strict=False):

@@ -90,7 +90,7 @@ def answered(case):
     values, loss = globals()[case["trainer"]](case)
     (gradient,) = torch.autograd.grad(loss, values)
     if "logp" in case:
-        gradient = torch.cat([row[: len(one)] for row, one in zip(gradient, case["logp"])])
+        gradient = torch.cat([row[: len(one)] for row, one in zip(gradient, case["logp"], strict=True)])
     return [float(loss), gradient.flatten().tolist()]
 
 

@@ -67,7 +67,7 @@ def learnt(case, core):
     values, loss = {"policy": policy, "value": value}[case["kind"]](case, core)
     (gradient,) = torch.autograd.grad(loss, values)
     lengths = [len(row) for row in case.get("logp") or case["value"]]
-    return [float(loss), torch.cat([row[:n] for row, n in zip(gradient, lengths)]).tolist()]
+    return [float(loss), torch.cat([row[:n] for row, n in zip(gradient, lengths, strict=True)]).tolist()]
 
 
 def credit(case, core):
@@ -85,7 +85,7 @@ def credit(case, core):
     else:
         found = core.compute_reinforce_plus_plus_baseline_outcome_advantage(rewards, mask, index)
     lengths = [len(row) for row in case["rewards"]]
-    return [torch.cat([row[:n] for row, n in zip(one, lengths)]).tolist() for one in found]
+    return [torch.cat([row[:n] for row, n in zip(one, lengths, strict=True)]).tolist() for one in found]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_while_the_critic_learns_alone_the_model_stays_to_the_bit(name: str, tmp
     """Weight decay moves it no more than losses do."""
     _, seen = trained(tmp_path, name, 4, warm=2, kl=0.0)
     value = "head.value.weight"
-    for step, (before, after) in enumerate(zip(seen, seen[1:], strict=False)):
+    for step, (before, after) in enumerate(pairwise(seen)):
         moved = {key: not torch.equal(before[key], after[key]) for key in before}
         assert moved.pop(value)
         assert not any(moved.values()) if step < 2 else all(moved.values()), step
