@@ -118,6 +118,20 @@ def test_at_first_the_critic_learns_alone(name: str, keys: dict[str, Any], terms
     assert [weight for weight, _ in objective.terms()] == pytest.approx(terms)
 
 
+def test_the_leash_tightens_where_the_policy_is_too_far_and_gives_where_it_is_near() -> None:
+    """Ten thousand responses at twice the target: 20 % more; at half of it: 20 % less; near it, as far as it is off."""
+    objective = OBJECTIVES.build("ppo", {"kl_target": 6.0, "kl_horizon": 10_000})
+    for seen, after in ((12.0, 0.06), (3.0, 0.04), (6.6, 0.055), (6.0, 0.05)):
+        assert objective.next_reward_kl(0.05, seen, 10_000) == pytest.approx(after), seen
+    assert objective.next_reward_kl(0.05, 12.0, 100) == pytest.approx(0.05 * 1.002)
+    summed = OBJECTIVES.build("sum", {"of": {"sft": 0.1, "ppo": {"kl_target": 6.0}}})
+    assert summed.next_reward_kl(0.05, 12.0, 10_000) == pytest.approx(0.06) and summed.reward_kl == 0.05
+    assert OBJECTIVES.build("ppo", {}).next_reward_kl(0.05, 12.0, 10_000) == 0.05
+    for keys in ({"kl": 0.0}, {"kl_by": "k3"}):
+        with pytest.raises(LuthierError, match="kl_target"):
+            OBJECTIVES.build("ppo", {"kl_target": 6.0, **keys})
+
+
 def test_a_critic_that_moves_the_model_cannot_learn_alone() -> None:
     with pytest.raises(LuthierError, match="would change what the model says"):
         OBJECTIVES.build("ppo", {"critic": "model", "warm": 5})
