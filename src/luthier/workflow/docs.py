@@ -33,6 +33,7 @@ KEYS = (
 )
 PLUGINS = {
     "objective": "`objective`",
+    "credit": "`credit` of objectives that learn from rollouts",
     "adapter": "`adapt`",
     "quantizer": "`quantize`",
     "optimizer": "`train.optimizer`",
