@@ -28,6 +28,7 @@ class Opening(ABC):
     def ready(self, *, base: bool) -> None:
         """Raise LuthierError for what would be refused when it is opened, as far as it is known before: long work may
         come first. `base`: is the model before training to answer too?"""
+        return
 
     def identity(self) -> dict[str, Any]:
         """Those of its settings that answers hang on: what is begun under others is not gone on with."""
