@@ -53,6 +53,8 @@ class Needs:
     """Scalar heads beside the model, by role, and where each is read: ("reward", "row")."""
     rollouts: bool = False
     """Its rows are prompts; the responses are made by the model while it trains."""
+    dynamic: bool = False
+    """Prompts whose answers are all right, or none, give way to others (`rollout.dynamic`, unless the recipe says)."""
     labels: bool = False
     """A reward for each response, above 0.5 good, else bad."""
     kl_baseline: bool = False
