@@ -33,6 +33,9 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("bco", {"density_ratio": True}),
     ("reward", {"centring": 0.01}),
     ("process_reward", {"neutral": "ignore"}),
+    ("grpo", {"unit": "token", "entropy": 0.01, "dual_clip": 3.0, "correction": "truncate", "kl_by": "k3_ratio"}),
+    ("rloo", {"kl_by": "k2", "correction": "mask_row"}),
+    ("gspo", {"correction": "mask", "clip_low": 0.3, "clip_high": "none"}),
     ("sum", {"of": {"kto": {}, "sft": 0.5}}),
     ("sum", {"of": {"bco": {"beta": 0.2}, "simpo": {}, "ipo": {"weight": 3}}}),
     ("sum", {"of": {"reward": {}, "aot": {}}}),
@@ -67,6 +70,14 @@ def units(term: Any, rows: Rows) -> int:
     return {TOKEN: len(rows.logp_S), ROW: rows.num_rows}.get(unit) or len(rows.column("step_reward"))
 
 
+def learns_through(term: Any, rows: Rows) -> torch.Tensor:
+    """What the term's gradient goes into."""
+    readouts = [name for name in term.needs.readouts if name != "logp"]
+    if "logp" in term.needs.readouts:
+        return rows.logp_S
+    return rows.readouts[readouts[0]] if readouts else rows.read(term.needs.heads[0][0])[0]
+
+
 def seen(objective: Any, term: Any, rows: Rows) -> Rows:
     return rows.best() if len(objective.terms()) > 1 and term.needs.unit == TOKEN else rows
 
@@ -86,8 +97,7 @@ def test_finite_values_and_gradients_one_value_a_unit(name: str, keys: dict[str,
         assert weight > 0
         assert loss.shape == (units(term, rows),)
         assert loss.isfinite().all()
-        source = rows.read("reward")[0] if term.needs.heads else rows.logp_S
-        (gradient,) = torch.autograd.grad(loss.sum(), source, retain_graph=True)
+        (gradient,) = torch.autograd.grad(loss.sum(), learns_through(term, rows), retain_graph=True)
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0
 
@@ -119,7 +129,7 @@ def test_rewards_are_one_a_response_and_move_with_the_loss(name: str, keys: dict
     objective = OBJECTIVES.build(name, keys)
     rows = laid(objective, drawn(objective))
     rewards = objective.implicit_rewards(rows)
-    if objective.needs.unit in (TOKEN, STEP, DECIDED_STEP):
+    if objective.needs.unit in (TOKEN, STEP, DECIDED_STEP) or objective.estimator is not None:
         assert rewards is None
         return
     assert rewards is not None
@@ -147,13 +157,13 @@ def test_a_padding_row_without_tokens_is_harmless(name: str, keys: dict[str, Any
     objective = OBJECTIVES.build(name, keys)
     chosen = [list(example) for example in drawn(objective)]
     none = torch.empty(0)
-    chosen[2][0] = dataclasses.replace(chosen[2][0], logp=none, ref=none, mean_logp=none, weight=none)
+    tokens = dict.fromkeys(chosen[2][0].tokens, none)
+    chosen[2][0] = dataclasses.replace(chosen[2][0], logp=none, ref=none, mean_logp=none, weight=none, tokens=tokens)
     rows = laid(objective, chosen)
     for _, term in objective.terms():
         loss = term.loss(seen(objective, term, rows))
         assert loss.isfinite().all()
-        source = rows.read("reward")[0] if term.needs.heads else rows.logp_S
-        assert torch.autograd.grad(loss.sum(), source, retain_graph=True)[0].isfinite().all()
+        assert torch.autograd.grad(loss.sum(), learns_through(term, rows), retain_graph=True)[0].isfinite().all()
 
 
 @every
@@ -164,7 +174,7 @@ def test_extreme_log_probabilities_stay_finite(name: str, keys: dict[str, Any]) 
         logp = (rows.logp_S.detach() * scale).requires_grad_()
         extreme = dataclasses.replace(rows, logp_S=logp)
         for _, term in objective.terms():
-            if not term.needs.heads:
+            if "logp" in term.needs.readouts:
                 loss = term.loss(seen(objective, term, extreme))
                 assert loss.isfinite().all(), scale
                 assert torch.autograd.grad(loss.sum(), logp, retain_graph=True)[0].isfinite().all(), scale

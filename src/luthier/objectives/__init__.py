@@ -29,6 +29,13 @@ OBJECTIVES = Registry(
         "reward": "luthier.objectives.rewards:Reward",
         "outcome_reward": "luthier.objectives.rewards:OutcomeReward",
         "process_reward": "luthier.objectives.rewards:ProcessReward",
+        "reinforce": "luthier.objectives.policy.presets:Reinforce",
+        "rloo": "luthier.objectives.policy.presets:RLOO",
+        "grpo": "luthier.objectives.policy.presets:GRPO",
+        "dr_grpo": "luthier.objectives.policy.presets:DrGRPO",
+        "gspo": "luthier.objectives.policy.presets:GSPO",
+        "reinforce_pp": "luthier.objectives.policy.presets:ReinforcePP",
+        "dapo": "luthier.objectives.policy.presets:DAPO",
         "sum": "luthier.objectives.weighted:Sum",
     },
 )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from luthier.objectives.credit import Credit
 from luthier.objectives.rows import Rows
 from luthier.types import Needs
 
@@ -29,6 +30,16 @@ class Objective(ABC):
         """What it is the weighted sum of; each term is a mean over its own unit."""
         return ((1.0, self),)
 
+    @property
+    def estimator(self) -> Credit | None:
+        """How rewards become the advantages that it learns from; None where it learns from no advantages."""
+        return None
+
+    @property
+    def reward_kl(self) -> float:
+        """How much of each token's log-ratio from the reference is taken off its reward before credit is given."""
+        return 0.0
+
     @abstractmethod
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced: one value a unit. A mean over the step is the loop's business."""
@@ -40,6 +51,10 @@ class Objective(ABC):
     def advice(self, good: int, bad: int) -> str | None:
         """What its authors advise for data with so many good and bad responses; None where they say nothing."""
         return None
+
+    def shown(self, rows: Rows) -> Mapping[str, Tensor]:
+        """What a step shows of its inside, of one micro-batch, by the names of `luthier.objectives.shown`."""
+        return {}
 
     # what an objective carries from step to step; most carry nothing
     def begin(self) -> dict[str, float]:

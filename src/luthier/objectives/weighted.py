@@ -11,7 +11,9 @@ from torch import Tensor
 from luthier.errors import LuthierError
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.base import Objective
+from luthier.objectives.credit import Credit
 from luthier.objectives.rows import Rows
+from luthier.objectives.shown import joined
 from luthier.types import TOKEN, Needs, Reads
 
 WEIGHT = "weight"
@@ -53,10 +55,14 @@ class Sum(Objective):
             "of": written,
             "needs": _union([term.needs for term in built]),
             "default_lr": min(rates, default=None),
-            "_terms": tuple(zip(weights, built, strict=True)),
+            "_built": tuple(built),
+            "_terms": tuple(
+                (w * inner, term) for w, each in zip(weights, built, strict=True) for inner, term in each.terms()
+            ),
         }.items():
             object.__setattr__(self, attribute, value)
 
+    _built: ClassVar[tuple[Objective, ...]] = ()
     _terms: ClassVar[tuple[tuple[float, Objective], ...]] = ()
 
     def terms(self) -> tuple[tuple[float, Objective], ...]:
@@ -74,6 +80,20 @@ class Sum(Objective):
             if implicit_N is not None:
                 return implicit_N
         return None
+
+    @property
+    def estimator(self) -> Credit | None:
+        """That of the first term with one: all learn from the same advantages."""
+        return next((term.estimator for term in self._built if term.estimator is not None), None)
+
+    @property
+    def reward_kl(self) -> float:
+        """That of the terms together."""
+        return sum(term.reward_kl for term in self._built)
+
+    def shown(self, rows: Rows) -> Mapping[str, Tensor]:
+        """What the terms show."""
+        return joined(term.shown(rows) for _, term in self._terms)
 
     def advice(self, good: int, bad: int) -> str | None:
         """What the authors of its first term with an advice say."""

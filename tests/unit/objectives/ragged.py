@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Answer:
     value: Tensor
     """One reading for each step."""
     labels: Tensor
+    tokens: dict[str, Tensor] = field(default_factory=dict)
+    """What a rollout, a critic and a teacher say of each token: columns, `value`, and readouts by name."""
 
 
 Example = Sequence[Answer]
@@ -34,6 +36,7 @@ Example = Sequence[Answer]
 def examples(count: int, seed: int = 0, responses: int = 2, at_start: bool = False) -> list[Example]:
     """`count` examples of `responses` responses; `at_start`: the policy is the reference, the head reads 0."""
     g = torch.Generator().manual_seed(seed)
+    beside = torch.Generator().manual_seed(1000 + seed)
 
     def answer(place: int, example: int) -> Answer:
         tokens, steps = int(torch.randint(1, 9, (), generator=g)), int(torch.randint(1, 4, (), generator=g))
@@ -50,9 +53,34 @@ def examples(count: int, seed: int = 0, responses: int = 2, at_start: bool = Fal
             row_weight=0.5 + float(torch.rand((), generator=g)),
             value=torch.randn(steps, generator=g) if not at_start else torch.zeros(steps),
             labels=torch.randint(-1, 2, (steps,), generator=g).float(),
+            tokens=rolled(logp, beside, at_start),
         )
 
     return [[answer(place, example) for place in range(responses)] for example in range(count)]
+
+
+def rolled(logp: Tensor, g: torch.Generator, at_start: bool) -> dict[str, Tensor]:
+    """What is known of a drawn response's tokens besides: `at_start`, the policy is what drew them."""
+
+    def noise(size: float) -> Tensor:
+        return size * torch.randn(len(logp), generator=g) * (not at_start)
+
+    old = logp + noise(0.3)
+    return {
+        "old_logp": old,
+        "sampler_logp": old + noise(0.1),
+        "advantage": torch.randn(len(logp), generator=g),
+        "old_value": torch.randn(len(logp), generator=g),
+        "return": torch.randn(len(logp), generator=g),
+        "value": torch.randn(len(logp), generator=g),
+        "entropy": 3 * torch.rand(len(logp), generator=g),
+        "kl": torch.rand(len(logp), generator=g),
+        "reverse_kl": torch.rand(len(logp), generator=g),
+    }
+
+
+ROLLED = ("old_logp", "sampler_logp", "advantage", "old_value", "return")
+"""The columns of tokens that a rollout fills."""
 
 
 def rows(
@@ -75,18 +103,27 @@ def rows(
     better, worse = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
     per_step = needs is not None and needs.reward_head == "step"
     readings = [answer.value if per_step else answer.value[-1:] for answer in answers]
+    every = {name: torch.cat([answer.tokens[name] for answer in answers]) for name in answers[0].tokens}
+    row_S = owners([answer.logp for answer in answers])
     whole = Rows(
         logp_S=torch.cat([answer.logp for answer in answers]).clone().requires_grad_(),
         weight_S=torch.cat([answer.weight for answer in answers]),
-        row_S=torch.cat([torch.full((len(a.logp),), row, dtype=torch.long) for row, a in enumerate(answers)]),
+        row_S=row_S,
         num_rows=len(answers),
-        readouts={"mean_logp": torch.cat([answer.mean_logp for answer in answers])},
+        readouts={
+            "mean_logp": torch.cat([answer.mean_logp for answer in answers]),
+            **{name: every[name].clone().requires_grad_() for name in every if name not in (*ROLLED, "value")},
+        },
         columns={
             "reward": torch.tensor([answer.reward for answer in answers]),
             "margin": torch.tensor([answer.margin for answer in answers]),
+            **{name: every[name] for name in ROLLED},
             **({"step_reward": torch.cat([answer.labels for answer in answers])} if per_step else {}),
         },
-        values={"reward": (torch.cat(readings).clone().requires_grad_(), owners(readings))},
+        values={
+            "reward": (torch.cat(readings).clone().requires_grad_(), owners(readings)),
+            "value": (every["value"].clone().requires_grad_(), row_S),
+        },
         ref_S=torch.cat([answer.ref for answer in answers]),
         group_N=torch.tensor(owner),
         best_N=best(answers, owner, better),
@@ -113,9 +150,10 @@ def best(answers: Sequence[Answer], owner: Sequence[int], better: torch.Tensor) 
 
 def only(whole: Rows, needs: Needs) -> Rows:
     """The rows with what `needs` does not declare left out."""
-    judged = needs.labels or needs.responses > 1
+    judged = needs.labels or needs.responses > 1 or needs.rollouts
     columns = {"reward"} if judged else set()
     columns |= {"margin"} if needs.responses > 1 else set()
+    columns |= set(ROLLED) if needs.rollouts else set()
     columns |= {"step_reward"} if needs.reward_head == "step" else set()
     return replace(
         whole,
