@@ -69,6 +69,16 @@ class Run:
         return self.folder / "samples.jsonl"
 
     @property
+    def rollouts(self) -> Path:
+        """What the model said while it learnt from that, a file a rollout."""
+        return self.folder / "rollouts"
+
+    @property
+    def prompts_path(self) -> Path:
+        """How each prompt has done over such a run."""
+        return self.folder / "prompts.jsonl"
+
+    @property
     def summary_path(self) -> Path:
         return self.folder / "summary.json"
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["FORMATS", "Ledger", "Prepared", "Prompt", "Prompts", "Template", "formats_table", "prepare", "prompts", "read", "show"]
+__all__ = [
+    "FORMATS",
+    "Ledger",
+    "Prepared",
+    "Prompt",
+    "Prompts",
+    "Template",
+    "formats_table",
+    "prepare",
+    "prompts",
+    "read",
+    "show",
+]
 
 _HOMES = {
     "FORMATS": "luthier.data.reading.formats",

@@ -1,1 +1,1 @@
-"""Rows that the model under training writes: prompts drawn, answered, judged, and made rows with what they were worth."""
+"""Rows that the model under training writes: prompts drawn, answered, judged, and what the answers were worth."""

@@ -54,6 +54,10 @@ class Journal:
         self.parts[place, index] = known = {**self.parts.get((place, index), {}), **parts}
         self._write({"place": place, "index": index, "parts": known})
 
+    def said(self, place: int, index: int) -> set[str]:
+        """The names of the scorers whose word on an answer is there."""
+        return set(self.parts.get((place, index), ()))
+
     def computed(self, what: str, place: int, values: Sequence[Floats]) -> None:
         """Numbers for each token of each answer of a group, by the weights that the rollout began with."""
         self.passes[what, place] = list(values)

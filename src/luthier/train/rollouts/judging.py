@@ -6,9 +6,8 @@ A scorer that cannot say anything of an answer leaves it without a reward: it ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Reward
@@ -20,7 +19,6 @@ from luthier.types import Example, Response
 
 RIGHT = 0.5
 """A score of the first scorer above this is right, where its scores lie between 0 and 1."""
-Said = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,13 @@ class Judging:
                     one[part.name] = value if value is not None and math.isfinite(value) else None
         return said
 
+    def judge(self, groups: Sequence[Group]) -> None:
+        """Ask all scorers at once, and sum up."""
+        early, late = [self.early(group) for group in groups], self.late(groups)
+        for group, one, other in zip(groups, early, late, strict=True):
+            group.parts = [{**a, **b} for a, b in zip(one, other, strict=True)]
+            self.settle(group)
+
     # summing up
     def settle(self, group: Group) -> None:
         """What each answer of a group is worth, and whether it is right, out of what was said of it (`group.parts`)."""
@@ -111,15 +116,15 @@ class Judging:
 
 
 def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
-    """A scorer's scores of all these groups. Whatever it raises names it, and the row where that is known."""
-    if part.late:
-        return _guarded(part, None, lambda: score_groups(part.metric, given))
-    return [_guarded(part, one[0], lambda one=one: score_group(part.metric, *one)) for one in given]  # type: ignore[misc]
-
-
-def _guarded(part: Part, example: Example | None, ask: Callable[[], Any]) -> Any:
+    """A scorer's scores of all these groups. What it raises names it, and the row where that is known."""
+    example: Example | None = None
     try:
-        return ask()
+        if part.late:
+            return score_groups(part.metric, given)
+        found = []
+        for example, responses in given:
+            found.append(score_group(part.metric, example, responses))
+        return found
     except LuthierError:
         raise
     except Exception as error:
