@@ -132,6 +132,11 @@ class Run:
             if kind is None or event["kind"] == kind:
                 yield event
 
+    def lines(self, path: Path, key: str) -> Iterator[dict[str, Any]]:
+        """The objects of another file of the run, each with this key. Raises LuthierError where it is not whole."""
+        if path.exists():
+            yield from _json_lines(path, key, self._remedy(path))
+
     def samples(self) -> Iterator[dict[str, Any]]:
         """The scored rows of all tasks, as they were recorded. Raises LuthierError where the file is not whole."""
         if self.samples_path.exists():

@@ -16,6 +16,7 @@ __all__ = [
     "prompts",
     "read",
     "show",
+    "show_prompts",
 ]
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "Prompt": "luthier.data.prompting",
     "Prompts": "luthier.data.prompting",
     "prompts": "luthier.data.prompting",
+    "show_prompts": "luthier.data.prompting",
     "read": "luthier.data.reading.feeds",
     "show": "luthier.data.show",
     "Template": "luthier.data.encode.template",
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from luthier.data.encode.template import Template
     from luthier.data.ledger import Ledger
     from luthier.data.preparation import Prepared, prepare
-    from luthier.data.prompting import Prompt, Prompts, prompts
+    from luthier.data.prompting import Prompt, Prompts, prompts, show_prompts
     from luthier.data.reading.feeds import read
     from luthier.data.reading.formats import FORMATS, formats_table
     from luthier.data.show import show

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from luthier.data.reading.feeds import Feed, feed
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.types import RAW, Example
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Prompts:
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     ledger: Ledger
+
+    def refuse_lost(self, max_lost: float) -> None:
+        """Raises LuthierError where no prompt is left, or more rows are lost than this share."""
+        _refuse(self.ledger, len(self.train), max_lost)
 
     @cached_property
     def digest(self) -> str:
@@ -85,8 +93,29 @@ def prompts(recipe: Recipe, template: Template, context: int | None = None) -> P
         ledger.sources[feeds[read[i][0]].name].used += 1
     _measure(ledger, chosen)
     room.complain(ledger)
-    _refuse(ledger, len(chosen), recipe.train.max_lost)
-    return Prompts(chosen, apart, ledger)
+    found = Prompts(chosen, apart, ledger)
+    found.refuse_lost(recipe.train.max_lost)
+    return found
+
+
+def show_prompts(found: Prompts, template: Template, count: int) -> Text:
+    """The first prompts as the model reads them, and what answers are compared with."""
+    from rich.text import Text
+
+    text = Text()
+    for prompt in found.train[:count]:
+        text.append(f"{prompt.where}\n", "bold")
+        text.append(str(template.tokenizer.decode(list(prompt.ids))))
+        known = reference_of(prompt.example)
+        text.append("\n" if known is None else f"\nto compare with: {known}\n", "dim")
+    return text
+
+
+def reference_of(example: Example) -> str | None:
+    """What is known to answer it, if anything is."""
+    if example.answer is not None or not example.responses:
+        return example.answer
+    return "\n".join(turn.text for turn in example.responses[0].turns)
 
 
 @dataclass

@@ -191,6 +191,7 @@ class Loop:
             self.log.warn(guard, progress.step, text)
         if self.rollouts is not None:
             self.rollouts.observe(progress.step, gradients.metrics)
+            progress.stopped = self.rollouts.learnt
 
     def _evaluate(self) -> bool:
         """Record the evaluation loss; True if it is the best so far and its weights should be kept."""

@@ -56,6 +56,8 @@ class RolloutGuards:
     before: list[float] = field(default_factory=list)
     """The mean reward around each of these."""
     unexplained: int = 0
+    learnt: bool = False
+    """Is there nothing left to learn from these prompts?"""
 
     # a rollout
     def rollout(self, shown: Mapping[str, float]) -> list[Warning]:
@@ -94,12 +96,12 @@ class RolloutGuards:
 
     def _nothing_to_learn(self) -> Warning | None:
         if len(self.silent) == SILENT_STOP and all(share == 1.0 for share in self.silent):
-            why = self._easy_or_hard()
-            raise LuthierError(
-                f"in {SILENT_STOP} rollouts in a row all answers to each prompt were worth the same: nothing is learnt",
-                where="reward",
-                fix=f"{why}; prompts.jsonl tells how each prompt does",
-            )
+            same = f"in {SILENT_STOP} rollouts in a row all answers to each prompt were worth the same"
+            if not self.rights or self.rights[-1] <= 0.5:
+                fix = f"{self._easy_or_hard()}; prompts.jsonl tells how each prompt does"
+                raise LuthierError(f"{same}: nothing is learnt", where="reward", fix=fix)
+            self.learnt = True
+            return "learnt", f"{same}, and most are right: the run ends here, for these prompts teach nothing more"
         recent = self.silent[-SILENT_FOR:]
         if len(recent) < SILENT_FOR or fmean(recent) <= SILENT:
             return None

@@ -231,6 +231,11 @@ class Rollouts:
             self._lent.log.warn(guard, step, text)
 
     @property
+    def learnt(self) -> bool:
+        """Is there nothing left to learn?"""
+        return self.guards.learnt
+
+    @property
     def holds_out(self) -> bool:
         """Are there prompts to look at the run by?"""
         return bool(self.made.prompts.held_out)
