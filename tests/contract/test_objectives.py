@@ -14,10 +14,11 @@ from tests.unit.objectives import ragged
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.rows import Rows
 from luthier.recipe.resolve import plain
-from luthier.types import DECIDED_STEP, PAIR, ROW, STEP, TOKEN
+from luthier.types import DECIDED_STEP, GOOD_TOKEN, PAIR, ROW, STEP, TOKEN
 
 KEYS: dict[str, dict[str, Any]] = {
     "sum": {"of": {"dpo": {"beta": 0.3}, "sft": {"weight": 0.2}}},
+    "online": {"of": {"ipo": {"beta": 0.3}}},
 }
 """Objectives that cannot be built without keys."""
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -35,6 +36,10 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("process_reward", {"neutral": "ignore"}),
     ("grpo", {"unit": "token", "entropy": 0.01, "dual_clip": 3.0, "correction": "truncate", "kl_by": "k3_ratio"}),
     ("rloo", {"kl_by": "k2", "correction": "mask_row"}),
+    ("ppo", {"unit": "row", "value_clip": "none", "critic": "model"}),
+    ("gkd", {"beta": 0.0}),
+    ("gkd", {"beta": 1.0, "own": 0.0}),
+    ("sum", {"of": {"ppo": {"warm": 3}, "sft": 0.1}}),
     ("gspo", {"correction": "mask", "clip_low": 0.3, "clip_high": "none"}),
     ("sum", {"of": {"kto": {}, "sft": 0.5}}),
     ("sum", {"of": {"bco": {"beta": 0.2}, "simpo": {}, "ipo": {"weight": 3}}}),
@@ -67,7 +72,9 @@ def units(term: Any, rows: Rows) -> int:
     if unit == PAIR:
         assert rows.better_P is not None
         return len(rows.better_P)
-    return {TOKEN: len(rows.logp_S), ROW: rows.num_rows}.get(unit) or len(rows.column("step_reward"))
+    return {TOKEN: len(rows.logp_S), GOOD_TOKEN: len(rows.logp_S), ROW: rows.num_rows}.get(unit) or len(
+        rows.column("step_reward")
+    )
 
 
 def learns_through(term: Any, rows: Rows) -> torch.Tensor:
@@ -79,7 +86,7 @@ def learns_through(term: Any, rows: Rows) -> torch.Tensor:
 
 
 def seen(objective: Any, term: Any, rows: Rows) -> Rows:
-    return rows.best() if len(objective.terms()) > 1 and term.needs.unit == TOKEN else rows
+    return rows.best() if len(objective.terms()) > 1 and term.imitates else rows
 
 
 def values(objective: Any, chosen: list[ragged.Example]) -> list[torch.Tensor]:

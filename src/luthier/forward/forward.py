@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from luthier.forward import packing
 from luthier.forward.batches import Batch, Layout
 from luthier.forward.head import Head, Teacher, readouts
-from luthier.forward.readouts import LOGP, MEAN_LOGP, OF_A_TEACHER, TOP, TOP_IDS, TOP_K
+from luthier.forward.readouts import LOGP, MEAN_LOGP, TOP, TOP_IDS, TOP_K, of_a_teacher
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
 from luthier.models.blocks.fused import Fusion
@@ -96,11 +96,13 @@ class Forward:
         asked: Sequence[str] = (LOGP,),
         heads: Sequence[tuple[str, Reads]] = (),
         teacher: Forward | None = None,
+        apart: Sequence[str] = (),
     ) -> Rows:
         """The micro-batch as an objective sees it, with gradients where gradients are enabled.
 
         `asked`: what is read of each scored token (`luthier.forward.readouts`); `heads`: which scalar heads are read,
-        and where; `teacher`: the model whose distribution some readouts compare with.
+        and where; `teacher`: the model whose distribution some readouts compare with; `apart`: the heads whose
+        gradient ends at the head.
         """
         found: dict[str, Tensor] = {}
         values: dict[str, tuple[Tensor, Tensor]] = {}
@@ -110,9 +112,12 @@ class Forward:
             hidden_TD = self.hidden(batch)
             if asked:
                 head, hidden_SD = self.head or self._no_plain_head(), hidden_TD.index_select(0, batch.hidden_S)
-                beside = teacher.taught(batch) if teacher and set(asked) & set(OF_A_TEACHER) else None
+                beside = teacher.taught(batch) if teacher and of_a_teacher(asked) else None
                 found = readouts(hidden_SD, batch.target_S, head, asked, beside)
-            values = {role: self._values(hidden_TD, batch, role, reads) for role, reads in heads}
+            values = {
+                role: self._values(hidden_TD.detach() if role in apart else hidden_TD, batch, role, reads)
+                for role, reads in heads
+            }
         logp_S = found.pop(LOGP, None)
         return Rows(
             torch.zeros_like(batch.weight_S) if logp_S is None else logp_S,

@@ -7,6 +7,7 @@ of a teacher:
     log pi(y)     dh = W_y - E
     mean log pi   dh = mean_v W_v - E
     entropy       H = lse(z) - sum_v p_v z_v             dh = -(sum_v p_v z_v W_v - (sum_v p_v z_v) E)
+    jsd           see `luthier.forward.divergence`
     kl            sum_v q_v (t_v - z_v) - lse(t) + lse(z)      dh = E - sum_v q_v W_v
     reverse_kl    m - lse(z) + lse(t), m = sum_v p_v (z_v - t_v)      dh = sum_v p_v (z_v - t_v) W_v - m E
 
@@ -22,29 +23,31 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from luthier.forward import divergence
 from luthier.forward.head import BLOCK, CHUNK, Head, Teacher, picked
 from luthier.forward.readouts import (
     ENTROPY,
     KL,
     LOGP,
     MEAN_LOGP,
-    OF_A_TEACHER,
     READOUTS,
     REVERSE_KL,
     TOP,
     TOP_IDS,
     TOP_K,
+    beta_of,
+    of_a_teacher,
 )
 
 
 def check(asked: Sequence[str], teacher: Teacher | None, head: Head) -> None:
     """Raises ValueError for readouts that there are not, or that need a teacher of the same vocabulary."""
-    unknown = sorted(set(asked) - set(READOUTS))
+    unknown = sorted(name for name in asked if name not in READOUTS and beta_of(name) is None)
     if unknown:
         raise ValueError(f"no readout is called {unknown[0]!r}; there are {', '.join(READOUTS)}")
-    if set(asked) & set(OF_A_TEACHER):
+    if of_a_teacher(asked):
         if teacher is None:
-            raise ValueError(f"{', '.join(OF_A_TEACHER)} need a teacher")
+            raise ValueError(f"{KL}, {REVERSE_KL} and jsd need a teacher")
         ours, theirs = len(head.weight_VD), len(teacher.head.weight_VD)
         if ours != theirs:
             raise ValueError(f"the teacher has {theirs:,} tokens, the model {ours:,}: they cannot be compared")
@@ -93,11 +96,14 @@ def _dense(
     found = {LOGP: logp_CV.gather(1, target_C[:, None]).squeeze(1), MEAN_LOGP: logp_CV.mean(-1)}
     if ENTROPY in names:
         found[ENTROPY] = -(logp_CV.exp() * logp_CV).sum(-1)
-    if teacher is not None and set(names) & set(OF_A_TEACHER):
+    if teacher is not None and of_a_teacher(names):
         with torch.no_grad():
             theirs_CV = torch.log_softmax(teacher.head.logits(teacher.hidden_SD).float(), -1)
         found[KL] = (theirs_CV.exp() * (theirs_CV - logp_CV)).sum(-1)
         found[REVERSE_KL] = (logp_CV.exp() * (logp_CV - theirs_CV)).sum(-1)
+        for name in names:
+            if (beta := beta_of(name)) is not None:
+                found[name] = divergence.of(logp_CV, theirs_CV, beta)
     return tuple(found[name] for name in names)
 
 
@@ -129,7 +135,7 @@ class _Formed(torch.autograd.Function):
         for i in range(0, len(target_S), CHUNK):
             chunk = slice(i, i + CHUNK)
             beside = None if teacher is None else Teacher(teacher.hidden_SD[chunk], teacher.head)
-            sweep = _Sweep(hidden_SD[chunk], target_S[chunk], head, beside, top)
+            sweep = _Sweep(hidden_SD[chunk], target_S[chunk], head, names, beside, top)
             parts.append((sweep.numbers(names), sweep.gradients(names), *sweep.most_probable()))
         if not parts:  # nothing is scored: empty, with a gradient
             parts = [({n: hidden_SD.sum(-1).float() for n in names}, {n: hidden_SD.float() for n in names}, None, None)]
@@ -158,7 +164,15 @@ class _Formed(torch.autograd.Function):
 class _Sweep:
     """One chunk's pass over the vocabulary: sums under a running maximum, divided at the end."""
 
-    def __init__(self, hidden_CD: Tensor, target_C: Tensor, head: Head, teacher: Teacher | None, top: bool) -> None:
+    def __init__(
+        self,
+        hidden_CD: Tensor,
+        target_C: Tensor,
+        head: Head,
+        names: Sequence[str],
+        teacher: Teacher | None,
+        top: bool,
+    ) -> None:
         self.head, self.target_C, self.teacher = head, target_C, teacher
         self.model, self.other = _Running(hidden_CD), _Running(hidden_CD)
         self.top = (hidden_CD.new_empty((len(hidden_CD), 0), dtype=torch.float32), target_C.new_empty(len(target_C), 0))
@@ -166,6 +180,10 @@ class _Sweep:
         self.wanted_C, self.sum_C, self.mean_D = zeros_C, zeros_C.clone(), torch.zeros_like(hidden_CD[:1].float())
         for begin in range(0, len(head.weight_VD), BLOCK):
             self._block(hidden_CD, begin, top)
+        self.mixed: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for name in names:
+            if teacher is not None and (beta := beta_of(name)) is not None:
+                self.mixed[name] = divergence.swept(hidden_CD, head, teacher, beta, self.model.lse, self.other.lse)
 
     def _block(self, hidden_CD: Tensor, begin: int, top: bool) -> None:
         block_VD = self.head.weight_VD[begin : begin + BLOCK]
@@ -192,6 +210,7 @@ class _Sweep:
         if self.teacher is not None:
             found[KL] = self.other.mean(self.other.other_C) - self.other.lse + lse_C
             found[REVERSE_KL] = model.mean(model.other_C) - lse_C + self.other.lse
+        found |= {name: mixed[0] for name, mixed in self.mixed.items()}
         return {name: found[name] for name in names}
 
     def gradients(self, names: Sequence[str]) -> dict[str, Tensor]:
@@ -206,6 +225,9 @@ class _Sweep:
             elif name == ENTROPY:
                 mean_C1 = model.mean(model.logit_C)[:, None]
                 found[name] = mean_C1 * expected_CD - model.mean(model.logit_weight_CD)
+            elif name in self.mixed:
+                _, slope_CD, slope_C = self.mixed[name]
+                found[name] = slope_CD - slope_C[:, None] * expected_CD
             elif name == KL:
                 found[name] = expected_CD - self.other.mean(self.other.weight_CD)
             else:

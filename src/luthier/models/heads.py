@@ -63,6 +63,11 @@ class ScalarHead(nn.Linear):
         return f"{super().extra_repr()}, kind={self.card.kind}"
 
 
+def parameter(role: str) -> str:
+    """What a head's weight is called among those that train."""
+    return "head.weight" if role == REWARD else f"head.{role}.weight"
+
+
 def attach(module: Any, device: torch.device, card: HeadCard | None = None) -> ScalarHead:
     """An untrained head that fits a causal language model. Raises LuthierError where the hidden size is not known."""
     size = getattr(module.config.get_text_config(), "hidden_size", None)

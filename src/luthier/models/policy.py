@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from luthier.errors import LuthierError
 from luthier.models.adapters import Adapter
 from luthier.models.adapters.kit.attached import Attached, bare
-from luthier.models.heads import REWARD, ScalarHead
+from luthier.models.heads import REWARD, ScalarHead, parameter
 from luthier.models.loading.digest import weights_digest
 from luthier.models.quantizers import numbers
 from luthier.recipe.schema import Model, Plugin
@@ -100,7 +100,7 @@ class Policy:
         reward model's)."""
         named = list(self.module.named_parameters())
         for role, head in self.heads.items():
-            named.append(("head.weight" if role == REWARD else f"head.{role}.weight", head.weight))
+            named.append((parameter(role), head.weight))
         return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
     def parameter_counts(self) -> tuple[int, int]:

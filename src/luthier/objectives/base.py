@@ -13,12 +13,18 @@ from luthier.objectives.credit import Credit
 from luthier.objectives.rows import Rows
 from luthier.types import Needs
 
+MODEL = "model"
+"""Among rates: all weights but those of scalar heads."""
+
 
 class Objective(ABC):
     """A frozen dataclass whose fields are its YAML keys. It is pure maths: what it needs is brought to it in `Rows`."""
 
     needs: ClassVar[Needs]
     """All that it asks of the house. Where its keys decide, an instance has its own."""
+    imitates: ClassVar[bool] = False
+    """It makes responses likelier as they stand. Beside a term that compares or judges, it learns from the better ones
+    alone (`Rows.best`)."""
     default_lr: ClassVar[float | None] = None
     """Peak learning rate with added weights, unless the recipe sets one. None: the adapter's own."""
 
@@ -39,6 +45,15 @@ class Objective(ABC):
     def reward_kl(self) -> float:
         """How much of each token's log-ratio from the reference is taken off its reward before credit is given."""
         return 0.0
+
+    def weights(self, version: int) -> tuple[float, ...]:
+        """The weight of each term once `version` steps are done."""
+        return tuple(weight for weight, _ in self.terms())
+
+    def rates(self, version: int) -> dict[str, float]:
+        """Learning rates once `version` steps are done, in multiples of the run's: of scalar heads by role, of all
+        other weights by `MODEL`; 1 for what is not named."""
+        return {}
 
     @abstractmethod
     def loss(self, rows: Rows) -> Tensor:

@@ -27,6 +27,7 @@ class SFT(Objective):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over the vocabulary."""
     needs: ClassVar[Needs] = Needs(responses=1, unit=TOKEN)
+    imitates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.label_smoothing > 0:

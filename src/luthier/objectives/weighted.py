@@ -56,6 +56,7 @@ class Sum(Objective):
             "needs": _union([term.needs for term in built]),
             "default_lr": min(rates, default=None),
             "_built": tuple(built),
+            "_weights": tuple(weights),
             "_terms": tuple(
                 (w * inner, term) for w, each in zip(weights, built, strict=True) for inner, term in each.terms()
             ),
@@ -63,6 +64,7 @@ class Sum(Objective):
             object.__setattr__(self, attribute, value)
 
     _built: ClassVar[tuple[Objective, ...]] = ()
+    _weights: ClassVar[tuple[float, ...]] = ()
     _terms: ClassVar[tuple[tuple[float, Objective], ...]] = ()
 
     def terms(self) -> tuple[tuple[float, Objective], ...]:
@@ -75,11 +77,23 @@ class Sum(Objective):
 
     def implicit_rewards(self, rows: Rows) -> Tensor | None:
         """The rewards of the term with a state, else of the first one that judges responses."""
-        for _, term in sorted(self._terms, key=lambda pair: not pair[1].begin()):
+        for term in sorted(self._built, key=lambda term: not term.begin()):
             implicit_N = term.implicit_rewards(rows)
             if implicit_N is not None:
                 return implicit_N
         return None
+
+    def weights(self, version: int) -> tuple[float, ...]:
+        """The weights of the terms, each by that of what it is a term of."""
+        return tuple(
+            weight * inner
+            for weight, each in zip(self._weights, self._built, strict=True)
+            for inner in each.weights(version)
+        )
+
+    def rates(self, version: int) -> dict[str, float]:
+        """Those of the terms."""
+        return {role: rate for term in self._built for role, rate in term.rates(version).items()}
 
     @property
     def estimator(self) -> Credit | None:
@@ -93,20 +107,20 @@ class Sum(Objective):
 
     def shown(self, rows: Rows) -> Mapping[str, Tensor]:
         """What the terms show."""
-        return joined(term.shown(rows) for _, term in self._terms)
+        return joined(term.shown(rows) for term in self._built)
 
     def advice(self, good: int, bad: int) -> str | None:
         """What the authors of its first term with an advice say."""
-        return next((said for _, term in self._terms if (said := term.advice(good, bad))), None)
+        return next((said for term in self._built if (said := term.advice(good, bad))), None)
 
     def begin(self) -> dict[str, float]:
         """The states of the terms."""
-        return {key: value for _, term in self._terms for key, value in term.begin().items()}
+        return {key: value for term in self._built for key, value in term.begin().items()}
 
     def updated(self, state: Mapping[str, float], implicit_N: Tensor, reward_N: Tensor) -> dict[str, float]:
         """The states of the terms after a step."""
         new = dict(state)
-        for _, term in self._terms:
+        for term in self._built:
             if term.begin():
                 new |= term.updated(new, implicit_N, reward_N)
         return new
@@ -159,7 +173,10 @@ def _union(all_needs: list[Needs]) -> Needs:
         readouts=tuple(dict.fromkeys(name for needs in all_needs for name in needs.readouts)),
         roles=tuple(dict.fromkeys(role for needs in all_needs for role in needs.roles)),
         heads=tuple(heads.items()),
+        apart=tuple(dict.fromkeys(role for needs in all_needs for role in needs.apart)),
         rollouts=any(needs.rollouts for needs in all_needs),
+        own=max(needs.own for needs in all_needs),
+        rivals=next((needs.rivals for needs in all_needs if needs.rivals != "self"), "self"),
         labels=any(needs.labels for needs in all_needs),
         kl_baseline=any(needs.kl_baseline for needs in all_needs),
         row_weights=any(needs.row_weights for needs in all_needs),

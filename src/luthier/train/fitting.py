@@ -80,7 +80,7 @@ def fit(
             paths["temperature"] = source.rollout.temperature  # what learns is what was drawn from
         forward = Forward(policy.module, heads=policy.heads, **paths)
         stack.enter_context(forward.opened())
-        weights = Weights(policy, train, source.total)
+        weights = Weights(policy, train, source.total, objective.rates)
         stack.callback(weights.update.close)
         budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step, group=group)
         stack.callback(budget.close)

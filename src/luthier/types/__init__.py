@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from luthier.types.engines import Completion, Engine, Grammar, Piece, Request, Sampling
 from luthier.types.examples import RAW, Encoded, Example, Media, Response, Source, Turn
-from luthier.types.needs import DECIDED_STEP, GROUP, PAIR, ROW, STEP, TOKEN, Needs, Reads, Unit, constant
+from luthier.types.needs import (
+    DECIDED_STEP,
+    GOOD_TOKEN,
+    GROUP,
+    PAIR,
+    ROW,
+    STEP,
+    TOKEN,
+    Needs,
+    Reads,
+    Unit,
+    constant,
+    jsd,
+)
 from luthier.types.seams import Format, GroupScorer, Rows, Scorer, StepSource, TokenStore, Tracker
 
 __all__ = [
     "DECIDED_STEP",
+    "GOOD_TOKEN",
     "GROUP",
     "PAIR",
     "RAW",
@@ -42,4 +56,5 @@ __all__ = [
     "Turn",
     "Unit",
     "constant",
+    "jsd",
 ]

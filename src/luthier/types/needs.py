@@ -19,6 +19,8 @@ TOKEN = Unit("token")
 """Scored tokens, each by its weight."""
 ROW = Unit("row")
 """Responses."""
+GOOD_TOKEN = Unit("good token")
+"""Scored tokens, by weight, of responses whose reward is above 0.5."""
 PAIR = Unit("pair")
 """Two responses to one prompt, of which one is better."""
 STEP = Unit("step")
@@ -32,6 +34,15 @@ GROUP = Unit("group")
 def constant(divisor: float) -> Unit:
     """A unit that does not look at the step: its sum is divided by `divisor` (Dr.GRPO's constant)."""
     return Unit("constant", divisor)
+
+
+JSD = "jsd "
+"""Before a number, the name of a readout: see `jsd`."""
+
+
+def jsd(beta: float) -> str:
+    """The readout that is the generalised Jensen-Shannon divergence from a teacher, 0 < beta < 1."""
+    return f"{JSD}{beta!r}"
 
 
 Reads = Literal["token", "row", "step"]
@@ -51,10 +62,18 @@ class Needs:
     `Rows.ref_S`), "teacher" (its distribution, for the readouts that compare with one)."""
     heads: tuple[tuple[str, Reads], ...] = ()
     """Scalar heads beside the model, by role, and where each is read: ("reward", "row")."""
+    apart: tuple[str, ...] = ()
+    """Roles of heads whose losses leave the model alone: they learn from what it sees, and do not change it."""
     rollouts: bool = False
     """Its rows are prompts; the responses are made by the model while it trains."""
     dynamic: bool = False
     """Prompts whose answers are all right, or none, give way to others (`rollout.dynamic`, unless the recipe says)."""
+    own: float = 1.0
+    """With rollouts: the share of steps whose responses the model draws; in the others the data's own are taken."""
+    rivals: Literal["self", "reference", "mixture"] = "self"
+    """With rollouts: who draws what a response is compared with. self: the model, all of a group. reference: half of
+    each group, which the column `of_reference` says. mixture: of the model and the reference (`mixture` of the
+    objective says how much of the latter), for the judge alone; it does not train."""
     labels: bool = False
     """A reward for each response, above 0.5 good, else bad."""
     kl_baseline: bool = False

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
+from luthier.forward import divergence, statistics
 from luthier.forward import head as head_module
-from luthier.forward import statistics
 from luthier.forward.head import Head, Teacher, readouts
 from luthier.objectives.base import Objective
 from luthier.objectives.rows import Rows
 from luthier.run import Run
 from luthier.train import Beside, fit
-from luthier.types import Needs
+from luthier.types import Needs, jsd
 
-NAMES = ("logp", "mean_logp", "entropy", "kl", "reverse_kl")
+NAMES = ("logp", "mean_logp", "entropy", "kl", "reverse_kl", jsd(0.5), jsd(0.1))
 V, D = 30, 5
 
 
@@ -35,6 +35,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (head_module, statistics):
         monkeypatch.setattr(module, "CHUNK", 4)
         monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(divergence, "BLOCK", 7)
 
 
 def case(scored: int, *, trains: bool, bias: bool, scale: float = 1.0, softcap: float = 0.0) -> tuple[Any, ...]:
@@ -57,7 +58,13 @@ def dense(hidden: Tensor, target: Tensor, head: Head, teacher: Teacher) -> dict[
     """The definitions, in double precision."""
     p = torch.log_softmax(doubled(head).logits(hidden.double()), -1)
     q = torch.log_softmax(doubled(teacher.head).logits(teacher.hidden_SD.double()), -1)
+
+    def mixed(beta: float) -> Tensor:
+        m = (beta * q.exp() + (1 - beta) * p.exp()).log()
+        return (beta * q.exp() * (q - m) + (1 - beta) * p.exp() * (p - m)).sum(-1)
+
     return {
+        **{jsd(beta): mixed(beta) for beta in (0.5, 0.1)},
         "logp": p[torch.arange(len(target)), target],
         "mean_logp": p.mean(-1),
         "entropy": -(p.exp() * p).sum(-1),

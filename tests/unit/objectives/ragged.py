@@ -76,6 +76,7 @@ def rolled(logp: Tensor, g: torch.Generator, at_start: bool) -> dict[str, Tensor
         "entropy": 3 * torch.rand(len(logp), generator=g),
         "kl": torch.rand(len(logp), generator=g),
         "reverse_kl": torch.rand(len(logp), generator=g),
+        "jsd 0.5": torch.rand(len(logp), generator=g),
     }
 
 
@@ -118,6 +119,7 @@ def rows(
             "reward": torch.tensor([answer.reward for answer in answers]),
             "margin": torch.tensor([answer.margin for answer in answers]),
             **{name: every[name] for name in ROLLED},
+            "of_reference": torch.tensor([float(place % 2) for example in chosen for place in range(len(example))]),
             **({"step_reward": torch.cat([answer.labels for answer in answers])} if per_step else {}),
         },
         values={
@@ -153,7 +155,7 @@ def only(whole: Rows, needs: Needs) -> Rows:
     judged = needs.labels or needs.responses > 1 or needs.rollouts
     columns = {"reward"} if judged else set()
     columns |= {"margin"} if needs.responses > 1 else set()
-    columns |= set(ROLLED) if needs.rollouts else set()
+    columns |= {*ROLLED, "of_reference"} if needs.rollouts else set()
     columns |= {"step_reward"} if needs.reward_head == "step" else set()
     return replace(
         whole,

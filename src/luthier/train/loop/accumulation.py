@@ -143,7 +143,7 @@ class Accumulation:
             examples = self.source.heaviest(self.budget.tokens)
             if examples:
                 batches = self.budget.cut(examples)[:1]
-                factors = self._factors(batches)
+                factors = self._factors(batches, 0)
                 self._begin(batches[0].examples, 0)
                 if factors is not None:  # each process tries it
                     self.budget.together(lambda: self._mine(batches, [0], factors, 0))
@@ -168,7 +168,7 @@ class Accumulation:
     def _backward(self, batches: Sequence[Batch], step: int, version: int) -> list[Finding]:
         """What each micro-batch found, its share of the loss first, the gradients of this process's added to what is
         there; [] where nothing counts."""
-        factors = self._factors(batches)
+        factors = self._factors(batches, version)
         if factors is None:
             self.losses.begin_step(version)
             return []
@@ -217,7 +217,7 @@ class Accumulation:
             self.noise.lengths_of(batch)
         return self.losses.sums(batch.to(self.device))
 
-    def _factors(self, batches: Sequence[Batch]) -> Tensor | None:
+    def _factors(self, batches: Sequence[Batch], version: int) -> Tensor | None:
         """Each term's weight over its count of units in the whole step: M. None where no unit counts.
 
         Raises LuthierError where rows have no weight at all.
@@ -230,7 +230,7 @@ class Accumulation:
             named = ", ".join(str(example.source) for batch in batches for example in batch.examples[:4])
             raise LuthierError("nothing of these rows trains", where=named, fix="see their turns' weights or labels")
         divisors = [term.needs.unit.divisor or found for (_, term), found in zip(terms, counts, strict=True)]
-        factors = [w / found if found else 0.0 for w, found in zip(self.losses.weights, divisors, strict=True)]
+        factors = [w / found if found else 0.0 for w, found in zip(self.losses.weights(version), divisors, strict=True)]
         return torch.tensor(factors, dtype=torch.float32, device=self.device)
 
     # the evaluation loss
@@ -241,7 +241,7 @@ class Accumulation:
             return self.budget.until_it_fits(lambda: self._evaluate(store, version))
 
     def _evaluate(self, store: TokenStore, version: int) -> tuple[float, dict[str, float]]:
-        weights = torch.tensor(self.losses.weights, dtype=torch.float64, device=self.device)
+        weights = torch.tensor(self.losses.weights(version), dtype=torch.float64, device=self.device)
         total_M, units_M = torch.zeros_like(weights), torch.zeros_like(weights)
         # ranks depend on how many are ranked: by steps of training's size the loss is that of training, and fits
         at_once = self.batch if self.budget.whole_step else EVALUATED_AT_ONCE

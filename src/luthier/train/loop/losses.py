@@ -23,7 +23,7 @@ from luthier.train.loop.findings import Finding
 from luthier.train.roles import Roles
 from luthier.train.roles.mismatched import cut, mismatched
 from luthier.train.telemetry.step_metrics import INSIDE, Shown, StepMetrics
-from luthier.types import DECIDED_STEP, GROUP, PAIR, ROW, STEP, TOKEN, Encoded, Needs, Unit
+from luthier.types import DECIDED_STEP, GOOD_TOKEN, GROUP, PAIR, ROW, STEP, TOKEN, Encoded, Needs, Unit
 
 
 class Objective(Protocol):
@@ -33,6 +33,8 @@ class Objective(Protocol):
     def needs(self) -> Needs: ...
     def terms(self) -> Sequence[tuple[float, Any]]: ...
     def loss(self, rows: Any) -> Tensor: ...
+    def weights(self, version: int) -> Sequence[float]: ...
+    def rates(self, version: int) -> Mapping[str, float]: ...
     @property
     def estimator(self) -> Any: ...
     def implicit_rewards(self, rows: Any) -> Tensor | None: ...
@@ -100,15 +102,14 @@ class Losses:
         """How many units of each term a micro-batch holds."""
         return [count(term.needs.unit, batch, best=self._best_alone(term)) for _, term in self.terms]
 
-    @property
-    def weights(self) -> list[float]:
-        """Each term's weight in the sum."""
-        return [weight for weight, _ in self.terms]
+    def weights(self, version: int) -> Sequence[float]:
+        """Each term's weight in the sum, once the model's weights have `version` steps behind them."""
+        return self.objective.weights(version)
 
     # details
     def _rows(self, batch: Batch) -> Rows:
         needs, roles = self.objective.needs, self.roles
-        rows = self.forward.rows(batch, needs.readouts, needs.heads, roles.teacher)
+        rows = self.forward.rows(batch, needs.readouts, needs.heads, roles.teacher, needs.apart)
         return replace(
             rows,
             ref_S=self._reference(batch, rows.logp_S.detach()),
@@ -131,7 +132,7 @@ class Losses:
 
     def _best_alone(self, term: Any) -> bool:
         """A likelihood term beside one that compares responses learns from the better ones alone."""
-        return len(self.terms) > 1 and term.needs.unit == TOKEN
+        return len(self.terms) > 1 and term.imitates
 
     def _seen_by(self, term: Any, rows: Rows) -> Rows:
         return rows.best() if self._best_alone(term) else rows
@@ -177,6 +178,9 @@ def count(unit: Unit, batch: Batch, *, best: bool = False) -> float:
     if unit == TOKEN:
         weight_S = batch.weight_S[batch.best_N[batch.row_S]] if best else batch.weight_S
         return float(weight_S.double().sum())
+    if unit == GOOD_TOKEN:
+        good_S = (batch.columns or {}).get("reward", torch.zeros(batch.num_rows))[batch.row_S] > 0.5
+        return float(batch.weight_S[good_S].double().sum())
     if unit.divisor is not None:
         return float(batch.num_rows)
     if unit == DECIDED_STEP:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from luthier.errors import LuthierError
+from luthier.models import heads
 from luthier.models.adapters import Adapter
 from luthier.models.adapters.kit.attached import Attached
 from luthier.models.heads import ScalarHead
+from luthier.objectives.base import MODEL
 from luthier.recipe.schema import Train
 from luthier.train import OPTIMIZERS
 from luthier.train.loop import memory
@@ -38,11 +40,15 @@ class Policy(reference.Model, Protocol):
 class Weights:
     """A policy's weights and its adapters, from step to step of a run of `total` steps."""
 
-    def __init__(self, policy: Policy, train: Train, total: int) -> None:
-        """Raises LuthierError where nothing trains, or would in fp16."""
+    def __init__(
+        self, policy: Policy, train: Train, total: int, rates: Callable[[int], Mapping[str, float]] = lambda _: {}
+    ) -> None:
+        """`rates`: what the objective asks for at a step (`Objective.rates`). Raises LuthierError where nothing trains,
+        or would in fp16."""
         self.policy, self.total = policy, total
         self.attached = Attached(policy.module, policy.adapters)
         self.update = _update(policy, train)
+        self._rates = rates
 
     def before_step(self, step: int) -> None:
         """Let other weights train, at other rates, where an adapter says so."""
@@ -51,7 +57,17 @@ class Weights:
             names = {name for name, _ in trainable}
             resting = [(name, weight) for name, weight in self.policy.module.named_parameters() if name not in names]
             self.update.train(trainable, resting if self.attached.changes else ())
-        self.update.rate(self.attached.lr_factors())
+        self.update.rate(self._factors(step))
+
+    def _factors(self, step: int) -> dict[str, float]:
+        """What the adapters ask for, and the objective, by the names of weights."""
+        factors, rates = dict(self.attached.lr_factors()), dict(self._rates(step))
+        own = {heads.parameter(role): role for role in self.policy.heads}
+        for name in self.update.names if rates else ():
+            asked = rates.get(own.get(name, MODEL), 1.0)
+            if asked != 1.0:
+                factors[name] = asked * factors.get(name, 1.0)
+        return factors
 
     def penalty(self) -> Tensor | None:
         """The adapters' own loss, its gradient added to the step's; None where they have none."""
