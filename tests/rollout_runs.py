@@ -58,13 +58,14 @@ class Learner:
         data: Prompts | None = None,
         rewards: Sequence[Reward] = PAID,
         module: Any = None,
+        stop: int = STOP,
         **train: Any,
     ) -> None:
         name, args = (objective, {}) if isinstance(objective, str) else next(iter(objective.items()))
         self.run, self.policy = Run(folder), tiny.Policy(module or tiny.model())
         self.objective = OBJECTIVES.build(name, args)
         self.recipe = recipe(folder, rollout or {}, **train)
-        self.engine = LocalEngine(self.policy.module, words(tiny.VOCABULARY + 1), {STOP})
+        self.engine = LocalEngine(self.policy.module, words(tiny.VOCABULARY + 1), {stop})
         given = data or Prompts(prompts(5), (), Ledger())
         made = Made(given, Judging(rewards), self.engine, self.objective, "tiny")
         self.source = Rollouts(made, self.recipe, self.run)

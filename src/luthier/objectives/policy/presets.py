@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from luthier.objectives.policy import leash
 from luthier.objectives.policy.gradient import Clip, Mean, PolicyGradient, Ratio, Weight
 from luthier.recipe.schema import Float, Plugin, PluginField
+from luthier.types import Needs
 
 BATCH, LEAVE_ONE_OUT, WHITENED = (Plugin(name=name) for name in ("batch", "leave_one_out", "whitened"))
 UNSCALED = Plugin(name="group", args={"scale": "none"})
@@ -84,3 +86,4 @@ class DAPO(PolicyGradient):
     are drawn again, and answers that grow too long cost (`overlong`)."""
 
     clip_high: Clip = 0.28
+    needs: ClassVar[Needs] = replace(PolicyGradient.needs, dynamic=True)
