@@ -281,8 +281,7 @@ class Rollouts:
         self.records.saved = [int(number) for number in state["saved"]]
 
     def close(self) -> None:
-        """The run has made its last step."""
-        self.records.rates(self.rates.rows(self.stream.prompts))
+        """The run has made its last step, and its checkpoint."""
         self.records.end()
 
 
