@@ -183,7 +183,9 @@ def test_prompts_that_are_all_right_or_all_wrong_end_with_the_reason(tmp_path: P
 def test_what_counts_for_contrast_is_the_first_scorer_alone(tmp_path: Path) -> None:
     """Answers that are all wrong differ in what shapes their reward: they give way all the same."""
     paid = (*PAID, Reward(scorer=Plugin(name="f1"), weight=0.5))
-    learner = Learner(tmp_path, {"dynamic": True}, PLAIN, rewards=paid, data=Prompts(prompts(40), (), Ledger()), steps=2)
+    learner = Learner(
+        tmp_path, {"dynamic": True}, PLAIN, rewards=paid, data=Prompts(prompts(40), (), Ledger()), steps=2
+    )
     for examples in served(learner):
         assert all(len({reward > 0.5 for reward in example.column("reward")}) == 2 for example in examples)
 
@@ -277,7 +279,7 @@ def test_a_half_written_line_is_none_and_is_written_again(tmp_path: Path, cut: i
     journal.computed("old_logp", 7, [np.zeros(2, np.float32)])
     journal.close()
     again = Journal(path, HEAD)
-    assert ("old_logp", 7) in again.passes and (7, 0) in again.answers or cut == 400
+    assert (("old_logp", 7) in again.passes and (7, 0) in again.answers) or cut == 400
 
 
 def test_the_journal_of_another_rollout_is_begun_anew(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class RolloutGuards:
                 f"{share:.0%} of the first answers were cut off at rollout.max_new_tokens: does the model end its "
                 "answers at all? Train it on answers first (sft), take an instruct model, or raise max_new_tokens",
             )
-        if share <= CUT:
+        if share <= CUT or "cut_first" in self.told:
             return None
         text = "raise rollout.max_new_tokens, or let length cost (a length or overlong scorer in `reward:`)"
         return "cut", f"{share:.0%} of the answers were cut off: {text}"
