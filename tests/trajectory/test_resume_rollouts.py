@@ -138,7 +138,7 @@ def test_killed_and_begun_again_is_never_killed(where: str, count: int, never_ki
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    drawn = [path for path in (tmp_path / "rollouts").glob("open-*")]
+    drawn = list((tmp_path / "rollouts").glob("open-*"))
     assert drawn or where == "end"
     assert_same(learn(tmp_path), tmp_path, never_killed)
 
