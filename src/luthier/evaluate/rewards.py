@@ -63,7 +63,7 @@ class ImplicitRewards:
 
 def gives_rewards(objective: Objective) -> bool:
     """Does the objective say what a response (or a step) is worth?"""
-    if objective.needs.heads:
+    if objective.needs.reward_head is not None:
         return True
     row = Encoded((np.array([1, 2], np.int32),), (np.array([0, 1], np.float32),))
     nothing_S = np.zeros(1, np.float32)

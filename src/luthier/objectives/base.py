@@ -46,6 +46,11 @@ class Objective(ABC):
         """How much of each token's log-ratio from the reference is taken off its reward before credit is given."""
         return 0.0
 
+    def next_reward_kl(self, weight: float, seen: float, responses: int) -> float:
+        """What `reward_kl` is to be after a rollout in which it was `weight`, of so many responses that were `seen`
+        nats a response away from the reference. A source keeps it from step to step."""
+        return weight
+
     def weights(self, version: int) -> tuple[float, ...]:
         """The weight of each term once `version` steps are done."""
         return tuple(weight for weight, _ in self.terms())

@@ -105,6 +105,11 @@ class Sum(Objective):
         """That of the terms together."""
         return sum(term.reward_kl for term in self._built)
 
+    def next_reward_kl(self, weight: float, seen: float, responses: int) -> float:
+        """By the first term that takes anything off the rewards."""
+        takes = (term for term in self._built if term.reward_kl)
+        return next((term.next_reward_kl(weight, seen, responses) for term in takes), weight)
+
     def shown(self, rows: Rows) -> Mapping[str, Tensor]:
         """What the terms show."""
         return joined(term.shown(rows) for term in self._built)

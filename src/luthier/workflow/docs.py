@@ -35,6 +35,7 @@ KEYS = (
 )
 PLUGINS = {
     "objective": "`objective`",
+    "credit": "`credit` of objectives that learn from rollouts",
     "adapter": "`adapt`",
     "quantizer": "`quantize`",
     "optimizer": "`train.optimizer`",

@@ -6,12 +6,14 @@ from luthier.data import FORMATS
 from luthier.engines import ENGINES
 from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
 from luthier.objectives import OBJECTIVES
+from luthier.objectives.credit import CREDITS
 from luthier.registry import Registry
 from luthier.scorers import SCORERS
 from luthier.train import OPTIMIZERS, SCHEDULES, TRACKERS
 
 REGISTRIES: dict[str, Registry] = {
     "objective": OBJECTIVES,
+    "credit": CREDITS,
     "adapter": ADAPTERS,
     "quantizer": QUANTIZERS,
     "optimizer": OPTIMIZERS,
@@ -22,4 +24,5 @@ REGISTRIES: dict[str, Registry] = {
     "format": FORMATS,
     "engine": ENGINES,
 }
-"""Kind → registry. The kinds are those of `recipe.schema.Seam`, the row shapes of `data.*.format`, and the engines."""
+"""Kind → registry. The kinds are those of `recipe.schema.Seam`, the credit of objectives, the row shapes of
+`data.*.format`, and the engines."""

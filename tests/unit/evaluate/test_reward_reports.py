@@ -120,8 +120,11 @@ def test_rows_are_laid_out_in_order():
 
 
 def test_which_objectives_give_rewards():
-    given = {name: gives_rewards(OBJECTIVES.build(name)) for name in OBJECTIVES.names() if name != "sum"}
-    assert not given.pop("sft") and not given.pop("pretrain")
+    keys = {"sum": {"of": {"dpo": {}, "sft": 0.1}}, "online": {"of": "dpo"}}
+    given = {name: gives_rewards(OBJECTIVES.build(name, keys.get(name))) for name in OBJECTIVES.names()}
+    nothing = {"sft", "pretrain", "reinforce", "rloo", "grpo", "dr_grpo", "gspo", "reinforce_pp", "dapo", "ppo", "vapo"}
+    for name in (*nothing, "nash_md", "gkd", "reverse_kd"):
+        assert not given.pop(name), name
     assert {"dpo", "simpo", "kto", "reward", "process_reward"} < set(given) and all(given.values())
 
 

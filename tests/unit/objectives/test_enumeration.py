@@ -140,7 +140,7 @@ def test_of_single_tokens_all_reverse_ones_are_the_same() -> None:
 
 
 def test_what_later_policies_draw_from_an_older_one_keeps_k1_right() -> None:
-    """The old policy drew: each response is as likely as it was, and its ratio brings it to what it is. Of one token."""
+    """The old policy drew: each response is as likely as it was, and its ratio brings it to what it is now."""
     old_A, z_A = torch.tensor([0.5, 0.1, -0.3], dtype=torch.float64).log_softmax(0), logits()
     logp_A, ref_A = z_A.log_softmax(0), REF[0].log_softmax(0)
     rows = rollout(list(logp_A[:, None]), ref=ref_A[:, None].tolist(), old_logp=old_A[:, None].tolist())

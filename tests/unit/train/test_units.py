@@ -21,9 +21,9 @@ from luthier.recipe import Validate
 from luthier.run import Run
 from luthier.train import fit
 from luthier.train.loop.losses import count
-from luthier.types import DECIDED_STEP, GROUP, PAIR, ROW, STEP, TOKEN, Encoded, Needs, Unit, constant
+from luthier.types import DECIDED_STEP, GOOD_TOKEN, GROUP, PAIR, ROW, STEP, TOKEN, Encoded, Needs, Unit, constant
 
-UNITS = [TOKEN, ROW, PAIR, STEP, DECIDED_STEP, GROUP, constant(7.0)]
+UNITS = [TOKEN, GOOD_TOKEN, ROW, PAIR, STEP, DECIDED_STEP, GROUP, constant(7.0)]
 
 
 def by_hand() -> list[Encoded]:
@@ -47,6 +47,7 @@ def by_hand() -> list[Encoded]:
 
 COUNTED = {
     "token": 9 * 1.0 + 11 * 0.5 + 8 * 0.25,
+    "good token": 2,  # those of the one response that is worth more than one half
     "row": 6,
     "pair": 3,
     "step": 2 + 1 + 3 + 1 + 1,
@@ -90,6 +91,9 @@ class Mean(Objective):
         total_N = rows.total(-rows.logp_S * rows.weight_S)
         if self.unit in ("token", "constant"):
             return -rows.logp_S * rows.weight_S
+        if self.unit == "good token":
+            assert rows.reward_N is not None
+            return -rows.logp_S * rows.weight_S * (rows.reward_N > 0.5)[rows.row_S]
         if self.unit == "row":
             return total_N
         if self.unit == "pair":

@@ -85,6 +85,11 @@ class PPO(PolicyGradient):
     credit: PluginField = GAE
     kl: Weight = 0.05
     kl_by: leash.Estimator = "reward"
+    kl_target: Annotated[Float, Field(gt=0)] | None = None
+    """How far, in nats a response, the policy may be from the reference: `kl` grows where it is farther and shrinks
+    where it is nearer (arXiv:1909.08593). Default: `kl` stays as it is."""
+    kl_horizon: Annotated[Float, Field(gt=0), Why("the usual value")] = 10_000.0
+    """In how many responses `kl` changes by 20 %, at most."""
     value: Annotated[Float, Field(gt=0), Why("the usual value")] = 0.1
     """Weight of the critic's loss. The optimiser divides by the size of gradients: without `critic: model` it changes
     next to nothing, `critic_lr` does."""
@@ -109,7 +114,19 @@ class PPO(PolicyGradient):
                 where="objective.warm",
                 fix="set critic to head, or warm to 0",
             )
+        if self.kl_target is not None and not self.reward_kl:
+            raise LuthierError(
+                "`kl_target` moves the weight of what is taken off the reward, and nothing is",
+                where="objective.kl_target",
+                fix="set kl above 0 and kl_by to reward",
+            )
         self.need(apart=(VALUE,) if self.critic == "head" else ())
+
+    def next_reward_kl(self, weight: float, seen: float, responses: int) -> float:
+        """Moved towards `kl_target`, where there is one."""
+        if self.kl_target is None:
+            return weight
+        return leash.adapted(weight, seen, self.kl_target, self.kl_horizon, responses)
 
     def terms(self) -> tuple[tuple[float, Objective], ...]:
         """The policy's part, and the critic's."""

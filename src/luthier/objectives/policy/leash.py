@@ -48,6 +48,14 @@ def penalty(rows: Rows, estimator: Estimator, ratio_S: Tensor) -> Tensor:
     return k3(apart_S) * ratio_S if estimator == "k3_ratio" else k3(apart_S)
 
 
+def adapted(weight: float, seen: float, target: float, horizon: float, responses: int) -> float:
+    """The weight of the divergence after a rollout of so many responses that were `seen` nats a response away: more
+    where that is beyond the target, less where it is within, by 20 % of responses / horizon at most
+    (arXiv:1909.08593, §2.2)."""
+    error = min(max(seen / target - 1, -0.2), 0.2)
+    return weight * (1 + error * responses / horizon)
+
+
 def to_come(rows: Rows, values_S: Tensor) -> Tensor:
     """The sum of the row's values from each token on: S."""
     values_S = values_S.double()

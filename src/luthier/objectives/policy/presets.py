@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from luthier.objectives.policy import leash
 from luthier.objectives.policy.gradient import Clip, Mean, PolicyGradient, Ratio, Weight
-from luthier.recipe.schema import Float, Plugin, PluginField
+from luthier.recipe.schema import Float, Plugin, PluginField, Why
 from luthier.types import Needs
 
 BATCH, LEAVE_ONE_OUT, WHITENED = (Plugin(name=name) for name in ("batch", "leave_one_out", "whitened"))
@@ -34,7 +36,7 @@ class RLOO(PolicyGradient):
     credit: PluginField = LEAVE_ONE_OUT
     ratio: Ratio = "product"
     unit: Mean = "constant"
-    kl: Weight = 0.05
+    kl: Annotated[Weight, Why("TRL's default")] = 0.05
     kl_by: leash.Estimator = "k1"
 
 
@@ -44,7 +46,7 @@ class GRPO(PolicyGradient):
     response's own mean over tokens, 0.04 of k3 in the loss. `unit: token` is the form with one mean over all tokens."""
 
     unit: Mean = "row"
-    kl: Weight = 0.04
+    kl: Annotated[Weight, Why("the paper's")] = 0.04
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class DrGRPO(PolicyGradient):
 
     credit: PluginField = UNSCALED
     unit: Mean = "constant"
-    length: Float = 256.0
+    length: Annotated[Float, Field(gt=0), Why("how long answers usually may be: it scales all gradients alike")] = 256.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class ReinforcePP(PolicyGradient):
     {baseline: group}}` is its form for several responses to a prompt."""
 
     credit: PluginField = WHITENED
-    kl: Weight = 0.01
+    kl: Annotated[Weight, Why("it adds up over a response's tokens")] = 0.01
     kl_by: leash.Estimator = "reward"
 
 
