@@ -143,6 +143,24 @@ def test_the_reward_may_pay_for_staying_near_the_reference(tmp_path: Path) -> No
     assert all("old_logp" in example.columns for example in steps[0])
 
 
+def test_what_the_divergence_costs_follows_a_target_and_is_kept(tmp_path: Path) -> None:
+    keys = {"ppo": {"kl": 0.1, "kl_target": 1.0, "kl_horizon": 60.0}}
+
+    def learner(steps: int) -> Learner:
+        made = Learner(tmp_path, objective=keys, steps=steps, save_every=1)
+        from luthier.models.heads import HeadCard, ScalarHead
+
+        made.policy.heads = {"value": ScalarHead(32, HeadCard("token", "ppo"))}
+        return made
+
+    first = learner(3).fit()
+    assert first.source.dealing.reward_kl == pytest.approx(0.1 * (1 - 0.2 * 12 / 60) ** 3, rel=0.2), "0 is too near"
+    state = json.loads(json.dumps(first.source.state()))
+    again = learner(3)
+    again.source.load_state(state)
+    assert again.source.dealing.reward_kl == first.source.dealing.reward_kl < 0.1
+
+
 def test_a_critic_says_what_it_expected_before_each_token(tmp_path: Path) -> None:
     learner = Learner(tmp_path, {"updates": 2}, {"ppo": {"kl": 0.0}}, steps=8)
     from luthier.models.heads import HeadCard, ScalarHead

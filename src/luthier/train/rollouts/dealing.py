@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from luthier.objectives.credit import Worth
 from luthier.train.rollouts import rows
@@ -29,6 +32,8 @@ class Dealing:
     def __init__(self, objective: Any, budget: int, *, again: bool) -> None:
         """`budget`: computed tokens that a row may have; `again`: will weights that have moved on read the rows?"""
         self._objective, self._budget, self._again = objective, budget, again
+        self.reward_kl = float(objective.reward_kl)
+        """How much of the divergence from the reference is taken off rewards by now."""
 
     def deal(self, groups: Sequence[Group], journal: Journal, around: Surroundings) -> Dealt:
         """The rows; numbers that the journal holds are not computed again. A group without a better and a worse answer
@@ -37,7 +42,8 @@ class Dealing:
         computed = self._computed(groups, journal, around)
         worth: list[list[Worth] | None] = [None] * len(groups)
         if credit is not None and groups:
-            worth = list(rows.credited(groups, credit, computed, self._objective.reward_kl))
+            worth = list(rows.credited(groups, credit, computed, self.reward_kl))
+            self._adapt(computed)
         made: list[list[Encoded]] = []
         for number, group in enumerate(groups):
             if needs.unit == PAIR and not rows.paired(group):
@@ -45,6 +51,17 @@ class Dealing:
                 continue
             made.append(rows.split(rows.row(group, number, worth[number], computed), needs, self._budget))
         return Dealt(made, worth)
+
+    def _adapt(self, computed: Computed) -> None:
+        """What the divergence is to cost after a rollout that was so far from the reference."""
+        if computed.old_logp is None or computed.reference is None:
+            return
+        apart = [
+            float((old_T.astype(np.float64) - reference_T).sum())
+            for old, reference in zip(computed.old_logp, computed.reference, strict=True)
+            for old_T, reference_T in zip(old, reference, strict=True)
+        ]
+        self.reward_kl = self._objective.next_reward_kl(self.reward_kl, fmean(apart), len(apart))
 
     def _computed(self, groups: Sequence[Group], journal: Journal, around: Surroundings) -> Computed:
         credit = self._objective.estimator

@@ -144,7 +144,7 @@ class Rollouts:
         """Draw, answer, judge, give credit. `again`: steps of it were done before the run was killed, so all of it must
         lie on disk."""
         version = number * self.per_rollout
-        self._before = {"cursor": self.cursor, "rates": self.rates.state()}
+        self._before = self._now()
         self._clock = clock = Clock()
         if version == 0:
             self.records.begin_anew()
@@ -268,15 +268,19 @@ class Rollouts:
     def state(self) -> dict[str, Any]:
         """Where it stands: as the open rollout began, where steps of it are still to come."""
         number, within = divmod(self._last + 1, self.per_rollout)
-        base = self._before if within else {"cursor": self.cursor, "rates": self.rates.state()}
+        base = self._before if within else self._now()
         self.records.prune(number, self.recipe.train.keep)
         self.records.rates(self.rates.rows(self.stream.prompts))
         return {**base, "guards": self.guards.state(), "saved": list(self.records.saved)}
+
+    def _now(self) -> dict[str, Any]:
+        return {"cursor": self.cursor, "rates": self.rates.state(), "reward_kl": self.dealing.reward_kl}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `state()` gave."""
         self.cursor, self._open = int(state["cursor"]), None
         self.rates.load_state(state["rates"])
+        self.dealing.reward_kl = float(state["reward_kl"])
         self.guards.load_state(state["guards"])
         self.records.saved = [int(number) for number in state["saved"]]
 
