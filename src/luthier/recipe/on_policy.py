@@ -48,6 +48,9 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
                 what = f"`{key}:` is for {LEARNERS}; {name!r} learns from the rows as they are"
                 refuse((key,), what, f"leave `{key}:` out, or set another `objective:`")
         return
+    if needs.rivals != "self":
+        what = f"{name!r} compares answers with what another policy draws, which no rollout does yet"
+        refuse(("objective",), what, "take `objective: online_dpo`, or one of policy gradients (grpo, …)")
     _rewards(recipe, needs, refuse)
     if rollout is None:
         return

@@ -18,6 +18,7 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared, Prompts, Template
+    from luthier.engines.opening import Opening
     from luthier.evaluate import ScoredTask
     from luthier.models import Policy
     from luthier.models.heads import HeadCard
@@ -115,21 +116,26 @@ class Job:
 
         return Judging([replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward])
 
-    def rollouts(self, policy: Policy, run: Run) -> Rollouts:
-        """What the model is to learn from: what it says to the prompts. Raises LuthierError for an engine that does not
-        answer with the weights that train."""
-        from luthier.train.rollouts.source import Made, Rollouts
-
+    @cached_property
+    def _speaking(self) -> Opening:
+        """What opens the engine of rollouts. Raises LuthierError for one that does not answer with the weights that
+        train."""
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         named = self.recipe.rollout.engine
-        opening = REGISTRIES["engine"].build(named.name, named.args)
+        opening: Opening = REGISTRIES["engine"].build(named.name, named.args)
         if opening.elsewhere:
             raise LuthierError(
                 f"the engine {named.name!r} has weights of its own, which do not follow those that train",
                 where="rollout.engine",
                 fix="set rollout.engine=local",
             )
-        engine = opening.open(policy, self.template.stop_ids)
+        return opening
+
+    def rollouts(self, policy: Policy, run: Run) -> Rollouts:
+        """What the model is to learn from: what it says to the prompts."""
+        from luthier.train.rollouts.source import Made, Rollouts
+
+        engine = self._speaking.open(policy, self.template.stop_ids)
         return Rollouts(Made(self.prompts, self.judging, engine, self.objective, policy.digest), self.recipe, run)
 
     def scored(self, task: Task) -> ScoredTask:
@@ -162,6 +168,7 @@ class Job:
         from luthier import models
 
         if self.speaks:
+            _ = self._speaking
             self.judging.check([prompt.example for prompt in self.prompts.train])
             return
         recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.preferences
