@@ -64,6 +64,31 @@ def test_a_killed_run_goes_on_by_the_same_command(questions: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        ("ppo", {}),
+        ({"vapo": {"warm": 1}}, {}),
+        ("rloo", {}),
+        ("online_dpo", {}),
+        ("xpo", {}),
+        ({"gkd": {"own": 0.5}}, {"teacher": "run", "reward": []}),
+        ("reverse_kd", {"reward": [], "reference": "run"}),
+        ({"sum": {"grpo": 1.0, "gkd": 0.1}}, {"teacher": "run"}),
+    ],
+    ids=str,
+)
+def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, more: dict[str, Any]) -> None:
+    if "run" in more.values():  # an earlier run teaches
+        assert questions.here("train", "train.steps=1") == 0
+    keys = {**KEYS, "objective": objective, **more, "output": "learnt"}
+    assert questions.here("train", **{**keys, "train": {**KEYS["train"], "steps": 2}}) == 0
+    run = Run(questions.folder / "learnt")
+    assert [event["step"] for event in run.events("step")] == [1, 2] and list(run.events("rollout"))
+    assert (run.adapter / "head-value.safetensors").is_file() == (objective == "ppo" or "vapo" in objective)
+    assert ("teacher" in run.read_json(run.summary_path)) == ("teacher" in more)
+
+
+@pytest.mark.parametrize(
     ("more", "words"),
     [
         ({"reward": ["perplexity"]}, "judges no answer that a model draws"),
@@ -75,6 +100,11 @@ def test_a_killed_run_goes_on_by_the_same_command(questions: Bench) -> None:
         ({"adapt": {"lora": {"dropout": 0.1}}}, "has a dropout of 0.1"),
         ({"objective": "sft"}, "learns from the rows as they are"),
         ({"reward": []}, "learns from what answers are worth"),
+        ({"objective": "gkd"}, "learns from a teacher, and none is named"),
+        ({"teacher": "tiny"}, "has no teacher, but `teacher` names one"),
+        ({"objective": "xpo", "adapt": "full"}, "only where it is the model with its adapter off"),
+        ({"objective": "xpo", "rollout": {"n": 3}}, "set rollout.n=4"),
+        ({"objective": "nash_md"}, "a mixture of two models draws"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_step(

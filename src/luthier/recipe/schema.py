@@ -307,6 +307,9 @@ class Recipe:
     """The base in few bits while an adapter trains: nf4 (QLoRA) or int8. Default: not at all."""
     reference: Annotated[Reference, BeforeValidator(_reference)] = Field(default_factory=Reference)
     """What preference objectives compare the model with."""
+    teacher: ModelField | None = None
+    """Whose distribution is learnt: alias, hub id, folder or run, of the same vocabulary. Only for objectives with a
+    teacher (gkd)."""
     rollout: Rollout | None = None
     """How the model answers prompts. For objectives that learn from what it says (grpo, …), and for no others."""
     reward: Rewards = ()

@@ -12,7 +12,7 @@ from luthier.workflow.registries import REGISTRIES
 
 BASIS: dict[str, Any] = {"model": "m", "data": "d.jsonl", "output": "o"}
 PLACES = {
-    "objective": lambda plugin: {"objective": plugin},
+    "objective": lambda plugin: {"objective": plugin, **beside(plugin)},
     "adapter": lambda plugin: {"adapt": plugin},
     "quantizer": lambda plugin: {"quantize": plugin},
     "optimizer": lambda plugin: {"train": {"optimizer": plugin}},
@@ -23,6 +23,15 @@ PLACES = {
     "engine": lambda plugin: {"engine": plugin},
 }
 """Where a recipe names a plug-in of each kind."""
+
+
+def beside(plugin: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe must say besides for this objective."""
+    needs = (
+        REGISTRIES["objective"].build(next(iter(plugin)), {"": next(iter(plugin.values()))}).needs if plugin else None
+    )
+    reward = {"reward": "f1"} if needs and needs.rollouts and needs.rewards else {}
+    return {**reward, **({"teacher": "t"} if needs and "teacher" in needs.roles else {})}
 
 
 def bare() -> list[tuple[str, str, str, Any]]:
