@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.data.logs.reading import Conversation, Message
-from luthier.recipe.engagement import Engagement, Rule
+from luthier.recipe.engagement import Engagement
 
 HOUR = 3600.0
 UNWATCHED = "the log ends before it was watched for long enough (`within`)"

@@ -1,4 +1,4 @@
-"""Files of conversations, a row each: who spoke with which model, what was said when, and what the user did about it."""
+"""Files of conversations, a row each: who spoke with which model, what was said when, what the user did about it."""
 
 from __future__ import annotations
 
@@ -124,10 +124,10 @@ def _check_columns(row: Any, keys: Engagement, source: Source) -> None:
     lacking = [name for name in NEEDED if columns.get(name, name) not in row]
     lacking += [name for name in columns if name not in NEEDED and columns[name] not in row and name != "ended"]
     if lacking:
+        wanted = f"; a log of conversations needs {', '.join(NEEDED)}"
+        given = f", and none is {columns.get(lacking[0], lacking[0])!r}"
         raise LuthierError(
-            f"the columns are {', '.join(map(str, row))}; a log of conversations needs {', '.join(NEEDED)}"
-            if lacking[0] in NEEDED
-            else f"`columns.{lacking[0]}` names {columns[lacking[0]]!r}, and the columns are {', '.join(map(str, row))}",
+            f"the columns are {', '.join(map(str, row))}{given if lacking[0] in columns else wanted}",
             where=str(source),
             fix=f"say which column is {lacking[0]!r}: columns.{lacking[0]}=YOUR_COLUMN",
         )

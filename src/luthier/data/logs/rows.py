@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.data.ledger import Ledger, Reason
+from luthier.data.ledger import LISTED, Ledger, Reason
 from luthier.data.logs.labels import Unknown, label, shown
 from luthier.data.logs.reading import Conversation, Message
 from luthier.errors import LuthierError
@@ -53,7 +53,8 @@ class Judged:
         """One more response has no label."""
         entry = self.left_out.setdefault(reason, Reason())
         entry.count += 1
-        entry.rows.append(where)
+        if len(entry.rows) < LISTED:
+            entry.rows.append(where)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -169,8 +170,9 @@ def _prompt(messages: Sequence[Message], context: int | None) -> list[Mapping[st
 
 def _must_be_ours(out: Path) -> None:
     """Raises LuthierError for a folder with anything that this does not write."""
-    ours = {LEDGER, *(f"{side}.jsonl" for side in SIDES)}
-    if out.is_file() or (out.is_dir() and (others := {each.name for each in out.iterdir()} - ours)):
+    ours = (LEDGER, *(f"{side}.jsonl" for side in SIDES), *(f".{side}.jsonl" for side in SIDES))
+    others = [each.name for each in out.iterdir() if not each.name.startswith(ours)] if out.is_dir() else []
+    if out.is_file() or others:
         what = "is a file" if out.is_file() else f"holds {min(others)}, which is not written here"
         raise LuthierError(f"the folder {what}", where=f"--out {out}", fix="name a new folder, or an empty one")
 
