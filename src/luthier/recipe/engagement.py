@@ -86,4 +86,4 @@ class Engagement:
 
 def engagement(overrides: Sequence[str]) -> Engagement:
     """The keys from dotted texts alone. Raises LuthierError as `load` does."""
-    return of_texts(overrides, Engagement, "luthier engagement")
+    return of_texts(overrides, Engagement, "engagement", "docs/engagement.md")

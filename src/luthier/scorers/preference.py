@@ -1,4 +1,4 @@
-"""Scorers of a model's own judgement: does it rank responses, or tell good ones or right steps from others, as people did?
+"""Scorers of a model's own judgement: does it rank responses, or tell good ones from bad ones, as people did?
 
 They need a model that gives rewards: explicit ones (a reward model's scalar head) or the implicit ones of a preference
 objective (for DPO beta times the drift from the reference, arXiv:2305.18290, eq. 5). A tie counts one half, so that a
@@ -88,7 +88,8 @@ class LabelAccuracy(Judgement):
         """Of rows that are all good, or all bad: the one share there is."""
         told_BC, count_BC = totals_BK[:, 0::2], totals_BK[:, 1::2]  # C = good, bad
         share_BC = told_BC / np.maximum(count_BC, 1.0)
-        return share_BC.sum(1) / np.maximum((count_BC > 0).sum(1), 1)
+        mean_B: NDArray[np.float64] = share_BC.sum(1) / np.maximum((count_BC > 0).sum(1), 1)
+        return mean_B
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,8 @@ def test_rows_hold_what_the_user_saw_and_nothing_that_tells_who_it_was(tmp_path:
     system = {"role": "system", "content": "Be kind.", "time": 0}
     said = [
         system, bot(0, text="Welcome."), {**user(1, "one"), "ip": "10.0.0.1"}, bot(2, "retried", text="first try"),
-        bot(3, {"name": "edited", "text": "mended", "by": "ann"}, text="second try"), user(4, "two"), bot(5, text="third"),
+        bot(3, {"name": "edited", "text": "mended", "by": "ann"}, text="second try"),
+        user(4, "two"), bot(5, text="third"),
     ]  # fmt: skip
     path = log(tmp_path, {"user": "ann@example.org", "model": "warm", "messages": said}, [user(0), bot(9 * DAY)])
     train, test, _ = written(tmp_path, path, "label=not_retried", "test=0")
@@ -247,6 +248,7 @@ def test_what_is_left_out_is_counted_with_its_reason_and_place(tmp_path: Path) -
         ([{"a": 1}], ("label=liked",), "label"),
         ([{"a": 1}], ("label=[went_on, went_on]",), "twice"),
         ([{"a": 1}], ("turns=0",), "greater than"),
+        ([{"a": 1}], ("turns=many",), r"docs/engagement\.md says what turns takes"),
         ([{"a": 1}], ("test=1",), "less than"),
         ([{"a": 1}], ("events.regenerated=retried",), "regenerated"),
         ([{"a": 1}], ("silence=3",), "silence"),
