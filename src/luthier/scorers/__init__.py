@@ -28,6 +28,7 @@ SCORERS = Registry(
         "repetition": "luthier.scorers.shape.wording:Repetition",
         "python": "luthier.scorers.own:Python",
         "perplexity": "luthier.scorers.perplexity:Perplexity",
+        "label_accuracy": "luthier.scorers.preference:LabelAccuracy",
         "preference_accuracy": "luthier.scorers.preference:PreferenceAccuracy",
         "proof": "luthier.scorers.proofs.proof:Proof",
         "reward_model": "luthier.scorers.reward_model:RewardModel",
