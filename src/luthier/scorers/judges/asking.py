@@ -162,17 +162,17 @@ def _known(made: Opening, model: str) -> tuple[Template, Any, str]:
     from luthier.models import embeddings, load
     from luthier.models.loading import on_disk
 
+    known: Any
     if made.elsewhere:
-        disk = on_disk.of_model(Model(name=model))
-        template, known, digest = Template(disk.tokenizer), disk, disk.digest
+        known = on_disk.of_model(Model(name=model))
+        template = Template(known.tokenizer)
     else:
-        policy = load(Model(name=model), train=False)
-        template, digest = Template(policy.tokenizer, embeddings(policy.module)), policy.digest
-        known = policy
+        known = load(Model(name=model), train=False)
+        template = Template(known.tokenizer, embeddings(known.module))
     if not template.exists:
         raise LuthierError(
             "the judge has no chat template: it goes on with a text, but answers no questions",
             where=model,
             fix="take an instruct model",
         )
-    return template, known, digest
+    return template, known, known.digest

@@ -1,7 +1,7 @@
 """`generative_rm`: a reward model that writes principles, a critique and scores (arXiv:2504.02495).
 
-It is asked several times. The answers are shown in another order each time, so that their places cancel out, and the scores are summed up. A
-reward model may say which of the judgements are any good.
+It is asked several times. The answers are shown in another order each time, so that their places cancel out, and the
+scores are summed up. A reward model may say which of the judgements are any good.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GenerativeRM(Metric):
     """Who judges: a model's name or a run folder. An endpoint (`engine: {openai: …}`) needs none."""
     engine: PluginField = field(default=Plugin(name="local"), hash=False)
     """What it runs in, as `engine:` of a recipe."""
-    k: Annotated[Int, Field(gt=0), Why("more are better and cost as much again: the paper goes up to 32")] = 8
+    k: Annotated[Int, Field(gt=0), Why("each costs a judgement; a few cancel most of the noise")] = 8
     """So many judgements are drawn, each with the responses in another order."""
     meta: str | None = None
     """A reward model's run folder: it rewards the judgements, and the worse ones do not vote."""

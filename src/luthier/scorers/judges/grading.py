@@ -5,6 +5,7 @@ Rejective fine-tuning draws judgements and keeps the right ones; reinforcement l
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,22 +20,20 @@ from luthier.scorers.judges.constitution import Language
 from luthier.scorers.metric import Metric, text
 from luthier.types import Example, Response
 
-KNOWN = "known_scores"
-"""The column that holds what the answers in the prompt are worth, in the order they are shown in."""
-
 
 @dataclass(frozen=True)
 class GRMReward(Metric):
-    """Trains a generative reward model: 1 where the judgement in the response agrees with the row's `known_scores`,
-    else -1, also where it gives no scores.
+    """Trains a generative reward model: 1 where the judgement in the response agrees with the row's answer, else -1,
+    also where it gives no scores. None: the row's answer is no list of numbers.
 
-    Of several answers the best must get a higher score than each other one; one answer alone must get its known score.
-    `python -m luthier.scorers.judges.rows` makes such rows out of preference data.
+    The row's answer says what the responses in its prompt are worth: [1, 0]. Of several the best must get a higher
+    score than each other one; one alone must get its own. `python -m luthier.scorers.judges.rows` makes such rows out
+    of preference data.
     """
 
     scale: tuple[Int, Int] = (1, 10)
     """The worst score and the best."""
-    within: Annotated[Float, Field(ge=0), Why("as the paper has it")] = 0.0
+    within: Annotated[Float, Field(ge=0), Why("a known score is a whole number, as those given are")] = 0.0
     """Of one answer alone: so far may its score be from the known one."""
     needs_reference: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -66,28 +65,23 @@ def grm_reward(given: Sequence[float], known: Sequence[float], within: float = 0
 
 
 def known_scores(example: Example) -> tuple[float, ...] | None:
-    """The row's `known_scores`; None where it has none. Raises LuthierError where they are no list of numbers."""
-    found = example.meta.get(KNOWN)
-    if found is None:
+    """What the answers in the prompt are worth, in the order they are shown in; None where the row does not say it."""
+    try:
+        found = json.loads(example.answer or "")
+    except (ValueError, RecursionError):
         return None
-    numbers = isinstance(found, Sequence) and not isinstance(found, str) and all(map(_is_number, found))
-    if not numbers or not found:
-        raise LuthierError(
-            f"`{KNOWN}` is {found!r:.60}, and not a list of numbers, one for each answer in the prompt",
-            where=str(example.source) if example.source else "grm_reward",
-            fix="write it as in [1, 0]; `python -m luthier.scorers.judges.rows` makes such rows",
-        )
-    return tuple(float(value) for value in found)
+    listed = found if isinstance(found, list) else [found]
+    return tuple(map(float, listed)) if listed and all(map(_is_number, listed)) else None
 
 
-def judging_row(example: Example, language: Language, scale: tuple[int, int]) -> dict[str, Any] | None:
+def judging_row(example: Example, language: Language, scale: tuple[int, int]) -> dict[str, str] | None:
     """A row that asks to judge the responses of an example; None where no response is known to be the best."""
     rewards = [response.reward for response in example.responses]
     known = [reward for reward in rewards if reward is not None and math.isfinite(reward)]
     if not known or len(known) != len(rewards) or (len(known) > 1 and known.count(max(known)) > 1):
         return None
     asked = wording.several(language, example, [text(response) for response in example.responses], scale)
-    return {"prompt": asked, KNOWN: known}
+    return {"prompt": asked, "answer": json.dumps(known)}
 
 
 def worth_keeping(rewards: Sequence[float | None]) -> list[int]:
