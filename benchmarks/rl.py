@@ -64,6 +64,8 @@ class Task:
     adapt: str
     steps: int
     temperature: float = 1.0
+    large: bool = False
+    """Does a run gain by more than one thread?"""
     rewards: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
     def recipe(self, method: Method, seed: int) -> dict[str, Any]:
@@ -196,6 +198,7 @@ def task(name: str) -> Task:
             "lora",
             30,
             temperature=0.0,
+            large=True,
             rewards=({"json_match": {"weight": 0.8}}, {"format": {"regex": larger.FORM, "weight": 0.2}}),
         )
     sys.exit(f"there is no task {name!r}")
@@ -240,7 +243,7 @@ def main() -> None:
     for name in given.tasks:
         about = task(name)
         wanted = [(method, seed) for method in about.methods for seed in given.seeds]
-        threads = max(1, (os.cpu_count() or 1) // given.at_once)
+        threads = max(1, (os.cpu_count() or 1) // given.at_once) if about.large else 1
         recipes = [about.recipe(*one) for one in wanted]
         with ThreadPoolExecutor(given.at_once) as pool:
             done = list(pool.map(partial(ran, threads=threads), recipes))
