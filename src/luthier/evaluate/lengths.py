@@ -8,6 +8,7 @@ Shape suffixes: U = users, R = resamples, K = 2: length and conversations.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -50,8 +51,8 @@ class Lengths:
     @property
     def crossing(self) -> int:
         """Users who talked with more than one model."""
-        users = [user for of_model in self.sums.values() for user in of_model]
-        return sum(users.count(user) > 1 for user in set(users)) if len(self.sums) > 1 else 0
+        models = Counter(user for of_model in self.sums.values() for user in of_model)
+        return sum(count > 1 for count in models.values())
 
     def compared(self, baseline: str | None = None, seed: int = 0) -> dict[str, Length]:
         """The length of each model, the baseline first (unless it is named, the first by name).
@@ -126,7 +127,7 @@ def lines(lengths: Lengths) -> Iterator[str]:
     if lengths.unwatched:
         yield f"{lengths.unwatched:,} conversations do not count: the log ends too early to know how long they were"
     if lengths.crossing:
-        yield f"{lengths.crossing:,} users talked with more than one model"
+        yield f"users who talked with more than one model: {lengths.crossing:,}"
 
 
 __all__ = ["Length", "Lengths", "lines", "table"]

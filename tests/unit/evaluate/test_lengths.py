@@ -36,7 +36,7 @@ def test_lengths_by_hand() -> None:
     )
     assert a.difference is None and b.difference is not None and b.difference.value == 1.0
     assert found.compared("b")["a"].difference.value == -1.0  # type: ignore[union-attr]
-    assert found.crossing == 1 and list(lines(found)) == ["1 users talked with more than one model"]
+    assert found.crossing == 1 and list(lines(found)) == ["users who talked with more than one model: 1"]
     console = Console(file=StringIO(), width=120)
     console.print(table(compared, "turns"))
     assert "+1.00" in console.file.getvalue()  # type: ignore[attr-defined]
