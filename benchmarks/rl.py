@@ -170,7 +170,7 @@ def task(name: str) -> Task:
             Method("PPO", {"ppo": {}}),
             Method("VAPO", {"vapo": {}}, extra=20),
         )
-        half = half_taught("sums", 14, sums.LAST, (0.5, 0.7), range(360, 440, 3))
+        half = half_taught("sums", 14, sums.LAST, (0.5, 0.7), range(310, 440, 2))
         return of_sums("sums", 14, half, sums.LAST, methods, steps=96, lr=3e-4)
     if name == "first":
         methods = (
