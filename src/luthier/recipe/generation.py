@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from luthier.recipe import document, shape
-from luthier.recipe.document import Node, Origin
+from luthier.recipe import document, places, shape
+from luthier.recipe.document import Node, Origin, Override
 from luthier.recipe.load import plain_words
 from luthier.recipe.schema import STRICT, Float, Int, Misfit, Plugin, PluginField, Seam, Sources, Why
+
+Keys = TypeVar("Keys")
 
 
 def _texts(value: Any) -> Any:
@@ -66,11 +69,19 @@ class Generation:
 
 def generation(overrides: Sequence[str]) -> Generation:
     """The keys from dotted texts alone. Raises LuthierError as `load` does."""
-    tree = Node({}, Origin("override", "luthier generate"))
-    for text in overrides:
-        tree = shape.apply(tree, document.parse_override(text), Generation)
-    tree = shape.normal(tree, Generation)
+    nothing = Node({}, Origin("override", "luthier generate"))
+    return built(nothing, [document.parse_override(text) for text in overrides], Generation)
+
+
+def built(tree: Node, overrides: Sequence[Override], what: type[Keys], folder: Path | None = None) -> Keys:
+    """A dataclass of keys from a tree, overrides set; what lies only in `folder` is found there. Raises LuthierError as
+    `load` does."""
+    for item in overrides:
+        tree = shape.apply(tree, item, what)
+    tree = shape.normal(tree, what)
+    places.find(tree, folder)
     try:
-        return TypeAdapter(Generation).validate_python(tree.plain())
+        made: Keys = TypeAdapter(what).validate_python(tree.plain())
     except ValidationError as error:
         raise plain_words(error, dict(tree.walk())) from error
+    return made
