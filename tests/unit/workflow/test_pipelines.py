@@ -59,6 +59,17 @@ stages:
     data: $pairs
     objective: dpo
 """
+SMALL = """
+output: {output}
+stages:
+  sft: {{recipe: sft.yaml}}
+  answers: {{kind: generate, model: $sft, data: asked.jsonl, n: 4, temperature: 1.1, max_new_tokens: 8}}
+  kept:
+    kind: select
+    answers: $answers
+    reward: [{{python: "{score}"}}]
+  tuned: {{recipe: sft.yaml, model: $sft, data: $kept}}
+"""
 SFT = """
 model: {model}
 data: rows.jsonl
@@ -171,25 +182,31 @@ def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixtu
     assert {path.name for path in after if after[path] != before.get(path)} <= {"report.html", ".lock"}
 
 
-@pytest.mark.parametrize(
-    "wait", ["sft/checkpoints/step-*", "rounds/1/answers/*.jsonl", "rounds/2/kept", "dpo/check*/*"]
-)
-def test_killed_anywhere_and_run_again_it_ends_the_same(wait: str, whole: Path, model: Path, tmp_path: Path) -> None:
-    path = laid(tmp_path / "killed", model)
+def test_killed_anywhere_and_run_again_it_ends_the_same(model: Path, tmp_path: Path) -> None:
+    unbroken = verbs.run(laid(tmp_path / "unbroken", model, SMALL))
+    assert len(ends(unbroken)) == 2 + 1 + 2
+    path = laid(tmp_path / "killed", model, SMALL)
+    out = path.parent / "out"
+    for wait in ("sft/checkpoints/step-*", "answers/*.jsonl", "kept/*", "tuned/checkpoints/step-*"):
+        killed(path, out, wait)
+    verbs.run(path)
+    assert ends(out) == ends(unbroken)
+
+
+def killed(path: Path, out: Path, wait: str) -> None:
+    """The pipeline begun, or gone on with, in a process that is killed as soon as there is such a file."""
     process = multiprocessing.get_context("fork").Process(target=verbs.run, args=(path,))
     process.start()
-    end = time.monotonic() + 60
-    while not list((path.parent / "out").glob(wait)) and time.monotonic() < end and process.is_alive():
-        time.sleep(0.002)
+    end = time.monotonic() + 120
+    while not list(out.glob(wait)) and time.monotonic() < end and process.is_alive():
+        time.sleep(0.001)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    assert process.exitcode == -signal.SIGKILL and list((path.parent / "out").glob(wait)), "it was killed on the way"
-    verbs.run(path)
-    assert ends(path.parent / "out") == ends(whole) and len(ends(whole)) == 4 + 2 + 3 * 2
+    assert process.exitcode == -signal.SIGKILL, f"it was killed on the way: {wait}"
 
 
 def test_what_has_changed_is_told_and_done_anew_only_when_asked(model: Path, tmp_path: Path) -> None:
-    path = laid(tmp_path / "p", model)
+    path = laid(tmp_path / "p", model, SMALL)
     out = verbs.run(path)
     first = ends(out)
 
@@ -199,35 +216,35 @@ def test_what_has_changed_is_told_and_done_anew_only_when_asked(model: Path, tmp
         assert "--again" in (error.value.fix or "") and ends(out) == first
 
     refused(
-        r"'rounds 1 of 2, answers' is finished, .*temperature \(1.1 there, 0.9 here\)",
-        "stages.rounds.stages.answers.temperature=0.9",
+        r"'answers' is finished, .*temperature \(1.1 there, 0.9 here\)",
+        "stages.answers.temperature=0.9",
     )
     refused(r"'sft' .*train.lr \(0.01 there, 0.02 here\)", "stages.sft.train.lr=0.02")
     (path.parent / "score.py").write_text(SCORE.replace("100", "90"))
-    refused(r"'rounds 1 of 2, kept' .*score.py has another content")
+    refused(r"'kept' .*score.py has another content")
     (path.parent / "score.py").write_text(SCORE)
     verbs.run(path)  # the same content again
-    rows = out / "pairs" / "rows.jsonl"
+    rows = out / "kept" / "rows.jsonl"
     kept = rows.read_text()
     rows.write_text(kept + kept)
-    with pytest.raises(LuthierError, match=r"'pairs' .*\$pairs/rows.jsonl has another content \(which it made\)"):
+    with pytest.raises(LuthierError, match=r"'kept' .*\$kept/rows.jsonl has another content \(which it made\)"):
         verbs.run(path)
     rows.unlink()
-    with pytest.raises(LuthierError, match=r"'pairs' .*\$pairs/rows.jsonl is gone \(which it made\)"):
+    with pytest.raises(LuthierError, match=r"'kept' .*\$kept/rows.jsonl is gone \(which it made\)"):
         verbs.run(path)
-    times = {name: (out / name).stat().st_mtime_ns for name in ("sft/recipe.lock.yaml", "dpo/recipe.lock.yaml")}
+    times = {name: (out / name).stat().st_mtime_ns for name in ("sft/recipe.lock.yaml", "tuned/recipe.lock.yaml")}
     verbs.run(path, again=True)
     assert ends(out) == first
     assert (out / "sft/recipe.lock.yaml").stat().st_mtime_ns == times["sft/recipe.lock.yaml"], "it comes before"
-    assert (out / "dpo/recipe.lock.yaml").stat().st_mtime_ns != times["dpo/recipe.lock.yaml"]
-    verbs.run(path, ["stages.rounds.stages.answers.temperature=0.9"], again=True)
+    assert (out / "tuned/recipe.lock.yaml").stat().st_mtime_ns != times["tuned/recipe.lock.yaml"]
+    verbs.run(path, ["stages.answers.temperature=0.9"], again=True)
     assert {name for name, made in ends(out).items() if made == first[name]} == {
         "sft/adapter/adapter_model.safetensors"
     }
 
 
 def test_a_task_that_is_added_is_scored_and_nothing_else_is_done(model: Path, tmp_path: Path) -> None:
-    text = "output: {output}\nstages:\n  sft: {{recipe: sft.yaml}}\n  more: {{recipe: sft.yaml, model: $sft}}\n"
+    text = "output: {output}\nstages:\n  sft: {{recipe: sft.yaml, train: {{steps: 1}}}}\n"
     path = laid(tmp_path / "p", model, text)
     before = ends(verbs.run(path))
     task = f"{{data: {path.parent / 'asked.jsonl'}, max_new_tokens: 2}}"
@@ -264,7 +281,8 @@ def test_a_task_that_is_added_is_scored_and_nothing_else_is_done(model: Path, tm
         ),
         ("output: o\nstages:\n  a: {{kind: select, answers: x, data: d, reward: maths, keep: bets}}", "best"),
         (
-            "output: o\nstages:\n  a: {{kind: generate, model: m, data: asked.jsonl}}\n  b: {{recipe: sft.yaml, data: $a}}",
+            "output: o\nstages:\n  a: {{kind: generate, model: m, data: asked.jsonl}}\n"
+            "  b: {{recipe: sft.yaml, data: $a}}",
             "answers are no rows to learn from",
         ),
         (
