@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from luthier.errors import LuthierError
-from luthier.run import json_line
+from luthier.run import json_line, write_atomically
 from luthier.train.rollouts.drawn import Answer, Group
 from luthier.train.rollouts.judging import Judging
 from luthier.types import Turn
@@ -80,7 +80,7 @@ def select(work: Choosing, folder: Path, say: Callable[[str], None]) -> dict[str
     _place(folder / LEDGER)
     told = _summary(counts, answered)
     _must_keep(counts, keys, folder)
-    (folder / SUMMARY).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(folder / SUMMARY, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     _place(folder / ROWS)
     say(words(told))
     return told
