@@ -93,7 +93,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             from luthier.workflow.faults import report
 
-            resumes = function.__name__ in ("train", "demo", "generate")
+            resumes = function.__name__ in ("train", "demo", "generate", "run")
             raise typer.Exit(report(error, debug=_debug.on, resumes=resumes)) from error
 
     return guarded
@@ -231,6 +231,23 @@ def generate(
 
     keys = [f"n={n}", *([f"engine={engine}"] if engine else []), *(overrides or [])]
     verbs.generate(model, prompts, out, keys, overwrite=overwrite)
+
+
+@_verb
+def run(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE", help="A pipeline (YAML).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Dotted overrides, for instance stages.sft.train.lr=1e-4."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Do stages that have changed, and all after them, anew.")
+    ] = False,
+) -> None:
+    """Do the stages of a pipeline: train, generate, select, train again. Run it again to resume."""
+    from luthier import verbs
+
+    verbs.run(pipeline, overrides or (), again=again)
 
 
 @_verb

@@ -227,6 +227,19 @@ def generate(
     return work.generate(Speaker(model), keys, Path(out).expanduser(), overwrite=overwrite, say=say)
 
 
+def run(pipeline: str | Path, overrides: Sequence[str] = (), *, again: bool = False) -> Path:
+    """Do the stages of a pipeline, one after another, and return its folder; given again, it goes on where it was.
+
+    `overrides`: keys of stages by dotted names (stages.sft.train.lr=1e-4). `again`: stages that have changed since they
+    were begun, and all after them, are done anew; without it that is a LuthierError, before anything is begun.
+    """
+    from luthier.workflow.pipeline import reading, running
+
+    folder = running.run(reading.read(pipeline, overrides), train, say, again=again)
+    console().print(f"report      {folder / 'report.html'}", markup=False)
+    return folder
+
+
 def serve(
     given: Sequence[str],
     *,

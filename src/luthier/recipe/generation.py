@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from luthier.errors import LuthierError
-from luthier.recipe import document, shape
-from luthier.recipe.document import Node, Origin
+from luthier.recipe import document, places, shape
+from luthier.recipe.document import Node, Origin, Override
 from luthier.recipe.load import plain_words
 from luthier.recipe.schema import STRICT, Float, Int, Misfit, Plugin, PluginField, Seam, Sources, Why
 
@@ -75,13 +76,23 @@ def generation(overrides: Sequence[str]) -> Generation:
 def of_texts(overrides: Sequence[str], keys: type[Keys], verb: str, page: str) -> Keys:
     """The keys of a verb that has no recipe, from dotted texts; `page` explains them. Raises LuthierError as `load`
     does."""
-    tree = Node({}, Origin("override", f"luthier {verb}"))
-    for text in overrides:
-        tree = shape.apply(tree, document.parse_override(text), keys)
-    tree = shape.normal(tree, keys)
+    nothing = Node({}, Origin("override", f"luthier {verb}"))
     try:
-        return TypeAdapter(keys).validate_python(tree.plain())
+        return built(nothing, [document.parse_override(text) for text in overrides], keys)
+    except LuthierError as error:
+        fix = error.fix.replace("docs/recipes.md", page) if error.fix else None
+        raise LuthierError(error.what, where=error.where, fix=fix) from error
+
+
+def built(tree: Node, overrides: Sequence[Override], what: type[Keys], folder: Path | None = None) -> Keys:
+    """A dataclass of keys from a tree, overrides set; what lies only in `folder` is found there. Raises LuthierError as
+    `load` does."""
+    for item in overrides:
+        tree = shape.apply(tree, item, what)
+    tree = shape.normal(tree, what)
+    places.find(tree, folder)
+    try:
+        made: Keys = TypeAdapter(what).validate_python(tree.plain())
     except ValidationError as error:
-        told = plain_words(error, dict(tree.walk()))
-        fix = told.fix.replace("docs/recipes.md", page) if told.fix else None
-        raise LuthierError(told.what, where=told.where, fix=fix) from error
+        raise plain_words(error, dict(tree.walk())) from error
+    return made

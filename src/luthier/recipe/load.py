@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import LuthierError
 from luthier.recipe import document, former, owners, places, shape
-from luthier.recipe.document import Key, Node, Origin, dotted
+from luthier.recipe.document import Key, Node, Origin, Override, dotted
 from luthier.recipe.schema import Misfit, Recipe
 from luthier.registry import Registry
 
@@ -46,12 +46,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), seams: Seams | None = 
     With `seams` an override may leave out the name of the plug-in whose key it sets (`adapt.r=8`).
     """
     path = Path(path)
-    return _build(document.read(path), overrides, path, seams)
+    return built(document.read(path), _parsed(overrides), path, seams)
 
 
 def loads(text: str, overrides: Sequence[str] = (), seams: Seams | None = None, *, name: str = "recipe") -> Loaded:
     """As `load`, from a text."""
-    return _build(document.parse(text, name), overrides, None, seams)
+    return built(document.parse(text, name), _parsed(overrides), None, seams)
 
 
 def override(recipe: Recipe, overrides: Sequence[str], seams: Seams | None = None) -> Loaded:
@@ -59,7 +59,7 @@ def override(recipe: Recipe, overrides: Sequence[str], seams: Seams | None = Non
     from luthier.recipe.resolve import tree
 
     node = _from_python(tree(recipe))
-    return _build(node, overrides, None, seams)
+    return built(node, _parsed(overrides), None, seams)
 
 
 def _from_python(value: Any) -> Node:
@@ -71,11 +71,15 @@ def _from_python(value: Any) -> Node:
     return Node(value, origin)
 
 
-def _build(tree: Node, overrides: Sequence[str], path: Path | None, seams: Seams | None) -> Loaded:
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    return [document.parse_override(text) for text in overrides]
+
+
+def built(tree: Node, overrides: Sequence[Override], path: Path | None, seams: Seams | None) -> Loaded:
+    """As `load`, from a tree that was read already, of a file at `path` if it is one."""
     renamed: list[str] = []
     tree = former.current(tree, renamed)
-    parsed = former.overrides([document.parse_override(text) for text in overrides], renamed)
-    for item in parsed:
+    for item in former.overrides(list(overrides), renamed):
         tree = shape.apply(tree, owners.named(item, tree, seams) if seams else item)
     tree = shape.normal(tree, Recipe)
     notes = places.find(tree, path.parent if path else None)

@@ -282,18 +282,24 @@ def lock(recipe: Recipe) -> str:
 
 def digest(recipe: Recipe) -> str:
     """A short name for what shapes the weights: the keys of `FREE` do not count, data paths do."""
-    content = {key: value for key, value in flat(recipe).items() if not _free(key)}
+    content = {key: value for key, value in flat(recipe).items() if not is_free(key)}
     if not recipe.reward:  # runs from before there was such a key go on
         del content["reward"]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Is it one of the keys that do not touch the weights?"""
     return any(key == free or key.startswith(free + ".") for free in FREE)
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     """Dotted key → value, for every value of the recipe, paths absolute."""
+    return flattened(tree(located(recipe)))
+
+
+def flattened(content: Any) -> dict[str, Any]:
+    """Dotted key → value, for every value of a tree of plain ones."""
     found: dict[str, Any] = {}
 
     def visit(value: Any, key: Key) -> None:
@@ -306,7 +312,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
         else:
             found[dotted(key)] = value
 
-    visit(tree(located(recipe)), ())
+    visit(content, ())
     return found
 
 
@@ -317,5 +323,5 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     for key in ("model.name", "reference.model.name", "teacher.name"):
         if key in a and key in b and absolute(b[key]) == a[key]:
             b[key] = a[key]
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _free(key)]
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not is_free(key)]
     return {key: (a.get(key), b.get(key)) for key in keys}
