@@ -54,6 +54,7 @@ def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "own.py").write_text("def share(response):\n    return len(response) % 7\n", encoding="utf-8")
     return {
         "run": str(folder / "rm"),
+        "model": str(model),
         "function": f"{folder / 'own.py'}:share",
         "pattern": "tea",
         "schema": {"type": "object"},
@@ -62,7 +63,7 @@ def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def build(name: str, required: dict[str, Any]) -> Metric:
-    wanted = [field.name for field in fields(SCORERS.get(name)) if field.default is MISSING]
+    wanted = [field.name for field in fields(SCORERS.get(name)) if field.default is MISSING or field.name == "model"]
     return SCORERS.build(name, {key: required[key] for key in wanted})
 
 

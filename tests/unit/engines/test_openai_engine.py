@@ -71,6 +71,48 @@ def test_a_prompt_goes_out_as_text_where_there_are_no_messages() -> None:
     assert found.asked[1][1]["prompt"] == "w7 w8 w9 w10"
 
 
+@pytest.mark.parametrize("ask", ["chat", "text"])
+def test_the_likeliest_tokens_come_back_as_text_where_they_are_asked_for(ask: str) -> None:
+    places = [{"A": -0.5, "B": -1.0}, {"!": -0.1}]
+    told = {
+        "chat": {"content": [{"top_logprobs": [{"token": t, "logprob": p} for t, p in at.items()]} for at in places]},
+        "text": {"tokens": ["A", "!"], "token_logprobs": [-0.5, -0.1], "top_logprobs": places},
+    }
+
+    def answer(*_: Any) -> Answer:
+        status, headers, body = said("A!", chat=ask == "chat")
+        body["choices"][0]["logprobs"] = told[ask]
+        return status, headers, body
+
+    with endpoint(answer) as found:
+        (made,) = opened(found.url, ask=ask).run([request(top_logprobs=5)])
+        (other,) = opened(found.url, ask=ask).run([request()])
+    assert made.top_texts == ((("A", -0.5), ("B", -1.0)), (("!", -0.1),)) and made.sampled == made.logprobs == ()
+    asked = {"logprobs": True, "top_logprobs": 5} if ask == "chat" else {"logprobs": 5}
+    assert asked.items() <= found.asked[0][1].items()
+    assert other.top_texts == () and "logprobs" not in found.asked[1][1]
+
+
+def test_an_endpoint_that_tells_no_likelihoods_or_odd_ones() -> None:
+    odd: list[Any] = [None, {}, {"content": None}, {"content": []}, {"top_logprobs": [None, {}]}]
+    for logprobs in odd:
+        with endpoint(lambda *_, told=logprobs: (*said("A")[:2], with_logprobs(told))) as found:
+            (made,) = opened(found.url).run([request(top_logprobs=5)])
+            assert made.text == "A" and not any(made.top_texts)
+    for logprobs in [{"content": [{"top_logprobs": [{"token": "A"}]}]}, {"top_logprobs": [3]}, {"content": 3}, [1]]:
+        with (
+            endpoint(lambda *_, told=logprobs: (*said("A")[:2], with_logprobs(told))) as found,
+            pytest.raises(LuthierError, match="no completion"),
+        ):
+            list(opened(found.url).run([request(top_logprobs=5)]))
+
+
+def with_logprobs(told: Any) -> dict[str, Any]:
+    body: dict[str, Any] = said("A")[2]
+    body["choices"][0]["logprobs"] = told
+    return body
+
+
 def behind(engine: LocalEngine) -> Any:
     """Our own engine, as an endpoint that answers tokens by tokens."""
     held = threading.Lock()

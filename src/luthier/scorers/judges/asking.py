@@ -33,6 +33,8 @@ class Question:
 
     text: str
     sampling: Sampling
+    before: tuple[tuple[str, str], ...] = ()
+    """Role and text of what was said earlier."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Said:
 
     text: str
     places: Places = ()
+    whole: bool = True
+    """Did it end by itself?"""
 
 
 @dataclass
@@ -73,9 +77,9 @@ class Voice:
         self.tally["asked"] += len(new)
         for completion in self.engine.run([request for _, request in new]) if new else ():
             question = new[int(completion.request)][0]
-            known[question] = said = Said(completion.text, self._places(completion))
+            known[question] = said = Said(completion.text, self._places(completion), completion.finish == "stop")
             if self.kept is not None:
-                self.kept.keep(self._key(question), {"text": said.text, "places": said.places})
+                self.kept.keep(self._key(question), asdict(said))
         return [known[question] for question in questions]
 
     def unreadable(self, said: Said, wanted: str) -> None:
@@ -87,7 +91,7 @@ class Voice:
         self.tally["unreadable"] += 1
 
     def _request(self, question: Question, place: int) -> Request | None:
-        turns = (Turn("user", question.text),)
+        turns = (*(Turn(*earlier) for earlier in question.before), Turn("user", question.text))
         prompt = () if self.template is None else tuple(self.template.prompt_ids(turns))
         context = self.engine.context
         if context is not None and len(prompt) + question.sampling.max_new_tokens > context:
@@ -107,11 +111,11 @@ class Voice:
             return None
         self.tally["found"] += 1
         places = tuple(tuple((str(token), float(logp)) for token, logp in place) for place in found["places"])
-        return Said(str(found["text"]), places)
+        return Said(str(found["text"]), places, bool(found["whole"]))
 
     def _key(self, question: Question) -> str:
         assert self.kept is not None
-        return self.kept.name("judge", {"text": question.text, "sampling": asdict(question.sampling)})
+        return self.kept.name("judge", asdict(question))
 
     def _places(self, completion: Completion) -> Places:
         if completion.top_texts or self.template is None:
@@ -141,7 +145,7 @@ def opening(model: str | None, engine: Plugin) -> Opening:
     return made
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _opened(model: str | None, engine: str, args: str, cache: bool) -> Voice:
     """`model` and the engine's keys, as text: what hashes."""
     from luthier.models import OnDisk
