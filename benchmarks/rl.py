@@ -9,7 +9,8 @@
     larger   the default model with LoRA: which of two numbers is larger, as JSON. GRPO, 30 steps of 16 x 8 answers.
 
 All learning rates of a task are the one that was better for GRPO of two (seed 0); nothing else was tuned. Each run is
-`luthier train` of a recipe, in a process and on a thread of its own; seeds differ in reinforcement alone.
+`luthier train` of a recipe, in a process and on a thread of its own; seeds differ in reinforcement alone. What is done is
+not done again: remove .peers/work/rl for that.
 """
 
 from __future__ import annotations
@@ -86,9 +87,8 @@ class Task:
 
 
 def ran(recipe: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The recipe trained; what its run folder says."""
+    """The recipe trained, if that is not done; what its run folder says."""
     output = Path(recipe["output"])
-    shutil.rmtree(output, ignore_errors=True)
     path = output.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -120,6 +120,7 @@ def half_taught(name: str, digits: int, pays: str, about: tuple[float, float], s
     tested = sums.write(home / "tested.jsonl", sums.rows(512, digits, 4), answers=False)
     task = {"data": tested, "scorers": [{"exact_match": {"regex": pays}}], "temperature": 1.0, "base": False}
     for count in steps:
+        shutil.rmtree(home / "half", ignore_errors=True)
         recipe = {
             "model": {"name": blank, "dtype": "fp32"},
             "data": taught,
