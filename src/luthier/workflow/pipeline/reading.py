@@ -220,12 +220,15 @@ class _Reader:
             value, more = self._followed(item.node, known)
             chosen.append(replace(item, node=value))
             after |= more
-        if kind.value == "train":
-            work: Recipe | Answering | Choosing = self._train(body, chosen, folder, known)
-        elif kind.value == "generate":
-            work = self._generate(body, chosen)
-        else:
-            work = self._select(body, chosen)
+        try:
+            if kind.value == "train":
+                work: Recipe | Answering | Choosing = self._train(body, chosen, folder, known)
+            else:
+                work = self._generate(body, chosen) if kind.value == "generate" else self._select(body, chosen)
+        except LuthierError as error:
+            if error.where:
+                raise
+            raise LuthierError(error.what, where=str(node.origin), fix=error.fix) from error
         label = f"{self._round}{name}"
         return Stage("/".join(place), label, folder, work, after)
 
