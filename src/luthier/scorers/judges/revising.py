@@ -59,7 +59,7 @@ def revised(
 ) -> list[Revised | None]:
     """Each example after so many rounds, in each another principle, drawn by a hash of its prompt.
 
-    None where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than there are principles.
+    None where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than principles.
     """
     if not 1 <= rounds <= len(written.principles):
         raise LuthierError(
