@@ -59,8 +59,7 @@ def revised(
 ) -> list[Revised | None]:
     """Each example after so many rounds, in each another principle, drawn by a hash of its prompt.
 
-    None where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than there are
-    principles.
+    None where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than principles.
     """
     if not 1 <= rounds <= len(written.principles):
         raise LuthierError(
@@ -114,14 +113,16 @@ def _said(
     return {place: said.text.strip() for place, said in told if said is not None and said.whole and said.text.strip()}
 
 
-def write(source: str, target: Path, by: Voice, written: Constitution, rounds: int) -> tuple[int, int]:
-    """Write the rows; so many were written, and so many had to be left out. Raises LuthierError as `revised` does."""
-    from luthier.data import read
+def write(source: str, target: Path, by: Voice, written: Constitution, rounds: int) -> tuple[int, int, int]:
+    """Write the rows; so many were written, so many were left out, so many could not be read. Raises LuthierError as
+    `revised` does."""
+    from luthier.data import Ledger, read
 
-    examples = list(read(source))
+    ledger = Ledger()
+    examples = list(read(source, ledger))
     rows = [one for one in revised(examples, by, written, rounds) if one is not None]
     write_atomically(target, "".join(json.dumps(one.row(), ensure_ascii=False) + "\n" for one in rows))
-    return len(rows), len(examples) - len(rows)
+    return len(rows), len(examples) - len(rows), ledger.rows_dropped
 
 
 def main(given: Sequence[str]) -> None:
@@ -137,10 +138,10 @@ def main(given: Sequence[str]) -> None:
     try:
         engine = TypeAdapter(PluginField).validate_python(yaml.safe_load(keys.engine))
         by, written = voice(keys.model, engine), constitution(keys.constitution)
-        made, left = write(keys.prompts, keys.revised, by, written, keys.rounds)
+        made, left, lost = write(keys.prompts, keys.revised, by, written, keys.rounds)
     except (LuthierError, ValidationError, yaml.YAMLError) as error:
         sys.exit(str(error))
-    print(f"{made} rows in {keys.revised}; {left} left out, where the model came to no end")
+    print(f"{made} rows in {keys.revised}; {left} left out, where the model came to no end, {lost} not readable")
 
 
 if __name__ == "__main__":

@@ -32,21 +32,22 @@ def judging_rows(
         yield judging_row(replace(example, responses=tuple(order)), language, GenerativeRM.scale)
 
 
-def write(source: str, target: Path, language: Language = "en") -> tuple[int, int]:
-    """Write the rows; so many were written, and so many examples had no best response.
+def write(source: str, target: Path, language: Language = "en") -> tuple[int, int, int]:
+    """Write the rows; so many were written, so many examples had no best response, so many rows could not be read.
 
     Raises LuthierError where the data cannot be read, or nothing is left of them.
     """
-    from luthier.data import read
+    from luthier.data import Ledger, read
 
-    rows = list(judging_rows(read(source), language))
+    ledger = Ledger()
+    rows = list(judging_rows(read(source, ledger), language))
     kept = [row for row in rows if row is not None]
     if not kept:
         raise LuthierError(
             "no row has responses of which one is known to be the best", where=source, fix="give it preference data"
         )
     write_atomically(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-    return len(kept), len(rows) - len(kept)
+    return len(kept), len(rows) - len(kept), ledger.rows_dropped
 
 
 def main(given: list[str]) -> None:
@@ -54,10 +55,10 @@ def main(given: list[str]) -> None:
     if len(given) not in (2, 3) or not set(given[2:]) <= set(SHIPPED):
         sys.exit("usage: python -m luthier.scorers.judges.rows PAIRS JUDGED [en|zh]")
     try:
-        written, left = write(given[0], Path(given[1]), "zh" if given[2:] == ["zh"] else "en")
+        written, left, lost = write(given[0], Path(given[1]), "zh" if given[2:] == ["zh"] else "en")
     except LuthierError as error:
         sys.exit(str(error))
-    print(f"{written} rows in {given[1]}; {left} without a best response left out")
+    print(f"{written} rows in {given[1]}; {left} without a best response left out, {lost} not readable")
 
 
 if __name__ == "__main__":
