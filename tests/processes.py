@@ -31,7 +31,7 @@ FORKED.set_forkserver_preload(
         "luthier.evaluate.report",
         "luthier.models.loading.load",
         "luthier.objectives",
-        "luthier.train.loop.loop",
+        "luthier.train.fitting",
         "luthier.train.optim.optimizers",
         "luthier.workflow.scoring",
     ]

@@ -269,6 +269,19 @@ def data(
 
 
 @_verb
+def samples(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that learnt from what it said.")],
+    step: Annotated[int | None, typer.Option(min=1, help="Of which step. Default: the last one.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="So many answers.")] = 5,
+    worst: Annotated[bool, typer.Option("--worst", help="The worst paid ones instead of the best.")] = False,
+) -> None:
+    """Show what the model said while it learnt from that (grpo, ppo, …), and what it earned."""
+    from luthier import verbs
+
+    verbs.samples(run, step=step, count=count, worst=worst)
+
+
+@_verb
 def models() -> None:
     """List the models known by a short name: what is cached, sizes and licences."""
     from luthier import verbs

@@ -69,6 +69,16 @@ class Run:
         return self.folder / "samples.jsonl"
 
     @property
+    def rollouts(self) -> Path:
+        """What the model said while it learnt from that, a file a rollout."""
+        return self.folder / "rollouts"
+
+    @property
+    def prompts_path(self) -> Path:
+        """How each prompt has done over such a run."""
+        return self.folder / "prompts.jsonl"
+
+    @property
     def summary_path(self) -> Path:
         return self.folder / "summary.json"
 
@@ -121,6 +131,11 @@ class Run:
         for event in _json_lines(self.events_path, "kind", self._remedy(self.events_path), cut_ok=True):
             if kind is None or event["kind"] == kind:
                 yield event
+
+    def lines(self, path: Path, key: str) -> Iterator[dict[str, Any]]:
+        """The objects of another file of the run, each with this key. Raises LuthierError where it is not whole."""
+        if path.exists():
+            yield from _json_lines(path, key, self._remedy(path))
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """The scored rows of all tasks, as they were recorded. Raises LuthierError where the file is not whole."""

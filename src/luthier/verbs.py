@@ -37,7 +37,7 @@ from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import closing, console, hush, say
 
 if TYPE_CHECKING:
-    from luthier.data import Prepared
+    from luthier.data import Prepared, Prompts
     from luthier.distributed.group import Group
     from luthier.evaluate import Comparison
 
@@ -61,7 +61,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         # what is wrong with the recipe is told before there are any
         output = resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output
         return together.train(recipe, overrides, processes, Run(Path(output).expanduser()))
-    from luthier.workflow import resume_check, scoring
+    from luthier.workflow import resume_check, scoring, training
 
     group = of_environment()
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         group.tell("trains", not held.trained)
         if not held.trained:
             with threads_of_training(group):
-                _fit(job, run, group)
+                training.fit(job, run, group)
         for plugin in held.unexported:
             _export(run, job.recipe, plugin, run.folder / plugin.name)
         _evaluate(run, job, held.unscored)
@@ -93,51 +93,16 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
 
 def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -> Run:
     """What each further process of the run does: it trains beside the first one, and neither shows nor writes."""
+    from luthier.workflow import training
+
     hush()
     trains = group.told("trains")  # first: what is wrong with the recipe, the first process tells
     job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
     run = Run(Path(job.recipe.output).expanduser())
     if trains:
         with threads_of_training(group):
-            _fit(job, run, group)
+            training.fit(job, run, group)
     return run
-
-
-def _fit(job: Job, run: Run, group: Group) -> None:
-    """The training itself: data, model, loop, and what was trained into the run folder."""
-    from luthier import models
-    from luthier.distributed.group import use_threads
-    from luthier.evaluate import record_environment
-    from luthier.models import heads
-    from luthier.train import Beside, fit
-
-    recipe = job.recipe
-    with group.first_goes():  # the others find models and rows in the cache
-        prepared = job.prepared
-        if group.first:
-            run.write_json(run.ledger_path, prepared.ledger.to_json())
-        job.check_data()
-        if group.several:
-            job.fetch()
-    group.form()
-    if group.several or recipe.train.parts:  # what is measured before the first step hangs on them, too
-        use_threads(group, recipe.train.threads)
-    sample = [prepared.train[row] for row in range(min(models.sample_rows(recipe.adapt), len(prepared.train)))]
-    if sample:
-        say(f"{len(sample):,} rows go through the model first: what `adapt:` adds is measured on them")
-    beginning = models.Beginning(recipe.seed, job.heads(), sample)
-    policy = models.load(recipe.model, recipe.adapt, quantize=recipe.quantize, beginning=beginning)
-    what_becomes = heads.describe(policy.folder, policy.head)
-    if what_becomes is not None:
-        say(what_becomes)
-    policy.ends = job.template.stop_ids
-    openers = job.openers(policy, run if group.first else None)
-    fit(policy, job.objective, prepared, recipe, run, Beside(openers, group=group))
-    group.leave()
-    if group.first:
-        run.still_held()
-        models.save(policy, run)
-        record_environment(run)
 
 
 def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Comparison]:
@@ -201,17 +166,15 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
     return run
 
 
-def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared:
+def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared | Prompts:
     """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
     resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
     job = Job(resolved).lenient()  # what is lost is to be seen, too
     if show:
-        from luthier.data import show as shown
-
-        console().print(shown(job.prepared.train, job.template, show))
-    job.prepared.refuse_lost(resolved.train.max_lost)
+        console().print(job.shown(show))
+    job.rows.refuse_lost(resolved.train.max_lost)
     job.check_data()
-    return job.prepared
+    return job.rows
 
 
 def chat(
@@ -277,6 +240,13 @@ def serve(
     from luthier.serve import listening
 
     listening.serve(given, adapters, (host, port), list(keys), say)
+
+
+def samples(run: Run | str | Path, *, step: int | None = None, count: int = 5, worst: bool = False) -> None:
+    """Show what the model said while it learnt from that: the best paid answers of a step, or the worst."""
+    from luthier.evaluate import said
+
+    console().print(said.table(_opened(run), step, count, worst=worst))
 
 
 def models() -> None:

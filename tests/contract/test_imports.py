@@ -43,7 +43,7 @@ def test_importing_it_imports_nothing_heavy(module: str) -> None:
     [
         "import luthier\nverb = luthier.train",
         "from luthier import train as verb",
-        "from luthier.train.loop.loop import fit\nfrom luthier import train as verb",
+        "from luthier.train.fitting import fit\nfrom luthier import train as verb",
         "import luthier.train.sources.order as room\nfrom luthier import train as verb\nassert room.Order",
         "import luthier.verbs\nimport luthier.train\nverb = luthier.train\nassert verb.OPTIMIZERS",
     ],

@@ -18,7 +18,7 @@ from luthier.run import Run
 from luthier.train import Beside, FitResult, fit, latest
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tiny", "luthier.train.loop.loop"])
+PROCESSES.set_forkserver_preload(["tiny", "luthier.train.fitting"])
 
 
 def train(

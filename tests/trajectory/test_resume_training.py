@@ -19,7 +19,7 @@ from luthier.train.loop import checkpoint
 
 # forked from a server that has torch loaded already: a process costs milliseconds, not seconds
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tiny", "luthier.train.loop.loop"])
+PROCESSES.set_forkserver_preload(["tiny", "luthier.train.fitting"])
 OF_THE_CLOCK = {"time", "tokens_per_s", "memory", "seconds", "peak_memory"}
 Watch = Callable[[Mapping[str, Any]], None]
 

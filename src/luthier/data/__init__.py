@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["FORMATS", "Ledger", "Prepared", "Template", "formats_table", "prepare", "read", "show"]
+__all__ = [
+    "FORMATS",
+    "Ledger",
+    "Prepared",
+    "Prompt",
+    "Prompts",
+    "Template",
+    "formats_table",
+    "prepare",
+    "prompts",
+    "read",
+    "show",
+    "show_prompts",
+]
 
 _HOMES = {
     "FORMATS": "luthier.data.reading.formats",
@@ -12,6 +25,10 @@ _HOMES = {
     "Ledger": "luthier.data.ledger",
     "Prepared": "luthier.data.preparation",
     "prepare": "luthier.data.preparation",
+    "Prompt": "luthier.data.prompting",
+    "Prompts": "luthier.data.prompting",
+    "prompts": "luthier.data.prompting",
+    "show_prompts": "luthier.data.prompting",
     "read": "luthier.data.reading.feeds",
     "show": "luthier.data.show",
     "Template": "luthier.data.encode.template",
@@ -21,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.data.encode.template import Template
     from luthier.data.ledger import Ledger
     from luthier.data.preparation import Prepared, prepare
+    from luthier.data.prompting import Prompt, Prompts, prompts, show_prompts
     from luthier.data.reading.feeds import read
     from luthier.data.reading.formats import FORMATS, formats_table
     from luthier.data.show import show

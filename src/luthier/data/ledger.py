@@ -277,8 +277,9 @@ class Ledger:
         from rich.text import Text
 
         share = self.scored / max(self.tokens, 1)
+        trained = f"{self.examples:,} examples, {self.tokens:,} tokens, {self.scored:,} of them train ({share:.0%})"
         lines = [
-            Text(f"{self.examples:,} examples, {self.tokens:,} tokens, {self.scored:,} of them train ({share:.0%})"),
+            Text(trained if self.scored else f"{self.examples:,} prompts, {self.tokens:,} tokens"),
             Text("length in tokens: " + "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())),
         ]
         for line, warning in self.preferences.lines() if self.preferences else ():

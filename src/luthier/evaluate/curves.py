@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Curves:
     steps: dict[str, Points]
     evaluation: Points
     not_finite: int
+    rollouts: dict[str, Points] = field(default_factory=dict)
+    """Of what the model said while it learnt from that."""
 
     @property
     def loss(self) -> Points:
@@ -29,14 +31,19 @@ class Curves:
 
 JUDGED = ("reward_better", "reward_worse", "accuracy", "logp_better", "logp_worse", "kl")
 """Of those, what preference training and reward models show."""
-FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", *JUDGED)
+FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "mismatch_k3", "drift", "explained", *JUDGED)
 """The fields of a `step` event that make a curve."""
+
+
+SPOKEN = ("reward", "right", "silent", "length", "cut", "entropy", "made_per_s")
+"""The fields of a `rollout` event that make one."""
 
 
 def read_curves(run: Run) -> Curves:
     """The curves of a run. Where a step was taken again after a resume, its last event counts."""
     values: dict[str, dict[float, float]] = {field: {} for field in FIELDS}
     evaluation: dict[float, float] = {}
+    spoken: dict[str, dict[float, float]] = {name: {} for name in SPOKEN}
     for event in run.events():
         if event["kind"] == "step":
             for field in FIELDS:
@@ -44,11 +51,16 @@ def read_curves(run: Run) -> Curves:
                     values[field][event["step"]] = float(event[field])
         elif event["kind"] == "evaluation" and event.get("loss") is not None:
             evaluation[event["step"]] = float(event["loss"])
-    everything = [*values.values(), evaluation]
+        elif event["kind"] == "rollout":
+            for name in SPOKEN:
+                if event.get(name) is not None:
+                    spoken[name][event["step"]] = float(event[name])
+    everything = [*values.values(), evaluation, *spoken.values()]
     return Curves(
         steps={field: _points(points) for field, points in values.items()},
         evaluation=_points(evaluation),
         not_finite=sum(not math.isfinite(value) for points in everything for value in points.values()),
+        rollouts={name: _points(points) for name, points in spoken.items()},
     )
 
 
@@ -96,11 +108,13 @@ _BRAILLE_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def loss_curve_text(run: Run, width: int = 64, height: int = 10) -> str:
-    """The smoothed loss of a run as a plot of braille dots for the terminal, with both ends of its axes named.
+    """The smoothed loss of a run (of one that learns from what it says: its reward) as a plot of braille dots for the
+    terminal, with both ends of its axes named.
 
     `width` and `height` (at least 2) are those of the plot in characters, without the axes.
     """
-    points = smoothed(read_curves(run).loss)
+    curves = read_curves(run)
+    points = smoothed(curves.rollouts["reward"] or curves.loss)
     if len(points) < 2:
         return "no loss curve: fewer than two steps were logged"
     steps, losses = zip(*points, strict=True)

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from luthier.evaluate import said
 from luthier.evaluate.charts import Line, interval_chart, line_chart, write_loss_plot
 from luthier.evaluate.comparison import improved, number
 from luthier.evaluate.curves import Points, read_curves, smoothed
@@ -19,7 +20,7 @@ SAMPLES_OF_EACH_KIND = 10
 TEXT_SHOWN = 6000
 """Characters shown of one text; the rest is in samples.jsonl."""
 
-_PLAIN_EVENTS = frozenset({"step", "evaluation", "checkpoint", "environment"})
+_PLAIN_EVENTS = frozenset({"step", "rollout", "evaluation", "checkpoint", "environment"})
 _START = ("device", "threads", "allocator", "versions")
 _YAML_LINE = re.compile(r"^(?P<indent>[\s-]*)(?P<key>[^\s:#'\"][^:#]*)(?P<colon>:)(?P<rest>.*)$")
 
@@ -59,6 +60,7 @@ def _content(run: Run) -> dict[str, Any]:
         "charts": _charts(run),
         "not_finite": read_curves(run).not_finite,
         "ledger": run.read_json(run.ledger_path),
+        "said": said.along(run),
         "events": [_told(event) for event in events if event["kind"] not in _PLAIN_EVENTS],
         "any_events": bool(events),
         "checkpoints": sum(event["kind"] == "checkpoint" for event in events),
@@ -155,7 +157,19 @@ def _charts(run: Run) -> list[dict[str, Any]]:
         "grad_norm": "Gradient norm",
         "tokens_per_s": "Tokens per second",
     }
-    charts = {"Loss": loss, **judged, **{title: [Line(field, curves.steps[field])] for field, title in titles.items()}}
+    spoken = {
+        "Reward": [Line("reward", curves.rollouts["reward"], "raw"), *_smooth(curves.rollouts["reward"])],
+        "Share right": [Line("right", curves.rollouts["right"], "raw"), *_smooth(curves.rollouts["right"])],
+        "Groups without contrast, answers cut off": [
+            Line("without contrast", curves.rollouts["silent"]),
+            Line("cut off", curves.rollouts["cut"], "other"),
+        ],
+        "Tokens of an answer": [Line("length", curves.rollouts["length"])],
+        "Entropy, nats a token": [Line("entropy", curves.rollouts["entropy"])],
+    }
+    titles |= {"mismatch_k3": "Engine and trainer apart, k3", "drift": "KL within a rollout", "explained": "Explained"}
+    own = {title: [Line(field, curves.steps[field])] for field, title in titles.items()}
+    charts = {**spoken, "Loss": loss, **judged, **own}
     charts["Memory, GiB"] = [Line("memory", tuple((step, size / 2**30) for step, size in curves.steps["memory"]))]
     return [
         {"title": title, "lines": [line for line in lines if line.points], "svg": svg}

@@ -49,9 +49,10 @@ class Forward:
         share_prefix: bool = True,
         fused: bool = True,
         heads: Mapping[str, ScalarHead] | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        """`heads`: scalar heads beside the model, by role."""
-        self.module, self.heads = module, dict(heads or {})
+        """`heads`: scalar heads beside the model, by role; `temperature`: of all distributions that are read."""
+        self.module, self.heads, self.temperature = module, dict(heads or {}), temperature
         self.causal_lm = causal_lm(module)
         obstacle = why_not_packed(module)
         if layout == "packed" and obstacle:
@@ -87,7 +88,7 @@ class Forward:
         if self._head is None:
             return None
         linear = self.causal_lm.get_output_embeddings()
-        return replace(self._head, weight_VD=linear.weight, bias_V=linear.bias)
+        return replace(self._head, weight_VD=linear.weight, bias_V=linear.bias, temperature=self.temperature)
 
     def rows(
         self,
@@ -230,7 +231,8 @@ class Forward:
         inputs, first = self._inputs(batch)
         with self.backbone(batch), self._pass():
             logits = self.causal_lm(**inputs).logits[:, first:]
-        logp_SV = torch.log_softmax(logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float(), -1)
+        scored_SV = logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float() / self.temperature
+        logp_SV = torch.log_softmax(scored_SV, -1)
         found = {LOGP: logp_SV.gather(1, batch.target_S[:, None]).squeeze(1)}
         if MEAN_LOGP in asked:
             found[MEAN_LOGP] = logp_SV.mean(-1)

@@ -28,12 +28,14 @@ CHUNK, BLOCK = 1024, 8192
 
 @dataclass(frozen=True)
 class Head:
-    """logits = softcap(scale * (W h + b))."""
+    """logits = softcap(scale * (W h + b)) / temperature."""
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
     scale: float = 1.0
     softcap: float = 0.0
+    temperature: float = 1.0
+    """Of the distribution that is read: that which answers were drawn from, where they are learnt from."""
 
     def logits(self, hidden_CD: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
         """C, V (or the entries [begin, end) of the vocabulary), in the weights' dtype."""
@@ -43,13 +45,13 @@ class Head:
             logits = logits * self.scale
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
+        return logits if self.temperature == 1.0 else logits / self.temperature
 
     @property
     def plain(self) -> bool:
         """A frozen linear map: the case in which gradients are formed in the forward pass."""
         trains = self.weight_VD.requires_grad or (self.bias_V is not None and self.bias_V.requires_grad)
-        return not trains and self.scale == 1.0 and not self.softcap
+        return not trains and self.scale == 1.0 and not self.softcap and self.temperature == 1.0
 
 
 @dataclass(frozen=True)

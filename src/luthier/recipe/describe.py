@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.resolve import plain, resolve
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Source, Task, Train, Validate, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate, Why
 from luthier.recipe.shape import Slot, every_slot, notes, slots
 
 if TYPE_CHECKING:
@@ -204,6 +204,8 @@ def type_words(hint: Any) -> str:
         Train: "mapping",
         Validate: "mapping",
         Reference: "text or mapping",
+        Rollout: "mapping",
+        Reward: "scorer",
     }
     return words.get(hint) or str(getattr(hint, "__name__", hint))
 
@@ -280,10 +282,12 @@ def json_schema(seams: Seams | None = None) -> dict[str, Any]:
             if slot.seam is not None:
                 _shorten(prop, {"$ref": f"#/$defs/{slot.seam}"})
                 defs.setdefault(slot.seam, _plugin_schema(slot.seam, seams))
-            elif prop.get("items", {}).get("$ref") in ("#/$defs/Source", "#/$defs/Task"):
+            elif prop.get("items", {}).get("$ref") in ("#/$defs/Source", "#/$defs/Task", "#/$defs/Reward"):
                 _shorten(prop, prop["items"])
     defs["Source"] = {"anyOf": [{"type": "string", "description": docs(Source)["path"]}, defs["Source"]]}
     defs["Model"] = {"anyOf": [{"type": "string", "description": docs(Model)["name"]}, defs["Model"]]}
+    short = [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 3}]
+    defs["Reward"] = {"anyOf": [defs["Reward"], *short]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Luthier recipe"}
     return {**head, **{key: value for key, value in root.items() if key != "title"}, "$defs": defs}
 

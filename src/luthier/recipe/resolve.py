@@ -13,7 +13,7 @@ import yaml
 
 from luthier import machine
 from luthier.errors import LuthierError
-from luthier.recipe import abilities
+from luthier.recipe import abilities, on_policy
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.places import absolute, located
@@ -54,9 +54,15 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
         refuse_unquantisable(recipe.adapt, recipe.quantize, seams["adapter"], str(origin) if origin else "quantize")
     adapters = abilities.built(recipe, seams["adapter"]) if seams and "adapter" in seams else []
     abilities.check(loaded, recipe, adapters, seams.get("exporter") if seams else None)
+    learns: dict[Key, str] = {}
+    if seams and "objective" in seams:
+        needs = seams["objective"].build(recipe.objective.name, recipe.objective.args).needs
+        recipe, learns = on_policy.filled(recipe, needs)
+        on_policy.check(loaded, recipe, needs)
+        recipe = _plugins(replace(loaded, recipe=recipe), seams) if learns else recipe
     recipe, reasons = _derive(recipe, seams)
     train, more = abilities.adjust(recipe.train, adapters)
-    return Resolved(replace(recipe, train=train), {**reasons, **more})
+    return Resolved(replace(recipe, train=train), {**learns, **reasons, **more})
 
 
 def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]]:
@@ -175,7 +181,7 @@ def plugin_keys(recipe: Recipe) -> list[tuple[Key, str, Plugin]]:
         elif isinstance(value, tuple):
             for index, item in enumerate(value):
                 visit(item, rest, (*key, index), kind)
-        elif rest:
+        elif rest and value is not None:
             visit(getattr(value, rest[0]), rest[1:], (*key, rest[0]), kind)
 
     for path, slot in every_slot():
@@ -277,6 +283,8 @@ def lock(recipe: Recipe) -> str:
 def digest(recipe: Recipe) -> str:
     """A short name for what shapes the weights: the keys of `FREE` do not count, data paths do."""
     content = {key: value for key, value in flat(recipe).items() if not _free(key)}
+    if not recipe.reward:  # runs from before there was such a key go on
+        del content["reward"]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 

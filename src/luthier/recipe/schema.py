@@ -6,97 +6,48 @@ Nothing here imports torch. Plug-ins are kept as names with arguments and built 
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+from luthier.recipe.keys import (
+    STRICT,
+    Expression,
+    Float,
+    Int,
+    Misfit,
+    Place,
+    Plugin,
+    PluginField,
+    Seam,
+    Why,
+    listed,
+)
+from luthier.recipe.rollout import Reward, Rewards, Rollout
 
-
-@dataclasses.dataclass(frozen=True)
-class Why:
-    """Why a default is what it is: shown by `luthier explain` and in docs/recipes.md."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Seam:
-    """The kind of plug-in a field names: the registry that knows its names and keys."""
-
-    kind: str
-
-
-class Misfit(ValueError):
-    """A key that does not go with the others of its mapping: what is wrong with it, and what to do."""
-
-    def __init__(self, key: str, what: str, fix: str) -> None:
-        self.key, self.what, self.fix = key, what, fix
-        super().__init__(f"{key} {what}")
-
-
-def _number(value: Any) -> Any:
-    """YAML's true is not the number 1."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
-
-
-def _expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"{value!r} is no regular expression: {error}") from error
-    return value
-
-
-Expression = Annotated[str, AfterValidator(_expression)]
-
-
-def _text(value: Any) -> Any:
-    """From Python a place may be a path."""
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("holds a NUL character, which no name of a file does")
-    return str(value) if isinstance(value, PurePath) else value
-
-
-Place = Annotated[str, BeforeValidator(_text)]
-
-
-def _plugin(value: Any) -> Any:
-    """A plug-in is written `name`, `{name: {key: value}}`, or `{name: value}` for its first key."""
-    if isinstance(value, str):
-        return {"name": value, "args": {}}
-    if isinstance(value, dict) and not {"name", "args"} >= set(value):
-        if len(value) != 1:
-            raise ValueError(f"must name one plug-in, not {len(value)}: {', '.join(map(str, value))}")
-        name, args = next(iter(value.items()))
-        return {"name": name, "args": {} if args is None else args if isinstance(args, dict) else {"": args}}
-    return value
-
-
-def _listed(value: Any) -> Any:
-    """One thing or a list of things."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Plugin:
-    """A plug-in by name, with the keys the recipe sets on it."""
-
-    name: str
-    args: dict[str, Any] = Field(default_factory=dict)
-
-
-PluginField = Annotated[Plugin, BeforeValidator(_plugin)]
+__all__ = [
+    "STRICT",
+    "Expression",
+    "Float",
+    "Int",
+    "Misfit",
+    "Model",
+    "Plugin",
+    "PluginField",
+    "Recipe",
+    "Reference",
+    "Reward",
+    "Rollout",
+    "Seam",
+    "Source",
+    "Sources",
+    "Task",
+    "Train",
+    "Validate",
+    "Why",
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -169,7 +120,7 @@ class Source:
 
 
 def _source(value: Any) -> Any:
-    return [{"path": item} if isinstance(item, str | PurePath) else item for item in _listed(value)]
+    return [{"path": item} if isinstance(item, str | PurePath) else item for item in listed(value)]
 
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_source)]
@@ -328,7 +279,7 @@ class Task:
 
 
 def _adapt(value: Any) -> Any:
-    return [] if value is None else _listed(value)
+    return [] if value is None else listed(value)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -356,17 +307,21 @@ class Recipe:
     """The base in few bits while an adapter trains: nf4 (QLoRA) or int8. Default: not at all."""
     reference: Annotated[Reference, BeforeValidator(_reference)] = Field(default_factory=Reference)
     """What preference objectives compare the model with."""
+    rollout: Rollout | None = None
+    """How the model answers prompts. For objectives that learn from what it says (grpo, …), and for no others."""
+    reward: Rewards = ()
+    """What its answers are worth: scorers, summed by weight."""
     train: Train = Field(default_factory=Train)
     """The loop."""
     validate: Validate = Field(default_factory=Validate)
     """Rows held out of training."""
-    evaluate: Annotated[tuple[Task, ...], BeforeValidator(_listed)] = ()
+    evaluate: Annotated[tuple[Task, ...], BeforeValidator(listed)] = ()
     """Tasks scored after training, base against tuned."""
     engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
         name="local"
     )
     """What writes the answers to the tasks: local, openai (an endpoint), vllm; with their keys."""
-    export: Annotated[tuple[PluginField, ...], BeforeValidator(_listed), Seam("exporter")] = ()
+    export: Annotated[tuple[PluginField, ...], BeforeValidator(listed), Seam("exporter")] = ()
     """merged. Written after training."""
     output: Place
     """The run folder."""

@@ -14,8 +14,9 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from luthier.errors import LuthierError
+from luthier.recipe import rollout
 from luthier.recipe.document import Key, Node, Override, dotted
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Seam, Source, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Why
 from luthier.registry import suggest
 
 PEERS = {
@@ -136,6 +137,8 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
         return Node(items, node.origin)
     if hint is Plugin:
         return _plugin(node, key)
+    if hint is Reward:
+        node = _reward(node)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
     if hint is Reference and isinstance(node.value, str):
@@ -169,6 +172,22 @@ def _plugin(node: Node, key: Key) -> Node:
     if isinstance(node.value, dict) and node.value:
         what += f", not {len(node.value)} ({', '.join(node.value)})"
     raise LuthierError(what, where=str(node.origin), fix="write `name` or `{name: {key: value}}`")
+
+
+def _reward(node: Node) -> Node:
+    """An entry of `reward:` with its scorer under a key of its own."""
+    if isinstance(node.value, str):
+        return Node({"scorer": node}, node.origin)
+    name = rollout.named(node.value) if isinstance(node.value, dict) else None
+    if name is None:
+        return node
+    args = node.value[name]
+    found = rollout.parted(node.value, args.value)
+    if found is None:
+        return node
+    own, inner = found
+    scorer = Node({name: Node(inner, args.origin)}, node.origin)
+    return Node({"scorer": scorer, **own}, node.origin)
 
 
 def _mapping(node: Node, cls: type, key: Key, whole: bool) -> Node:

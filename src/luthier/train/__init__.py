@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.registry import Registry
 
 if TYPE_CHECKING:
+    from luthier.train.fitting import Beside, fit
     from luthier.train.loop.checkpoint import latest
-    from luthier.train.loop.loop import Beside, fit
     from luthier.train.loop.progress import FitResult
 
 OPTIMIZERS = Registry(
@@ -44,7 +44,7 @@ TRACKERS = Registry(
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "TRACKERS", "Beside", "FitResult", "fit", "latest"]
 
-_HOMES = {"Beside": "loop.loop", "FitResult": "loop.progress", "fit": "loop.loop", "latest": "loop.checkpoint"}
+_HOMES = {"Beside": "fitting", "FitResult": "loop.progress", "fit": "fitting", "latest": "loop.checkpoint"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from luthier.data import formats_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
-from luthier.recipe.schema import Model, Recipe, Reference, Source, Task, Train, Validate
+from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -27,6 +27,8 @@ KEYS = (
     ("model", Model),
     ("data", Source),
     ("reference", Reference),
+    ("rollout", Rollout),
+    ("reward", Reward),
     ("train", Train),
     ("validate", Validate),
     ("evaluate", Task),
@@ -38,7 +40,7 @@ PLUGINS = {
     "quantizer": "`quantize`",
     "optimizer": "`train.optimizer`",
     "schedule": "`train.schedule`",
-    "scorer": "`evaluate.scorers`",
+    "scorer": "`evaluate.scorers`, `reward`",
     "engine": "`engine`",
     "exporter": "`export`",
     "tracker": "`train.trackers`",

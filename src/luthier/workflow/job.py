@@ -17,10 +17,13 @@ from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
-    from luthier.data import Prepared, Template
+    from luthier.data import Prepared, Prompts, Template
     from luthier.evaluate import ScoredTask
     from luthier.models import Policy
     from luthier.models.heads import HeadCard
+    from luthier.train.rollouts.judging import Judging
+    from luthier.train.rollouts.source import Rollouts
+    from luthier.types import Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,69 @@ class Job:
             say(f"warning: {what}")
         return prepared
 
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The rows as prompts, for an objective that learns from what the model says; their ledger shown."""
+        from luthier.data import prompts
+        from luthier.models import expected_max_context
+
+        recipe = self.recipe
+        found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0])
+        console(stderr=True).print(found.ledger.table())
+        return found
+
+    @property
+    def speaks(self) -> bool:
+        """Does it learn from what the model says?"""
+        return bool(self.objective.needs.rollouts)
+
+    @property
+    def rows(self) -> Prepared | Prompts:
+        """What it learns from."""
+        return self.prompts if self.speaks else self.prepared
+
+    def shown(self, count: int) -> Any:
+        """The first rows, for people."""
+        from luthier.data import show, show_prompts
+
+        if self.speaks:
+            return show_prompts(self.prompts, self.template, count)
+        return show(self.prepared.train, self.template, count)
+
+    def sample(self, count: int) -> list[Encoded]:
+        """Rows that adapters measure their first weights on. Raises LuthierError where rows are prompts alone."""
+        if count and self.speaks:
+            raise LuthierError(
+                "what `adapt:` adds is measured on rows with answers first, and these are prompts",
+                where="adapt",
+                fix="take `adapt: lora`, or train on answers first (sft) and go on from that run",
+            )
+        return [self.prepared.train[row] for row in range(min(count, len(self.prepared.train)))] if count else []
+
+    @cached_property
+    def judging(self) -> Judging:
+        """What answers are worth."""
+        from luthier.train.rollouts.judging import Judging
+
+        return Judging([replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward])
+
+    def rollouts(self, policy: Policy, run: Run) -> Rollouts:
+        """What the model is to learn from: what it says to the prompts. Raises LuthierError for an engine that does not
+        answer with the weights that train."""
+        from luthier.train.rollouts.source import Made, Rollouts
+
+        assert self.recipe.rollout is not None, "the recipe is not resolved"
+        named = self.recipe.rollout.engine
+        opening = REGISTRIES["engine"].build(named.name, named.args)
+        if opening.elsewhere:
+            raise LuthierError(
+                f"the engine {named.name!r} has weights of its own, which do not follow those that train",
+                where="rollout.engine",
+                fix="set rollout.engine=local",
+            )
+        engine = opening.open(policy, self.template.stop_ids)
+        return Rollouts(Made(self.prompts, self.judging, engine, self.objective, policy.digest), self.recipe, run)
+
     def scored(self, task: Task) -> ScoredTask:
         """One of the recipe's tasks with its scorers, which are the same objects whenever it is asked for."""
         from luthier.evaluate import ScoredTask
@@ -95,6 +161,9 @@ class Job:
         """Raises LuthierError where the rows do not suit the objective or the model; says what its authors advise."""
         from luthier import models
 
+        if self.speaks:
+            self.judging.check([prompt.example for prompt in self.prompts.train])
+            return
         recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.preferences
         if statistics is not None and (advice := self.objective.advice(statistics.good, statistics.bad)):
             say(advice)
@@ -110,7 +179,7 @@ class Job:
         """The scalar heads that the objective reads, by role, and how."""
         from luthier.models.heads import HeadCard
 
-        separator = self.prepared.ledger.separator or HeadCard.separator
+        separator = self.rows.ledger.separator or HeadCard.separator
         return {
             role: HeadCard(reads, self.recipe.objective.name, separator) for role, reads in self.objective.needs.heads
         }
@@ -142,7 +211,8 @@ class Job:
         if any(run.checkpoints.glob("step-*")):
             must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
         run.write_json(run.summary_path, {**summary, "reference": second.digest})
-        for store in (self.prepared.train, self.prepared.validation):
+        stores = () if self.speaks else (self.prepared.train, self.prepared.validation)
+        for store in stores:
             if store is not None:
                 data_check.context(store, models.max_context(second.module), "the reference")
                 data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, "the reference")

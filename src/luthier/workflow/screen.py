@@ -47,19 +47,25 @@ def say(text: str) -> None:
 
 def closing(run: Run) -> None:
     """How a run went: its loss curve, its time, where everything lies and what to do next."""
-    from luthier.evaluate import loss_curve_text
+    from luthier.evaluate import loss_curve_text, said
 
     out = console()
     summary = run.read_json(run.summary_path)
-    out.print("\nLoss", style="bold")
+    kinds = said.kinds(run)
+    out.print("\nReward" if kinds else "\nLoss", style="bold")
     out.print(loss_curve_text(run), markup=False)
     out.print(_figures(summary), markup=False)
+    for kind in kinds:
+        right = f"{kind['first']:.0%} right when first asked, {kind['last']:.0%} when last"
+        out.print(f"{kind['kind']:<11} {kind['prompts']:,} prompts, {right}", markup=False)
     places = {
         "adapter": run.adapter,
         "model": run.model,
         "merged": run.merged,
         "report": run.report_path,
         "loss curve": run.folder / "loss.png",
+        "prompts": run.prompts_path,
+        "answers": run.rollouts,
     }
     out.print()
     for name, path in places.items():

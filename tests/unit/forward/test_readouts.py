@@ -59,7 +59,6 @@ def dense(hidden: Tensor, target: Tensor, head: Head, teacher: Teacher) -> dict[
     p = torch.log_softmax(doubled(head).logits(hidden.double()), -1)
     q = torch.log_softmax(doubled(teacher.head).logits(teacher.hidden_SD.double()), -1)
 
-
     def mixed(beta: float) -> Tensor:
         m = (beta * q.exp() + (1 - beta) * p.exp()).log()
         return (beta * q.exp() * (q - m) + (1 - beta) * p.exp() * (p - m)).sum(-1)

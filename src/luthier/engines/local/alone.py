@@ -44,6 +44,9 @@ class AloneReader:
         for page in pages[:1]:
             self._caches.pop(page, None)
 
+    def rest(self) -> None:
+        """A cache goes with its sequence."""
+
     def refresh(self) -> None:
         """The weights are read where they lie."""
         self._virtual = virtual(self._module)

@@ -262,6 +262,11 @@ class LocalEngine:
             lane.watch.forget()
         self._look()
 
+    def rest(self) -> None:
+        """Give the memory of pages back where nothing is under way; what was read before is read anew."""
+        for lane in self._lanes.values():
+            lane.scheduler.rest()
+
     def _look(self) -> None:
         """See whether the weights are those that were read by: pages of old ones are not read on."""
         for name, lane in list(self._lanes.items()):

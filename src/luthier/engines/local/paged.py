@@ -64,6 +64,10 @@ class PagedReader:
     def release(self, pages: Sequence[int]) -> None:
         """Nothing is kept beside the pages."""
 
+    def rest(self) -> None:
+        """As `Reader.rest`."""
+        self._pool, self._pages = {}, 0
+
     def refresh(self) -> None:
         """The weights are read where they lie. Raises LuthierError where they are of another type or place by now."""
         now = next(self._module.parameters()).device, self._model.dtype

@@ -74,6 +74,12 @@ class Scheduler:
         for row in self._running:
             row.node = row.root = 0
 
+    def rest(self) -> None:
+        """Give the memory of pages back, if nothing is under way."""
+        if not self.busy:
+            self.pages = Pages(self.pages.most)
+            self.reader.rest()
+
     def step(self, told: Told, meanwhile: Callable[[], None] = lambda: None) -> None:
         """One step. No answer changes while `told` listens; `meanwhile` is called before the model is read."""
         self._drop_cancelled()

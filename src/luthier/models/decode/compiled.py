@@ -83,6 +83,10 @@ class CompiledReader:
     def release(self, pages: Sequence[int]) -> None:
         """Nothing is kept beside the pages."""
 
+    def rest(self) -> None:
+        """As `Reader.rest`."""
+        self._pages = Pages(self._pages.bytes)
+
     # weights
     def refresh(self) -> None:
         """Look at the weights again. Raises LuthierError where the module has become one that is not served."""

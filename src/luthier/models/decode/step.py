@@ -72,6 +72,10 @@ class Reader(Protocol):
         """A sequence that lay in these pages has ended or was put back; what others hold, too, stays."""
         ...
 
+    def rest(self) -> None:
+        """Give the pages' memory back: no sequence lies in any."""
+        ...
+
     def refresh(self) -> None:
         """Look at the weights again: they may have been trained, moved or replaced."""
         ...

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from luthier.objectives.policy import leash
 from luthier.objectives.policy.gradient import Clip, Mean, PolicyGradient, Ratio, Weight
 from luthier.recipe.schema import Float, Plugin, PluginField, Why
+from luthier.types import Needs
 
 BATCH, LEAVE_ONE_OUT, WHITENED = (Plugin(name=name) for name in ("batch", "leave_one_out", "whitened"))
 UNSCALED = Plugin(name="group", args={"scale": "none"})
@@ -87,3 +88,4 @@ class DAPO(PolicyGradient):
     are drawn again, and answers that grow too long cost (`overlong`)."""
 
     clip_high: Clip = 0.28
+    needs: ClassVar[Needs] = replace(PolicyGradient.needs, dynamic=True)

@@ -225,7 +225,7 @@ class Accumulation:
         terms = self.losses.terms
         counts = [sum(each) for each in zip(*map(self.losses.units, batches), strict=True)]
         if not any(counts):
-            if all(term.needs.unit in (STEP, DECIDED_STEP) for _, term in terms):
+            if not batches or all(term.needs.unit in (STEP, DECIDED_STEP) for _, term in terms):
                 return None
             named = ", ".join(str(example.source) for batch in batches for example in batch.examples[:4])
             raise LuthierError("nothing of these rows trains", where=named, fix="see their turns' weights or labels")

@@ -9,120 +9,32 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from luthier.distributed.group import ALONE as NO_OTHERS
-from luthier.distributed.group import Group, use_threads
-from luthier.distributed.placement import agree, place
+from luthier.distributed.placement import agree
 from luthier.errors import LuthierError, Told
-from luthier.forward.forward import Forward
-from luthier.models import dropout
 from luthier.recipe import Recipe, digest
-from luthier.run import Run
-from luthier.train import SCHEDULES, sources
+from luthier.train import SCHEDULES
 from luthier.train.loop import allocator, checkpoint, memory, rng
 from luthier.train.loop.accumulation import Accumulation, Gradients
 from luthier.train.loop.budget import Budget
 from luthier.train.loop.guards import Guards, finite, not_finite
-from luthier.train.loop.losses import Losses, Objective
+from luthier.train.loop.losses import Losses
 from luthier.train.loop.progress import FitResult, Progress
 from luthier.train.optim.schedule import due_after, warmup_steps
 from luthier.train.optim.weights import Policy, Weights
-from luthier.train.roles import Known, Setting, backbone, resolve
-from luthier.train.telemetry.log import Log, Watch
-from luthier.train.telemetry.screen import Screen
+from luthier.train.rollouts.source import Rollouts
+from luthier.train.telemetry.log import Log
 from luthier.types import TOKEN, StepSource, TokenStore
 
-EMPTY = "nothing of this step's rows counts for the objective (all of their steps are neutral): no weight moves"
-
-
-class Prepared(Protocol):
-    """What the loop asks of the data; `luthier.data.prepare` gives one."""
-
-    @property
-    def train(self) -> TokenStore | StepSource: ...
-    @property
-    def validation(self) -> TokenStore | None: ...
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What a run may have besides its model, objective and data."""
-
-    openers: Mapping[str, Callable[[], Policy]] = field(default_factory=dict)
-    """Further frozen models by role ("reference", "teacher"), each loaded when it is wanted."""
-    watch: Watch | None = None
-    """Called with every event."""
-    group: Group = NO_OTHERS
-    """The processes that train together."""
-
-
-ALONE = Beside()
-
-
-def fit(
-    policy: Policy, objective: Objective, prepared: Prepared, recipe: Recipe, run: Run, beside: Beside = ALONE
-) -> FitResult:
-    """Train `policy` in place, continuing from the run's newest whole checkpoint if there is one.
-
-    `prepared.train` is a token store, which is read in the recipe's order, or any other step source. The run folder
-    receives events.jsonl, checkpoints/ and the loop's part of summary.json. Raises LuthierError for what the user can
-    mend: not enough memory or disk, a loss that is not finite, a checkpoint of another recipe.
-    """
-    train, group = recipe.train, beside.group
-    use_threads(group, train.threads)
-    place(policy, group)
-    source = sources.of(prepared.train, recipe)
-    for adapter in policy.adapters:
-        adapter.fits(source.total)
-    policy.module.train()
-    with ExitStack() as stack:
-        screen = stack.enter_context(Screen(source.total, silent=not group.first))
-        log = Log(run, screen, beside.watch, silent=not group.first)
-        paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
-        if train.neftune:
-            paths["share_prefix"] = False  # rows that share a prefix would share its noise
-        if objective.needs.reference:
-            switch_off_dropout(policy.module, stack, log)
-        forward = Forward(policy.module, heads=policy.heads, **paths)
-        stack.enter_context(forward.opened())
-        weights = Weights(policy, train, source.total, objective.rates)
-        stack.callback(weights.update.close)
-        budget = Budget(forward, train, policy.device, whole_step=objective.needs.whole_step, group=group)
-        stack.callback(budget.close)
-        budget.on_shrink = lambda fields: log.screen.warn(_smaller(fields))
-        if group.several or train.parts:
-            backbone.pass_by(policy, log)
-        else:
-            stack.enter_context(backbone.kept(policy, forward, source, prepared.validation, recipe, log))
-        every = source.every()
-        known = [examples for examples in (every, prepared.validation) if examples is not None]
-        seen = Known(known, all_of_it=every is not None, passes=source.epoch(source.total - 1))
-        setting = Setting(policy, forward, recipe, budget, seen, paths, log.screen.say)
-        roles = resolve(objective.needs, setting, beside.openers, stack)
-        losses = Losses(forward, objective, roles, shortcut=not group.several and train.parts is None)
-        loop = Loop(policy, source, prepared.validation, recipe, log, Parts(weights, budget, losses))
-        stack.callback(loop.close)
-        loop.begin()
-        loop.run()
-        result = loop.finish()
-    policy.module.eval()
-    return result
-
-
-def switch_off_dropout(module: Any, stack: ExitStack, log: Log) -> None:
-    """Switch the base's own dropout off until `stack` closes: a policy with noise differs from a reference without, and
-    what would be learnt at first is to make up for the noise."""
-    rates = dropout.of_base(module)
-    stack.enter_context(dropout.off(rates))
-    if rates:
-        values = ", ".join(f"{value:g}" for value in sorted({rate.value for rate in rates}))
-        log.screen.say(f"the model's own dropout ({values}) is off: its reference has none")
+EMPTY = (
+    "nothing of this step's rows counts for the objective (all of their steps are neutral, or no answer is better than "
+    "another): no weight moves"
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +47,7 @@ class Parts:
 
 
 class Loop:
-    """One run of `fit`."""
+    """One run of `fitting.fit`."""
 
     def __init__(
         self,
@@ -161,7 +73,9 @@ class Loop:
             0 if needs.rollouts else self.train.stall_window, per_token=needs.unit == TOKEN and not needs.rollouts
         )
         self.save_at = due_after(self.train.save_every, self.total)
-        self.evaluate_at = due_after(recipe.validate.every, self.total) if self.validation is not None else frozenset()
+        self.rollouts = source if isinstance(source, Rollouts) else None
+        looked_at = self.validation is not None or (self.rollouts is not None and self.rollouts.holds_out)
+        self.evaluate_at = due_after(recipe.validate.every, self.total) if looked_at else frozenset()
         tokens, checkpointing = self.budget.tokens, self.budget.checkpointing
         self.progress = Progress(digest(recipe), source.identity, tokens, checkpointing, policy.digest)
         self.resumed_from: int | None = None
@@ -264,19 +178,29 @@ class Loop:
         else:
             self.weights.step(progress.step, lr, size, self.train.clip)
         seen = {**gradients.metrics, **({"penalty": added[0]} if added else {})}
-        progress.stepped(loss, gradients.tokens, gradients.computed, seen, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        if self.rollouts is not None:
+            seconds -= self.rollouts.spent
+            seen["training_seconds"] = round(seconds, 3)
+        progress.stepped(loss, gradients.tokens, gradients.computed, seen, seconds)
         if progress.step % self.train.log_every == 0 or progress.step == self.total:
             epoch = round(self.source.epoch(progress.step - 1), 6)
             fields = {"lr": lr, "grad_norm": size, "memory": memory.used(self.device)}
             self.log.event("step", step=progress.step, epoch=epoch, **progress.take_since(), **fields)
         for guard, text in self.guards.observe(loss, gradients.metrics):
             self.log.warn(guard, progress.step, text)
+        if self.rollouts is not None:
+            self.rollouts.observe(progress.step, gradients.metrics)
+            progress.stopped = self.rollouts.learnt
 
     def _evaluate(self) -> bool:
         """Record the evaluation loss; True if it is the best so far and its weights should be kept."""
         progress, validate = self.progress, self.recipe.validate
-        assert self.validation is not None
-        loss, metrics = self.accumulation.evaluate(self.validation, progress.step)
+        if self.rollouts is not None:
+            loss, metrics = self.rollouts.evaluate(progress.step)
+        else:
+            assert self.validation is not None
+            loss, metrics = self.accumulation.evaluate(self.validation, progress.step)
         if not finite(loss):
             raise LuthierError(
                 f"the evaluation loss after step {progress.step} is {loss}",
@@ -286,7 +210,7 @@ class Loop:
         best = progress.evaluated(loss, validate.patience)
         epoch = round(self.source.epoch(progress.step - 1), 6)
         self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best, **metrics)
-        accuracy = f", accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
+        accuracy = "".join(f", {name} {metrics[name]:.3f}" for name in ("accuracy", "score") if name in metrics)
         self.log.screen.say(
             f"evaluation after step {progress.step}: loss {loss:.4f}{accuracy}" + (" (best)" if best else "")
         )
@@ -388,11 +312,12 @@ class Loop:
         return error
 
     def _out_of_memory(self, fields: dict[str, Any]) -> None:
-        self.log.screen.warn(_smaller(fields))
+        self.log.screen.warn(smaller(fields))
         self.log.event("oom", step=self.progress.step + 1, **fields)
 
 
-def _smaller(fields: Mapping[str, Any]) -> str:
+def smaller(fields: Mapping[str, Any]) -> str:
+    """What is said when memory ran out."""
     tokens = f"micro-batches of {fields['micro_tokens']:,} tokens"
     how = "gradient checkpointing on" if fields["checkpointing"] else tokens
     return f"out of memory; going on with {how}, same effective batch"

@@ -22,7 +22,7 @@ from luthier.train.loop.budget import Budget
 from luthier.train.loop.findings import Finding
 from luthier.train.roles import Roles
 from luthier.train.roles.mismatched import cut, mismatched
-from luthier.train.telemetry.step_metrics import Shown, StepMetrics
+from luthier.train.telemetry.step_metrics import INSIDE, Shown, StepMetrics
 from luthier.types import DECIDED_STEP, GOOD_TOKEN, GROUP, PAIR, ROW, STEP, TOKEN, Encoded, Needs, Unit
 
 
@@ -35,7 +35,10 @@ class Objective(Protocol):
     def loss(self, rows: Any) -> Tensor: ...
     def weights(self, version: int) -> Sequence[float]: ...
     def rates(self, version: int) -> Mapping[str, float]: ...
+    @property
+    def estimator(self) -> Any: ...
     def implicit_rewards(self, rows: Any) -> Tensor | None: ...
+    def shown(self, rows: Any) -> Mapping[str, Tensor]: ...
     def begin(self) -> dict[str, float]: ...
     def updated(self, state: Mapping[str, float], implicit_N: Tensor, reward_N: Tensor) -> dict[str, float]: ...
 
@@ -161,12 +164,13 @@ class Losses:
 
     @torch.no_grad()
     def _observed(self, sums_M: Tensor, rows: Rows) -> Finding:
+        inside = {INSIDE + name: value for name, value in self.objective.shown(rows).items()}
         implicit_N = None if rows.reward_N is None else self.objective.implicit_rewards(rows)
         if implicit_N is None:
-            return Finding(sums_M)
+            return Finding(sums_M, shown=inside)
         implicit_N = implicit_N.detach().float()
         shown = Shown(rows, implicit_N, words="logp" in self.objective.needs.readouts)
-        return Finding(sums_M, implicit_N, rows.reward_N, shown.sums)
+        return Finding(sums_M, implicit_N, rows.reward_N, {**shown.sums, **inside})
 
 
 def count(unit: Unit, batch: Batch, *, best: bool = False) -> float:

@@ -50,6 +50,8 @@ class Log:
         if self.silent:
             return
         event = self.run.event(kind, **fields)
+        if kind == "rollout":
+            self.screen.rollout(event)
         if kind == "step":
             self.screen.step(event)
         for tracker in self.trackers:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 REFRESH = 0.2
 """Seconds between redraws of the live line. We redraw from the loop: a refresh thread would take time from it."""
+_WORDS = {"clipped": "clipped", "kl": "KL", "mismatch_k3": "mismatch", "training_seconds": "trained in s:"}
 PLAIN_EVERY = 10.0
 """Seconds between plain lines."""
 
@@ -23,6 +24,8 @@ class Screen:
         self.console = console or Console(stderr=True, highlight=False, quiet=silent)
         self.total, self.begun_at, self.began = total, 0, time.monotonic()
         self._drawn = 0.0
+        self._said = ""
+        """What the last rollout came to."""
         self._live = self._progress() if self.console.is_terminal and not silent else None
         self._task = self._live.add_task("train", total=total, numbers="") if self._live else None
 
@@ -63,12 +66,31 @@ class Screen:
             self.say(f"step {done}/{self.total}  {numbers}")
             self._drawn = now
 
+    def rollout(self, event: Mapping[str, Any]) -> None:
+        """What a rollout came to: shown beside the steps that it serves."""
+        parts = [f"right {event['right']:.2f}"] if "right" in event else []
+        known = [name for name in event if name.startswith("reward_") and name != "reward_std"]
+        if len(known) > 1:
+            parts += [f"{name.removeprefix('reward_')} {event[name]:.2f}" for name in known]
+        reward = f"{event['reward']:.3f} ± {event['reward_std']:.2f}" if "reward" in event else "unknown"
+        beside = f" ({', '.join(parts)})" if parts else ""
+        self._said = (
+            f"reward {reward}{beside}  silent {event['silent']:.0%}  "
+            f"length {event['length']:.0f} (cut {event['cut']:.0%})  entropy {event['entropy']:.2f}  "
+            f"said in {event['speaking_seconds']:.1f} s, judged in {event['scoring_seconds']:.1f} s, "
+            f"{event['made_per_s']:,.0f} tokens/s  "
+        )
+
     def numbers(self, event: Mapping[str, Any], now: float) -> str:
         """Loss, tokens a second, time left and memory in one line."""
         each = (now - self.began) / max(1, event["step"] - self.begun_at)
         left = clock(each * (self.total - event["step"]))
         judged = f"accuracy {event['accuracy']:.2f}  " if "accuracy" in event else ""
         judged += f"margin {event['margin']:.3f}  " if "margin" in event else ""
+        if self._said:
+            for name, form in (("clipped", ".1%"), ("kl", ".4f"), ("mismatch_k3", ".1e"), ("training_seconds", ".1f")):
+                judged += f"{_WORDS[name]} {event[name]:{form}}  " if name in event else ""
+            return f"{self._said}{judged}{event['tokens_per_s']:,.0f} tokens/s trained  {left} left"
         return (
             f"loss {event['loss']:.4f}  {judged}{event['tokens_per_s']:,.0f} tokens/s  "
             f"{left} left  {event['memory'] / 2**30:.1f} GiB"

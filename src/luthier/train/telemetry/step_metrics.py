@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.objectives import shown as inside
 from luthier.objectives.rows import Rows
 
 NUMBERS = ("reward", "logp", "length")
 """What is averaged over the better and the worse responses."""
+INSIDE = "inside."
+"""Before the names of what the objective shows of itself (`luthier.objectives.shown`)."""
 SUMS = (
     "pairs",
     "right",
@@ -26,6 +29,7 @@ SUMS = (
     "kl",
     "tokens",
     *(f"{n}_{side}" for n in NUMBERS for side in ("better", "worse")),
+    *(INSIDE + name for name in (*inside.SUMS, *inside.MAXIMA)),
 )
 """All that a micro-batch may show."""
 
@@ -75,7 +79,7 @@ class StepMetrics:
         self._shown.extend(shown)
 
     def take(self) -> dict[str, float]:
-        """Means over the step; {} where nothing was judged.
+        """Means over the step; {} where nothing was judged, and nothing shown.
 
         `kl` estimates KL(policy, reference) a token on the data's tokens by exp(d) - 1 - d, d = log ref - log policy
         (never negative; exact only for tokens that the policy itself wrote).
@@ -83,11 +87,24 @@ class StepMetrics:
         sums: dict[str, Tensor] = {}
         for shown in self._shown:
             for name, value in shown.items():
-                sums[name] = sums[name] + value if name in sums else value
+                if name not in sums:
+                    sums[name] = value
+                elif name.removeprefix(INSIDE) in inside.MAXIMA:
+                    sums[name] = torch.maximum(sums[name], value)
+                else:
+                    sums[name] = sums[name] + value
         if not sums:
             return {}
         names = list(sums)
-        found = dict(zip(names, torch.stack([sums[name] for name in names]).tolist(), strict=True))
+        numbers = torch.stack([sums[name].double() for name in names]).tolist()
+        every = dict(zip(names, numbers, strict=True))
+        own = {name.removeprefix(INSIDE): value for name, value in every.items() if name.startswith(INSIDE)}
+        found = {name: value for name, value in every.items() if not name.startswith(INSIDE)}
+        return {**self._judged(found), **inside.means(own)}
+
+    @staticmethod
+    def _judged(found: Mapping[str, float]) -> dict[str, float]:
+        """Of the better and the worse responses."""
         better = found.get("pairs", found.get("good", 0.0))
         worse = found.get("pairs", found.get("bad", 0.0))
         means: dict[str, float] = {}

@@ -17,7 +17,7 @@ from luthier.types import Tracker
 
 Config = Mapping[str, Any]
 """The recipe as dotted key → value."""
-LOGGED = {"step": "train", "evaluation": "evaluation", "end": "end"}
+LOGGED = {"step": "train", "rollout": "rollout", "evaluation": "evaluation", "end": "end"}
 """Kinds of event that have numbers, and the heading they go under."""
 
 

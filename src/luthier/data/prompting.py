@@ -1,0 +1,205 @@
+"""Rows as prompts: what a model is to answer while it learns, and what its answers are judged by.
+
+Any shape of row will do that has a prompt. What answers it in the data (`answer`, or what the assistant says last) is
+what scorers compare with; it does not train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.data.encode.template import Template
+from luthier.data.ledger import PERCENTILES, Ledger
+from luthier.data.mixing import held_out, mix
+from luthier.data.reading.feeds import Feed, feed
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.types import RAW, Example
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row to be answered. `ids`: what the model reads."""
+
+    example: Example
+    ids: tuple[int, ...]
+
+    @property
+    def where(self) -> str:
+        """File and row."""
+        return str(self.example.source) if self.example.source else "data"
+
+    @cached_property
+    def key(self) -> str:
+        """What it is, by content: what is read, and what answers are compared with."""
+        said = [turn.text for response in self.example.responses for turn in response.turns]
+        told = repr((self.ids, self.example.answer, said, sorted(self.example.meta.items(), key=repr)))
+        return hashlib.blake2b(told.encode(errors="backslashreplace"), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a run learns from, and what it is looked at by."""
+
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    ledger: Ledger
+
+    def refuse_lost(self, max_lost: float) -> None:
+        """Raises LuthierError where no prompt is left, or more rows are lost than this share."""
+        _refuse(self.ledger, len(self.train), max_lost)
+
+    @cached_property
+    def digest(self) -> str:
+        """Their content, in order."""
+        keys = "".join(prompt.key for prompt in self.train)
+        return hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
+
+
+def prompts(recipe: Recipe, template: Template, context: int | None = None) -> Prompts:
+    """The recipe's rows as prompts. `context`: the longest row that the model can read, if known.
+
+    Raises LuthierError for data that cannot be read, prompts that leave no room for an answer where train.long_rows is
+    error, a share of lost rows above train.max_lost, and where none is left.
+    """
+    ledger, room = Ledger(), _Room.of(recipe, context)
+    ledger.remarks += [template.remark] if template.remark else []
+    feeds = [feed(entry) for entry in recipe.data]
+    read = [(number, prompt) for number, one in enumerate(feeds) for prompt in _read(one, ledger, template, room)]
+    share = 0.0 if recipe.validate.data else recipe.validate.share
+    hashes = np.array([int(prompt.key[:16], 16) for _, prompt in read], np.uint64)
+    out = held_out(hashes, share)
+    apart = tuple(read[i][1] for i in np.flatnonzero(out))
+    ledger.held_out = len(apart)
+    if recipe.validate.data:
+        ledger.validation = Ledger()
+        apart = tuple(p for e in recipe.validate.data for p in _read(feed(e), ledger.validation, template, room))
+        _measure(ledger.validation, apart)
+    numbers = np.array([number for number, _ in read], np.int32)
+    weights, samples = [one.entry.weight for one in feeds], [one.samples for one in feeds]
+    order = mix(numbers, np.flatnonzero(~out), weights, samples, recipe.seed)
+    chosen = tuple(read[i][1] for i in order)
+    for i in order:
+        ledger.sources[feeds[read[i][0]].name].used += 1
+    _measure(ledger, chosen)
+    room.complain(ledger)
+    found = Prompts(chosen, apart, ledger)
+    found.refuse_lost(recipe.train.max_lost)
+    return found
+
+
+def show_prompts(found: Prompts, template: Template, count: int) -> Text:
+    """The first prompts as the model reads them, and what answers are compared with."""
+    from rich.text import Text
+
+    text = Text()
+    for prompt in found.train[:count]:
+        text.append(f"{prompt.where}\n", "bold")
+        text.append(str(template.tokenizer.decode(list(prompt.ids))))
+        known = reference_of(prompt.example)
+        text.append("\n" if known is None else f"\nto compare with: {known}\n", "dim")
+    return text
+
+
+def reference_of(example: Example) -> str | None:
+    """What is known to answer it, if anything is."""
+    if example.answer is not None or not example.responses:
+        return example.answer
+    return "\n".join(turn.text for turn in example.responses[0].turns)
+
+
+@dataclass
+class _Room:
+    """How long a prompt may be, so that the longest answer fits behind it."""
+
+    longest: int
+    answer: int
+    long_rows: str
+    enough: int | None
+    """So many rows are read of a stream: what the steps of the run take."""
+    too_long: int = 0
+    worst: int = 0
+    first: str = ""
+
+    @classmethod
+    def of(cls, recipe: Recipe, context: int | None) -> _Room:
+        assert recipe.rollout is not None and recipe.rollout.prompts is not None, "the recipe is not resolved"
+        answer = recipe.rollout.max_new_tokens
+        row = min(recipe.train.max_tokens, context or recipe.train.max_tokens)
+        enough = recipe.train.steps * recipe.rollout.prompts if recipe.train.steps else None
+        return cls(row - answer, answer, recipe.train.long_rows, enough)
+
+    def fault(self, length: int, where: str) -> str | None:
+        """Why a prompt of so many tokens is left out."""
+        if length <= self.longest:
+            return None
+        self.too_long, self.worst, self.first = self.too_long + 1, max(self.worst, length), self.first or where
+        return f"with an answer of {self.answer} tokens it is longer than train.max_tokens or the model's context"
+
+    def complain(self, ledger: Ledger) -> None:
+        """Raises LuthierError where such prompts are an error."""
+        if self.too_long and self.long_rows != "drop":
+            raise LuthierError(
+                f"{self.too_long:,} of {ledger.rows_read:,} prompts leave no room for an answer of {self.answer:,} "
+                f"tokens: the longest has {self.worst:,}, and {max(self.longest, 0):,} are free",
+                where=self.first,
+                fix="raise train.max_tokens (up to the model's context), lower rollout.max_new_tokens, or set "
+                "train.long_rows=drop",
+            )
+
+
+def _read(one: Feed, ledger: Ledger, template: Template, room: _Room) -> Iterator[Prompt]:
+    """The prompts of a feed; the ledger knows what became of the others."""
+    for example in itertools.islice(one.examples(ledger), room.enough if one.entry.streaming else None):
+        where = str(example.source)
+        if not example.prompt or all(turn.role == RAW for turn in example.prompt):
+            fix = "give rows with a `prompt` (and an `answer`, where a scorer compares with one)"
+            ledger.drop(one.name, example.source, "it has no prompt to answer", fix)
+            continue
+        if any(turn.media for turn in example.prompt):
+            ledger.drop(one.name, example.source, "it has pictures or sound, which no rollout reads yet")
+            continue
+        try:
+            ids = tuple(template.prompt_ids(example.prompt, example.tools))
+        except LuthierError as error:
+            raise LuthierError(error.what, where=where, fix=error.fix) from error
+        fault = room.fault(len(ids), where)
+        if fault is not None:
+            ledger.drop(one.name, example.source, fault)
+            continue
+        ledger.keep(one.name)
+        yield Prompt(example, ids)
+
+
+def _measure(ledger: Ledger, chosen: Sequence[Prompt]) -> None:
+    lengths = np.array([len(prompt.ids) for prompt in chosen], np.int64)
+    ledger.examples, ledger.tokens = len(chosen), int(lengths.sum())
+    if len(lengths):
+        values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+        ledger.lengths = {f"p{p}": int(value) for p, value in zip(PERCENTILES, values, strict=True)}
+        ledger.mean_length = round(float(lengths.mean()), 1)
+
+
+def _refuse(ledger: Ledger, count: int, max_lost: float) -> None:
+    """Raises LuthierError where no prompt is left, or more rows are lost than the recipe allows."""
+    why = "; ".join(f"{r} ({entry.count:,}×, first {entry.rows[0]})" for r, entry in ledger.main_reasons()[:3])
+    fix = next((entry.fix for _, entry in ledger.main_reasons() if entry.fix), None)
+    if not count:
+        held = f"; validate.share holds out {ledger.held_out:,}" if ledger.held_out else ""
+        raise LuthierError(f"there is no prompt to learn from: {why or 'no row was read'}{held}", where="data", fix=fix)
+    if ledger.lost > max_lost:
+        raise LuthierError(
+            f"{ledger.lost:.1%} of {ledger.rows_read:,} rows are lost, train.max_lost allows {max_lost:.1%}: {why}",
+            where="data",
+            fix=f"{fix}; or raise train.max_lost" if fix else "mend those rows, or raise train.max_lost",
+        )

@@ -1,0 +1,90 @@
+"""What the recipe says of rollouts held against its objective, and what of it is derived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from luthier.errors import LuthierError
+from luthier.recipe.document import Key, dotted
+from luthier.recipe.load import Loaded
+from luthier.recipe.schema import Recipe, Rollout
+
+LEARNERS = "grpo and other objectives that learn from what the model says"
+
+
+def filled(recipe: Recipe, needs: Any) -> tuple[Recipe, dict[Key, str]]:
+    """The recipe with `rollout:` written out where the objective needs it, and why each value is what it is.
+
+    `needs`: the objective's `luthier.types.Needs`.
+    """
+    if not needs.rollouts:
+        return recipe, {}
+    reasons: dict[Key, str] = {}
+    rollout, train = recipe.rollout or Rollout(), recipe.train
+    if rollout.prompts is None:
+        rollout = replace(rollout, prompts=train.batch)
+        reasons["rollout", "prompts"] = "from train.batch: one optimiser step a rollout"
+    elif rollout.prompts < train.batch:
+        train = replace(train, batch=rollout.prompts)
+        reasons["train", "batch"] = "from rollout.prompts: a step takes no more than a rollout has"
+    if rollout.dynamic is None:
+        rollout = replace(rollout, dynamic=needs.dynamic)
+        reasons["rollout", "dynamic"] = f"from objective: {recipe.objective.name}"
+    return replace(recipe, rollout=rollout, train=train), reasons
+
+
+def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
+    """Raises LuthierError where the recipe asks for rollouts that its objective does not take, or cannot take so."""
+
+    def refuse(key: Key, what: str, fix: str) -> NoReturn:
+        origin = loaded.nearest(key)
+        raise LuthierError(what, where=str(origin) if origin else dotted(key), fix=fix)
+
+    name, rollout = recipe.objective.name, recipe.rollout
+    if not needs.rollouts:
+        for key in ("rollout", "reward"):
+            if getattr(recipe, key):
+                what = f"`{key}:` is for {LEARNERS}; {name!r} learns from the rows as they are"
+                refuse((key,), what, f"leave `{key}:` out, or set another `objective:`")
+        return
+    _rewards(recipe, needs, refuse)
+    if rollout is None:
+        return
+    if rollout.n < needs.responses:
+        what = f"the objective {name!r} compares {needs.responses} answers to a prompt, and rollout.n is {rollout.n}"
+        refuse(("rollout", "n"), what, f"set rollout.n={needs.responses} or more")
+    for key, plain in (("top_p", 1.0), ("top_k", 0)):
+        if getattr(rollout, key) != plain and needs.unit.name != "pair":
+            refuse(
+                ("rollout", key),
+                f"rollout.{key} cuts tokens off, and {name!r} learns from how likely each one was: answers would be "
+                "drawn from another distribution than the one that learns",
+                f"leave rollout.{key} out",
+            )
+    _noise(recipe, refuse)
+
+
+def _rewards(recipe: Recipe, needs: Any, refuse: Any) -> None:
+    name = recipe.objective.name
+    if not recipe.reward and "teacher" not in needs.roles:
+        what = f"the objective {name!r} learns from what answers are worth, and no `reward:` says it"
+        refuse(("objective",), what, "name scorers: `reward: [json_match]`; docs/on-policy.md says more")
+    if recipe.reward and all(reward.counts == 0 for reward in recipe.reward):
+        what = "every entry of `reward:` is a gate: nothing would be worth more than 0"
+        refuse(("reward",), what, "give one of them a weight, or add a scorer that is no gate")
+
+
+def _noise(recipe: Recipe, refuse: Any) -> None:
+    """Answers are drawn without noise: what learns must be the very model that spoke."""
+    why = "answers are drawn without it, so that what learns would not be what spoke"
+    if recipe.train.neftune:
+        refuse(("train", "neftune"), f"NEFTune adds noise to the embeddings: {why}", "leave train.neftune out")
+    for index, plugin in enumerate(recipe.adapt):
+        rate = plugin.args.get("dropout")
+        if isinstance(rate, int | float) and rate > 0:
+            key = ("adapt", index, plugin.name, "dropout")
+            refuse(key, f"`{plugin.name}` has a dropout of {rate:g}: {why}", "set it to 0")
+    if recipe.train.parts:
+        what = "train.parts is for runs of several processes, and rollouts are drawn by one"
+        refuse(("train", "parts"), what, "leave train.parts out")

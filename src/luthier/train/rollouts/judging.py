@@ -1,0 +1,136 @@
+"""What answers are worth: scorers summed by weight, each reported by itself, gates that make the whole 0.
+
+A scorer that cannot say anything of an answer leaves it without a reward: it neither gains nor loses, and is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier.errors import LuthierError
+from luthier.recipe.schema import Reward
+from luthier.scorers.building import built
+from luthier.scorers.groups import score_group, score_groups
+from luthier.scorers.metric import Metric, reference
+from luthier.train.rollouts.drawn import Group, Parts
+from luthier.types import Example, Response
+
+RIGHT = 0.5
+"""A score of the first scorer above this is right, where its scores lie between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One scorer of the reward."""
+
+    name: str
+    metric: Metric
+    weight: float
+    gate: bool
+
+    @property
+    def late(self) -> bool:
+        """Is it better asked for many answers at once, when all have ended?"""
+        return not self.metric.sees_group and type(self.metric).many is not Metric.many
+
+
+class Judging:
+    """The recipe's rewards, built."""
+
+    def __init__(self, rewards: Sequence[Reward]) -> None:
+        names: list[str] = []
+        for reward in rewards:
+            count = sum(name.split(" ")[0] == reward.scorer.name for name in names)
+            names.append(f"{reward.scorer.name} {count + 1}" if count else reward.scorer.name)
+        self.parts = [
+            Part(name, built(reward.scorer), reward.counts, reward.gate)
+            for name, reward in zip(names, rewards, strict=True)
+        ]
+        for part in self.parts:
+            if part.metric.needs_likelihood or part.metric.needs_rewards:
+                raise LuthierError(
+                    f"the scorer {part.name!r} judges no answer that a model draws",
+                    where="reward",
+                    fix="take one that does: json_match, f1, reward_model, …",
+                )
+            part.metric.check()
+
+    @property
+    def tells_right(self) -> bool:
+        """Does the first scorer say what is right and what is wrong?"""
+        return bool(self.parts) and self.parts[0].metric.range == (0.0, 1.0)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise LuthierError where a scorer that compares with a known answer can judge none of these rows."""
+        for part in self.parts:
+            metric = part.metric
+            if metric.needs_reference and all(reference(example) is None for example in examples):
+                raise LuthierError(
+                    f"the scorer {part.name!r} compares with a known answer, and no row has one",
+                    where="reward",
+                    fix="give the rows an `answer`, or take another scorer",
+                )
+
+    # asking
+    def early(self, group: Group) -> list[dict[str, float | None]]:
+        """What the scorers that judge answers as they come say of a group's."""
+        return self._asked([part for part in self.parts if not part.late], [group])[0]
+
+    def late(self, groups: Sequence[Group]) -> list[list[dict[str, float | None]]]:
+        """What the others say of all groups' answers."""
+        return self._asked([part for part in self.parts if part.late], groups)
+
+    def _asked(self, parts: Sequence[Part], groups: Sequence[Group]) -> list[list[dict[str, float | None]]]:
+        said: list[list[dict[str, float | None]]] = [[{} for _ in group.answers] for group in groups]
+        given = [(group.prompt.example, [answer.response() for answer in group.answers]) for group in groups]
+        for part in parts:
+            for of_group, values in zip(said, _scores(part, given), strict=True):
+                for one, value in zip(of_group, values, strict=True):
+                    one[part.name] = value if value is not None and math.isfinite(value) else None
+        return said
+
+    def judge(self, groups: Sequence[Group]) -> None:
+        """Ask all scorers at once, and sum up."""
+        early, late = [self.early(group) for group in groups], self.late(groups)
+        for group, one, other in zip(groups, early, late, strict=True):
+            group.parts = [{**a, **b} for a, b in zip(one, other, strict=True)]
+            self.settle(group)
+
+    # summing up
+    def settle(self, group: Group) -> None:
+        """What each answer of a group is worth, and whether it is right, out of what was said of it (`group.parts`)."""
+        group.rewards = [self.total(said) for said in group.parts]
+        group.first = [said[self.parts[0].name] if self.parts else None for said in group.parts]
+        group.right = [None if one is None or not self.tells_right else one > RIGHT for one in group.first]
+
+    def total(self, said: Parts) -> float:
+        """The weighted sum; 0 where a gate is 0; NaN where a part of it could not be said."""
+        values = [(part, said[part.name]) for part in self.parts]
+        if not values or any(value is None for _, value in values):
+            return math.nan
+        if any(part.gate and value == 0 for part, value in values):
+            return 0.0
+        return float(sum(part.weight * (value or 0.0) for part, value in values))
+
+
+def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
+    """A scorer's scores of all these groups. What it raises names it, and the row where that is known."""
+    example: Example | None = None
+    try:
+        if part.late:
+            return score_groups(part.metric, given)
+        found = []
+        for example, responses in given:
+            found.append(score_group(part.metric, example, responses))
+        return found
+    except LuthierError:
+        raise
+    except Exception as error:
+        where = str(example.source) if example is not None and example.source else "reward"
+        raise LuthierError(
+            f"the scorer {part.name!r} failed: {type(error).__name__}: {error}",
+            where=where,
+            fix="let it give None where it cannot say; --debug shows where it failed",
+        ) from error

@@ -1,0 +1,149 @@
+"""What answers are worth: sums by weight, gates, scorers that cannot say, scorers that fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from rollout_runs import prompts
+
+from luthier.errors import LuthierError
+from luthier.recipe import Plugin
+from luthier.recipe.schema import Reward
+from luthier.scorers import SCORERS
+from luthier.scorers.metric import Metric, text
+from luthier.train.rollouts.drawn import Answer, Group
+from luthier.train.rollouts.judging import Judging
+from luthier.types import Example, Response
+
+
+@dataclass(frozen=True)
+class Words(Metric):
+    """A tenth for each word; None for an answer that says "hush"; fails at "bang"."""
+
+    range: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    needs_reference: ClassVar[bool] = False
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        if "bang" in text(response):
+            raise KeyError("no such word")
+        return None if "hush" in text(response) else len(text(response).split()) / 10
+
+
+@dataclass(frozen=True)
+class Batched(Words):
+    """The same, asked at once."""
+
+    asked: ClassVar[list[int]] = []
+
+    def many(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
+        self.asked.append(len(pairs))
+        return [self(*pair) for pair in pairs]
+
+
+@dataclass(frozen=True)
+class Ranked(Words):
+    """1 for the longest of a group."""
+
+    sees_group: ClassVar[bool] = True
+
+    def group(self, example: Example, responses: Sequence[Response]) -> list[float | None]:
+        lengths = [len(text(response)) for response in responses]
+        return [float(length == max(lengths)) for length in lengths]
+
+
+@dataclass(frozen=True)
+class Tokens(Words):
+    """How many tokens were sampled: scorers see the very tokens, and how likely they were."""
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        assert response.ids is not None and response.logp is not None and len(response.ids) == len(response.logp)
+        return float(len(response.ids))
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    more = {"words": Words, "batched": Batched, "ranked": Ranked, "tokens": Tokens}
+    monkeypatch.setattr(SCORERS, "_targets", {**SCORERS._targets, **more})
+    Batched.asked.clear()
+    yield
+
+
+def reward(name: str, weight: float | None = None, *, gate: bool = False) -> Reward:
+    return Reward(scorer=Plugin(name=name), weight=weight, gate=gate)
+
+
+def judged(rewards: Sequence[Reward], *texts: str) -> Group:
+    answers = [Answer((3, 4, 1), np.zeros(3, np.float32), said, "stop") for said in texts]
+    group = Group(0, 0, prompts(1)[0], answers)
+    Judging(rewards).judge([group])
+    return group
+
+
+def test_scores_are_summed_by_weight_and_each_is_reported() -> None:
+    group = judged([reward("contains"), reward("words", 0.5)], "w5", "no no", "w5 and more of it")
+    assert group.parts[2] == {"contains": 1.0, "words": 0.5}
+    assert group.rewards == pytest.approx([1.05, 0.1, 1.25])
+    assert group.right == [True, False, True] and group.first == [1.0, 0.0, 1.0]
+
+
+def test_a_gate_that_is_0_makes_the_whole_0_and_adds_nothing_by_itself() -> None:
+    group = judged([reward("words"), reward("contains", gate=True)], "w5 yes", "no yes", "")
+    assert group.rewards == pytest.approx([0.2, 0.0, 0.0])
+    assert judged([reward("words"), reward("contains", 0.5, gate=True)], "w5 yes").rewards == pytest.approx([0.7])
+
+
+def test_a_weight_may_be_below_0() -> None:
+    assert judged([reward("contains"), reward("words", -1.0)], "w5 yes").rewards == pytest.approx([0.8])
+
+
+def test_what_cannot_be_said_is_no_0() -> None:
+    group = judged([reward("contains"), reward("words", 0.1)], "w5 hush", "w5")
+    assert math.isnan(group.rewards[0]) and group.rewards[1] == pytest.approx(1.01)
+    assert group.parts[0] == {"contains": 1.0, "words": None}
+    assert not group.teaches, "one known reward tells nothing apart"
+
+
+def test_a_scorer_of_many_is_asked_for_all_groups_at_once_and_one_of_groups_for_each() -> None:
+    judging = Judging([reward("batched"), reward("ranked")])
+    groups = [
+        Group(place, 0, prompts(1)[0], [Answer((3,), np.zeros(1, np.float32), said, "stop") for said in texts])
+        for place, texts in enumerate((("a", "b b"), ("c c c", "d")))
+    ]
+    judging.judge(groups)
+    assert Batched.asked == [4]
+    assert [group.rewards for group in groups] == [pytest.approx([0.1, 1.2]), pytest.approx([1.3, 0.1])]
+    assert [part.late for part in judging.parts] == [True, False]
+
+
+def test_a_first_scorer_of_any_number_calls_nothing_right() -> None:
+    group = judged([reward("words")], "a b c d e f g h")
+    assert group.right == [None] and group.rewards == [0.8]
+
+
+def test_two_of_a_kind_have_names_of_their_own() -> None:
+    assert [part.name for part in Judging([reward("words"), reward("words"), reward("contains")]).parts] == [
+        "words", "words 2", "contains",
+    ]  # fmt: skip
+
+
+def test_scorers_see_the_tokens_that_were_sampled() -> None:
+    assert judged([reward("tokens")], "w5").rewards == [3.0]
+
+
+def test_a_scorer_that_fails_is_named_with_the_row() -> None:
+    with pytest.raises(LuthierError, match=r"q.jsonl:1: the scorer 'words' failed: KeyError: 'no such word'"):
+        judged([reward("words")], "bang")
+    with pytest.raises(LuthierError, match=r"the scorer 'batched' failed"):
+        judged([reward("batched")], "bang")
+
+
+def test_scorers_that_judge_no_answer_are_refused() -> None:
+    with pytest.raises(LuthierError, match="judges no answer that a model draws"):
+        Judging([reward("perplexity")])
+    with pytest.raises(LuthierError, match="'contains' compares with a known answer, and no row has one"):
+        Judging([reward("contains")]).check([Example(prompt=prompts(1)[0].example.prompt)])
