@@ -31,8 +31,8 @@ SAMPLES_BAR, MEMORY_BAR, SHARING_BAR = 4.0, 2.0, 0.45
 SYSTEM = (
     "You are a patient teacher of arithmetic for children of eight to ten years. You tell stories. Begin each with "
     "the morning of a day, the place and the weather. Then say which digits of the numbers you look at first and why, "
-    "which ones you look at next, and what would have to be different for the answer to be another one. Give an example from "
-    "everyday life, such as apples in a basket, pages of a book or steps on a stair. Never answer in fewer than two "
+    "which ones you look at next, and what would have to be different for the answer to be another one. Give an example "
+    "from everyday life, such as apples in a basket, pages of a book or steps on a stair. Never answer in fewer than two "
     "hundred words, and do not use lists, tables or formulas."
 )
 """With the question it comes to 151 tokens, three times an answer."""
@@ -84,15 +84,16 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender("luthier", "luthier"),
-    Contender("luthier-whole-rows", "luthier", {"train.share_prefix": False}),
+    Contender("luthier", "luthier", {"train.micro_tokens": 640}),
+    Contender("luthier-whole-rows", "luthier", {"train.micro_tokens": 640, "train.share_prefix": False}),
     Contender("trl-defaults", "trl"),
     Contender("trl-best", "trl", {"gradient_checkpointing": False, "per_device_train_batch_size": 4}),
 )
 
 
 def luthier_recipe(work: OnPolicy, folder: Path) -> dict[str, Any]:
-    """Luthier's defaults, and what the workload fixes for every tool."""
+    """Luthier's defaults, and what the workload fixes for every tool. `train.micro_tokens` is set as TRL's micro-batch is
+    (640: a group at a time, as fast as the default of 2,048 and leaner)."""
     return {
         "model": {"name": work.model, "dtype": "fp32"},
         "data": work.train,
@@ -237,8 +238,15 @@ def main() -> None:
         for contender in (one for one in CONTENDERS if one.name in given.only):
             done = ran(contender, work, given)
             runs.setdefault(contender.name, []).append(done)
-            print(f"{contender.name}: {done['steps'][-1]['seconds']:.1f} s a step, {done['peak_gib']:.2f} GiB", flush=True)
-    document = {"hardware": results.output_of("hardware.py"), "workload": asdict(work), "threads": given.threads, "runs": runs}
+            print(
+                f"{contender.name}: {done['steps'][-1]['seconds']:.1f} s a step, {done['peak_gib']:.2f} GiB", flush=True
+            )
+    document = {
+        "hardware": results.output_of("hardware.py"),
+        "workload": asdict(work),
+        "threads": given.threads,
+        "runs": runs,
+    }
     results.write("on-policy", document, table(runs, work), given.results)
 
 

@@ -1,4 +1,4 @@
-"""The reward of the on-policy contest: how varied an answer is. Every tool calls this very function, by its file's path."""
+"""The reward of the on-policy contest: how varied an answer is. Every tool calls this very function, from this file."""
 
 from __future__ import annotations
 
