@@ -119,7 +119,8 @@ def evaluate(run: Run | str | Path, overrides: Sequence[str] = ()) -> list[Compa
         resume_check.held(run, recipe)
         run.check_whole()
         comparisons = _evaluate(run, Job(recipe), recipe.evaluate)
-        resume_check.keep(run, recipe)  # the tasks that the scores are of, now that there are scores
+        for key in resume_check.keep(run, recipe):  # what the scores are of, now that there are scores
+            say(f"{key}: the run keeps what was given here, and `luthier evaluate` goes by it from now on")
         _report(run)
     console().print(f"report      {run.report_path}", markup=False)
     return comparisons

@@ -63,6 +63,24 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"prompt": "2+2?", "completion": "4", "label": "1.0"},
     ],
     "stepwise": [{"prompt": "2+2?", "completions": ["two", "4"], "labels": [True, False]}],
+    "theorem": [
+        {"prompt": "2+2?", "statement": "2 + 2 = 4", "proof": "4"},
+        {"prompt": [USER], "statement": "2 + 2 = 4", "header": "Require Import Arith.", "proof": "4", "system": "Sum"},
+    ],
+    "mbpp": [
+        {"text": "2+2?", "code": "4", "test_list": ["assert 4"], "test_setup_code": ""},
+        {"text": "2+2?", "code": "4", "task_id": 1, "test_list": '["assert 4"]', "challenge_test_list": []},
+        {"prompt": "2+2?", "code": "4", "test_list": ["assert 4"], "test_imports": ["import math"]},
+    ],
+    "human_eval": [
+        {"prompt": "2+2?", "entry_point": "f", "test": "def check(f): pass", "canonical_solution": "4"},
+    ],
+    "tested": [
+        {"prompt": "2+2?", "tests": ["assert 4"], "solution": "4"},
+        {"prompt": "2+2?", "tests": "assert 4\nassert 5", "solution": "4", "setup": "import math"},
+        {"prompt": [USER], "tests": [{"input": "2 2", "output": "4"}], "solution": "4"},
+        {"question": "2+2?", "tests": {"inputs": ["2 2"], "outputs": ["4"]}, "solution": "4"},
+    ],
     "task": [{"prompt": "2+2?"}, {"prompt": "2+2?", "answer": "4"}, {"prompt": [USER], "answer": "4"}],
 }
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -73,6 +91,26 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"instruction": "", "input": "", "output": "4"}, "'instruction' and 'input' are empty"),
         ({"instruction": "Add", "output": "4", "history": ["Hi"]}, "'history' is not a list of"),
         ({"instruction": "Add", "output": "4", "history": 4}, "'history' is a number, not a list"),
+    ],
+    "mbpp": [
+        ({"text": "2+2?", "code": "4", "test_list": []}, "'test_list' is an empty list"),
+        ({"text": "2+2?", "code": "4", "test_list": "assert"}, "'test_list' is text, but not JSON"),
+        ({"text": "2+2?", "code": "4", "test_list": [4]}, "'test_list' holds a number, not text"),
+        ({"text": "2+2?", "code": "4", "test_list": ["assert assert"]}, "'test_list' is no Python"),
+        ({"text": " ", "code": "4", "test_list": ["assert 4"]}, "'text' is empty"),
+        ({"text": "2+2?", "code": "4", "test_list": ["assert 4"], "test_setup_code": "("}, "'test_setup_code' is no"),
+    ],
+    "human_eval": [
+        ({"prompt": "2+2?", "entry_point": "f", "test": "def check("}, "'test' is no Python"),
+        ({"prompt": "2+2?", "entry_point": "", "test": "assert 4"}, "'entry_point' is empty"),
+    ],
+    "tested": [
+        ({"prompt": "2+2?", "tests": "assert ("}, "'tests' is no Python"),
+        ({"prompt": "2+2?", "tests": []}, "'tests' is an empty list"),
+        ({"prompt": "2+2?", "tests": 4}, "'tests' is a number, not a list"),
+        ({"prompt": "2+2?", "tests": [{"input": "2"}]}, "'tests' holds a pair without the texts"),
+        ({"prompt": "2+2?", "tests": {"inputs": ["2"], "outputs": []}}, "`inputs` and `outputs` of one length"),
+        ({"prompt": "2+2?", "tests": {"inputs": [], "outputs": []}}, "'tests' is empty"),
     ],
     "messages": [
         ({"messages": None}, "'messages' is null, not a list"),
@@ -144,6 +182,12 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompt": "2+2?", "completions": "two", "labels": [True]}, "'completions' is text, but not JSON"),
         ({"prompt": "2+2?", "completions": [2], "labels": [True]}, "'completions' is not a list of texts"),
     ],
+    "theorem": [
+        ({"prompt": "2+2?", "statement": None}, "'statement' is null, not text"),
+        ({"prompt": "2+2?", "statement": " "}, "'statement' is empty"),
+        ({"prompt": "2+2?", "statement": "2 + 2 = 4", "header": 4}, "'header' is a number, not text"),
+        ({"prompt": "2+2?", "statement": "2 + 2 = 4", "proof": ["4"]}, "'proof' is a list, not text"),
+    ],
     "task": [({"prompt": ""}, "'prompt' is empty"), ({"prompt": 4}, "'prompt' is a number")],
 }
 
@@ -169,9 +213,13 @@ def test_a_good_row_is_recognised_and_read(name: str, row: dict[str, Any]) -> No
     assert isinstance(example, Example)
     assert len(example.responses) == {"ranked": len(row.get("responses", ())), "preference": 2, "task": 0}.get(name, 1)
     if name != "text":
-        assert example.prompt[-1].role == "user" and example.prompt[-1].text in ("2+2?", "2+2 is", "Add", "Add\n2+2")
+        assert example.prompt[-1].role == "user" and example.prompt[-1].text in (
+            *("2+2?", "2+2 is", "Add", "Add\n2+2"),
+            "2+2?\nYour code should pass this test:\nassert 4",
+        )
         assert all(response.turns[-1].role == "assistant" for response in example.responses)
-        assert name in ("task", "stepwise") or example.responses[0].turns[-1].text == "4"
+        said = {"mbpp": "```python\n4\n```", "tested": "```python\n4\n```", "human_eval": "```python\n2+2?4\n```"}
+        assert name in ("task", "stepwise") or example.responses[0].turns[-1].text == said.get(name, "4")
 
 
 @pytest.mark.parametrize(("name", "case"), rows(BAD))

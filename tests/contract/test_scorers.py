@@ -1,6 +1,8 @@
 """What holds for every registered scorer, whatever it measures; what it declares decides which checks apply."""
 
 import math
+import shutil
+import time
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
@@ -43,13 +45,20 @@ def names(**abilities: bool) -> list[str]:
 
 @pytest.fixture(scope="module")
 def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What scorers cannot do without: the run of a reward model."""
+    """What scorers cannot do without, by key: the run of a reward model, a function, a pattern, …"""
     folder = tmp_path_factory.mktemp("required")
     model = save_tiny_model(folder / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
         write_run(folder / "rm", policy(model), model)
-    return {"run": str(folder / "rm")}
+    (folder / "own.py").write_text("def share(response):\n    return len(response) % 7\n", encoding="utf-8")
+    return {
+        "run": str(folder / "rm"),
+        "function": f"{folder / 'own.py'}:share",
+        "pattern": "tea",
+        "schema": {"type": "object"},
+        "limit": 20,
+    }
 
 
 def build(name: str, required: dict[str, Any]) -> Metric:
@@ -59,6 +68,8 @@ def build(name: str, required: dict[str, Any]) -> Metric:
 
 @pytest.fixture(params=SCORERS.names())
 def every(request: pytest.FixtureRequest, required: dict[str, Any]) -> Metric:
+    if request.param == "proof" and shutil.which("coqc") is None:
+        pytest.skip("Coq is not there: apt install coq")
     return build(request.param, required)
 
 
@@ -98,6 +109,28 @@ def test_many_at_once_are_as_many_one_by_one(every):
     assert together == [each if each is None else pytest.approx(each, abs=1e-5) for each in alone]
     assert every.many([]) == [] and every.statistics_many([]) == []
     assert every.many([(rows[0], Response(()))])[0] in (None, every(rows[0], Response(())))
+
+
+SAID = {
+    "nothing": "",
+    "unicode": "🙂‮́ ½ Ⅷ ﷺ \ud7ff\x00\u2028 𝒳",
+    "chinese": "答案是 \\boxed{五}，因为二加三等于五。",
+    "long": "so 1 + 1 = 2, " * 10_000,
+    "brackets": "{[(<" * 10_000,
+    "marks": "\\boxed{" * 5_000,
+}
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID)
+def test_any_words_are_judged_within_the_range_alike_each_time_and_soon(every, said):
+    if every.needs_likelihood or every.needs_rewards or "run" in {field.name for field in fields(every)}:
+        pytest.skip("it asks a model, which has a context")
+    row, response = example("5"), Response((Turn("assistant", said),))
+    start = time.process_time()
+    score = every(row, response)
+    assert time.process_time() - start < 10
+    assert score is None or (isinstance(score, float) and every.range[0] <= score <= every.range[1])
+    assert score == every(row, response) == replace(every)(row, response)
 
 
 def judged(scorer: Judgement) -> Example:

@@ -61,7 +61,7 @@ class Grammars:
         """
         state = self._fresh(grammar)
         ends = self._stop | frozenset(stop_ids), self._own
-        return Matcher(state, NAMES[grammar.kind], self._size, ends, lambda: self._fresh(grammar, anew=True))
+        return Matcher(state, _name(grammar), self._size, ends, lambda: self._fresh(grammar, anew=True))
 
     def _fresh(self, grammar: Grammar, anew: bool = False) -> LLMatcher:
         with self._lock:
@@ -87,7 +87,11 @@ class Grammars:
         compiled = LLMatcher(self._tokens, _written(grammar), log_level=0, limits=LLParserLimits(**LIMITS))
         tried = compiled if compiled.is_error() else _tried(compiled)
         if tried.is_error():
-            raise _bad(grammar.kind, _short(tried.get_error()))
+            for name, schema in grammar.parts:  # the one at fault is told by its own name and in its own words
+                own = Grammar("json_schema", schema, ((name, schema),))
+                if own != grammar:
+                    self._compile(own)
+            raise _bad(grammar, _short(tried.get_error()))
         return compiled
 
     def _read_tokens(self) -> LLTokenizer:
@@ -199,11 +203,11 @@ def _written(grammar: Grammar) -> str:
     from llguidance import LLMatcher
 
     if len(grammar.text) > LONGEST[grammar.kind]:
-        raise _bad(grammar.kind, f"it has {len(grammar.text)} characters, and may have {LONGEST[grammar.kind]}")
+        raise _bad(grammar, f"it has {len(grammar.text)} characters, and may have {LONGEST[grammar.kind]}")
     try:
         grammar.text.encode()
     except UnicodeEncodeError as error:
-        raise _bad(grammar.kind, "it holds half a character (a lone surrogate)") from error
+        raise _bad(grammar, "it holds half a character (a lone surrogate)") from error
     if grammar.kind == "regex":
         return LLMatcher.grammar_from_regex(grammar.text)
     if grammar.kind == "lark":
@@ -211,21 +215,28 @@ def _written(grammar: Grammar) -> str:
     try:
         schema = json.loads(grammar.text)
     except RecursionError as error:
-        raise _bad(grammar.kind, "it is nested too deep") from error
+        raise _bad(grammar, "it is nested too deep") from error
     except ValueError as error:
-        raise _bad(grammar.kind, f"it is not JSON: {error}") from error
+        raise _bad(grammar, f"it is not JSON: {error}") from error
     if schema is True:  # anything goes, which an empty one says, too
         schema = {}
     if not isinstance(schema, dict):
-        raise _bad(grammar.kind, f"it is {type(schema).__name__}, not an object")
+        raise _bad(grammar, f"it is {type(schema).__name__}, not an object")
     try:
         return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=cast(Any, JSON))
     except ValueError as error:
-        raise _bad(grammar.kind, str(error)) from error
+        raise _bad(grammar, str(error)) from error
 
 
-def _bad(kind: str, why: str) -> LuthierError:
-    return LuthierError(f"the {NAMES[kind]} cannot be kept to: {why}", where=kind, fix="mend or simplify it")
+def _bad(grammar: Grammar, why: str) -> LuthierError:
+    return LuthierError(f"the {_name(grammar)} cannot be kept to: {why}", where=grammar.kind, fix="mend or simplify it")
+
+
+def _name(grammar: Grammar) -> str:
+    """What a fault is told of."""
+    names = [name for name, _ in grammar.parts[:3]]
+    more = [f"{len(grammar.parts) - 3} more"] if len(grammar.parts) > 3 else []
+    return " and the ".join([*names, *more]) or NAMES[grammar.kind]
 
 
 def _short(message: str) -> str:

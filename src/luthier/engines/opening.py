@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Opening(ABC):
     """What every engine's plug-in derives from: its fields are settings."""
 
     elsewhere: ClassVar[bool] = False
@@ -27,14 +28,15 @@ class Opening:
     def ready(self, *, base: bool) -> None:
         """Raise LuthierError for what would be refused when it is opened, as far as it is known before: long work may
         come first. `base`: is the model before training to answer too?"""
+        return
 
     def identity(self) -> dict[str, Any]:
         """Those of its settings that answers hang on: what is begun under others is not gone on with."""
         return {}
 
+    @abstractmethod
     def open(self, model: Any, stop_ids: Collection[int]) -> Engine:
         """An engine that answers as the model; `stop_ids` end a sequence."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ class AdapterOff:
         self.engine, self._off, self.context = engine, off, engine.context
 
     def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """As `Engine.run`; the adapter is off while the model works, and on again while a completion is looked at."""
-        completions = self.engine.run(requests)
-        while True:
-            with self._off():
-                completion = next(completions, None)
-            if completion is None:
-                return
-            yield completion
+        """As `Engine.run`; the adapter is off from the first completion to the last."""
+        return self._all(self.engine.run(requests))
+
+    def _all(self, completions: Iterator[Completion]) -> Iterator[Completion]:
+        with self._off():
+            yield from completions
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """As `Engine.generate`."""

@@ -75,7 +75,7 @@ class Outcome:
 
     def response(self, completion: Completion) -> Response:
         """An answer as a response."""
-        return Response((Turn("assistant", completion.text),), by=self.system)
+        return Response((Turn("assistant", completion.text),), by=self.system, ids=completion.sampled or None)
 
     def drawn(self, rows: Sequence[Example]) -> list[tuple[Example, list[Response]]]:
         """Each row with all the answers that were drawn for it."""

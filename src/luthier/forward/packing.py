@@ -5,6 +5,8 @@ Passes may be opened over one another and closed in any order; the last to close
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,3 +44,14 @@ def close_on(model: Any) -> None:
         unfuse(model)
         model.set_attn_implementation(opened.own)
         del _models[model]
+
+
+@contextmanager
+def paged(model: Any) -> Iterator[None]:
+    """Around a pass whose attention goes to pages of keys and values: what is to attend travels as the layout does."""
+    open_on(model, fused=False)
+    try:
+        with attention.unmasked():
+            yield
+    finally:
+        close_on(model)

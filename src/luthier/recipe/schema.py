@@ -246,7 +246,7 @@ class Task:
         Plugin(name="exact_match"),
     )
     """exact_match, json_match, contains, f1, bleu, rouge, perplexity, reward_model, preference_accuracy,
-    step_accuracy; the first one is the headline."""
+    label_accuracy, step_accuracy; the first one is the headline."""
     limit: Annotated[Int, Field(gt=0)] | None = None
     """Score only the first so many rows."""
     max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256

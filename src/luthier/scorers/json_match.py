@@ -13,7 +13,9 @@ from luthier.types import Example, Response
 
 _FENCE = re.compile(r"```[\w-]*\s*\n?(.*?)```", re.DOTALL)
 _OPENING = re.compile(r"[\[{]")
-_NONE = object()
+TRIES = 1000
+"""Brackets that may open no JSON before the search is given up: each costs a look at the whole text."""
+NOTHING = object()
 """No value at all; JSON's null is a value."""
 
 
@@ -34,14 +36,24 @@ def json_values(text: str) -> Iterator[Any]:
             yield _DECODER.decode(whole.strip())
         except (ValueError, RecursionError):
             continue
-    position = 0
-    while opening := _OPENING.search(text, position):
+    position = failed = 0
+    while failed < TRIES and (opening := _OPENING.search(text, position)):
         try:
             value, position = _DECODER.raw_decode(text, opening.start())
-        except (ValueError, RecursionError):
-            position = opening.end()
+        except ValueError:
+            position, failed = opening.end(), failed + 1
             continue
+        except RecursionError:  # tried again from each bracket within, it would take minutes
+            return
         yield value
+
+
+def whole_value(text: str) -> Any:
+    """The JSON value that a text is, white space around it aside; NOTHING where it is none."""
+    try:
+        return _DECODER.decode(text.strip())
+    except (ValueError, RecursionError):
+        return NOTHING
 
 
 def _kind(value: Any) -> type:
@@ -72,11 +84,11 @@ class JsonMatch(Metric):
     invented fields cost. A list of names: the share of these that are equal, whatever else there is."""
 
     def __call__(self, example: Example, response: Response) -> float | None:
-        expected: Any = next(json_values(reference(example) or ""), _NONE)
-        if expected is _NONE:
+        expected: Any = next(json_values(reference(example) or ""), NOTHING)
+        if expected is NOTHING:
             return None
-        found: Any = next((value for value in json_values(text(response)) if _kind(value) is _kind(expected)), _NONE)
-        if found is _NONE:
+        found: Any = next((value for value in json_values(text(response)) if _kind(value) is _kind(expected)), NOTHING)
+        if found is NOTHING:
             return 0.0
         if self.fields and isinstance(expected, dict):
             return self._share(expected, found)
@@ -86,5 +98,5 @@ class JsonMatch(Metric):
         names = self.fields if isinstance(self.fields, tuple) else expected.keys() | found.keys()
         if not names:  # two empty objects
             return 1.0
-        right = sum(equal(expected.get(name, _NONE), found.get(name, _NONE)) for name in names)
+        right = sum(equal(expected.get(name, NOTHING), found.get(name, NOTHING)) for name in names)
         return right / len(names)

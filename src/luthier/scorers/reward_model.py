@@ -65,12 +65,30 @@ class RewardModel(Metric):
 
         Raises LuthierError as `check` does, and for a response that is longer than the model's context.
         """
-        self.check()
-        opened = _opened(self.run, _stamp(self.run), self.batch)
         scores: list[float | None] = []
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            scores += self._scores(opened, pairs[start : start + PAIRS_AT_ONCE])
+            rows = self.rows(pairs[start : start + PAIRS_AT_ONCE])
+            known = iter(self.rewards([row for row in rows if row is not None]))
+            scores += [None if row is None else next(known) for row in rows]
         return scores
+
+    def rows(self, pairs: Sequence[tuple[Example, Response]]) -> list[Encoded | None]:
+        """The pairs as the model reads them; None for what has no reward. Raises LuthierError as `many` does."""
+        self.check()
+        return self._model.encode(pairs)
+
+    def rewards(self, rows: Sequence[Encoded]) -> list[float]:
+        """The rewards of such rows."""
+        opened = self._model
+        steps = opened.card.kind == "step"
+        readings = opened.reader(rows)
+        return [
+            aggregate(value_K, self.aggregation or "product") if steps else float(value_K[0]) for value_K in readings
+        ]
+
+    @property
+    def _model(self) -> _Opened:
+        return _opened(self.run, _stamp(self.run), self.batch)
 
     def check(self) -> None:
         """Raise LuthierError where the run is no run, has not finished, has no head that fits the keys, or learnt from
@@ -92,16 +110,6 @@ class RewardModel(Metric):
 
     def statistics_many(self, pairs: Sequence[tuple[Example, Response]]) -> list[tuple[float, ...] | None]:
         return [None if score is None else (score, 1.0) for score in self.many(pairs)]
-
-    def _scores(self, opened: _Opened, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
-        encoded = opened.encode(pairs)
-        known = [index for index, row in enumerate(encoded) if row is not None]
-        readings = opened.reader([row for row in encoded if row is not None])
-        scores: list[float | None] = [None] * len(pairs)
-        for index, value_K in zip(known, readings, strict=True):
-            steps = opened.card.kind == "step"
-            scores[index] = aggregate(value_K, self.aggregation or "product") if steps else float(value_K[0])
-        return scores
 
 
 def aggregate(logit_K: NDArray[np.float32], how: Aggregation) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from luthier.errors import LuthierError
 from luthier.registry import suggest
+from luthier.run import Run
 from luthier.serve.faults import ApiFault
 from luthier.serve.metrics import Metrics
 
@@ -197,7 +198,8 @@ def place_in(folder: Path, name: str) -> Path:
     if (place / "head.safetensors").is_file():
         raise ApiFault(400, f"{name!r} is a reward model: it scores answers, it gives none", param="name")
     inside = folder.resolve()
-    for path in (place, *place.iterdir()):
+    recipe = Run(folder / name).recipe_path
+    for path in (place, *place.iterdir(), *([recipe] if recipe.exists() else [])):
         if not path.resolve().is_relative_to(inside):
             raise ApiFault(400, f"the adapter {name!r} is (or has) a link to a place outside the folder", param="name")
     return place

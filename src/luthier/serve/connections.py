@@ -1,4 +1,5 @@
-"""uvicorn, told to do two things otherwise: close connections that ask nothing, and let requests end before it does."""
+"""uvicorn, told to do three things otherwise: close connections that ask nothing, tell those that are too many so in
+the API's own words, and let requests end before it does."""
 
 from __future__ import annotations
 
@@ -10,16 +11,30 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from luthier.serve.api.exchange import CROWDED
 from luthier.serve.house import House
 
 
-def patient(seconds: float) -> type[H11Protocol]:
-    """Connections on which something must be asked within so many seconds, at once and again."""
+def patient(seconds: float, most: int) -> type[H11Protocol]:
+    """Connections on which something must be asked within so many seconds, at once and again.
+
+    Beyond `most` of them a newcomer is one too many as long as it lasts, and the application is told so; those that
+    were let in before are not touched by it. Of the surplus so many are heard at a time, further ones hung up on.
+    """
+    inside: set[H11Protocol] = set()
+    surplus: set[H11Protocol] = set()
 
     class Patient(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._late = self.loop.call_later(seconds, self._give_up)
+            if len(inside) < most:
+                inside.add(self)
+                return
+            surplus.add(self)
+            self.app = _crowded(self.app)
+            if len(surplus) > most:
+                self._give_up()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -30,12 +45,23 @@ def patient(seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._late.cancel()
+            inside.discard(self)
+            surplus.discard(self)
             super().connection_lost(exc)
 
         def _give_up(self) -> None:
             self.transport.close()
 
     return Patient
+
+
+def _crowded(app: Any) -> Any:
+    """The application for a connection that is one too many."""
+
+    async def told(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, CROWDED: True}, receive, send)
+
+    return told
 
 
 class Listening(uvicorn.Server):

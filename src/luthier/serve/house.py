@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.serve.adapters import Adapter, Adapters, unknown
 from luthier.serve.faults import ApiFault
 from luthier.serve.metrics import Metrics
-from luthier.serve.opening import Opened
+from luthier.serve.opening import Opened, system_of
+from luthier.serve.readings import parts_of
 from luthier.serve.settings import Settings
 from luthier.serve.worker import Worker
 
 if TYPE_CHECKING:
     from luthier.data import Template
-    from luthier.forward.likelihoods import Likely
+    from luthier.forward.likelihoods import Likelihoods, Likely
     from luthier.scorers.reward_model import RewardModel
     from luthier.serve.words.tools import Form
     from luthier.types import Encoded, Example, Response
@@ -38,6 +41,13 @@ class Served:
     """What the engine knows its adapter by; None: the base."""
     more_stops: frozenset[int] = frozenset()
     """Tokens that end its answers beside those that end the base's."""
+    folder: Path | None = None
+    """Of the run or the adapter behind it."""
+
+    @cached_property
+    def system(self) -> str | None:
+        """The system message of a conversation that brings none: that of the run's data."""
+        return None if self.folder is None else system_of(self.folder)
 
     @cached_property
     def form(self) -> Form | None:
@@ -59,6 +69,7 @@ class House:
         self.active = 0
         """Requests that are being answered now."""
         self._served: dict[str | None, Served] = {}
+        self._opening = threading.Lock()
         self.worker = Worker(self._engine(), settings, self.metrics)
         self.adapters: Adapters | None = None
         if opened.policy is not None and opened.template is not None:
@@ -117,7 +128,8 @@ class House:
             template, base = self.opened.template, self.opened.template
             if adapter is not None:
                 template = await asyncio.to_thread(self.adapters.template, adapter)
-            self._served[key] = Served(name, template, key, template.stop_ids - base.stop_ids)
+            folder = self.opened.home if adapter is None else adapter.folder
+            self._served[key] = Served(name, template, key, template.stop_ids - base.stop_ids, folder)
         return self._served[key]
 
     def forget(self, adapter: Adapter) -> None:
@@ -139,26 +151,43 @@ class House:
         if bad is not None:
             raise ApiFault(400, f"{where}: the model has no token {bad} (it has {vocabulary})", param="prompt")
 
-    # on the engine's thread: what is read of the model between two steps
-    def likely(self, rows: Sequence[Encoded], adapter: str | None, count: int) -> list[Likely]:
-        """What the model thinks of each token of each row, and the likeliest in its place."""
+    # what is read of the model between two steps
+    async def likely(self, rows: Sequence[Encoded], adapter: str | None, count: int) -> list[Likely]:
+        """What the model thinks of each token of each row, and the likeliest in its place. Raises ApiFault (429)."""
+        return await self._read(rows, adapter, lambda likelihoods, some: likelihoods.with_top(some, count))
+
+    async def means(self, rows: Sequence[Encoded], adapter: str | None) -> list[Any]:
+        """For each row the mean of the last hidden states. Raises ApiFault (429)."""
+        return await self._read(rows, adapter, lambda likelihoods, some: likelihoods.means(some), shared=False)
+
+    async def _read(
+        self,
+        rows: Sequence[Encoded],
+        adapter: str | None,
+        ask: Callable[[Likelihoods, Sequence[Encoded]], list[Any]],
+        *,
+        shared: bool = True,
+    ) -> list[Any]:
         from luthier.forward.likelihoods import Likelihoods
 
-        self.worker.prepare(adapter)
-        with self.worker.engine.model(adapter) as module:
-            return Likelihoods(module).with_top(rows, count)
+        def read(some: Sequence[Encoded]) -> list[Any]:
+            self.worker.prepare(adapter)
+            with self.worker.engine.model(adapter) as module:
+                return ask(Likelihoods(module), some)
 
-    def means(self, rows: Sequence[Encoded], adapter: str | None) -> list[Any]:
-        """For each row the mean of the last hidden states."""
-        from luthier.forward.likelihoods import Likelihoods
+        return list(chain(*await self.worker.do(parts_of(rows, read, shared=shared), adapter)))
 
-        self.worker.prepare(adapter)
-        with self.worker.engine.model(adapter) as module:
-            return Likelihoods(module).means(rows)
+    async def rewards(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
+        """The reward of each answer. Raises LuthierError for what the model cannot read, ApiFault (429)."""
+        rows = await asyncio.to_thread(self._judged, pairs)
+        known = [row for row in rows if row is not None]
+        parts = parts_of(known, lambda some: self._reward.rewards(some), shared=True)
+        found = iter(chain(*await self.worker.do(parts)) if parts else ())
+        return [None if row is None else next(found) for row in rows]
 
-    def rewards(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
-        """The reward of each answer."""
-        return self._reward.many(pairs)
+    def _judged(self, pairs: Sequence[tuple[Example, Response]]) -> list[Encoded | None]:
+        with self._opening:  # the first to ask opens the model
+            return self._reward.rows(pairs)
 
     @cached_property
     def _reward(self) -> RewardModel:

@@ -86,13 +86,12 @@ def make(house: House, host: str, keys: list[str]) -> Listening:
     settings = house.settings
     config = uvicorn.Config(
         App(house, Guard(keys, local=is_local(host))),
-        http=patient(settings.patience),
+        http=patient(settings.patience, settings.connections),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=max(1, round(settings.patience)),
         timeout_graceful_shutdown=5,
     )

@@ -13,6 +13,7 @@ from luthier.run import Run
 if TYPE_CHECKING:
     from luthier.data import Template
     from luthier.models import Policy
+    from luthier.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Opened:
     """Name → folder of the adapters on it."""
     reward: Run | None = None
     """The run of a reward model."""
+    home: Path | None = None
+    """The folder of the run that trained the base's own weights, or the only model."""
 
 
 def open_all(given: Sequence[str]) -> Opened:
@@ -65,16 +68,17 @@ def open_all(given: Sequence[str]) -> Opened:
     policy = _whole(whole[0]) if whole else open_beneath(next(iter(adapters.values())))
     for path in adapters.values():
         must_go_on(path, policy)
-    name = Path(policy.base).name if Path(policy.base).is_absolute() else policy.base
-    if whole and Run(Path(whole[0])).recipe_path.exists():
-        name = _name_of(Path(whole[0]).resolve())
+    name, home = Path(policy.base).name if Path(policy.base).is_absolute() else policy.base, None
+    if whole and Run(Path(whole[0]).expanduser()).recipe_path.exists():
+        home = Path(whole[0]).expanduser().resolve()
+        name = _name_of(home)
     if name in adapters:
         raise LuthierError(
             f"the base and an adapter are both called {name!r}",
             where=str(adapters[name]),
             fix="give the run's folder another name",
         )
-    return Opened(name, policy, _template(policy), adapters, reward)
+    return Opened(name, policy, _template(policy), adapters, reward, home)
 
 
 def _sorted(given: Sequence[str]) -> tuple[list[Path], list[str], dict[str, Path]]:
@@ -117,9 +121,23 @@ def _name_of(path: Path) -> str:
 
 
 def _objective(run: Run) -> str:
+    return _recipe(run).objective.name
+
+
+def _recipe(run: Run) -> Recipe:
     from luthier.recipe import loads
 
-    return loads(run.recipe_path.read_text(encoding="utf-8"), name=str(run.recipe_path)).recipe.objective.name
+    return loads(run.recipe_path.read_text(encoding="utf-8"), name=str(run.recipe_path)).recipe
+
+
+def system_of(folder: Path) -> str | None:
+    """The system message that a run's data had; `folder` is the run's, or its adapter's. None for what is no run's.
+
+    Raises LuthierError for a recipe that cannot be read.
+    """
+    above = Run(folder.parent)
+    run = above if above.adapter == folder and above.recipe_path.exists() else Run(folder)
+    return (_recipe(run).data[0].system or None) if run.recipe_path.exists() else None
 
 
 def _whole(name: str) -> Policy:
@@ -145,7 +163,7 @@ def _alone(folder: Path, reward: Run | None) -> Opened:
     from luthier.models import open_run
 
     policy = open_run(Run.open(folder))
-    return Opened(_name_of(folder.resolve()), policy, _template(policy), reward=reward)
+    return Opened(_name_of(folder.resolve()), policy, _template(policy), reward=reward, home=folder)
 
 
 def _template(policy: Policy) -> Template:

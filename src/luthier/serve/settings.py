@@ -57,7 +57,7 @@ class Settings:
     stuck: Seconds = 60.0
     """Without a step for so long though there is work, the server calls itself stuck (/health)."""
     connections: Count = 1024
-    """The most connections at a time."""
+    """The most connections at a time; what is asked on one more is told so (503)."""
     loaded: Count = 64
     """The most adapters in memory at a time that need the model to themselves; the longest unused makes room."""
     adapters: Count = 1024**3

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from luthier.serve import faults
 from luthier.serve.faults import ApiFault
 from luthier.serve.metrics import Metrics
 from luthier.serve.outbox import Outbox, Told
+from luthier.serve.readings import Part, Reading
 from luthier.serve.settings import Settings
 from luthier.types import Request
 
@@ -45,6 +45,8 @@ class Asked:
     over: bool = False
     last: float = 0.0
     """When its last piece came."""
+    drawn: int = 0
+    """Tokens of its answers so far, told or not."""
 
 
 class Worker:
@@ -55,13 +57,18 @@ class Worker:
         self.engine, self._settings, self._metrics = engine, settings, metrics
         self._lock = threading.Condition()
         self._orders: deque[Callable[[], None]] = deque()
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._readings: deque[Reading] = deque()
+        self._read_by: set[Reading] = set()
+        """Those that wait, and the one of which a part is under way."""
+        self._owed = 0.0
+        """Seconds that answers are brought forward for before the next part of a reading: as long as the last took."""
         self._asked: dict[Ticket, tuple[Asked, int]] = {}
         self._open: set[Asked] = set()
         self._queued = [0, 0]  # requests, tokens
         self._speed = 0.0
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: dict[Asked, Sequence[Told]] = {}  # of the last step, on its way to the loop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.last_step = time.monotonic()
         self.fault: str | None = None
@@ -87,8 +94,12 @@ class Worker:
 
     def abandon(self) -> None:
         """What is open fails."""
+        fault = ApiFault(503, "the server has stopped")
         for asked in list(self._open):
-            asked.outbox.fail(ApiFault(503, "the server has stopped"))
+            asked.outbox.fail(fault)
+        for reading in list(self._read_by):
+            self._close_reading(reading)
+            reading.future.set_exception(fault)
 
     @property
     def alive(self) -> bool:
@@ -99,7 +110,7 @@ class Worker:
     def busy(self) -> bool:
         """Is there anything that a client waits for?"""
         with self._lock:
-            return bool(self._open or self._orders or self._jobs)
+            return bool(self._open or self._orders or self._read_by)
 
     def submit(self, requests: Sequence[Request], *, whole: bool = False) -> Asked:
         """Hand a client's request in; of one that is to be told as a `whole` the loop hears once. Raises ApiFault (429)
@@ -119,26 +130,25 @@ class Worker:
         self._metrics.count("cancelled", reason=reason)
         self._order(lambda: self._end(asked))
 
-    async def do(self, job: Callable[[], Any], cost: int = 0) -> Any:
-        """What a job gives that needs the model to itself: it is done between two steps.
+    async def do(self, parts: Sequence[Part], adapter: str | None = None) -> list[Any]:
+        """What parts give that need the model to themselves. Each is done between two steps, and they are in the queue
+        until they are; `adapter` is not thrown out meanwhile. Whoever is cancelled here leaves what was not begun.
 
-        Raises ApiFault (429) where too much is waiting already, and whatever the job raises.
+        Raises ApiFault (429) where too much is waiting already, and whatever a part raises.
         """
-        self._queue(cost)
-        future: Future[Any] = Future()
-
-        def work() -> None:
-            self._unqueue(cost)
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(job())
-                except BaseException as error:
-                    future.set_exception(error)
-
+        reading = Reading(deque(parts), adapter)
+        self._queue(reading.cost)
         with self._lock:
-            self._jobs.append(work)
+            self._readings.append(reading)
+            self._read_by.add(reading)
             self._lock.notify()
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(reading.future)
+        except asyncio.CancelledError:
+            if self._close_reading(reading):
+                self._metrics.count("cancelled", reason="left")
+                self.tidy_up()
+            raise
 
     def gauges(self) -> dict[str, float]:
         """What the metrics say of this moment."""
@@ -178,9 +188,21 @@ class Worker:
                 )
             self._queued = [requests + 1, tokens + cost]
 
-    def _unqueue(self, cost: int) -> None:
+    def _unqueue(self, cost: int, requests: int = 1) -> None:
         with self._lock:
-            self._queued = [self._queued[0] - 1, self._queued[1] - cost]
+            self._queued = [self._queued[0] - requests, self._queued[1] - cost]
+
+    def _close_reading(self, reading: Reading) -> bool:
+        """No part of it is begun any more; False where it was over already."""
+        with self._lock:
+            if reading.over:
+                return False
+            reading.over = True
+            self._read_by.discard(reading)
+            if reading in self._readings:
+                self._readings.remove(reading)
+            self._unqueue(reading.cost)
+            return True
 
     def _order(self, order: Callable[[], None]) -> None:
         with self._lock:
@@ -191,19 +213,51 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._lock:
-                while not (self._orders or self._jobs or self._working or self._stopping):
+                while not (self._orders or self._readings or self._working or self._stopping):
                     self._lock.wait()
+                    self.last_step = time.monotonic()  # there was nothing to do until now
                 if self._stopping:
                     return
                 orders = list(self._orders)
                 self._orders.clear()
-                job = self._jobs.popleft() if self._jobs else None
+                due = self._readings and (self._owed <= 0 or not self._working)
+                reading = self._readings.popleft() if due else None
             for order in orders:
                 order()
-            if job is not None:
-                job()
+            if reading is not None:
+                self._spread()
+                self._read(reading)
             if self._working:
+                begun = time.monotonic()
                 self._step()
+                self._owed -= time.monotonic() - begun
+            if not self._working:
+                self._spread()
+
+    def _read(self, reading: Reading) -> None:
+        """Do the next part of it; the others come after those of whoever waits, too."""
+        begun = time.monotonic()
+        part, failure = reading.parts[0], None
+        try:
+            reading.found.append(part.work())
+        except BaseException as error:
+            failure = error
+        self.last_step = time.monotonic()
+        self._owed = self.last_step - begun
+        with self._lock:
+            if reading.over:  # its client has left meanwhile
+                return
+            reading.parts.popleft()
+            self._unqueue(part.cost, 0)
+            if reading.parts and failure is None:
+                self._readings.append(reading)
+                return
+            self._close_reading(reading)
+        if failure is None:
+            reading.future.set_result(reading.found)
+        else:
+            reading.future.set_exception(failure)
+        self.tidy()
 
     @property
     def _working(self) -> bool:
@@ -211,7 +265,9 @@ class Worker:
 
     def in_use(self) -> set[str | None]:
         """The adapters by which somebody is answered now."""
-        return {ticket.request.adapter for ticket in self._asked}
+        with self._lock:
+            read_by = {reading.adapter for reading in self._read_by}
+        return {ticket.request.adapter for ticket in self._asked} | read_by
 
     def tidy_up(self) -> None:
         """Look for adapters that may leave, before the next step."""
@@ -237,7 +293,8 @@ class Worker:
     def _step(self) -> None:
         begun = time.monotonic()
         try:
-            told = self.engine.step()
+            told = self.engine.step(self._spread)
+            self._spread()
         except Exception as error:
             self._broken(error)
             return
@@ -266,14 +323,20 @@ class Worker:
             self._metrics.count("generated_tokens", drawn)
             speed = drawn / max(self.last_step - begun, 1e-6)
             self._speed = SPEED_KEPT * self._speed + (1 - SPEED_KEPT) * speed if self._speed else speed
-            now = {asked: due for asked, pieces in news.items() if (due := _due(asked, pieces))}
-            if now:
-                self._tell(lambda: _hand_out(now))
+            self._news = {asked: due for asked, pieces in news.items() if (due := _due(asked, pieces))}
         for asked, reason in failed.items():
             self._fail(asked, faults.of(reason))
 
+    def _spread(self) -> None:
+        """Hand out what the last step gave: as the next one begins to read the model, which takes no Python, so that
+        the two threads do not wait for each other."""
+        if self._news:
+            now, self._news = self._news, {}
+            self._tell(lambda: _hand_out(now))
+
     def _measure(self, asked: Asked, pieces: Sequence[Told]) -> None:
         first = not asked.begun
+        asked.drawn += len(pieces)
         self._left_queue(asked)
         if first:
             self._metrics.took("time_to_first_token_seconds", self.last_step - asked.since)

@@ -40,9 +40,12 @@ def check(run: Run, recipe: Recipe) -> Claim:
     return found
 
 
-def keep(run: Run, recipe: Recipe) -> None:
-    """Write the recipe's lock into the folder that was looked at: what `luthier evaluate` goes by from now on."""
-    write_atomically(run.recipe_path, lock(located(recipe)))
+def keep(run: Run, recipe: Recipe) -> list[str]:
+    """Write the recipe's lock into the folder that was looked at: what `luthier evaluate` goes by from now on. Returns
+    what is another than it was, in words."""
+    old, new = _read(run), located(recipe)
+    write_atomically(run.recipe_path, lock(new))
+    return [] if old is None else [name for name in ("engine", "evaluate") if getattr(old, name) != getattr(new, name)]
 
 
 def held(run: Run, recipe: Recipe) -> Claim:

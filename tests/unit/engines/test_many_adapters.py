@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def base() -> Any:
-    return tiny.model(hidden_size=64, initializer_range=0.3).eval()
+    return tiny.model(hidden_size=64, initializer_range=0.1).eval()
 
 
 def saved(folder: Path, seed: int = 0, **settings: Any) -> str:
@@ -89,11 +89,11 @@ def test_each_is_what_peft_makes_of_it(folders: dict[str, str]) -> None:
         with torch.no_grad():
             log = module(torch.tensor([[*PROMPT, *one.sampled]])).logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)
         assert log.argmax(-1).tolist() == list(one.sampled)
-        np.testing.assert_allclose(one.logprobs, log.max(-1).values, atol=2e-5)  # of logits up to 10
+        np.testing.assert_allclose(one.logprobs, log.max(-1).values, atol=1e-5)
         ids = np.array([*PROMPT, *one.sampled], np.int32)
         weights = np.r_[np.zeros(len(PROMPT)), np.ones(len(one.sampled))].astype(np.float32)
         (scored,) = made.logprobs([Encoded((ids,), (weights,))], name)
-        np.testing.assert_allclose(scored, one.logprobs, atol=2e-5)
+        np.testing.assert_allclose(scored, one.logprobs, atol=1e-5)
         assert list(made.run([Request(PROMPT, GREEDY, adapter=name)])) == [one]
 
 

@@ -106,6 +106,7 @@ ORDER = '{"item": "tea", "count": 2, "milk": true}'
         (ORDER, '{"item": "tea", "count": 2, "milk": true', 0.0),  # cut off
         (ORDER, "two teas with milk", 0.0),
         (ORDER, "[" * 100_000, 0.0),
+        (ORDER, "[{" * 100_000 + ORDER, 0.0),
         ("[1, 2]", "[2, 1]", 0.0),  # the order of a list matters
         ("[1, 2]", "I think [1,2]", 1.0),
         ("null", "null", 1.0),

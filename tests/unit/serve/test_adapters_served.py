@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from serving import HERMES, Served, byte_model, lora, serving
 
 from luthier.errors import LuthierError
 from luthier.models import Policy, load
-from luthier.recipe import Model, Plugin
+from luthier.recipe import Model, Plugin, loads, lock
+from luthier.run import Run
 from luthier.serve.opening import open_all
 
 ASKED: Any = [{"role": "user", "content": "hello"}]
@@ -123,6 +125,37 @@ def test_a_model_that_was_trained_whole(places: Path, tmp_path: Path) -> None:
     with serving([str(tmp_path / "whole")]) as served:
         assert [one["id"] for one in served.get("/v1/models").json()["data"]] == ["whole"]
         assert text(served, "whole")
+
+
+def test_the_system_message_of_a_runs_data(places: Path, tmp_path: Path) -> None:
+    said: Any = {"role": "system", "content": "Say it in verse."}
+    for name in ("first", "second", "houlsby"):
+        shutil.copytree(places / name, tmp_path / name)
+        path = Run(tmp_path / name).recipe_path
+        recipe = loads(path.read_text(), name=str(path)).recipe
+        path.write_text(lock(replace(recipe, data=(replace(recipe.data[0], system=said["content"]),))))
+
+    def heard(served: Served, name: str, *before: Any) -> tuple[int, str]:
+        answer = ask(served, name, messages=[*before, *ASKED]).json()
+        return answer["usage"]["prompt_tokens"], answer["choices"][0]["message"]["content"]
+
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "second").rename(tmp_path / "adapters" / "second")
+    for given, names in (([tmp_path / "first"], ("first", "second")), ([tmp_path / "houlsby"], ("houlsby",))):
+        with serving([str(one) for one in given], tmp_path / "adapters") as served:
+            for name in names:
+                other = {**said, "content": "Be brief."}
+                bare = heard(served, name, {**said, "content": ""})[0]
+                assert heard(served, name) == heard(served, name, said)
+                assert heard(served, name)[0] == bare + len(said["content"])
+                for role in ("system", "developer"):  # the conversation's own stands
+                    more = heard(served, name, {**other, "role": role})[0] - bare
+                    assert more == len("Be brief.") + len(role) - len("system")
+                for path, key in (("completions", "prompt"), ("embeddings", "input")):
+                    answer = served.post(f"/v1/{path}", {"model": name, key: "abc"})
+                    assert answer.json()["usage"]["prompt_tokens"] == len("abc")
+            if "first" in names:
+                assert heard(served, "base")[0] < bare, "the base has no data of its own"
 
 
 def test_rewards(places: Path, tmp_path: Path) -> None:

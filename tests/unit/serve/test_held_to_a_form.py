@@ -123,3 +123,57 @@ def test_forms_that_cannot_be_kept_to(served: Served, body: Any) -> None:
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert served.post("/v1/completions", {"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+ADDRESS: Any = {
+    "type": "object",
+    "properties": {"town": {"enum": ["ulm", "bonn"]}},
+    "required": ["town"],
+    "additionalProperties": False,
+}
+TREE: Any = {
+    "type": "object",
+    "properties": {"name": {"enum": ["a", "b"]}, "under": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+    "required": ["name", "under"],
+    "additionalProperties": False,
+}
+
+
+def holding(ref: str, **more: Any) -> Any:
+    """Parameters of which one points elsewhere."""
+    to = {"type": "object", "properties": {"to": {"$ref": ref}}, "required": ["to"], "additionalProperties": False}
+    return {**to, **more}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        holding("#/$defs/Address", **{"$defs": {"Address": ADDRESS}}),
+        holding("#/definitions/Address", definitions={"Address": ADDRESS}),
+        holding("#/$defs/Outer", **{"$defs": {"Outer": holding("#/$defs/Address"), "Address": ADDRESS}}),
+        {"$ref": "#/definitions/Address", "definitions": {"Address": ADDRESS}},
+        TREE,
+        holding("#/$defs/Tree", **{"$id": "https://example.org/tree", "$defs": {"Tree": ADDRESS}}),
+    ],
+    ids=["defs", "definitions", "defs of defs", "all of it", "recursion", "id"],
+)
+def test_parameters_that_point_to_one_another(served: Served, parameters: Any) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "send", "parameters": parameters}}]
+    for seed in range(2):
+        made = served.client().chat.completions.create(
+            model="base", messages=ASKED, tools=tools, tool_choice="required", max_tokens=400, seed=seed,
+            parallel_tool_calls=False,
+        )  # fmt: skip
+        if made.choices[0].finish_reason != "length":
+            calls: Any = made.choices[0].message.tool_calls
+            jsonschema.validate(json.loads(calls[0].function.arguments), parameters)
+
+
+@pytest.mark.parametrize("chosen", ["required", {"type": "function", "function": {"name": "send"}}])
+def test_of_parameters_that_cannot_be_held_to_the_tool_is_told(served: Served, chosen: Any) -> None:
+    tools: Any = [*TOOLS, {"type": "function", "function": {"name": "send", "parameters": holding("#/$defs/Nowhere")}}]
+    body = {"messages": ASKED, "tools": tools, "tool_choice": chosen, "max_tokens": 8}
+    answer = served.post("/v1/chat/completions", body)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 400 and "tool 'send'" in message and "'/$defs/Nowhere'" in message
+    assert not any(word in message for word in ("Lark", "properties", "'look'"))

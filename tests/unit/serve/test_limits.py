@@ -53,6 +53,15 @@ def raw(
     return made
 
 
+def begins(made: socket.socket) -> None:
+    """Wait for the first of a stream."""
+    heard = b""
+    while b"data: " not in heard:
+        part = made.recv(65536)
+        assert part, heard
+        heard += part
+
+
 @pytest.mark.parametrize("when", ["first token", "middle", "whole", "queued"])
 def test_a_client_that_leaves_frees_its_rows(served: Served, when: str) -> None:
     served.idle()
@@ -125,8 +134,13 @@ def test_a_request_has_a_time_limit(base: Path) -> None:
         served.idle()
 
 
-def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(served: Served) -> None:
-    worker = served.house.worker
+def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, step = served.house.worker, served.house.worker.engine.step
+    monkeypatch.setattr(
+        worker.engine, "step", lambda *told: (time.sleep(0.01), step(*told))[1]
+    )  # so that a stream is kept up with
     served.post("/v1/completions", {"prompt": "a", "max_tokens": 1})  # from now on the worker knows the loop
     asked = Request((65, 66, 67), Sampling(max_new_tokens=40), n=2)
 
@@ -140,8 +154,35 @@ def test_of_an_answer_told_as_a_whole_the_event_loop_hears_once(served: Served) 
     once, often = (
         asyncio.run_coroutine_threadsafe(heard(whole=whole), worker._loop).result(20) for whole in (True, False)
     )
-    assert len(once) == 1  # how often the other is heard of hangs on which of the two threads is faster
+    assert len(once) == 1 and len(often) > 1
     assert once[0] == [piece for take in often for piece in take]
+
+
+def test_one_connection_too_many_is_told_so_and_disturbs_nobody(base: Path) -> None:
+    big = {"messages": [{"role": "user", "content": "x" * 2_000_000}]}
+    with serving([str(base)], connections=2) as served:
+        assert served.get("/health").status_code == 200  # this client keeps its connection
+        other = raw(served, {**LONG, "stream": True})
+        begins(other)
+        for body in ({**LONG, "max_tokens": 1}, big):
+            late = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+            with pytest.raises(openai.InternalServerError) as told:
+                late.chat.completions.create(model="base", **body)
+            assert told.value.status_code == 503 and int(told.value.response.headers["retry-after"]) >= 1
+            assert told.value.code == "too_many_connections" and "2 connections" in told.value.message
+            late.close()
+        probe = socket.create_connection(("127.0.0.1", served.port))
+        probe.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert b" 200 OK" in probe.recv(4096)
+        quiet = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(4)]  # beyond what is heard of them
+        assert quiet[-1].recv(1) == b""
+        assert served.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status_code == 200
+        for one in (other, probe, *quiet):
+            one.close()
+        served.idle()
+        again = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=20)
+        assert again.models.list().data
+        again.close()
 
 
 def test_an_engine_that_fails_says_so_and_goes_on(base: Path) -> None:
@@ -149,10 +190,10 @@ def test_an_engine_that_fails_says_so_and_goes_on(base: Path) -> None:
         engine, step = served.house.worker.engine, served.house.worker.engine.step
         fails = threading.Event()
 
-        def failing() -> Any:
+        def failing(*told: Any) -> Any:
             if fails.is_set():
                 raise RuntimeError("the disk has melted")
-            return step()
+            return step(*told)
 
         engine.step = failing
         fails.set()
@@ -183,13 +224,20 @@ def test_it_ends_when_what_runs_has_ended(base: Path) -> None:
             time.sleep(0.02)
 
 
-def test_it_ends_after_a_while_in_any_case(base: Path) -> None:
+def test_it_ends_after_a_while_in_any_case(base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "luthier.serve")
     with serving([str(base)], drain=0.2) as served, ThreadPoolExecutor() as pool:
+        stream = raw(served, {**LONG, "stream": True, "n": 2})
+        begins(stream)
         running = pool.submit(served.post, "/v1/chat/completions", {**LONG, "n": 4})
-        served.until(lambda now: now["luthier_running"] == 4)
+        served.until(lambda now: now["luthier_running"] == 6)
         served.server.handle_exit(15, None)
         answer = running.result(20)
         assert answer.status_code == 503 and "stopped" in answer.json()["error"]["message"]
+    stream.close()
+    said = [line for line in caplog.messages if line.startswith("POST")]
+    answered = [int(line.split(", ")[1].removesuffix(" answered")) for line in said]
+    assert len(answered) == 2 and min(answered) > 0, said  # streamed or not, so far they had come
 
 
 KEYS = ("first-key-123", "admin second-key-123")

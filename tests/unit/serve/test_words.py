@@ -15,7 +15,7 @@ from luthier.data import Template
 from luthier.errors import LuthierError
 from luthier.serve.faults import ApiFault
 from luthier.serve.settings import Settings, parse, read_keys
-from luthier.serve.words import tools
+from luthier.serve.words import schemas, tools
 from luthier.serve.words.answers import Answer, Logprobs
 from luthier.serve.words.bodies import Chat, Completions
 from luthier.serve.words.bodies import parse as read
@@ -27,6 +27,10 @@ NAMES = {"add", "look"}
 ADD = Call("add", '{"a": 1, "b": "<tool_call>"}')
 LOOK = Call("look", "{}")
 ADDED = '{"name": "add", "arguments": {"a": 1, "b": "<tool_call>"}}'
+CLOSED = Call("add", json.dumps({"a": 'as "this\\"</tool_call>" \\', "b": "</tool_call>"}))
+SHUT = f'{{"name": "add", "arguments": {CLOSED.arguments}}}'
+MARKS = Call("add", '{"a": "[TOOL_CALLS]look[ARGS]"}')
+MARKED = f'{{"name": "add", "arguments": {MARKS.arguments}}}'
 SPOKEN: list[tuple[type, str, str, list[Call]]] = [
     (Plain, "no call <tool_call>", "no call <tool_call>", []),
     (Tagged, "Let me see.\n<tool_call>\n{\"name\": \"look\", \"arguments\": {}}\n</tool_call>", "Let me see.", [LOOK]),
@@ -36,6 +40,14 @@ SPOKEN: list[tuple[type, str, str, list[Call]]] = [
     (Tagged, 'x <tool_call>{"name": "what"}</tool_call>', 'x <tool_call>{"name": "what"}</tool_call>', []),
     (Tagged, 'cut <tool_call>{"name": "look", "argum', 'cut <tool_call>{"name": "look", "argum', []),
     (Tagged, '<tool_call>{"name": "look", "arguments": {}}', "", [LOOK]),
+    (Tagged, f'<tool_call>{SHUT}</tool_call>\n<tool_call>{ADDED}</tool_call>', "", [CLOSED, ADD]),
+    (Tagged, f'<tool_call>{SHUT}', "", [CLOSED]),
+    (Tagged, f'<tool_call>"w</tool_call> <tool_call>{SHUT}</tool_call> b', '<tool_call>"w</tool_call> b', [CLOSED]),
+    (Tagged, '<tool_call>"what</tool_call> it "says"', '<tool_call>"what</tool_call> it "says"', []),
+    (Tagged, '<tool_call>"a</tool_call> "b</tool_call>', '<tool_call>"a</tool_call> "b</tool_call>', []),
+    (Listed, f"[TOOL_CALLS][{MARKED}]", "", [MARKS]),
+    (Listed, '[TOOL_CALLS]add[ARGS]{"a": "[TOOL_CALLS]look[ARGS]"} [TOOL_CALLS]look[ARGS]{}', "", [MARKS, LOOK]),
+    (Listed, "[TOOL_CALLS]look[ARGS]{} and", "[TOOL_CALLS]look[ARGS]{} and", []),
     (Tagged, "less < than <tool and \n\n", "less < than <tool and \n\n", []),
     (Listed, f'Well. [TOOL_CALLS][{{"name": "look", "arguments": {{}}}}, {ADDED}]', "Well.", [LOOK, ADD]),
     (Listed, '[TOOL_CALLS]look[ARGS]{}[TOOL_CALLS]add[ARGS]{"a": 1, "b": "<tool_call>"}', "", [LOOK, ADD]),
@@ -269,3 +281,33 @@ def test_files_of_keys(tmp_path: Any) -> None:
 def test_what_a_tool_must_be_is_json() -> None:
     made = tools.grammar("bare", template("bare"), [TOOL], parallel=False)
     assert json.loads(made.text.partition("%json ")[2])["properties"]["name"] == {"const": "add"}
+
+
+def test_pointers_of_parameters_are_moved_with_them_and_nothing_else_is() -> None:
+    given = {
+        "properties": {
+            "$ref": {"type": "string"},
+            "const": {"$ref": "#/$defs/A"},
+            "any": {"anyOf": [{"$ref": "#"}, {"$ref": "#named"}, {"$ref": "https://x.org/y#/$defs/A"}]},
+            "said": {"default": {"$ref": "#/$defs/A"}, "enum": [{"$ref": "#"}], "$comment": "#/$defs/A"},
+        },
+        "$defs": {"A": {"items": {"$ref": "#/properties/a~1b"}}, "B": {"$id": "b", "items": {"$ref": "#/$defs/A"}}},
+    }
+    assert schemas.beneath(given, "arguments") == {
+        "properties": {
+            "$ref": {"type": "string"},
+            "const": {"$ref": "#/properties/arguments/$defs/A"},
+            "any": {
+                "anyOf": [
+                    {"$ref": "#/properties/arguments"},
+                    {"$ref": "#named"},
+                    {"$ref": "https://x.org/y#/$defs/A"},
+                ]
+            },
+            "said": given["properties"]["said"],
+        },
+        "$defs": {
+            "A": {"items": {"$ref": "#/properties/arguments/properties/a~1b"}},
+            "B": given["$defs"]["B"],
+        },
+    }

@@ -61,7 +61,9 @@ def keys(found: Endpoint, **more: str) -> list[str]:
     return [f"engine.openai.{key}={value}" for key, value in given.items()]
 
 
-def test_the_tasks_of_a_run_are_answered_by_an_endpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tasks_of_a_run_are_answered_by_an_endpoint(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("luthier.models.open_run", lambda *_, **__: pytest.fail("weights were loaded"))
     with endpoint(answer) as found:
         (comparison,) = verbs.evaluate(run, keys(found, base="theirs"))
@@ -69,6 +71,8 @@ def test_the_tasks_of_a_run_are_answered_by_an_endpoint(run: Run, monkeypatch: p
     assert (systems["base"].value, systems["tuned"].value) == (0.0, 1.0)
     assert {body["model"] for _, body in found.asked} == {"ours", "theirs"} and len(found.asked) == 6
     assert f"url: {found.url}" in run.recipe_path.read_text(), "the scores say who gave the answers"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "engine: the run keeps what was given here" in said and "evaluate: the run keeps" not in said
 
 
 def test_the_best_of_several_answers_of_an_endpoint(run: Run) -> None:

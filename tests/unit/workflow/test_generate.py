@@ -232,7 +232,8 @@ def test_answers_are_never_written_over_their_prompts(model: Path, tmp_path: Pat
 def test_what_cannot_be_seen_is_not_answered(model: Path, tmp_path: Path) -> None:
     given = tmp_path / "pictures.jsonl"
     content = [{"type": "text", "text": "what is it"}, {"type": "image", "image": "x"}]
-    given.write_text(json.dumps({"messages": [{"role": "user", "content": content}]}) + "\n")
-    with pytest.raises(LuthierError, match="which no answer would see"):
-        verbs.generate(model, given, tmp_path / "out.jsonl", ["max_new_tokens=2"])
-    assert not (tmp_path / "out.jsonl").exists()
+    for row in ({"messages": [{"role": "user", "content": content}]}, {"prompt": "what is it", "images": ["x.png"]}):
+        given.write_text(json.dumps(row) + "\n")
+        with pytest.raises(LuthierError, match="which no answer would see"):
+            verbs.generate(model, given, tmp_path / "out.jsonl", ["max_new_tokens=2"])
+        assert not (tmp_path / "out.jsonl").exists()

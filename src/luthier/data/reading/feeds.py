@@ -18,6 +18,7 @@ from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
+from luthier.data.reading.formats.turns import with_media
 from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
@@ -100,7 +101,7 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = shape.read(row)
+                example = with_media(row, shape.read(row))
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)

@@ -1,6 +1,7 @@
 """Reading through the model's own layers: transformers' forward over tokens of many sequences, attention over pages.
 
-For the architectures that have no compiled step, on any device. Attention travels as the packed layout does.
+For the architectures that have no compiled step, on any device. Attention travels as the packed layout does. On CUDA,
+steps of one token a row take `static.py`'s way.
 
 Shape suffixes: T = tokens of the step, R = single tokens, C = tokens of a run, K = keys of a sequence (padded),
 H = heads, G = key heads, D = head dimension, V = vocabulary.
@@ -8,12 +9,15 @@ H = heads, G = key heads, D = head dimension, V = vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from luthier.engines.local.pool import Pool
+from luthier.engines.local.static import StaticSteps
 from luthier.errors import LuthierError
 from luthier.forward import packing
 from luthier.forward.forward import causal_lm, why_not_packed
@@ -30,8 +34,7 @@ class PagedReader:
         self._module, self._model = module, causal_lm(module)
         self._virtual: Virtual | None = virtual(module)
         self._device, self._dtype = next(module.parameters()).device, self._model.dtype
-        self._pool: dict[int, tuple[Tensor, Tensor]] = {}
-        self._pages = 0
+        self._pool = Pool()
         self.first = self._virtual.count if self._virtual else 0
         self._placed = positions.placed(self._model)
         self.shares = not self._placed  # a prefix of several prompts would have more than one place in them
@@ -39,6 +42,10 @@ class PagedReader:
         text = self._model.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        self.static: StaticSteps | None = None
+        """What reads steps of single tokens on CUDA. `LUTHIER_GRAPHS=off` turns it off."""
+        if self._device.type == "cuda" and not self._placed and os.environ.get("LUTHIER_GRAPHS") != "off":
+            self.static = StaticSteps(module, self._model, self._pool)
         self.page_bytes = 2 * text.num_hidden_layers * PAGE * heads * size * self._model.dtype.itemsize
 
     @staticmethod
@@ -48,22 +55,18 @@ class PagedReader:
 
     def grow(self, pages: int) -> None:
         """Make room in the layers that were read before; others do when they are first read."""
-        self._pages = max(self._pages, pages)
-        for layer, (keys, values) in self._pool.items():
-            self._pool[layer] = self._wider(keys), self._wider(values)
+        self._pool.grow(pages)
 
     def copy(self, source: int, target: int) -> None:
         """Copy a page."""
-        for pools in self._pool.values():
-            for pool in pools:
-                pool[target * PAGE : (target + 1) * PAGE] = pool[source * PAGE : (source + 1) * PAGE]
+        self._pool.copy(source, target)
 
     def release(self, pages: Sequence[int]) -> None:
         """Nothing is kept beside the pages."""
 
     def rest(self) -> None:
         """As `Reader.rest`."""
-        self._pool, self._pages = {}, 0
+        self._pool.rest()
 
     def refresh(self) -> None:
         """The weights are read where they lie. Raises LuthierError where they are of another type or place by now."""
@@ -71,10 +74,19 @@ class PagedReader:
         if now != (self._device, self._dtype):
             raise LuthierError("the model was cast or moved since it was opened", fix="open it anew")
         self._virtual = virtual(self._module)
+        if self.static is not None:
+            self.static.refresh()
 
     @torch.no_grad()
     def read(self, runs: Sequence[Run]) -> Tensor:
         """As `Reader.read`."""
+        if self.static is None or not self.static.serves(runs):
+            return self._read(runs)
+        if self.static.known(runs):
+            return self.static.read(runs)
+        return self.static.proved(runs, self._read)
+
+    def _read(self, runs: Sequence[Run]) -> Tensor:
         if self._virtual is not None and self._virtual.in_cache:
             runs = [self._begun(run, self._virtual) for run in runs]
         ids_T, position_T, _ = (torch.from_numpy(x).to(self._device) for x in places(runs))
@@ -83,31 +95,13 @@ class PagedReader:
             inputs["inputs_embeds"] = self._embedded(ids_T, position_T)[None]
         else:
             inputs["input_ids"] = ids_T[None]
-        call = inputs[attention.LAYOUT] = PagedCall(self, runs, position_T)
+        call = inputs[attention.LAYOUT] = PagedCall(self._pool, runs, position_T)
         if self._placed:
             inputs[positions.KEYWORD] = _prompts(runs, self._device)
-        packing.open_on(self._model, fused=False)
-        try:
-            with attention.unmasked():
-                logits_TV = self._model(**inputs, logits_to_keep=call.wanted_W).logits[0]
-        finally:
-            packing.close_on(self._model)
+        with packing.paged(self._model):
+            logits_TV = self._model(**inputs, logits_to_keep=call.wanted_W).logits[0]
         logits: Tensor = logits_TV[: call.wanted].float()
         return logits
-
-    def pool(self, layer: int, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor]:
-        """The places of a layer's keys and values, a page after another, with room for all pages."""
-        if layer not in self._pool:
-            self._pool[layer] = self._wider(key_TGD[:0]), self._wider(value_TGD[:0])
-        return self._pool[layer]
-
-    def _wider(self, pool: Tensor) -> Tensor:
-        """With room for all pages, and for as many again as there are, so that it is not copied often."""
-        if len(pool) >= self._pages * PAGE:
-            return pool
-        wider = pool.new_zeros(max(self._pages * PAGE, 2 * len(pool)), *pool.shape[1:])
-        wider[: len(pool)] = pool
-        return wider
 
     def _begun(self, run: Run, tokens: Virtual) -> Run:
         """The run without its virtual tokens, whose keys and values are put into its pages."""
@@ -117,7 +111,7 @@ class PagedReader:
         slots = _slots(run, self._device)[: tokens.count]
         for number, (key, value) in enumerate(cache):
             key_TGD, value_TGD = key[0].transpose(0, 1), value[0].transpose(0, 1)
-            for pool, new in zip(self.pool(number, key_TGD, value_TGD), (key_TGD, value_TGD), strict=True):
+            for pool, new in zip(self._pool.of(number, key_TGD, value_TGD), (key_TGD, value_TGD), strict=True):
                 pool[slots] = new.to(pool.dtype)
         left = tokens.count - run.start
         return Run(run.ids[left:], tokens.count, run.pages, run.wanted, run.adapter, run.prompt)
@@ -134,8 +128,8 @@ class PagedReader:
 class PagedCall:
     """Who attends to whom in one step: what travels to the layers in the packed layout's place."""
 
-    def __init__(self, reader: PagedReader, runs: Sequence[Run], position_T: Tensor) -> None:
-        self._reader, self._position_T = reader, position_T
+    def __init__(self, pool: Pool, runs: Sequence[Run], position_T: Tensor) -> None:
+        self._pool, self._position_T = pool, position_T
         device = position_T.device
         ends, end = [], 0
         self._singles: list[tuple[int, Run]] = []
@@ -153,7 +147,9 @@ class PagedCall:
         longest = max((run.start + 1 for _, run in self._singles), default=0)
         key_RK = torch.zeros(len(self._singles), longest, dtype=torch.long, device=device)
         for number, (_, run) in enumerate(self._singles):
-            key_RK[number, : run.start + 1] = _slots(run, device)[: run.start + 1]
+            own = _slots(run, device)
+            key_RK[number] = own[0]  # filled up by its own: another's may be no number, which a mask does not hide
+            key_RK[number, : run.start + 1] = own[: run.start + 1]
         self._key_RK = key_RK
 
     def attend(
@@ -161,7 +157,7 @@ class PagedCall:
     ) -> Tensor:
         """Write the step's keys and values to their pages, and attend: (1, H, T, D) each in, (1, T, H, D) out."""
         query_HTD, key_TGD, value_TGD = qkv[0][0], qkv[1][0].transpose(0, 1), qkv[2][0].transpose(0, 1)
-        keys, values = self._reader.pool(module.layer_idx, key_TGD, value_TGD)
+        keys, values = self._pool.of(module.layer_idx, key_TGD, value_TGD)
         keys[self._slot_T], values[self._slot_T] = key_TGD, value_TGD
         out_THD = query_HTD.new_empty(query_HTD.shape[1], query_HTD.shape[0], value_TGD.shape[-1])
         grouped = query_HTD.shape[0] != key_TGD.shape[1]

@@ -80,8 +80,8 @@ class Scheduler:
             self.pages = Pages(self.pages.most)
             self.reader.rest()
 
-    def step(self, told: Told) -> None:
-        """One step. No answer changes while `told` listens."""
+    def step(self, told: Told, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """One step. No answer changes while `told` listens; `meanwhile` is called before the model is read."""
         self._drop_cancelled()
         self._admit(told)
         work = self._plan()
@@ -90,6 +90,7 @@ class Scheduler:
                 self._adapters.wait()
             return
         self.reader.grow(self.pages.made)
+        meanwhile()
         logits_WV = self.reader.read([run for _, run in work])
         drawing = []
         for row, run in work:

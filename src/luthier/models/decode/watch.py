@@ -20,6 +20,9 @@ class Watch:
             for name, tensor in part._parameters.items()
             if tensor is not None
         ]
+        kinds: list[dict[str, Any]] = [kind for part in parts for kind in (part._parameters, part._buffers)]
+        self._held = [(kind, name) for kind in kinds for name, tensor in kind.items() if tensor is not None]
+        self._memory = [kind[name].data_ptr() for kind, name in self._held]
         tuners: list[Any] = [part for part in parts if isinstance(part, BaseTunerLayer)]
         self._tuners = [(part, _switches(part)) for part in tuners]
 
@@ -35,15 +38,29 @@ class Watch:
 
         Optimisers that write the numbers behind torch's back are not seen; the numbers are read in place.
         """
-        return self.same_places() and all(_switches(part) == switches for part, switches in self._tuners)
+        return self.same_places() and self._same_switches()
 
     def same_places(self) -> bool:
         """The same, whatever adapters are on."""
         return all(_place(held.get(name)) == place for held, name, place in self._tensors)
 
+    def same_memory(self) -> bool:
+        """Do its tensors lie where they lay, whatever was written there? What was recorded over them still holds."""
+        try:  # asked before each step that was recorded, so with nothing in the way
+            return [kind[name].data_ptr() for kind, name in self._held] == self._memory
+        except (KeyError, AttributeError):  # one is gone, or None by now
+            return False
+
+    def same_recording(self) -> bool:
+        """The same parts, memory and adapters."""
+        return self.same_parts() and self.same_memory() and self._same_switches()
+
     def same(self) -> bool:
         """Both the parts and the tensors."""
         return self.same_parts() and self.same_tensors()
+
+    def _same_switches(self) -> bool:
+        return all(_switches(part) == switches for part, switches in self._tuners)
 
 
 def _shape(part: nn.Module) -> tuple[Any, ...]:

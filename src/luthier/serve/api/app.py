@@ -13,7 +13,7 @@ from luthier.errors import LuthierError
 from luthier.registry import suggest
 from luthier.serve import faults
 from luthier.serve.api import generating, names, reading
-from luthier.serve.api.exchange import GONE, Exchange, Left, Receive, Send
+from luthier.serve.api.exchange import CROWDED, GONE, Exchange, Left, Receive, Send
 from luthier.serve.api.guard import Guard
 from luthier.serve.faults import ApiFault
 from luthier.serve.house import House
@@ -22,7 +22,7 @@ Handler = Callable[[House, Exchange], Awaitable[None]]
 OPEN = ("/", "/health")
 """Paths that need no key."""
 ALWAYS = ("/health", "/metrics")
-"""Paths that are answered while the server ends, too."""
+"""Paths that are answered while the server ends, too, and on connections beyond its limit."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class App:
         exchange = Exchange(scope, receive, send, house.settings)
         house.active += 1
         try:
-            await self._answered(exchange)
+            await self._answered(exchange, bool(scope.get(CROWDED)))
         except (Left, OSError):
             exchange.status = GONE
         finally:
@@ -81,8 +81,11 @@ class App:
                 " ".join([exchange.method, exchange.path[:200], str(exchange.status), took, exchange.note]).rstrip()
             )
 
-    async def _answered(self, exchange: Exchange) -> None:
+    async def _answered(self, exchange: Exchange, crowded: bool) -> None:
         try:
+            if crowded and exchange.path not in ALWAYS:
+                await exchange.pass_over()
+                raise self._crowded()
             await self._handler(exchange)(self.house, exchange)
         except ApiFault as fault:
             await exchange.fail(fault)
@@ -108,6 +111,15 @@ class App:
         if self.house.draining and path not in ALWAYS:
             raise ApiFault(503, "the server is stopping", headers={"retry-after": "10", "connection": "close"})
         return route.handlers[method]
+
+    def _crowded(self) -> ApiFault:
+        most = self.house.settings.connections
+        return ApiFault(
+            503,
+            f"the server has {most} connections, and takes no more at a time: come back, or ask on one that is open",
+            code="too_many_connections",
+            headers={"retry-after": "1", "connection": "close"},
+        )
 
     def _check_key(self, exchange: Exchange, path: str, admin: bool) -> None:
         if path not in OPEN:

@@ -16,6 +16,10 @@ Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 SWALLOWED = 16
 """Of a body that is too large so many times the limit is read and dropped, so that its sender hears why it failed."""
+LONG = 20_000
+"""Bytes from which a body is read, rendered and tokenised beside the event loop."""
+CROWDED = "luthier.crowded"
+"""In the scope of a request that came on a connection beyond the limit."""
 GONE = 499
 """The status in the log of a request whose client left."""
 
@@ -52,6 +56,14 @@ class Exchange:
                 return await self._body()
         except TimeoutError:
             raise ApiFault(408, "the body took too long to come", headers={"connection": "close"}) from None
+
+    async def pass_over(self) -> None:
+        """Read and drop the body, within its limits: who still sends when it is answered may not hear why."""
+        try:
+            async with asyncio.timeout(self.settings.patience):
+                await self._body()
+        except (TimeoutError, ApiFault):
+            return
 
     async def _body(self) -> bytes:
         most, size, parts = self.settings.body, 0, []
@@ -137,3 +149,8 @@ class Exchange:
         self.status = status
         pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+async def beside(size: int, work: Callable[..., T], *args: Any) -> T:
+    """What `work` gives: on another thread where a body is long, so that nobody else waits for it."""
+    return await asyncio.to_thread(work, *args) if size > LONG else work(*args)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 
-from luthier.serve.api.exchange import Exchange
+from luthier.serve.api.exchange import Exchange, beside
 from luthier.serve.house import House
 from luthier.serve.words import jobs, shapes
 from luthier.serve.words.answers import Answer
@@ -17,9 +16,6 @@ from luthier.serve.words.bodies import Chat, Completions, parse
 from luthier.serve.words.jobs import Job
 from luthier.serve.words.tokens import Told
 from luthier.types import Encoded
-
-LONG = 20_000
-"""Bytes from which a body is read, rendered and tokenised beside the event loop."""
 
 
 async def chat(house: House, exchange: Exchange) -> None:
@@ -34,19 +30,14 @@ async def completions(house: House, exchange: Exchange) -> None:
 
 async def _answer(house: House, exchange: Exchange, kind: type[Chat] | type[Completions]) -> None:
     raw = await exchange.body()
-    body: Chat | Completions = await _beside(len(raw), parse, raw, kind)
+    body: Chat | Completions = await beside(len(raw), parse, raw, kind)
     served = await house.served(body.model)
     understand = jobs.of_chat if isinstance(body, Chat) else jobs.of_completions
-    job: Job = await _beside(len(raw), understand, served, body, house.settings, house.context)
+    job: Job = await beside(len(raw), understand, served, body, house.settings, house.context)
     if body.stream:
         await exchange.while_there(exchange.events(_events(house, job, exchange)))
     else:
         await exchange.json(await exchange.while_there(_whole(house, job, exchange)))
-
-
-async def _beside(size: int, work: Any, *args: Any) -> Any:
-    """What `work` gives: on another thread where there is much to do, so that nobody else waits for it."""
-    return await asyncio.to_thread(work, *args) if size > LONG else work(*args)
 
 
 async def _gather(house: House, job: Job, exchange: Exchange) -> AsyncGenerator[list[Answer], None]:
@@ -74,8 +65,8 @@ async def _gather(house: House, job: Job, exchange: Exchange) -> AsyncGenerator[
             yield list(news.values())
     finally:
         house.worker.cancel(asked)
-        usage = shapes.usage(job, list(answers.values()))
-        exchange.note = f"{job.served.name}: {usage['prompt_tokens']} tokens, {usage['completion_tokens']} answered"
+        tokens = sum(len(prompt.ids) for prompt in job.prompts)
+        exchange.note = f"{job.served.name}: {tokens} tokens, {asked.drawn} answered"
         if house.settings.log_prompts:
             said = [answer.completion.text for answer in answers.values() if answer.completion]
             house.log(f"asked {[prompt.text for prompt in job.prompts]!r}, answered {said!r}")
@@ -115,8 +106,7 @@ async def _echoes(house: House, job: Job) -> list[list[Told]] | None:
         return [[] for _ in job.prompts]
     rows = [_all_scored(prompt.ids) for prompt in job.prompts]
     count, adapter = max(1, body.logprobs), job.served.adapter
-    cost = sum(len(prompt.ids) for prompt in job.prompts)
-    likely = await house.worker.do(lambda: house.likely(rows, adapter, count), cost)
+    likely = await house.likely(rows, adapter, count)
     echoes = []
     for prompt, row in zip(job.prompts, likely, strict=True):
         found = zip(prompt.ids[1:], row.logp_S.tolist(), row.ids_SC.tolist(), row.top_SC.tolist(), strict=True)

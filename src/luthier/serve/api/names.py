@@ -12,6 +12,7 @@ from luthier.serve.adapters import Adapter, Adapters, place_in, unknown
 from luthier.serve.api.exchange import Exchange
 from luthier.serve.faults import ApiFault
 from luthier.serve.house import House
+from luthier.serve.readings import Part
 from luthier.serve.words.bodies import AdapterName, parse
 
 PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -69,7 +70,7 @@ async def load(house: House, exchange: Exchange) -> None:
     adapter = known.add(name, place)
     try:
         await asyncio.to_thread(known.template, adapter)
-        await house.worker.do(lambda: known.prepare(adapter.key))
+        await house.worker.do([Part(lambda: known.prepare(adapter.key))])
     except LuthierError as error:
         _take_back(house, adapter)
         raise faults.of(error, "name") from None

@@ -10,7 +10,7 @@ import numpy as np
 from luthier.errors import LuthierError
 from luthier.serve import faults
 from luthier.serve.adapters import unknown
-from luthier.serve.api.exchange import Exchange
+from luthier.serve.api.exchange import Exchange, beside
 from luthier.serve.faults import ApiFault
 from luthier.serve.house import House
 from luthier.serve.words import prompts
@@ -20,17 +20,17 @@ from luthier.types import Encoded, Example, Response, Turn
 
 async def embeddings(house: House, exchange: Exchange) -> None:
     """The mean over a text's tokens of the last hidden states: said so in `how`."""
-    body = parse(await exchange.body(), Embeddings)
+    raw = await exchange.body()
+    body = await beside(len(raw), parse, raw, Embeddings)
     served = await house.served(body.model)
-    asked = prompts.of_texts(served.template, body.input, "input")
+    asked = await beside(len(raw), prompts.of_texts, served.template, body.input, "input")
     if len(asked) > house.settings.answers:
         raise ApiFault(400, f"{len(asked)} texts, and one request may have {house.settings.answers}", param="input")
     for place, prompt in enumerate(asked):
         house.check_prompt(prompt.ids, f"input {place + 1}", room=0)
     rows = [Encoded((np.array(one.ids, np.int32),), (np.zeros(len(one.ids), np.float32),)) for one in asked]
     tokens = sum(len(one.ids) for one in asked)
-    work = house.worker.do(lambda: house.means(rows, served.adapter), tokens)
-    found = await exchange.while_there(work)
+    found = await exchange.while_there(house.means(rows, served.adapter))
     data = [
         {"object": "embedding", "index": index, "embedding": _written(mean_D, body.encoding_format)}
         for index, mean_D in enumerate(found)
@@ -48,7 +48,8 @@ def _written(mean_D: Any, form: str) -> Any:
 
 async def score(house: House, exchange: Exchange) -> None:
     """The rewards of `responses` to a conversation, or of its last turn where there are none."""
-    body = parse(await exchange.body(), Score)
+    raw = await exchange.body()
+    body = await beside(len(raw), parse, raw, Score)
     run = house.opened.reward
     if run is None:
         raise ApiFault(404, "no reward model is served here: name the run of one (luthier serve RUN)", param="model")
@@ -69,9 +70,8 @@ async def score(house: House, exchange: Exchange) -> None:
         )
     example = Example(tuple(turns), tools=prompts.tools_of(body.tools))
     pairs = [(example, Response((answer,))) for answer in answers]
-    cost = sum(len(turn.text) for turn in turns) // 4 + sum(len(answer.text) for answer in answers) // 4
     try:
-        found = await exchange.while_there(house.worker.do(lambda: house.rewards(pairs), cost))
+        found = await exchange.while_there(house.rewards(pairs))
     except LuthierError as error:
         raise faults.of(error, "messages") from None
     data = [{"object": "score", "index": index, "score": reward} for index, reward in enumerate(found)]

@@ -6,11 +6,14 @@ One parser serves streams and whole answers. What only looks like a call is text
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 SEPARATORS = " \t\r\n;"
+QUOTES = re.compile(r'(?<!\\)(?:\\\\)*"')
+"""Those that begin or end a string: no odd number of backslashes before them."""
 PYTHON = "<|python_tag|>"
 
 
@@ -71,11 +74,10 @@ class Tagged:
         found: list[Said] = []
         while True:
             if self._inside:
-                body, closed, rest = self._held.partition(self.CLOSE)
-                if not closed:
+                end = self._end()
+                if end is None:
                     return found
-                self._inside, self._held = False, rest
-                found += self._call(body, closed)
+                found += self._close(end)
                 continue
             before, opened, rest = self._held.partition(self.OPEN)
             if opened:
@@ -89,10 +91,29 @@ class Tagged:
             return found
 
     def end(self) -> list[Said]:
+        found: list[Said] = []
+        while self._inside and self.CLOSE in self._held and not self._whole(len(self._held)):  # no string goes on so
+            found += [*self._close(self._held.index(self.CLOSE)), *self.feed("")]
         text, self._held = self._held, ""
         if self._inside:  # cut off, or ended without the closing tag
-            return self._call(text, "")
-        return [text] if text.strip() or (text and not self._called) else []
+            return [*found, *self._call(text, "")]
+        return [*found, text] if text.strip() or (text and not self._called) else found
+
+    def _end(self) -> int | None:
+        """Where the call ends: at the first tag that is no part of a string in it. None while there is none."""
+        first = end = self._held.find(self.CLOSE)
+        while end >= 0:
+            if not _within_string(self._held[:end]):
+                return end if end == first or self._whole(end) else first
+            end = self._held.find(self.CLOSE, end + 1)
+        return None
+
+    def _whole(self, end: int) -> bool:
+        return call_of(_loaded(self._held[:end]), self._names) is not None
+
+    def _close(self, end: int) -> list[Said]:
+        body, self._held, self._inside = self._held[:end], self._held[end + len(self.CLOSE) :], False
+        return self._call(body, self.CLOSE)
 
     def _call(self, body: str, closed: str) -> list[Said]:
         call = call_of(_loaded(body), self._names)
@@ -127,16 +148,29 @@ class Listed:
             return [text] if text else []
         calls: list[Said] = []
         listed = _loaded(text)
-        for one in listed if isinstance(listed, list) else [self._named(part) for part in text.split(self.OPEN)]:
+        for one in listed if isinstance(listed, list) else self._named(text):
             call = call_of(one, self._names)
             if call is None:
                 return [self._space + self.OPEN + text]
             calls.append(call)
         return calls
 
-    def _named(self, part: str) -> Any:
-        name, _, arguments = part.partition(self.ARGUMENTS)
-        return {"name": name.strip(), "arguments": _loaded(arguments)}
+    def _named(self, text: str) -> list[Any]:
+        """Calls of the second kind; None for what is none. An argument may hold any of the words that part them."""
+        found: list[Any] = []
+        while True:
+            name, _, rest = text.partition(self.ARGUMENTS)
+            try:
+                arguments, end = json.JSONDecoder().raw_decode(rest.lstrip())
+            except (ValueError, RecursionError):
+                return [None]
+            found.append({"name": name.strip(), "arguments": arguments})
+            rest = rest.lstrip()[end:].strip()
+            if not rest:
+                return found
+            if not rest.startswith(self.OPEN):
+                return [None]
+            text = rest.removeprefix(self.OPEN)
 
 
 class Bare:
@@ -234,6 +268,11 @@ def _loaded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _within_string(text: str) -> bool:
+    """Does JSON that is cut here end within a string?"""
+    return len(QUOTES.findall(text)) % 2 == 1
 
 
 def may_begin(text: str, word: str) -> int:

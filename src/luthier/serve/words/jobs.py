@@ -81,7 +81,7 @@ def of_chat(served: Served, body: Chat, settings: Settings, context: int | None)
             "the model's chat template has no place for tools, or writes calls in a form not known here",
             param="tools",
         )
-    prompt = prompts.of_messages(served.template, body.messages, given)
+    prompt = prompts.of_messages(served.template, body.messages, given, served.system)
     chosen = sampling(body, settings, served.more_stops, _room([prompt], context))
     if must and chosen.grammar is not None:
         raise ApiFault(400, "response_format and tool_choice both say what form the answer has", param="tool_choice")

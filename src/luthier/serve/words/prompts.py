@@ -30,7 +30,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     found: list[Turn] = []
     for number, message in enumerate(messages):
         where = f"messages.{number}"
-        if "role" not in message:
+        if message.get("role") is None:
             raise ApiFault(400, f"{where} has no 'role'", param=where)
         try:
             turn = reading.turn(message)
@@ -53,15 +53,21 @@ def tools_of(given: Sequence[Mapping[str, Any]] | None) -> Tools:
             raise ApiFault(
                 400, f"{where}: only functions can be called, not {repr(tool.get('type'))[:40]}", param=where
             )
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str):
             raise ApiFault(400, f"{where} has no function with a name", param=where)
+        if not name.strip():
+            raise ApiFault(400, f"{where}.function.name is empty", param=where)
         if not isinstance(function.get("parameters") or {}, Mapping):
             raise ApiFault(400, f"{where}.function.parameters must be a JSON schema, an object", param=where)
     return tuple(given or ())
 
 
-def of_messages(template: Template, messages: Sequence[Mapping[str, Any]], tools: Tools) -> Prompt:
-    """A conversation by the chat template, with the generation prompt. Raises ApiFault for what it cannot say."""
+def of_messages(
+    template: Template, messages: Sequence[Mapping[str, Any]], tools: Tools, system: str | None = None
+) -> Prompt:
+    """A conversation by the chat template, with the generation prompt; it begins with `system` where it has no such
+    message itself. Raises ApiFault for what the template cannot say."""
     if not template.exists:
         raise ApiFault(
             400,
@@ -71,6 +77,8 @@ def of_messages(template: Template, messages: Sequence[Mapping[str, Any]], tools
     turns = turns_of(messages)
     if any(turn.role == RAW for turn in turns):
         raise ApiFault(400, f"the chat template does not know the role {RAW!r}", param="messages")
+    if system is not None and not any(turn.role in ("system", "developer") for turn in turns):
+        turns = [Turn("system", system), *turns]
     try:
         text = template.prompt_text(turns, tools)
     except LuthierError as error:

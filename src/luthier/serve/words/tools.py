@@ -15,6 +15,7 @@ from luthier.engines.grammar import JSON
 from luthier.errors import LuthierError
 from luthier.serve.faults import ApiFault
 from luthier.serve.words.calls import Bare, Described, Listed, Parser, Plain, Tagged
+from luthier.serve.words.schemas import beneath, parameters
 from luthier.serve.words.thinking import Thinking
 from luthier.types import Grammar, Turn
 
@@ -111,7 +112,9 @@ def grammar(form: Form | None, template: Template, tools: Sequence[Mapping[str, 
             "tool_choice: the form in which this model writes calls cannot be held to; leave it at auto",
             param="tool_choice",
         )
-    return Grammar("lark", "\n".join(rules))
+    functions = [tool["function"] for tool in tools]
+    parts = [(f"parameters of the tool {one['name']!r}", json.dumps(parameters(one))) for one in functions]
+    return Grammar("lark", "\n".join(rules), tuple(parts))
 
 
 def _schema(form: Form | None, function: Mapping[str, Any]) -> str:
@@ -120,10 +123,7 @@ def _schema(form: Form | None, function: Mapping[str, Any]) -> str:
         {
             "x-guidance": JSON,
             "type": "object",
-            "properties": {
-                "name": {"const": function["name"]},
-                key: function.get("parameters") or {"type": "object"},
-            },
+            "properties": {"name": {"const": function["name"]}, key: beneath(parameters(function), key)},
             "required": ["name", key],
             "additionalProperties": False,
         }

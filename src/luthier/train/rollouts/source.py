@@ -205,7 +205,7 @@ class Rollouts:
                 if groups:
                     self._lent.log.screen.warn(
                         f"{len(drawn):,} prompts were answered, and of {len(groups):,} alone the answers differ: this "
-                        f"rollout is short of {missing - len(groups):,} groups"
+                        f"rollout is short of {self.prompts - len(groups):,} groups"
                     )
                     return groups, drawn
                 raise _no_contrast(drawn)

@@ -15,6 +15,9 @@ from luthier.types import Format
 FORMATS: Registry = Registry(
     "format",
     {
+        "mbpp": "luthier.data.reading.formats.programs:Mbpp",
+        "human_eval": "luthier.data.reading.formats.programs:HumanEval",
+        "tested": "luthier.data.reading.formats.programs:Tested",
         "stepwise": "luthier.data.reading.formats.preferences:Stepwise",
         "preference": "luthier.data.reading.formats.preferences:Preference",
         "ranked": "luthier.data.reading.formats.preferences:Ranked",
@@ -22,12 +25,16 @@ FORMATS: Registry = Registry(
         "messages": "luthier.data.reading.formats.conversation:Messages",
         "sharegpt": "luthier.data.reading.formats.conversation:ShareGPT",
         "alpaca": "luthier.data.reading.formats.plain:Alpaca",
+        "theorem": "luthier.data.reading.formats.plain:Theorem",
         "prompt_completion": "luthier.data.reading.formats.plain:PromptCompletion",
         "text": "luthier.data.reading.formats.plain:Text",
         "task": "luthier.data.reading.formats.plain:Task",
     },
 )
 BUILTIN = (
+    "mbpp",
+    "human_eval",
+    "tested",
     "stepwise",
     "preference",
     "ranked",
@@ -35,6 +42,7 @@ BUILTIN = (
     "messages",
     "sharegpt",
     "alpaca",
+    "theorem",
     "prompt_completion",
     "text",
     "task",
@@ -52,7 +60,11 @@ LIKELY = (
     "unpaired",
     "stepwise",
     "ranked",
+    "theorem",
     "task",
+    "tested",
+    "mbpp",
+    "human_eval",
 )
 """What unknown columns are likelier to mean, other things equal."""
 

@@ -1,4 +1,4 @@
-"""Texts in columns: alpaca, prompt/completion, plain text, and tasks that have no response yet."""
+"""Texts in columns: alpaca, prompt/completion, plain text, theorems, and tasks that have no response yet."""
 
 from __future__ import annotations
 
@@ -130,3 +130,22 @@ class Task(Shape):
 
     def read(self, row: Row) -> Example:
         return Example(prompt_turns(row, "prompt"), (), answered(row.get("answer")), tools(row))
+
+
+@dataclass(frozen=True)
+class Theorem(Shape):
+    """A statement that a checker can judge proofs of: `meta` keeps it, and its header, for the scorer `proof`."""
+
+    needs: ClassVar = (("prompt",), ("statement",))
+    optional: ClassVar = ("header", "proof", "system")
+    gives: ClassVar = "user: prompt; assistant: proof, where there is one; without it a prompt to answer"
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """A statement beside a completion or an answer is a column of the user's own."""
+        return super().matches(columns) and not columns & {"completion", "response", "output", "answer", "question"}
+
+    def read(self, row: Row) -> Example:
+        meta = {"statement": filled(row, "statement"), "header": optional_text(row, "header")}
+        proof = optional_text(row, "proof")
+        responses = (Response((Turn("assistant", proof),)),) if proof.strip() else ()
+        return Example(prompt_turns(row, "prompt"), responses, meta=meta)

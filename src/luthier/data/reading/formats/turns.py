@@ -64,8 +64,10 @@ def turn(message: Any, tags: Tags = OPENAI) -> Turn:
     if tags.role not in message and (OPENAI.role in message or SHAREGPT.role in message):
         tags = OPENAI if OPENAI.role in message else SHAREGPT
     role = message.get(tags.role)
-    if not isinstance(role, str):
+    if role is None:
         raise BadRow(f"a message has no {tags.role!r}")
+    if not isinstance(role, str):
+        raise BadRow(f"a message's {tags.role!r} is {kind(role)}, not text")
     content, calls = message.get(tags.content), _calls(message.get("tool_calls"))
     if role == tags.function:
         content, calls = "", _calls(parsed(content, role))
@@ -190,6 +192,18 @@ def media(row: Row) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def with_media(row: Row, example: Example) -> Example:
+    """The example with the row's images, videos and audios in its first user turn, whichever format it has."""
+    paths, spoken = media(row), example.prompt or (example.responses[0].turns if example.responses else ())
+    if not paths or not spoken:
+        return example
+    first = next((i for i, one in enumerate(spoken) if one.role == "user"), 0)
+    spoken = (*spoken[:first], replace(spoken[first], media=paths), *spoken[first + 1 :])
+    if example.prompt:
+        return replace(example, prompt=spoken)
+    return replace(example, responses=(replace(example.responses[0], turns=spoken), *example.responses[1:]))
+
+
 def with_system(row: Row, spoken: tuple[Turn, ...]) -> tuple[Turn, ...]:
     """The turns with the row's `system` column in front, unless they begin with a system turn."""
     system = row.get("system")
@@ -206,10 +220,6 @@ def conversation(row: Row, spoken: tuple[Turn, ...], score: float | None = None)
     One that does not end with the assistant has no response: a task. Its meta says that earlier turns answered.
     """
     spoken = with_system(row, spoken)
-    pictures = media(row)
-    if pictures and spoken:
-        first = next((i for i, one in enumerate(spoken) if one.role == "user"), 0)
-        spoken = (*spoken[:first], replace(spoken[first], media=pictures), *spoken[first + 1 :])
     for one in spoken:
         if one.role == "assistant" and one.weight != 0 and not (one.text.strip() or one.calls or one.extra):
             raise BadRow("an assistant message is empty")

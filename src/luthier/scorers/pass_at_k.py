@@ -1,0 +1,31 @@
+"""pass@k: how likely one of k answers is right, estimated from n ≥ k answers of which c were right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from luthier.errors import LuthierError
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The unbiased estimate 1 − C(n − c, k) / C(n, k) (arXiv:2107.03374, eq. 1), exact for integers of any size.
+
+    1 − (1 − c/n)^k, which looks alike, is biased downwards. Raises LuthierError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
+    """
+    if not 0 <= c <= n:
+        raise LuthierError(f"{c} of {n} answers cannot be right", where="pass@k", fix="count right answers among all")
+    if not 1 <= k <= n:
+        raise LuthierError(f"pass@{k} cannot be told from {n} answers", where="pass@k", fix=f"sample at least {k} each")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def mean_pass_at_k(scores: Sequence[Sequence[float | None]], k: int) -> float | None:
+    """The mean over prompts, from the scores of each prompt's answers: 1 is right. None where nothing was judged.
+
+    An answer that could not be judged (None) counts as none at all. Raises LuthierError where fewer than k of a
+    prompt's answers were judged.
+    """
+    judged = [[score for score in some if score is not None] for some in scores]
+    found = [pass_at_k(len(some), sum(score >= 1.0 for score in some), k) for some in judged if some]
+    return sum(found) / len(found) if found else None
