@@ -64,6 +64,8 @@ class Task:
     adapt: str
     steps: int
     temperature: float = 1.0
+    large: bool = False
+    """Does a run gain by more than one thread?"""
     rewards: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
     def recipe(self, method: Method, seed: int) -> dict[str, Any]:
@@ -108,25 +110,43 @@ def ran(recipe: dict[str, Any], threads: int) -> dict[str, Any]:
     }
 
 
-def half_taught(name: str, digits: int, steps: int, pays: str) -> str:
-    """A model that was taught running sums by likelihood, and not to the end."""
+def half_taught(name: str, digits: int, pays: str, about: tuple[float, float], steps: range) -> str:
+    """A model that was taught running sums by likelihood, for the fewest of these steps after which so much of what it
+    draws is paid."""
     home = WORK / name
     home.mkdir(parents=True, exist_ok=True)
-    recipe = {
-        "model": {"name": sums.folder(home / "blank", 0), "dtype": "fp32"},
-        "data": sums.write(home / "taught.jsonl", sums.rows(4096, digits, 1), answers=True),
-        "objective": "sft",
-        "adapt": ["full"],
-        "train": {"steps": steps, "batch": 64, "lr": 2e-3, "schedule": "constant"},
-        "output": str(home / "half"),
-    }
-    ran(recipe, threads=1)
-    return str(home / "half" / "model")
+    blank = sums.folder(home / "blank", 0)
+    taught = sums.write(home / "taught.jsonl", sums.rows(4096, digits, 1), answers=True)
+    tested = sums.write(home / "tested.jsonl", sums.rows(512, digits, 4), answers=False)
+    task = {"data": tested, "scorers": [{"exact_match": {"regex": pays}}], "temperature": 1.0, "base": False}
+    for count in steps:
+        recipe = {
+            "model": {"name": blank, "dtype": "fp32"},
+            "data": taught,
+            "objective": "sft",
+            "adapt": ["full"],
+            "train": {
+                "steps": count,
+                "batch": 64,
+                "lr": 2e-3,
+                "schedule": "constant",
+                "warmup": 0,
+                "save_every": 10**6,
+            },
+            "evaluate": [{**task, "max_new_tokens": digits + 6}],
+            "output": str(home / "half"),
+        }
+        scored = next(iter(ran(recipe, threads=1)["summary"]["scores"].values()))
+        paid = scored["scores"][0]["systems"]["tuned"]["value"]
+        print(f"  {name}: {paid:.3f} after {count} steps of likelihood", flush=True)
+        if about[0] <= paid <= about[1]:
+            return str(home / "half" / "model")
+    sys.exit(f"{name}: no such model among {steps}")
 
 
-def of_sums(name: str, digits: int, taught: int, pays: str, methods: Sequence[Method], **more: Any) -> Task:
+def of_sums(name: str, digits: int, model: str, pays: str, methods: Sequence[Method], **more: Any) -> Task:
     """A task of running sums."""
-    model, home = half_taught(name, digits, taught, pays), WORK / name
+    home = WORK / name
     return Task(
         name,
         methods,
@@ -150,7 +170,8 @@ def task(name: str) -> Task:
             Method("PPO", {"ppo": {}}),
             Method("VAPO", {"vapo": {}}, extra=20),
         )
-        return of_sums("sums", 14, 394, sums.LAST, methods, steps=96, lr=3e-4)
+        half = half_taught("sums", 14, sums.LAST, (0.5, 0.7), range(360, 440, 3))
+        return of_sums("sums", 14, half, sums.LAST, methods, steps=96, lr=3e-4)
     if name == "first":
         methods = (
             Method("GRPO", {"grpo": {"kl": 0.0}}),
@@ -158,7 +179,8 @@ def task(name: str) -> Task:
             Method("PPO 1", {"ppo": {"kl": 0.0, "credit": {"gae": GAE}}}),
             Method("VAPO", {"vapo": {}}, extra=20),
         )
-        return of_sums("first", 36, 120, sums.FIRST, methods, steps=160, lr=3e-4)
+        half = half_taught("first", 36, sums.FIRST, (0.05, 0.2), range(20, 400, 20))
+        return of_sums("first", 36, half, sums.FIRST, methods, steps=160, lr=3e-4)
     if name == "larger":
         home = WORK / name
         home.mkdir(parents=True, exist_ok=True)
@@ -176,6 +198,7 @@ def task(name: str) -> Task:
             "lora",
             30,
             temperature=0.0,
+            large=True,
             rewards=({"json_match": {"weight": 0.8}}, {"format": {"regex": larger.FORM, "weight": 0.2}}),
         )
     sys.exit(f"there is no task {name!r}")
@@ -220,7 +243,7 @@ def main() -> None:
     for name in given.tasks:
         about = task(name)
         wanted = [(method, seed) for method in about.methods for seed in given.seeds]
-        threads = max(1, (os.cpu_count() or 1) // given.at_once)
+        threads = max(1, (os.cpu_count() or 1) // given.at_once) if about.large else 1
         recipes = [about.recipe(*one) for one in wanted]
         with ThreadPoolExecutor(given.at_once) as pool:
             done = list(pool.map(partial(ran, threads=threads), recipes))

@@ -12,6 +12,7 @@ from tiny_tokenizers import words
 
 from luthier.data import Ledger, Prompt, Prompts
 from luthier.engines import LocalEngine
+from luthier.engines.switched import AdapterOff
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
 from luthier.recipe.schema import Recipe, Reward, Rollout, Validate
@@ -19,7 +20,7 @@ from luthier.run import Run
 from luthier.train import Beside, fit
 from luthier.train.rollouts.judging import Judging
 from luthier.train.rollouts.source import Made, Rollouts
-from luthier.types import Example, Source, Turn
+from luthier.types import Encoded, Example, Source, Turn
 
 WANTED = "w5"
 PAID = (Reward(scorer=Plugin(name="contains", args={"whole_words": True})),)
@@ -46,6 +47,14 @@ def recipe(folder: Path, rollout: Mapping[str, Any], **train: Any) -> Recipe:
     return replace(made, rollout=Rollout(**keys), reward=PAID)
 
 
+def _answered(example: Example) -> Encoded:
+    """The data's own answer, one token a word."""
+    ids = [int(word[1:]) for word in example.prompt[-1].text.split()]
+    said = [int(word[1:]) for word in (example.answer or "").split()]
+    weights = np.array([0.0] * len(ids) + [1.0] * len(said), np.float32)
+    return Encoded((np.array([*ids, *said], np.int32),), (weights,), source=example.source)
+
+
 class Learner:
     """One run; `policy` and `source` stay for looking at."""
 
@@ -59,20 +68,27 @@ class Learner:
         rewards: Sequence[Reward] = PAID,
         module: Any = None,
         stop: int = STOP,
+        openers: Mapping[str, Any] | None = None,
         **train: Any,
     ) -> None:
         name, args = (objective, {}) if isinstance(objective, str) else next(iter(objective.items()))
         self.run, self.policy = Run(folder), tiny.Policy(module or tiny.model())
         self.objective = OBJECTIVES.build(name, args)
         self.recipe = recipe(folder, rollout or {}, **train)
-        self.engine = LocalEngine(self.policy.module, words(tiny.VOCABULARY + 1), {stop})
+        self.engine = self._engine(stop)
         given = data or Prompts(prompts(5), (), Ledger())
-        made = Made(given, Judging(rewards), self.engine, self.objective, "tiny")
+        rival = AdapterOff(self._engine(stop), self.policy.adapter_off) if self.policy.has_adapter else None
+        rival = rival if self.objective.needs.rivals == "reference" else None
+        made = Made(given, Judging(rewards), self.engine, self.objective, "tiny", rival, _answered)
+        self.openers = dict(openers or {})
         self.source = Rollouts(made, self.recipe, self.run)
+
+    def _engine(self, stop: int) -> LocalEngine:
+        return LocalEngine(self.policy.module, words(tiny.VOCABULARY + 1), {stop})
 
     def fit(self, watch: Callable[[Mapping[str, Any]], None] | None = None) -> Learner:
         given = tiny.Prepared(self.source)  # type: ignore[arg-type]
-        fit(self.policy, self.objective, given, self.recipe, self.run, Beside({}, watch))
+        fit(self.policy, self.objective, given, self.recipe, self.run, Beside(self.openers, watch))
         return self
 
     def events(self, kind: str) -> list[dict[str, Any]]:

@@ -282,6 +282,23 @@ def samples(
 
 
 @_verb
+def engagement(
+    given: Annotated[
+        list[str],
+        typer.Argument(metavar="LOG|KEY=VALUE", help="Logs of conversations, and keys: docs/engagement.md has them."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the labelled responses: train.jsonl, test.jsonl, ledger.json.")
+    ] = None,
+) -> None:
+    """Show how long users talk with each model, and label responses by what users did next, to learn from."""
+    from luthier.workflow import engagement as work
+
+    logs, keys = work.parted(given)
+    work.engagement(logs, out, keys)
+
+
+@_verb
 def models() -> None:
     """List the models known by a short name: what is cached, sizes and licences."""
     from luthier import verbs

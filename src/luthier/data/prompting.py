@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from luthier.data.mixing import held_out, mix
 from luthier.data.reading.feeds import Feed, feed
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
-from luthier.types import RAW, Example
+from luthier.types import RAW, Example, Response, Turn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -109,6 +109,19 @@ def show_prompts(found: Prompts, template: Template, count: int) -> Text:
         known = reference_of(prompt.example)
         text.append("\n" if known is None else f"\nto compare with: {known}\n", "dim")
     return text
+
+
+def with_answer(example: Example) -> Example:
+    """The row with what answers it in the data as its one response. Raises LuthierError where nothing does."""
+    known = reference_of(example)
+    if known is None:
+        raise LuthierError(
+            "the row has no answer, and this objective learns from the data's own answers, too",
+            where=str(example.source),
+            fix="give it an `answer` or a `completion`, or set objective.own=1",
+        )
+    first = example.responses[0] if example.responses else Response((Turn("assistant", known),))
+    return replace(example, responses=(replace(first, reward=None, step_rewards=None),))
 
 
 def reference_of(example: Example) -> str | None:

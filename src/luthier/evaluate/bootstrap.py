@@ -41,21 +41,22 @@ def estimates(
         alone = {name: Estimate(value) for name, value in values.items()}
         return alone, {name: Estimate(values[name] - values[baseline]) for name in others}
     resampled: dict[str, list[NDArray[np.float64]]] = {name: [] for name in statistics}
-    for counts_RN in _resamples(rows, seed):
+    for counts_RN in resamples(rows, seed):
         for name, rows_NK in statistics.items():
             resampled[name].append(metric.pooled(counts_RN @ rows_NK))
     values_R = {name: np.concatenate(blocks) for name, blocks in resampled.items()}
-    alone = {name: _interval(values[name], values_R[name]) for name in statistics}
-    paired = {name: _interval(values[name] - values[baseline], values_R[name] - values_R[baseline]) for name in others}
+    alone = {name: interval(values[name], values_R[name]) for name in statistics}
+    paired = {name: interval(values[name] - values[baseline], values_R[name] - values_R[baseline]) for name in others}
     return alone, paired
 
 
-def _interval(value: float, values_R: NDArray[np.float64]) -> Estimate:
+def interval(value: float, values_R: NDArray[np.float64]) -> Estimate:
+    """A value with the interval that holds 95 % of its resamples."""
     low, high = np.percentile(values_R, [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 
 
-def _resamples(rows: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def resamples(rows: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each row is drawn in each resample, in blocks of resamples."""
     generator = np.random.default_rng(seed)
     block = max(1, min(RESAMPLES, _DRAWS_AT_ONCE // rows))

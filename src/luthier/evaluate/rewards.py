@@ -127,5 +127,5 @@ def no_rewards(objective: str) -> LuthierError:
     return LuthierError(
         f"a model trained with objective {objective!r} gives no rewards to responses",
         where="evaluate",
-        fix="preference_accuracy and step_accuracy are for runs of preference and reward objectives (dpo, reward, …)",
+        fix="preference_, label_ and step_accuracy are for runs of preference and reward objectives (dpo, reward, …)",
     )

@@ -64,7 +64,7 @@ def along(run: Run) -> dict[str, Any]:
     middle and at the end, and prompts whose answers have changed most in worth. Empty for a run without rollouts."""
     files = sorted(run.rollouts.glob("step-*.jsonl"))
     if not files:
-        return {}
+        return {"kinds": [], "steps": [], "changed": []}
     chosen = dict.fromkeys((files[0], files[len(files) // 2], files[-1]))
     read = {path: [one for one in run.lines(path, "text") if one["reward"] is not None] for path in chosen}
     steps = [{"step": answers[0]["step"], "answers": _ends(answers)} for answers in read.values() if answers]

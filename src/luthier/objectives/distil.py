@@ -8,7 +8,7 @@ Shape suffixes: S = scored tokens of the micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -42,7 +42,7 @@ class GKD(Objective):
     own: Annotated[Share, Why("the authors' middle")] = 0.5
     """Share of the steps whose responses the model draws itself (the paper's lambda); the others learn from the data's.
     0: nothing is drawn, plain distillation."""
-    needs: ClassVar[Needs] = Needs(roles=("teacher",), unit=TOKEN)
+    needs: ClassVar[Needs] = Needs(roles=("teacher",), unit=TOKEN, rewards=False)
 
     def __post_init__(self) -> None:
         self.need(readouts=(self.readout,), rollouts=self.own > 0, own=self.own)
@@ -74,3 +74,4 @@ class ReverseKD(PolicyGradient):
     clip_high: Clip = "none"
     kl: Weight = 1.0
     kl_by: leash.Estimator = "k1"
+    needs: ClassVar[Needs] = replace(PolicyGradient.needs, rewards=False)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from luthier.errors import LuthierError
 from luthier.recipe import document, shape
 from luthier.recipe.document import Node, Origin
 from luthier.recipe.load import plain_words
 from luthier.recipe.schema import STRICT, Float, Int, Misfit, Plugin, PluginField, Seam, Sources, Why
+
+Keys = TypeVar("Keys")
 
 
 def _texts(value: Any) -> Any:
@@ -66,11 +69,19 @@ class Generation:
 
 def generation(overrides: Sequence[str]) -> Generation:
     """The keys from dotted texts alone. Raises LuthierError as `load` does."""
-    tree = Node({}, Origin("override", "luthier generate"))
+    return of_texts(overrides, Generation, "generate", "docs/generation.md")
+
+
+def of_texts(overrides: Sequence[str], keys: type[Keys], verb: str, page: str) -> Keys:
+    """The keys of a verb that has no recipe, from dotted texts; `page` explains them. Raises LuthierError as `load`
+    does."""
+    tree = Node({}, Origin("override", f"luthier {verb}"))
     for text in overrides:
-        tree = shape.apply(tree, document.parse_override(text), Generation)
-    tree = shape.normal(tree, Generation)
+        tree = shape.apply(tree, document.parse_override(text), keys)
+    tree = shape.normal(tree, keys)
     try:
-        return TypeAdapter(Generation).validate_python(tree.plain())
+        return TypeAdapter(keys).validate_python(tree.plain())
     except ValidationError as error:
-        raise plain_words(error, dict(tree.walk())) from error
+        told = plain_words(error, dict(tree.walk()))
+        fix = told.fix.replace("docs/recipes.md", page) if told.fix else None
+        raise LuthierError(told.what, where=told.where, fix=fix) from error

@@ -1,4 +1,4 @@
-"""What the recipe says of rollouts held against its objective, and what of it is derived."""
+"""What the recipe says of rollouts, and of a teacher, held against its objective; and what of it is derived."""
 
 from __future__ import annotations
 
@@ -42,18 +42,25 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
         raise LuthierError(what, where=str(origin) if origin else dotted(key), fix=fix)
 
     name, rollout = recipe.objective.name, recipe.rollout
+    _teacher(recipe, needs, refuse)
     if not needs.rollouts:
         for key in ("rollout", "reward"):
             if getattr(recipe, key):
                 what = f"`{key}:` is for {LEARNERS}; {name!r} learns from the rows as they are"
                 refuse((key,), what, f"leave `{key}:` out, or set another `objective:`")
         return
+    if needs.rivals == "mixture":
+        what = f"{name!r} compares answers with what a mixture of two models draws, which no engine does yet"
+        refuse(("objective",), what, "take `objective: xpo` (the reference alone draws the rivals), or online_dpo")
     _rewards(recipe, needs, refuse)
     if rollout is None:
         return
     if rollout.n < needs.responses:
         what = f"the objective {name!r} compares {needs.responses} answers to a prompt, and rollout.n is {rollout.n}"
         refuse(("rollout", "n"), what, f"set rollout.n={needs.responses} or more")
+    if needs.rivals == "reference" and rollout.n % 2:
+        what = f"{name!r} has half of the answers drawn by the reference, and rollout.n is {rollout.n}"
+        refuse(("rollout", "n"), what, f"set rollout.n={rollout.n + 1}")
     for key, plain in (("top_p", 1.0), ("top_k", 0)):
         if getattr(rollout, key) != plain and needs.unit.name != "pair":
             refuse(
@@ -65,9 +72,21 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
     _noise(recipe, refuse)
 
 
+def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
+    name = recipe.objective.name
+    if "teacher" in needs.roles and recipe.teacher is None:
+        refuse(
+            ("objective",), f"the objective {name!r} learns from a teacher, and none is named", "set `teacher: MODEL`"
+        )
+    if "teacher" not in needs.roles and recipe.teacher is not None:
+        refuse(
+            ("teacher",), f"the objective {name!r} has no teacher, but `teacher` names one", "leave it out, or take gkd"
+        )
+
+
 def _rewards(recipe: Recipe, needs: Any, refuse: Any) -> None:
     name = recipe.objective.name
-    if not recipe.reward and "teacher" not in needs.roles:
+    if not recipe.reward and needs.rewards:
         what = f"the objective {name!r} learns from what answers are worth, and no `reward:` says it"
         refuse(("objective",), what, "name scorers: `reward: [json_match]`; docs/on-policy.md says more")
     if recipe.reward and all(reward.counts == 0 for reward in recipe.reward):

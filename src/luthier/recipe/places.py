@@ -43,7 +43,7 @@ def find(tree: Node, folder: Path | None) -> dict[Key, str]:
 
 
 def _names_a_place(key: Key, given: str) -> bool:
-    if key in (("model", "name"), ("reference", "model", "name")):
+    if key in (("model", "name"), ("reference", "model", "name"), ("teacher", "name")):
         return given not in ALIASES
     is_source = len(key) >= 3 and "data" in key and key[-1] in ("path", "llamafactory")
     return is_source or key[-2:] in (("reward_model", "run"), ("reward_model", ""))
@@ -63,7 +63,8 @@ def models_located(recipe: Recipe) -> Recipe:
 
     second = recipe.reference.model
     reference = recipe.reference if second is None else replace(recipe.reference, model=model(second))
-    return replace(recipe, model=model(recipe.model), reference=reference)
+    teacher = None if recipe.teacher is None else model(recipe.teacher)
+    return replace(recipe, model=model(recipe.model), reference=reference, teacher=teacher)
 
 
 def located(recipe: Recipe) -> Recipe:

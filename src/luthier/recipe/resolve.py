@@ -313,7 +313,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys that shape the weights and differ, with both values (None where absent)."""
     a, b = flat(old), flat(new)
-    for key in ("model.name", "reference.model.name"):  # a folder that is gone by now is the same one for all that
+    # a folder that is gone by now is the same one for all that
+    for key in ("model.name", "reference.model.name", "teacher.name"):
         if key in a and key in b and absolute(b[key]) == a[key]:
             b[key] = a[key]
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _free(key)]

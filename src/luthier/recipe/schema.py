@@ -246,7 +246,7 @@ class Task:
         Plugin(name="exact_match"),
     )
     """exact_match, json_match, contains, f1, bleu, rouge, perplexity, reward_model, preference_accuracy,
-    step_accuracy; the first one is the headline."""
+    label_accuracy, step_accuracy; the first one is the headline."""
     limit: Annotated[Int, Field(gt=0)] | None = None
     """Score only the first so many rows."""
     max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256
@@ -307,6 +307,9 @@ class Recipe:
     """The base in few bits while an adapter trains: nf4 (QLoRA) or int8. Default: not at all."""
     reference: Annotated[Reference, BeforeValidator(_reference)] = Field(default_factory=Reference)
     """What preference objectives compare the model with."""
+    teacher: ModelField | None = None
+    """Whose distribution is learnt: alias, hub id, folder or run, of the same vocabulary. Only for objectives with a
+    teacher (gkd)."""
     rollout: Rollout | None = None
     """How the model answers prompts. For objectives that learn from what it says (grpo, …), and for no others."""
     reward: Rewards = ()

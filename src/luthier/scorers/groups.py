@@ -26,7 +26,21 @@ def score_group(scorer: Any, example: Example, responses: Sequence[Response]) ->
         if isinstance(scorer, Metric):
             return scorer.many([(example, response) for response in responses])
         return [scorer(example, response) for response in responses]
-    found = list(scorer.group(example, responses))
+    return _one_each(scorer, example, responses, list(scorer.group(example, responses)))
+
+
+def score_groups(metric: Metric, groups: Groups) -> list[list[float | None]]:
+    """`score_group` of many prompts, asked for at once."""
+    if metric.sees_group:
+        found = metric.groups(groups)
+        return [_one_each(metric, *one, list(scores)) for one, scores in zip(groups, found, strict=True)]
+    flat = iter(metric.many([(example, response) for example, responses in groups for response in responses]))
+    return [[next(flat) for _ in responses] for _, responses in groups]
+
+
+def _one_each(
+    scorer: Any, example: Example, responses: Sequence[Response], found: list[float | None]
+) -> list[float | None]:
     if len(found) != len(responses):
         raise LuthierError(
             f"{type(scorer).__name__}.group gave {len(found)} scores for {len(responses)} responses",
@@ -34,14 +48,6 @@ def score_group(scorer: Any, example: Example, responses: Sequence[Response]) ->
             fix="let it give one score, or None, for each response in order",
         )
     return found
-
-
-def score_groups(metric: Metric, groups: Groups) -> list[list[float | None]]:
-    """`score_group` of many prompts; a metric that sees no group is asked for all of them at once."""
-    if metric.sees_group:
-        return [score_group(metric, example, responses) for example, responses in groups]
-    flat = iter(metric.many([(example, response) for example, responses in groups for response in responses]))
-    return [[next(flat) for _ in responses] for _, responses in groups]
 
 
 def statistics_of_groups(metric: Metric, groups: Groups) -> list[list[tuple[float, ...] | None]]:

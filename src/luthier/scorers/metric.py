@@ -58,6 +58,14 @@ class Metric(ABC):
         """The scores of many responses, each to its example."""
         return [self(*pair) for pair in pairs]
 
+    def group(self, example: Example, responses: Sequence[Response]) -> list[float | None]:
+        """The score of each response to one prompt, beside the others where the scorer sees them."""
+        return self.many([(example, response) for response in responses])
+
+    def groups(self, groups: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
+        """`group` of many prompts; a scorer that is faster on many at once has its own way."""
+        return [self.group(*one) for one in groups]
+
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """The corpus value of each row of sums: (B, K) → (B,)."""
         return totals_BK[:, 0] / totals_BK[:, 1]

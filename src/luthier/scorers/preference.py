@@ -1,4 +1,4 @@
-"""Scorers of a model's own judgement: does it rank responses, or tell right steps from wrong ones, as people did?
+"""Scorers of a model's own judgement: does it rank responses, or tell good ones from bad ones, as people did?
 
 They need a model that gives rewards: explicit ones (a reward model's scalar head) or the implicit ones of a preference
 objective (for DPO beta times the drift from the reference, arXiv:2305.18290, eq. 5). A tie counts one half, so that a
@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.data.statistics import GOOD
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Why
 from luthier.scorers.metric import Metric
@@ -55,6 +59,37 @@ class PreferenceAccuracy(Judgement):
         """Pairs ranked right, and pairs: K = 2. `rewards` has one for each response."""
         ranked = [_right(rewards[better], rewards[worse]) for better, worse in pairs(example)]
         return (math.fsum(ranked), float(len(ranked))) if ranked else None
+
+
+@dataclass(frozen=True)
+class LabelAccuracy(Judgement):
+    """How well a model's rewards tell good responses from bad ones by their sign, for rows with a label: the mean of
+    the share of good ones that it rewards above 0 and the share of bad ones below.
+
+    So a model that calls everything good has 0.5, however many are (balanced accuracy). A score above 0.5 is good.
+    """
+
+    lacking: ClassVar[str] = "they have no response with a label"
+
+    def judges(self, example: Example) -> bool:
+        return any(response.reward is not None for response in example.responses)
+
+    def of_rewards(self, example: Example, rewards: Sequence[float]) -> tuple[float, ...] | None:
+        """Good ones told, good ones, bad ones told, bad ones: K = 4. `rewards` has one for each response."""
+        told = [0.0, 0.0, 0.0, 0.0]
+        for response, reward in zip(example.responses, rewards, strict=True):
+            if response.reward is not None:
+                good = response.reward > GOOD
+                told[0 if good else 2] += _right(reward, 0.0) if good else _right(0.0, reward)
+                told[1 if good else 3] += 1.0
+        return tuple(told) if any(told) else None
+
+    def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of rows that are all good, or all bad: the one share there is."""
+        told_BC, count_BC = totals_BK[:, 0::2], totals_BK[:, 1::2]  # C = good, bad
+        share_BC = told_BC / np.maximum(count_BC, 1.0)
+        mean_B: NDArray[np.float64] = share_BC.sum(1) / np.maximum((count_BC > 0).sum(1), 1)
+        return mean_B
 
 
 @dataclass(frozen=True)

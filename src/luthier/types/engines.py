@@ -95,6 +95,8 @@ class Completion:
     """The same under the distribution that it was drawn from; 0 where decoding is greedy."""
     top: tuple[tuple[tuple[int, float], ...], ...] = field(default=(), compare=False)
     """For each token of `sampled` the likeliest (token, log-probability under the model itself), if asked for."""
+    top_texts: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), compare=False)
+    """The same of an endpoint that tells its tokens as text alone."""
     cached: int = field(default=0, compare=False)
     """So many tokens of the prompt had been read before."""
     length: int | None = field(default=None, compare=False)

@@ -66,6 +66,8 @@ class Needs:
     """Roles of heads whose losses leave the model alone: they learn from what it sees, and do not change it."""
     rollouts: bool = False
     """Its rows are prompts; the responses are made by the model while it trains."""
+    rewards: bool = True
+    """With rollouts: it learns from what answers are worth, so that something must say it."""
     dynamic: bool = False
     """Prompts whose answers are all right, or none, give way to others (`rollout.dynamic`, unless the recipe says)."""
     own: float = 1.0

@@ -182,15 +182,16 @@ def embeddings(store: TokenStore, rows: int, tokenizer: Any, model: str) -> None
             )
 
 
-def vocabulary(policy: Any, reference: Any, name: str) -> None:
+def vocabulary(policy: Any, second: Any, name: str, role: str = "reference") -> None:
     """Raises LuthierError where two tokenizers give texts other ids: log-probabilities could not be compared."""
-    ours, theirs = policy.get_vocab(), reference.get_vocab()
+    ours, theirs = policy.get_vocab(), second.get_vocab()
     if ours == theirs:
         return
     differing = sorted(set(ours.items()) ^ set(theirs.items()))
     raise LuthierError(
-        f"the reference {name!r} has another vocabulary than the model ({len(theirs):,} tokens against {len(ours):,}; "
+        f"the {role} {name!r} has another vocabulary than the model ({len(theirs):,} tokens against {len(ours):,}; "
         f"{len(differing):,} entries differ, such as {differing[0][0]!r})",
-        where="reference.model",
-        fix="take a reference of the same family, or none: the model as it was is the default",
+        where="reference.model" if role == "reference" else role,
+        fix=f"take a {role} of the same family"
+        + (", or none: the model as it was is the default" if role == "reference" else ""),
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
-from luthier.recipe import Plugin, Recipe, Task
+from luthier.recipe import Model, Plugin, Recipe, Task
 from luthier.recipe.describe import default_of, plugin_fields
 from luthier.recipe.resolve import plain
 from luthier.run import Run
@@ -18,12 +18,13 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared, Prompts, Template
+    from luthier.engines.opening import Opening
     from luthier.evaluate import ScoredTask
     from luthier.models import Policy
     from luthier.models.heads import HeadCard
     from luthier.train.rollouts.judging import Judging
     from luthier.train.rollouts.source import Rollouts
-    from luthier.types import Encoded
+    from luthier.types import Encoded, Engine, Example
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,22 +116,57 @@ class Job:
 
         return Judging([replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward])
 
-    def rollouts(self, policy: Policy, run: Run) -> Rollouts:
-        """What the model is to learn from: what it says to the prompts. Raises LuthierError for an engine that does not
-        answer with the weights that train."""
-        from luthier.train.rollouts.source import Made, Rollouts
-
+    @cached_property
+    def _speaking(self) -> Opening:
+        """What opens the engine of rollouts. Raises LuthierError for one that does not answer with the weights that
+        train."""
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         named = self.recipe.rollout.engine
-        opening = REGISTRIES["engine"].build(named.name, named.args)
+        opening: Opening = REGISTRIES["engine"].build(named.name, named.args)
         if opening.elsewhere:
             raise LuthierError(
                 f"the engine {named.name!r} has weights of its own, which do not follow those that train",
                 where="rollout.engine",
                 fix="set rollout.engine=local",
             )
-        engine = opening.open(policy, self.template.stop_ids)
-        return Rollouts(Made(self.prompts, self.judging, engine, self.objective, policy.digest), self.recipe, run)
+        return opening
+
+    def rollouts(self, policy: Policy, run: Run) -> Rollouts:
+        """What the model is to learn from: what it says to the prompts."""
+        from luthier.train.rollouts.source import Made, Rollouts
+
+        engine, needs = self._speaking.open(policy, self.template.stop_ids), self.objective.needs
+        rival = self._rival(policy) if needs.rivals == "reference" else None
+        encode = self._answered if needs.own < 1 else None
+        made = Made(self.prompts, self.judging, engine, self.objective, policy.digest, rival, encode)
+        return Rollouts(made, self.recipe, run)
+
+    def _rival(self, policy: Policy) -> Engine:
+        """The reference, answering: the same weights with the adapter off. Raises LuthierError where it is another."""
+        from luthier.engines.switched import AdapterOff
+
+        if self.recipe.reference.model is not None or not policy.has_adapter or policy.rewrites_base:
+            raise LuthierError(
+                f"for {self.recipe.objective.name!r} the reference draws rivals, and it can only where it is the model "
+                "with its adapter off",
+                where="adapt",
+                fix="take `adapt: lora` and leave `reference:` out",
+            )
+        return AdapterOff(self._speaking.open(policy, self.template.stop_ids), policy.adapter_off)
+
+    def _answered(self, example: Example) -> Encoded:
+        """The data's own answer to a prompt. Raises LuthierError where it has none, or one that is too long."""
+        from luthier.data.prompting import with_answer
+
+        encoded = self.template.encode(with_answer(example), loss_on="last")
+        longest = max(len(ids) for ids in encoded.ids)
+        if longest > self.recipe.train.max_tokens:
+            raise LuthierError(
+                f"the row has {longest:,} tokens, train.max_tokens is {self.recipe.train.max_tokens:,}",
+                where=str(example.source),
+                fix="raise train.max_tokens, or leave the row out",
+            )
+        return encoded
 
     def scored(self, task: Task) -> ScoredTask:
         """One of the recipe's tasks with its scorers, which are the same objects whenever it is asked for."""
@@ -148,7 +184,7 @@ class Job:
         """Have the files of all its models in the cache."""
         from luthier.models import fetch
 
-        for model in (self.recipe.model, self.recipe.reference.model):
+        for model in (self.recipe.model, self.recipe.reference.model, self.recipe.teacher):
             if model is not None:
                 fetch(model)
 
@@ -162,7 +198,10 @@ class Job:
         from luthier import models
 
         if self.speaks:
+            _ = self._speaking
             self.judging.check([prompt.example for prompt in self.prompts.train])
+            for prompt in self.prompts.train if self.objective.needs.own < 1 else ():
+                self._answered(prompt.example)
             return
         recipe, needs, statistics = self.recipe, self.objective.needs, self.prepared.ledger.preferences
         if statistics is not None and (advice := self.objective.advice(statistics.good, statistics.bad)):
@@ -186,36 +225,35 @@ class Job:
 
     def openers(self, policy: Policy, run: Run | None) -> Mapping[str, Callable[[], Policy]]:
         """The models beside the one that trains, by role, each loaded when it is wanted."""
-        if self.recipe.reference.model is None:
-            return {}
-        if not self.objective.needs.reference:
+        named = {"reference": self.recipe.reference.model, "teacher": self.recipe.teacher}
+        if named["reference"] is not None and not self.objective.needs.reference:
             raise LuthierError(
                 f"the objective {self.recipe.objective.name!r} has no reference, but `reference.model` names one",
                 where="reference.model",
                 fix="leave it out",
             )
-        return {"reference": lambda: self._reference(policy, run)}
+        return {
+            role: partial(self._second, role, model, policy, run) for role, model in named.items() if model is not None
+        }
 
-    def _reference(self, policy: Policy, run: Run | None) -> Policy:
-        """The second model. `run` (None: another process does) writes down which it was: when it goes on or is scored,
+    def _second(self, role: str, model: Model, policy: Policy, run: Run | None) -> Policy:
+        """A second model. `run` (None: another process does) writes down which it was: when it goes on or is scored,
         that must be the same."""
         from luthier import models
         from luthier.models.loading.digest import must_be
 
-        assert self.recipe.reference.model is not None
-        second = models.load(self.recipe.reference.model, train=False)
-        data_check.vocabulary(policy.tokenizer, second.tokenizer, self.recipe.reference.model.name)
+        second = models.load(model, train=False)
+        data_check.vocabulary(policy.tokenizer, second.tokenizer, model.name, role)
         if run is None:
             return second
         summary = run.read_json(run.summary_path)
         if any(run.checkpoints.glob("step-*")):
-            must_be(summary.get("reference"), second.digest, self.recipe.reference.model.name, run.folder)
-        run.write_json(run.summary_path, {**summary, "reference": second.digest})
-        stores = () if self.speaks else (self.prepared.train, self.prepared.validation)
-        for store in stores:
+            must_be(summary.get(role), second.digest, model.name, run.folder)
+        run.write_json(run.summary_path, {**summary, role: second.digest})
+        for store in () if self.speaks else (self.prepared.train, self.prepared.validation):
             if store is not None:
-                data_check.context(store, models.max_context(second.module), "the reference")
-                data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, "the reference")
+                data_check.context(store, models.max_context(second.module), f"the {role}")
+                data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, f"the {role}")
         return second
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.engines.opening import Opening
+from luthier.engines.switched import AdapterOff
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, Source, Task
 from luthier.run import Run
 from luthier.scorers.metric import Metric
-from luthier.types import Completion, Encoded, Engine, Example, Request, Sampling
+from luthier.types import Encoded, Engine, Example
 from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
 
@@ -33,48 +34,6 @@ class Model:
 
     policy: Policy
     off: Callable[[], AbstractContextManager[None]] = nullcontext
-
-
-class AdapterOff:
-    """An engine that works on a model with its adapter off."""
-
-    def __init__(self, engine: Engine, off: Callable[[], AbstractContextManager[None]]) -> None:
-        self.engine, self._off, self.context = engine, off, engine.context
-
-    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """As `Engine.run`; the adapter is off from the first completion to the last."""
-        return self._all(self.engine.run(requests))
-
-    def _all(self, completions: Iterator[Completion]) -> Iterator[Completion]:
-        with self._off():
-            yield from completions
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """As `Engine.generate`."""
-        with self._off():
-            return self.engine.generate(prompts, sampling)
-
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
-        """As `Engine.stream`."""
-        with self._off():
-            yield from self.engine.stream(prompt, sampling)
-
-    def logprobs(self, rows: Sequence[Encoded], adapter: str | None = None) -> list[NDArray[np.float32]]:
-        """As `Engine.logprobs`."""
-        with self._off():
-            return self.engine.logprobs(rows, adapter)
-
-    def load_adapter(self, name: str, folder: str) -> None:
-        """As `Engine.load_adapter`."""
-        self.engine.load_adapter(name, folder)
-
-    def drop_adapter(self, name: str) -> None:
-        """As `Engine.drop_adapter`."""
-        self.engine.drop_adapter(name)
-
-    def sync(self, version: int) -> None:
-        """As `Engine.sync`."""
-        self.engine.sync(version)
 
 
 def opened(run: Run, recipe: Recipe, *, base: bool) -> Mapping[str, Model]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +154,40 @@ def test_an_answer_keeps_the_tokens_it_was_drawn_as():
     outcome = Outcome(None, None, [], None, 0.0, "tuned")
     assert outcome.response(Completion((7, 8), "ab", "stop", sampled=(7, 8, 2))).ids == (7, 8, 2)
     assert outcome.response(Completion((), "ab", "stop")).ids is None, "an endpoint tells text alone"
+
+
+class Planted:
+    """An engine whose answers are worth numbers drawn evenly from 0 to 1: they say their worth."""
+
+    context = None
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        for request in requests:
+            yield Completion(
+                (1,), str(np.random.default_rng(request.sampling.seed).random()), "stop", request=request.id
+            )
+
+
+@pytest.mark.parametrize("judge", ["exact", "noisy"])
+def test_the_best_of_n_of_planted_worths_has_the_mean_of_their_maximum(judge: str, tmp_path: Path) -> None:
+    """E[max of n] = n / (n + 1) by a judge who knows; by one who errs less than that, and more with n all the same."""
+    (tmp_path / "judges.py").write_text(
+        "import hashlib\n"
+        "def exact(response): return float(response)\n"
+        "def noisy(response):\n"
+        "    return float(response) + int(hashlib.md5(response.encode()).hexdigest()[:4], 16) / 65536\n"
+    )
+    found = []
+    for count in (1, 2, 4, 8):
+        keys = {"best_of": count, "by": {"python": f"{tmp_path}/judges.py:{judge}"}} if count > 1 else {}
+        task = Task(data=["x"], scorers=[{"python": f"{tmp_path}/judges.py:exact"}], temperature=1.0, **keys)
+        scores = compare(ScoredTask(task), rows(600), Letters(), {"tuned": Planted()}).scores
+        found.append(scores[0].systems["tuned"].value)
+        assert scores[1].systems["tuned"].value == found[0] if count > 1 else len(scores) == 1, (
+            "the first of n is n = 1"
+        )
+    assert found == sorted(found) and found[-1] - found[0] > 0.2
+    if judge == "exact":
+        assert found == pytest.approx([1 / 2, 2 / 3, 4 / 5, 8 / 9], abs=0.03)  # four standard errors at most
+    else:
+        assert found[-1] < 0.85

@@ -15,6 +15,7 @@ from luthier.evaluate import ScoredTask, compare
 from luthier.evaluate.rewards import CachedLikelihoods, ImplicitRewards, Untrained, gives_rewards, laid_out
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.schema import Task
+from luthier.scorers import SCORERS
 from luthier.types import Encoded, Example, Turn
 
 
@@ -136,3 +137,17 @@ def test_accuracy_wants_models_that_reward_and_rows_that_differ():
     alone = [row("q", "a"), row("q", "a", "b", scores=(1.0, 1.0)), Example((Turn("user", "q"),), answer="a")]
     with pytest.raises(LuthierError, match=r"can judge none of the 3 rows .* no two responses with different scores"):
         accuracy({"base": Untrained("row")}, alone)
+
+
+def test_labels_are_told_by_the_sign_of_the_reward() -> None:
+    """Good ones told 2 of 3 (a 0 is half), bad ones 1 of 1: their mean, not 3.5 of 4."""
+    scorer = SCORERS.build("label_accuracy")
+    each = [row("q", "a", scores=(1.0,)), row("r", "b", "c", scores=(1.0, 0.0)), row("s", "d", scores=(0.9,))]
+    found = [scorer.of_rewards(*pair) for pair in zip(each, ([2.0], [0.0, -1.0], [-0.5]), strict=True)]
+    assert found == [(1, 1, 0, 0), (0.5, 1, 1, 1), (0, 1, 0, 0)]
+    assert scorer.pooled(np.sum(found, axis=0)[None])[0] == pytest.approx((1.5 / 3 + 1.0) / 2)
+    assert scorer.pooled(np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 4.0]])).tolist() == [0.5, 0.75]
+    assert scorer.of_rewards(row("q", "a"), [1.0]) is None and not scorer.judges(row("q", "a"))
+    task = Task(name="labels", data=["x"], scorers=["label_accuracy"])
+    compared = compare(ScoredTask(task), each, Pairs(), {"base": ByHeart({})}, judges={"base": Untrained("row")})
+    assert compared.scores[0].systems["base"].value == 0.5, "a head that has learnt nothing"

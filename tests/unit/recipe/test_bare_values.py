@@ -12,7 +12,7 @@ from luthier.workflow.registries import REGISTRIES
 
 BASIS: dict[str, Any] = {"model": "m", "data": "d.jsonl", "output": "o"}
 PLACES = {
-    "objective": lambda plugin: {"objective": plugin},
+    "objective": lambda plugin: {"objective": plugin, **beside(plugin)},
     "adapter": lambda plugin: {"adapt": plugin},
     "quantizer": lambda plugin: {"quantize": plugin},
     "optimizer": lambda plugin: {"train": {"optimizer": plugin}},
@@ -23,6 +23,14 @@ PLACES = {
     "engine": lambda plugin: {"engine": plugin},
 }
 """Where a recipe names a plug-in of each kind."""
+
+
+def beside(plugin: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe must say besides for this objective."""
+    ((name, value),) = plugin.items()
+    needs = REGISTRIES["objective"].build(name, {"": value}).needs
+    reward = {"reward": "f1"} if needs.rollouts and needs.rewards else {}
+    return {**reward, **({"teacher": "t"} if "teacher" in needs.roles else {})}
 
 
 def bare() -> list[tuple[str, str, str, Any]]:

@@ -222,6 +222,49 @@ def test_a_step_of_ties_alone_moves_no_weight(tmp_path: Path) -> None:
     assert [warning["guard"] for warning in learner.events("warning") if warning["guard"] == "empty"] == ["empty"] * 2
 
 
+# other models beside
+def test_rivals_are_drawn_by_the_reference_and_each_answer_meets_its_own(tmp_path: Path) -> None:
+    learner = Learner(tmp_path, {"n": 6, "max_new_tokens": 8}, "xpo", module=tiny.lora(), lr=0.1, steps=4)
+    steps, seen = served(learner), 0
+    for examples in steps:
+        for example in examples:
+            assert len(example.ids) == 2 and example.column("of_reference") == (0.0, 1.0)
+            assert len(set(example.column("reward"))) == 2
+            seen += 1
+    assert seen
+    with learner.policy.adapter_off(), Forward(learner.policy.module).opened() as forward:
+        for example in steps[-1]:
+            (batch,) = micro_batches([example], 2048)
+            base = forward.rows(batch).logp_S.detach().numpy()
+            own, rival = (int(np.count_nonzero(weights)) for weights in example.weights)
+            drawn = [column[14:] for column in example.column("sampler_logp")]
+            assert np.allclose(base[own : own + rival], drawn[1], atol=1e-4), "the reference drew it"
+            assert not np.allclose(base[:own], drawn[0], atol=1e-4), "the policy has moved on"
+
+
+def test_a_share_of_the_steps_learns_from_the_datas_own_answers(tmp_path: Path) -> None:
+    teacher = tiny.Policy(tiny.model(seed=5))
+    learner = Learner(
+        tmp_path,
+        {"n": 2},
+        {"gkd": {"own": 0.25}},
+        rewards=(),
+        openers={"teacher": lambda: teacher},
+        lr=1e-2,
+        steps=8,
+        save_every=3,
+    )
+    steps = served(learner)
+    spoken = [event["step"] for event in learner.events("rollout")]
+    assert spoken == [4, 8]
+    assert all(
+        len(example.ids) == (2 if step + 1 in spoken else 1) for step, rows_ in enumerate(steps) for example in rows_
+    )
+    assert steps[0][0].ids[0].tolist()[-1] == 5, "the data's answer"
+    far = [event["teacher_divergence"] for event in learner.events("step")]
+    assert far[-1] < far[0] and not {e["guard"] for e in learner.events("warning")} & {"silent", "unsaid"}
+
+
 # rows
 def group(rewards: Sequence[float], lengths: Sequence[int]) -> Group:
     answers = [

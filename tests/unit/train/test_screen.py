@@ -37,6 +37,20 @@ def test_time_left_counts_the_steps_of_this_sitting_only() -> None:
     assert "1:30 left" in screen.numbers({**EVENT, "step": 70}, screen.began + 60)
 
 
+def test_what_the_model_said_stands_beside_the_steps_that_learn_from_it() -> None:
+    screen = Screen(100, Console(file=io.StringIO()))
+    said = {"reward": 0.61, "reward_std": 0.2, "right": 0.5, "reward_json_match": 0.5, "reward_form": 1.0}
+    shape = {"silent": 0.5, "length": 8.4, "cut": 0.0, "entropy": 0.314}
+    spent = {"speaking_seconds": 2.0, "scoring_seconds": 0.04, "made_per_s": 512.0}
+    screen.rollout({"kind": "rollout", "step": 1, **said, **shape, **spent})
+    line = screen.numbers({**EVENT, "step": 1, "clipped": 0.012, "kl": 0.0031, "mismatch_k3": 1.6e-3}, screen.began + 9)
+    for part in (
+        "reward 0.610 ± 0.20 (right 0.50, json_match 0.50, form 1.00)", "silent 50%", "length 8 (cut 0%)",
+        "entropy 0.31", "said in 2.0 s, judged in 0.0 s, 512 tokens/s", "clipped 1.2%", "KL 0.0031", "mismatch 1.6e-03",
+    ):  # fmt: skip
+        assert part in line
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
 def test_seconds_read_as_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from luthier.engines import choice
@@ -17,13 +16,11 @@ from luthier.engines.asking import in_order
 from luthier.engines.choice import Choice
 from luthier.engines.grammar import Grammars
 from luthier.engines.local.adapters import Adapters
-from luthier.engines.local.alone import AloneReader
+from luthier.engines.local.lane import Lane, inference, reader, renewed
 from luthier.engines.local.load import Load
-from luthier.engines.local.paged import PagedReader
 from luthier.engines.local.row import Row
 from luthier.engines.local.scheduler import Scheduler, Sizes
 from luthier.engines.local.ticket import Settings, Ticket, checked
-from luthier.engines.local.weights import Watch
 from luthier.engines.named import Named
 from luthier.engines.text import Text
 from luthier.errors import LuthierError
@@ -31,9 +28,7 @@ from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
 from luthier.models.decode.adapters import Unserved
 from luthier.models.decode.compiled import CompiledReader
-from luthier.models.decode.copies import Copies, Kind
-from luthier.models.decode.step import NO_ID, PAGE, Reader
-from luthier.models.decode.weights import weights
+from luthier.models.decode.step import NO_ID, PAGE
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 
 
@@ -51,7 +46,7 @@ class LocalEngine:
         self._named, self._tokenizer, self._stop = Named(module), tokenizer, frozenset(stop_ids)
         settings = checked(settings)
         self._sizes = Sizes(settings.get("rows", 64), max(1, settings.get("tokens", 32_768) // PAGE))
-        self._lanes: dict[str | None, _Lane] = {}
+        self._lanes: dict[str | None, Lane] = {}
         self._room, self._kind = settings.get("adapters", 2**30), settings.get("weights", "own")
         self._beside: Adapters | None = None
         """Those that are served in one pass with all others."""
@@ -120,7 +115,7 @@ class LocalEngine:
 
         for name, lane in self._lanes.items():
             if lane.scheduler.busy:
-                with self._named.on(name) as module, _inference(module):
+                with self._named.on(name) as module, inference(module):
                     lane.scheduler.step(tell, meanwhile)
         return list(dict.fromkeys(told))
 
@@ -270,7 +265,7 @@ class LocalEngine:
     def _look(self) -> None:
         """See whether the weights are those that were read by: pages of old ones are not read on."""
         for name, lane in list(self._lanes.items()):
-            with self._named.on(name) as module, _inference(module):
+            with self._named.on(name) as module, inference(module):
                 if not lane.watch.changed(module):
                     continue
                 lane.scheduler.clear()
@@ -278,7 +273,7 @@ class LocalEngine:
                 bound = lane.scheduler.busy or (name is None and self._beside is not None and self._beside.names)
                 if bound:
                     lane.scheduler.reader.refresh()
-                elif not _renewed(lane.scheduler.reader, module):
+                elif not renewed(lane.scheduler.reader, module):
                     del self._lanes[name]
                     self._beside = None if name is None else self._beside
 
@@ -288,7 +283,7 @@ class LocalEngine:
             self._look()
 
     # a request
-    def _checked(self, request: Request, place: int) -> tuple[_Lane, int]:
+    def _checked(self, request: Request, place: int) -> tuple[Lane, int]:
         """The lane that answers a request, and how many tokens may follow its prompt."""
         where = f"prompt {place + 1}"
         if request.n < 1:
@@ -302,7 +297,7 @@ class LocalEngine:
         lane = self._lane(request.adapter)
         return lane, _room(request, where, lane.context)
 
-    def _lane(self, name: str | None) -> _Lane:
+    def _lane(self, name: str | None) -> Lane:
         if self._served_beside(name) is not None:
             name = None
         if name is not None and name not in self._named.names:
@@ -311,12 +306,12 @@ class LocalEngine:
                 f"no adapter {name!r} is loaded (loaded: {known})", where="adapter", fix="load it, or name another"
             )
         if name not in self._lanes:
-            with self._named.on(name) as module, _inference(module):
-                reader = _reader(module, self._kind)
-                if name is None and isinstance(reader, CompiledReader):
-                    self._beside = Adapters(reader, self._room)
-                scheduler = Scheduler(reader, self._stop, self._sizes, None if name else self._beside)
-                lane = self._lanes[name] = _Lane(scheduler, max_context(module))
+            with self._named.on(name) as module, inference(module):
+                made = reader(module, self._kind)
+                if name is None and isinstance(made, CompiledReader):
+                    self._beside = Adapters(made, self._room)
+                scheduler = Scheduler(made, self._stop, self._sizes, None if name else self._beside)
+                lane = self._lanes[name] = Lane(scheduler, max_context(module))
                 lane.watch.changed(module)
         return self._lanes[name]
 
@@ -343,49 +338,6 @@ class LocalEngine:
         """Tells rows apart that must not read each other's pages, among those of one lane."""
         beside = self._served_beside(adapter)
         return None if beside is None or adapter is None else beside.generation(adapter)
-
-
-@dataclass(eq=False)
-class _Lane:
-    """What answers the requests of one adapter that needs the model to itself, or of none."""
-
-    scheduler: Scheduler
-    context: int | None
-    watch: Watch = field(default_factory=Watch)
-
-
-def _reader(module: Any, kind: Kind) -> Reader:
-    """What reads this model's tokens fastest."""
-    compiled = CompiledReader.of(module, kind)
-    if isinstance(compiled, CompiledReader):
-        return compiled
-    return AloneReader(module) if PagedReader.why_not(module) else PagedReader(module)
-
-
-def _renewed(reader: Reader, module: Any) -> bool:
-    """Can this reader go on with the model as it is by now? (It may have been cast, an adapter merged or switched.)"""
-    compiled = not isinstance(weights(module, Copies("own")), str)
-    if compiled != isinstance(reader, CompiledReader):
-        return False
-    try:
-        reader.refresh()
-    except LuthierError:
-        return False
-    return True
-
-
-@contextmanager
-def _inference(module: Any) -> Iterator[None]:
-    """No gradients, no dropout; afterwards the module is in the mode it was in."""
-    training = module.training
-    if training:
-        module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if training:
-            module.train()
 
 
 def _room(request: Request, where: str, context: int | None) -> int:

@@ -66,7 +66,7 @@ class PagedReader:
 
     def rest(self) -> None:
         """As `Reader.rest`."""
-        self._pool, self._pages = {}, 0
+        self._pool.rest()
 
     def refresh(self) -> None:
         """The weights are read where they lie. Raises LuthierError where they are of another type or place by now."""

@@ -36,6 +36,11 @@ class Pool:
         self._layers = {layer: (self._wider(k), self._wider(v)) for layer, (k, v) in self._layers.items()}
         self.moves += 1
 
+    def rest(self) -> None:
+        """Give the memory back."""
+        self._layers, self._room = {}, 0
+        self.moves += 1
+
     def copy(self, source: int, target: int) -> None:
         """Copy a page."""
         for pools in self._layers.values():

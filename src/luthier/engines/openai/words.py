@@ -90,6 +90,8 @@ class Words:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if way == "chat":
             body["messages"] = [_message(turn) for turn in request.turns]
+            if sampling.top_logprobs:
+                body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
             if request.tools:
                 body["tools"] = [dict(tool) for tool in request.tools]
             return CHAT, body
@@ -97,6 +99,8 @@ class Words:
             body["prompt"] = self.tokenizer.decode(
                 list(request.prompt), skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
+            if sampling.top_logprobs:
+                body["logprobs"] = sampling.top_logprobs
             return TEXT, body
         body |= {"prompt": list(request.prompt), "return_token_ids": True, "logprobs": sampling.top_logprobs}
         if stop := sorted({*self.stop_ids, *sampling.stop_ids}):
@@ -125,6 +129,7 @@ class Words:
             ids, logprobs = choice.get("token_ids"), choice.get("logprobs") or {}
             sampled = tuple(int(token) for token in ids or ())
             likely = tuple(float(each) for each in logprobs.get("token_logprobs") or ()) if sampled else ()
+            likeliest = _likeliest(logprobs) if request.sampling.top_logprobs else ()
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise LuthierError(
                 f"the endpoint's answer is no completion: {json.dumps(answer)[:300]}",
@@ -146,11 +151,23 @@ class Words:
             finish=FINISHES.get(str(finish), "stop"),  # type: ignore[arg-type]
             sampled=sampled,
             logprobs=likely,
+            top_texts=likeliest,
             length=length if isinstance(length, int) else None,
             request=request.id,
             index=index,
             adapter=request.adapter,
         )
+
+
+def _likeliest(logprobs: Mapping[str, Any]) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """The likeliest tokens at each place, as a chat tells them or as a completion does."""
+    if logprobs.get("content"):
+        return tuple(
+            tuple((str(one["token"]), float(one["logprob"])) for one in place.get("top_logprobs") or ())
+            for place in logprobs["content"]
+        )
+    places = logprobs.get("top_logprobs") or ()
+    return tuple(tuple((str(token), float(logp)) for token, logp in (place or {}).items()) for place in places)
 
 
 def _seed(seed: int, index: int) -> int:

@@ -46,10 +46,8 @@ class Dealing:
             self._adapt(computed)
         made: list[list[Encoded]] = []
         for number, group in enumerate(groups):
-            if needs.unit == PAIR and not rows.paired(group):
-                made.append([])
-                continue
-            made.append(rows.split(rows.row(group, number, worth[number], computed), needs, self._budget))
+            parts = rows.split(rows.row(group, number, worth[number], computed), needs, self._budget)
+            made.append([part for part in parts if needs.unit != PAIR or rows.differ(part.column("reward"))])
         return Dealt(made, worth)
 
     def _adapt(self, computed: Computed) -> None:

@@ -72,6 +72,13 @@ class Group:
     """What the first scorer says is right; None where it cannot say, or speaks of no right and wrong."""
     first: list[float | None] = field(default_factory=list)
     """The first scorer's own score."""
+    rivals: int = 0
+    """So many of the answers, the last ones, were drawn by another policy."""
+
+    @property
+    def own(self) -> slice:
+        """Those of its answers that the policy drew itself."""
+        return slice(0, len(self.answers) - self.rivals)
 
     @property
     def teaches(self) -> bool:

@@ -106,9 +106,9 @@ class Judging:
         group.right = [None if one is None or not self.tells_right else one > RIGHT for one in group.first]
 
     def total(self, said: Parts) -> float:
-        """The weighted sum; 0 where a gate is 0; NaN where a part of it could not be said."""
+        """The weighted sum; 0 where a gate is 0, and where nobody judges; NaN where a part of it could not be said."""
         values = [(part, said[part.name]) for part in self.parts]
-        if not values or any(value is None for _, value in values):
+        if any(value is None for _, value in values):
             return math.nan
         if any(part.gate and value == 0 for part, value in values):
             return 0.0

@@ -27,8 +27,9 @@ class Clock:
         return self.speaking + self.scoring + self.reading
 
 
-def measured(groups: Sequence[Group], drawn: Sequence[Group]) -> dict[str, float]:
-    """`groups` train, `drawn` were answered: groups without contrast among them, where these gave way.
+def measured(groups: Sequence[Group], drawn: Sequence[Group], *, judged: bool = True) -> dict[str, float]:
+    """`groups` train, `drawn` were answered: groups without contrast among them, where these gave way. Only answers of
+    the policy itself count. `judged`: does anything say what they are worth?
 
     reward        mean worth of an answer; _std: its spread; _NAME: the mean of one part by itself
     right         share of answers that the first scorer calls right
@@ -37,18 +38,18 @@ def measured(groups: Sequence[Group], drawn: Sequence[Group]) -> dict[str, float
     length, cut   mean tokens of an answer, share of answers that were too long
     entropy       of what was drawn from, nats a token, estimated from the draws
     """
-    answers = [answer for group in drawn for answer in group.answers]
-    rewards = [reward for group in drawn for reward in group.rewards]
+    answers = [answer for group in drawn for answer in group.answers[group.own]]
+    rewards = [reward for group in drawn for reward in group.rewards[group.own]] if judged else []
     known = [reward for reward in rewards if not math.isnan(reward)]
-    right = [one for group in drawn for one in group.right if one is not None]
+    right = [one for group in drawn for one in group.right[group.own] if one is not None]
     tokens = sum(len(answer.ids) for answer in answers)
     found: dict[str, float] = {}
     if known:
         found |= {"reward": fmean(known), "reward_std": pstdev(known)}
     if right:
         found["right"] = fmean(right)
-    for name in dict.fromkeys(name for group in drawn for said in group.parts for name in said):
-        said_of = [said[name] for group in drawn for said in group.parts]
+    for name in dict.fromkeys(name for group in drawn for said in group.parts[group.own] for name in said):
+        said_of = [said[name] for group in drawn for said in group.parts[group.own]]
         values = [value for value in said_of if value is not None]
         if values:
             found[f"reward_{name.replace(' ', '_')}"] = fmean(values)

@@ -46,7 +46,7 @@ class Rates:
     def add(self, groups: Sequence[Group]) -> None:
         """One more rollout. Answers of which nothing could be said do not count."""
         for group in groups:
-            known = [one for one in group.right if one is not None]
+            known = [one for one in group.right[group.own] if one is not None]
             if not known:
                 continue
             rate, share = self.of.setdefault(group.position, Rate()), fmean(known)
@@ -54,7 +54,7 @@ class Rates:
             rate.last, rate.rollouts = share, rate.rollouts + 1
             rate.answers += len(known)
             rate.right += sum(known)
-            worth = [reward for reward in group.rewards if reward == reward]
+            worth = [reward for reward in group.rewards[group.own] if reward == reward]
             rate.reward = fmean(worth) if worth else 0.0
 
     def rows(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

@@ -64,6 +64,8 @@ def row(group: Group, number: int, worth: Sequence[Worth] | None, computed: Comp
     """The group, which is the rollout's `number`-th, with all that is known of it."""
     made = bare(group)
     known: dict[str, Any] = {**made.columns, "reward": tuple(group.rewards)}
+    if group.rivals:
+        known["of_reference"] = tuple(float(i >= len(group.answers) - group.rivals) for i in range(len(group.answers)))
     tokens: dict[str, Sequence[NDArray[Any]]] = {}
     if worth is not None:
         tokens["advantage"] = [one.advantage_T for one in worth]
@@ -79,7 +81,10 @@ def row(group: Group, number: int, worth: Sequence[Worth] | None, computed: Comp
 
 def split(made: Encoded, needs: Needs, budget: int) -> list[Encoded]:
     """The row in parts of at most `budget` computed tokens, where its answers need not lie beside one another; the
-    prompt is computed once in each."""
+    prompt is computed once in each. Where rivals are another policy's, each answer beside its own rival."""
+    if needs.rivals == "reference":
+        half = len(made.ids) // 2
+        return [_part(made, (i, half + i)) for i in range(half)]
     together = needs.responses > 1 and needs.unit in (PAIR, GROUP)
     if together or len(made.ids) == 1:
         return [made]
@@ -92,23 +97,22 @@ def split(made: Encoded, needs: Needs, budget: int) -> list[Encoded]:
             used = made.shared
         parts[-1].append(i)
         used += size
-    if len(parts) == 1:
-        return [made]
-    return [
-        replace(
-            made,
-            ids=tuple(made.ids[i] for i in part),
-            weights=tuple(made.weights[i] for i in part),
-            shared=made.shared if len(part) > 1 else 0,
-            columns=columns.pick(made.columns, part),
-        )
-        for part in parts
-    ]
+    return [made] if len(parts) == 1 else [_part(made, part) for part in parts]
 
 
-def paired(group: Group) -> bool:
-    """Has it a better and a worse answer?"""
-    known = [reward for reward in group.rewards if not math.isnan(reward)]
+def _part(made: Encoded, chosen: Sequence[int]) -> Encoded:
+    return replace(
+        made,
+        ids=tuple(made.ids[i] for i in chosen),
+        weights=tuple(made.weights[i] for i in chosen),
+        shared=made.shared if len(chosen) > 1 else 0,
+        columns=columns.pick(made.columns, chosen),
+    )
+
+
+def differ(rewards: Sequence[float]) -> bool:
+    """Is one of these better than another?"""
+    known = [reward for reward in rewards if not math.isnan(reward)]
     return bool(known) and max(known) > min(known)
 
 
@@ -128,6 +132,3 @@ def _beside(group: Group, name: str, values: Sequence[NDArray[Any]]) -> tuple[ND
 def _behind(prompt: NDArray[np.int32], value_T: NDArray[Any], fill: float) -> NDArray[Any]:
     """A value a token of the answer, behind a prompt of which nothing is known."""
     return np.concatenate([np.full(len(prompt), fill, value_T.dtype), value_T])
-
-
-__all__ = ["Computed", "advantage_of", "bare", "credited", "paired", "row", "split"]

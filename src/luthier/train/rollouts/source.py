@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from luthier.data import Prompts
-from luthier.engines import LocalEngine
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
@@ -32,7 +31,7 @@ from luthier.train.rollouts.rates import Rates
 from luthier.train.rollouts.records import Records
 from luthier.train.rollouts.speaking import Speaking
 from luthier.train.rollouts.surroundings import Surroundings
-from luthier.types import Encoded, Engine
+from luthier.types import Encoded, Engine, Example
 
 GIVE_UP = 10
 """So many times `rollout.prompts` are answered at most until there are enough groups with contrast (verl's bound)."""
@@ -49,6 +48,10 @@ class Made:
     objective: Any
     base: str
     """Which model the run began with."""
+    rival: Engine | None = None
+    """Who draws what the model's answers are compared with, where that is another policy."""
+    encode: Callable[[Example], Encoded] | None = None
+    """The data's own answer to a prompt as tokens, where that is learnt from, too."""
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Rollouts:
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
         self.stream = Stream(made.prompts.train, recipe.seed)
-        self.speaking = Speaking(made.engine, rollout, recipe.seed)
+        self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival)
         self.dealing = Dealing(made.objective, recipe.train.micro_tokens or 0, again=self.per_rollout > 1)
         self.records, self.rates, self.guards = Records(run, self.per_rollout), Rates(), RolloutGuards()
         self.cursor = 0
@@ -116,8 +119,10 @@ class Rollouts:
         began = time.perf_counter()
         number, within = divmod(step, self.per_rollout)
         if self._open is None or self._open.number != number:
+            if step == 0:
+                self.records.begin_anew()
             put_back = self._lent.undisturbed()
-            self._open = self._rolled(number, again=within > 0)
+            self._open = self._rolled(number, again=within > 0) if self._speaks(number) else self._read(number)
             put_back()
         self._last = step
         update, part = divmod(within, self.minibatches)
@@ -139,6 +144,20 @@ class Rollouts:
         assert self._around is not None, "the source is not attached to a loop"
         return self._around
 
+    # rows of the data themselves
+    def _speaks(self, number: int) -> bool:
+        """Does the model draw this rollout's answers itself? Where it is to in a share of them, evenly spread."""
+        own = self.made.objective.needs.own
+        return bool(math.floor((number + 1) * own + 1e-9) > math.floor(number * own + 1e-9))
+
+    def _read(self, number: int) -> _Open:
+        """The next prompts with the data's own answers."""
+        assert self.made.encode is not None, "the objective draws all answers"
+        self._before, self._clock = self._now(), Clock()
+        draws = self.stream.take(self.cursor, self.prompts)
+        self.cursor += self.prompts
+        return _Open(number, [[self.made.encode(draw.prompt.example)] for draw in draws])
+
     # a rollout
     def _rolled(self, number: int, *, again: bool) -> _Open:
         """Draw, answer, judge, give credit. `again`: steps of it were done before the run was killed, so all of it must
@@ -146,18 +165,15 @@ class Rollouts:
         version = number * self.per_rollout
         self._before = self._now()
         self._clock = clock = Clock()
-        if version == 0:
-            self.records.begin_anew()
         head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
         journal = Journal(self.records.journal(number), head)
         if again and not journal.answers:
             raise self.records.lost(number)
         known = len(journal.answers), len(journal.passes)
         if not again:
-            self.made.engine.sync(version)
+            self.speaking.sync(version)
         groups, drawn = self._enough(journal)
-        if isinstance(self.made.engine, LocalEngine):
-            self.made.engine.rest()
+        self.speaking.rest()
         began = time.perf_counter()
         dealt = self.dealing.deal(groups, journal, self._lent)
         clock.reading += time.perf_counter() - began
@@ -189,7 +205,7 @@ class Rollouts:
                 if groups:
                     self._lent.log.screen.warn(
                         f"{len(drawn):,} prompts were answered, and of {len(groups):,} alone the answers differ: this "
-                        f"rollout is short of {missing - len(groups):,} groups"
+                        f"rollout is short of {self.prompts - len(groups):,} groups"
                     )
                     return groups, drawn
                 raise _no_contrast(drawn)
@@ -203,7 +219,7 @@ class Rollouts:
         clock.made += sum(len(answer.ids) for answer in journal.answers.values()) - known
         self._judge(groups, journal, late=True)
         for group in groups:
-            group.parts = [journal.parts[group.place, index] for index in range(len(group.answers))]
+            group.parts = [journal.parts.get((group.place, index), {}) for index in _indices(group)]
             self.made.judging.settle(group)
         return groups
 
@@ -219,7 +235,7 @@ class Rollouts:
         self._clock.scoring += time.perf_counter() - began
 
     def _tell(self, step: int, groups: Sequence[Group], drawn: Sequence[Group]) -> None:
-        log, shown = self._lent.log, measured(groups, drawn)
+        log, shown = self._lent.log, measured(groups, drawn, judged=bool(self.made.judging.parts))
         log.event("rollout", step=step, **shown, **timed(self._clock))
         for guard, text in self.guards.rollout(shown):
             log.warn(guard, step, text)
@@ -243,13 +259,12 @@ class Rollouts:
     def evaluate(self, step: int) -> tuple[float, dict[str, float]]:
         """How held-out prompts are answered greedily: what is wanting to a perfect score, and the score."""
         put_back, held_out = self._lent.undisturbed(), self.made.prompts.held_out
-        self.made.engine.sync(step)
+        self.speaking.sync(step)
         draws = [Draw(place, place, prompt) for place, prompt in enumerate(held_out)]
         groups = self.speaking.greedy(draws)
         self.made.judging.judge(groups)
         values = [one for group in groups for one in group.first if one is not None]
-        if isinstance(self.made.engine, LocalEngine):
-            self.made.engine.rest()
+        self.speaking.rest()
         put_back()
         if not values:
             raise LuthierError(

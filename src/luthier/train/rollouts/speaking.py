@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+from luthier.engines import LocalEngine
+from luthier.engines.switched import AdapterOff
 from luthier.recipe.schema import Rollout
 from luthier.train.rollouts.drawn import Answer, Draw, Group
 from luthier.train.rollouts.journal import Journal
-from luthier.types import Engine, Request, Sampling
+from luthier.types import Completion, Engine, Request, Sampling
 
 
 class Speaking:
     """Asks an engine for `n` answers to each prompt that was drawn."""
 
-    def __init__(self, engine: Engine, rollout: Rollout, seed: int) -> None:
-        self.engine, self.n, self._seed = engine, rollout.n, seed
+    def __init__(self, engine: Engine, rollout: Rollout, seed: int, rival: Engine | None = None) -> None:
+        """`rival`: another policy, which draws the latter half of each group."""
+        self.engine, self.n, self._seed, self._rival = engine, rollout.n, seed, rival
+        self._rivals = self.n // 2 if rival is not None else 0
         self._sampling = Sampling(
             max_new_tokens=rollout.max_new_tokens,
             temperature=rollout.temperature,
@@ -26,22 +31,40 @@ class Speaking:
     def answers(self, draws: Sequence[Draw], journal: Journal, ended: Callable[[Group], None]) -> list[Group]:
         """The groups of these draws. What the journal holds is not drawn again; `ended` is told of each group when all
         of its answers are there."""
-        groups = {draw.place: Group(draw.place, draw.position, draw.prompt) for draw in draws}
+        groups = {draw.place: Group(draw.place, draw.position, draw.prompt, rivals=self._rivals) for draw in draws}
         missing: dict[int, int] = {}
-        requests: list[Request] = []
+        requests: tuple[list[Request], list[Request]] = ([], [])
         for draw in draws:
             wanted = [i for i in range(self.n) if (draw.place, i) not in journal.answers]
             missing[draw.place] = len(wanted)
-            requests += [self._request(draw, index) for index in wanted]
+            for index in wanted:
+                requests[index >= self.n - self._rivals].append(self._request(draw, index))
         for place in [place for place, count in missing.items() if not count]:
             self._whole(groups[place], journal, ended)
-        for completion in self.engine.run(requests) if requests else ():
+        for completion in self._asked(*requests):
             place, index = map(int, str(completion.request).split())
             journal.answer(place, index, Answer.of(completion, groups[place].prompt.where))
             missing[place] -= 1
             if not missing[place]:
                 self._whole(groups[place], journal, ended)
         return list(groups.values())
+
+    def _asked(self, own: Sequence[Request], rivals: Sequence[Request]) -> Iterator[Completion]:
+        if own:
+            yield from self.engine.run(own)
+        if rivals and self._rival is not None:
+            yield from self._rival.run(rivals)
+
+    def rest(self) -> None:
+        """The engines are not needed for a while: their pages' memory is given back."""
+        for engine in (self.engine, self._rival):
+            inside = engine.engine if isinstance(engine, AdapterOff) else engine
+            if isinstance(inside, LocalEngine):
+                inside.rest()
+
+    def sync(self, version: int) -> None:
+        """The weights have so many steps behind them."""
+        self.engine.sync(version)
 
     def greedy(self, draws: Sequence[Draw]) -> list[Group]:
         """One answer to each prompt, the likeliest token at every place; written nowhere."""
@@ -51,9 +74,7 @@ class Speaking:
             for d in draws
         ]
         found = {int(one.request): one for one in self.engine.run(requests)}
-        return [
-            Group(d.place, d.position, d.prompt, [Answer.of(found[d.place], d.prompt.where)]) for d in draws
-        ]
+        return [Group(d.place, d.position, d.prompt, [Answer.of(found[d.place], d.prompt.where)]) for d in draws]
 
     def _whole(self, group: Group, journal: Journal, ended: Callable[[Group], None]) -> None:
         group.answers = [journal.answers[group.place, index] for index in range(self.n)]
@@ -62,8 +83,6 @@ class Speaking:
     def _request(self, draw: Draw, index: int) -> Request:
         """One answer by itself: what it draws hangs on nothing that is asked beside it, and an answer that a kill has
         taken is drawn again alone."""
-        from dataclasses import replace
-
         example = draw.prompt.example
         sampling = replace(self._sampling, seed=seed_of(self._seed, draw.place, index))
         request_id = f"{draw.place} {index}"

@@ -72,10 +72,11 @@ class Screen:
         known = [name for name in event if name.startswith("reward_") and name != "reward_std"]
         if len(known) > 1:
             parts += [f"{name.removeprefix('reward_')} {event[name]:.2f}" for name in known]
-        reward = f"{event['reward']:.3f} ± {event['reward_std']:.2f}" if "reward" in event else "unknown"
         beside = f" ({', '.join(parts)})" if parts else ""
+        judged = f"reward {event['reward']:.3f} ± {event['reward_std']:.2f}{beside}  " if "reward" in event else ""
+        judged += f"silent {event['silent']:.0%}  " if "silent" in event else ""
         self._said = (
-            f"reward {reward}{beside}  silent {event['silent']:.0%}  "
+            f"{judged}"
             f"length {event['length']:.0f} (cut {event['cut']:.0%})  entropy {event['entropy']:.2f}  "
             f"said in {event['speaking_seconds']:.1f} s, judged in {event['scoring_seconds']:.1f} s, "
             f"{event['made_per_s']:,.0f} tokens/s  "

@@ -1,0 +1,124 @@
+"""`luthier train` with a recipe that learns from what the model says: trained, gone on with, looked at, refused with
+a reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from bench import Bench
+
+from luthier.run import Run
+
+KEYS: dict[str, Any] = {
+    "data": "questions.jsonl",
+    "objective": "grpo",
+    "rollout": {"n": 4, "max_new_tokens": 8},
+    "reward": [{"contains": {"casefold": False}}, {"f1": {"weight": 0.1}}],
+    "train": {"batch": 2, "max_tokens": 128, "threads": 1, "lr": 1e-2, "steps": 3},
+}
+
+
+@pytest.fixture
+def questions(bench: Bench) -> Bench:
+    rows = [{"prompt": f"say {letter}", "answer": letter} for letter in "abcdefgh"]
+    (bench.folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return bench
+
+
+def test_a_recipe_of_a_few_keys_trains_scores_and_shows_what_was_said(
+    questions: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    task = {"data": "questions.jsonl", "scorers": ["contains"], "limit": 2, "max_new_tokens": 8}
+    assert questions.here("train", **KEYS, validate={"share": 0.2, "every": 3}, evaluate=task) == 0
+    shown = capfd.readouterr()
+    assert "8 prompts" in shown.err or "7 prompts" in shown.err or "6 prompts" in shown.err
+    assert "reward" in shown.err and "silent" in shown.err and "trained" in shown.err
+    assert "hopeless" in shown.out and "answers     run/rollouts" in shown.out.replace(str(questions.folder) + "/", "")
+    run = Run(questions.run)
+    assert len(list(run.events("rollout"))) == 3 and run.adapter.is_dir()
+    assert [event["step"] for event in run.events("evaluation")] == [3]
+    lines = [json.loads(line) for line in (run.rollouts / "step-000003.jsonl").read_text().splitlines()]
+    assert len(lines) == 8 and lines[0]["parts"].keys() == {"contains", "f1"}
+    assert "What was said" in run.report_path.read_text()
+    assert questions.here("train", **KEYS, validate={"share": 0.2, "every": 3}, evaluate=task) == 0
+    assert "this run is finished" in capfd.readouterr().err
+    from luthier.cli import main
+
+    assert questions.inside(main, "samples", "run", "--step", "2", "--worst", "--count", "1") == 0
+    said = capfd.readouterr().out
+    assert "step-000002: 8 answers" in said and "say " in said and "contains" in said
+    assert questions.inside(main, "samples", "run", "--step", "0") == 2
+    assert questions.inside(main, "data", "recipe.yaml", "--show", "1") == 0
+    assert "to compare with" in capfd.readouterr().out
+
+
+def test_a_killed_run_goes_on_by_the_same_command(questions: Bench) -> None:
+    questions.killed("train", **KEYS)
+    assert questions.here("train", **KEYS) == 0
+    assert questions.here("train", "output=whole", **KEYS) == 0
+    whole = questions.folder / "whole"
+    for name in ("adapter/adapter_model.safetensors", "prompts.jsonl", "rollouts/step-000003.jsonl"):
+        assert (questions.run / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        ("ppo", {}),
+        ({"vapo": {"warm": 1}}, {}),
+        ("rloo", {}),
+        ("online_dpo", {}),
+        ("xpo", {}),
+        ({"gkd": {"own": 0.5}}, {"teacher": "run", "reward": []}),
+        ("reverse_kd", {"reward": [], "reference": "run"}),
+        ({"sum": {"grpo": 1.0, "gkd": 0.1}}, {"teacher": "run"}),
+    ],
+    ids=str,
+)
+def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, more: dict[str, Any]) -> None:
+    if "run" in more.values():  # an earlier run teaches
+        assert questions.here("train", "train.steps=1") == 0
+    keys = {**KEYS, "objective": objective, **more, "output": "learnt"}
+    assert questions.here("train", **{**keys, "train": {**KEYS["train"], "steps": 2}}) == 0
+    run = Run(questions.folder / "learnt")
+    assert [event["step"] for event in run.events("step")] == [1, 2] and list(run.events("rollout"))
+    assert (run.adapter / "head-value.safetensors").is_file() == (objective == "ppo" or "vapo" in objective)
+    assert ("teacher" in run.read_json(run.summary_path)) == ("teacher" in more)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"reward": ["perplexity"]}, "judges no answer that a model draws"),
+        ({"data": "rows.jsonl", "rollout": {"max_new_tokens": 200}}, "leave no room for an answer of 200 tokens"),
+        (
+            {"rollout": {"max_new_tokens": 8, "engine": {"openai": {"url": "http://localhost:1", "model": "x"}}}},
+            "weights of its own",
+        ),
+        ({"adapt": {"lora": {"dropout": 0.1}}}, "has a dropout of 0.1"),
+        ({"objective": "sft"}, "learns from the rows as they are"),
+        ({"reward": []}, "learns from what answers are worth"),
+        ({"objective": "gkd"}, "learns from a teacher, and none is named"),
+        ({"teacher": "tiny"}, "has no teacher, but `teacher` names one"),
+        ({"objective": "xpo", "adapt": "full"}, "only where it is the model with its adapter off"),
+        ({"objective": "xpo", "rollout": {"n": 3}}, "set rollout.n=4"),
+        ({"objective": "nash_md"}, "a mixture of two models draws"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_step(
+    questions: Bench, capfd: pytest.CaptureFixture[str], more: dict[str, Any], words: str
+) -> None:
+    assert questions.here("train", **{**KEYS, **more}) == 1
+    shown = capfd.readouterr().err
+    assert words in " ".join(shown.split()) and "Traceback" not in shown
+    assert not list((questions.run / "checkpoints").glob("step-*"))
+
+
+def test_a_run_without_rollouts_has_nothing_to_show(questions: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    assert questions.here("train", "train.steps=1") == 0
+    from luthier.cli import main
+
+    assert questions.inside(main, "samples", "run") == 1
+    assert "keeps nothing of what its model said" in capfd.readouterr().err
