@@ -1,6 +1,6 @@
 """A whole step of GRPO by Luthier and by TRL: samples a second, peak memory, and where the time goes.
 
-    python benchmarks/on_policy.py [--only NAME …] [--steps 3] [--prompts 4] [--repeat 1]
+    python benchmarks/on_policy.py [--only NAME … [--merge]] [--steps 3] [--prompts 4] [--repeat 1]
 
 The default model in fp32 with LoRA; prompts three times as long as answers; n = 8; one update for each draw; the same
 prompts, reward function, threads and lengths for all: the prompts ask for so much that answers are cut at their limit,
@@ -22,18 +22,18 @@ from typing import Any
 
 import report
 import results
-from environments import PEERS, environment, python_of
+from environments import PEERS, ROOT, environment, python_of
 from learning import larger, varied
 from measure import measured
 from workload import model_folder, write_rows
 
 SAMPLES_BAR, MEMORY_BAR, SHARING_BAR = 4.0, 2.0, 0.45
 SYSTEM = (
-    "You are a patient teacher of arithmetic for children of eight to ten years. You tell stories. Begin each with "
-    "the morning of a day, the place and the weather. Then say which digits of the numbers you look at first and why, "
-    "which ones you look at next, and what would have to be different for the answer to be another one. Give an example "
-    "from everyday life, such as apples in a basket, pages of a book or steps on a stair. Never answer in fewer than two "
-    "hundred words, and do not use lists, tables or formulas."
+    "You are a patient teacher of arithmetic for children of eight to ten years. You tell stories. Begin each "
+    "with the morning of a day, the place and the weather. Then say which digits of the numbers you look at first "
+    "and why, which ones you look at next, and what would have to be different for the answer to be another one. "
+    "Give an example from everyday life, such as apples in a basket, pages of a book or steps on a stair. Never "
+    "answer in fewer than two hundred words, and do not use lists, tables or formulas."
 )
 """With the question it comes to 151 tokens, three times an answer."""
 ASKED = "Tell a long story in which the numbers {} and {} meet, and say at its end which is larger."
@@ -92,8 +92,11 @@ CONTENDERS = (
 
 
 def luthier_recipe(work: OnPolicy, folder: Path) -> dict[str, Any]:
-    """Luthier's defaults, and what the workload fixes for every tool. `train.micro_tokens` is set as TRL's micro-batch is
-    (640: a group at a time, as fast as the default of 2,048 and leaner)."""
+    """Luthier's defaults, and what the workload fixes for every tool.
+
+    A contender sets `train.micro_tokens` as TRL's micro-batch is set: with 640 each group is trained on by itself, which
+    is leaner than the default of 2,048 and a little slower.
+    """
     return {
         "model": {"name": work.model, "dtype": "fp32"},
         "data": work.train,
@@ -177,7 +180,7 @@ def table(runs: dict[str, list[dict[str, Any]]], work: OnPolicy) -> str:
     """A line a contender, then the bars."""
     heads = ["tool", "samples/s", "tokens/s", "step, s", "sampling", "scoring", "training", "peak GiB", "cut", "reward"]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for name, found in runs.items():
+    for name, found in sorted(runs.items()):
         seconds = middle(found, "seconds")
         cells = [
             name,
@@ -218,10 +221,21 @@ def bars(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     return found
 
 
+def kept(given: argparse.Namespace, work: OnPolicy) -> dict[str, list[dict[str, Any]]]:
+    """What the newest results say of the contenders that do not run now. Exits where they are of another workload."""
+    before = results.latest("on-policy", given.results)
+    own = json.loads(json.dumps(asdict(work)).replace(f"{ROOT}/", "").replace(str(Path.home()), "~"))
+    differs = [key for key, value in own.items() if key != "steps" and before["workload"][key] != value]
+    if differs or before["threads"] != given.threads:
+        sys.exit(f"--merge: the newest results are of another workload ({', '.join(differs) or 'threads'})")
+    return {name: found for name, found in before["runs"].items() if name not in given.only}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [one.name for one in CONTENDERS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--merge", action="store_true", help="keep the other contenders of the newest results")
     parser.add_argument("--steps", type=int, default=3, help="of each run; the first is not counted")
     parser.add_argument("--prompts", type=int, default=4, help="of a step")
     parser.add_argument("--repeat", type=int, default=1, help="rounds, the contenders in turn; the table shows medians")
@@ -233,7 +247,7 @@ def main() -> None:
     if given.steps < 2:
         parser.error("--steps: at least 2, for the first is not counted")
     work = prepared(given.steps, given.prompts, given.model)
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs = kept(given, work) if given.merge else {}
     for _ in range(given.repeat):
         for contender in (one for one in CONTENDERS if one.name in given.only):
             done = ran(contender, work, given)
