@@ -94,8 +94,8 @@ CONTENDERS = (
 def luthier_recipe(work: OnPolicy, folder: Path) -> dict[str, Any]:
     """Luthier's defaults, and what the workload fixes for every tool.
 
-    A contender sets `train.micro_tokens` as TRL's micro-batch is set: with 640 each group is trained on by itself, which
-    is leaner than the default of 2,048 and a little slower.
+    A contender sets `train.micro_tokens`, as TRL's micro-batch is set: with 640 each group is trained on by itself,
+    which is leaner than the default of 2,048 and a little slower.
     """
     return {
         "model": {"name": work.model, "dtype": "fp32"},
