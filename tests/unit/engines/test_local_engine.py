@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.engines import LocalEngine
 from luthier.errors import LuthierError
+from luthier.models.blocks.kernels import decode
 from luthier.types import Encoded, Engine, Sampling
 
 STOP = 2
@@ -187,8 +188,10 @@ def test_a_model_in_training_answers_without_dropout_and_is_left_in_training(fam
     assert all(part.training for part in module.modules())
 
 
+@pytest.mark.skipif(decode.library() is None, reason="no C compiler")
 def test_compiled_steps_do_not_switch_modules() -> None:
-    module, switched = small("llama").train(), []
+    config = tiny.config("llama", vocab_size=VOCABULARY, head_dim=16, max_position_embeddings=64)
+    module, switched = AutoModelForCausalLM.from_config(config).train(), []
     train = module.train
 
     def counted(mode: bool = True) -> Any:
