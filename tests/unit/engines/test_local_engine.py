@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from luthier.engines import LocalEngine
 from luthier.errors import LuthierError
+from luthier.models.blocks.kernels import decode
 from luthier.types import Encoded, Engine, Sampling
 
 STOP = 2
@@ -177,10 +178,32 @@ def test_scores_are_the_log_softmax_at_the_scored_places(module: Any) -> None:
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_a_model_in_training_is_left_in_training() -> None:
-    module = small("llama").train()
-    LocalEngine(module, byte_tokenizer(), {STOP}).generate(PROMPTS, Sampling(max_new_tokens=2))
-    assert module.training
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_in_training_answers_without_dropout_and_is_left_in_training(family: str) -> None:
+    module = small(family)  # GPT-2 has dropout of its own
+    wanted = LocalEngine(module, byte_tokenizer(), {STOP}).generate(PROMPTS, Sampling(max_new_tokens=8))
+    module.train()
+    engine = LocalEngine(module, byte_tokenizer(), {STOP})
+    assert engine.generate(PROMPTS, Sampling(max_new_tokens=8)) == wanted
+    assert all(part.training for part in module.modules())
+
+
+@pytest.mark.skipif(decode.library() is None, reason="no C compiler")
+def test_compiled_steps_do_not_switch_modules() -> None:
+    config = tiny.config("llama", vocab_size=VOCABULARY, head_dim=16, max_position_embeddings=64)
+    module, switched = AutoModelForCausalLM.from_config(config).train(), []
+    train = module.train
+
+    def counted(mode: bool = True) -> Any:
+        switched.append(mode)
+        return train(mode)
+
+    module.train = counted
+    engine = LocalEngine(module, byte_tokenizer(), ())
+    engine.generate(PROMPTS[:1], Sampling(max_new_tokens=1))
+    few = len(switched)
+    engine.generate(PROMPTS[:1], Sampling(max_new_tokens=30))
+    assert few and len(switched) <= 2 * few and module.training
 
 
 def test_the_context_ends_generation_and_refuses_prompts_that_fill_it() -> None:

@@ -63,6 +63,22 @@ def test_a_model_of_bf16_has_nothing_to_copy() -> None:
     assert torch.equal(paged.read(half, IDS, 0), paged.read(reader(module, "own"), IDS, 0))
 
 
+@pytest.mark.parametrize("changed", [False, True], ids=["as they were", "changed meanwhile"])
+def test_copies_are_let_go_of_at_rest_and_made_again(changed: bool) -> None:
+    module = frozen()
+    half = reader(module, "bf16")
+    before = paged.read(half, IDS, 0)
+    half.rest()
+    assert "0 matrices" in half.describe()
+    if changed:
+        module.model.layers[1].mlp.up_proj.weight.mul_(2)  # still numbers that bf16 holds
+        half.refresh()
+    half.grow(64)
+    after = paged.read(half, IDS, 0)
+    assert f"{MATRICES} matrices" in half.describe() and torch.equal(before, after) != changed
+    assert torch.equal(after, paged.read(reader(module, "own"), IDS, 0))
+
+
 def in_steps(weight: Tensor) -> Tensor:
     """To the nearest of 255 numbers a row, worked in fp64."""
     step = weight.abs().amax(1, keepdim=True).double() / 127

@@ -27,11 +27,10 @@ PLACES = {
 
 def beside(plugin: dict[str, Any]) -> dict[str, Any]:
     """What a recipe must say besides for this objective."""
-    needs = (
-        REGISTRIES["objective"].build(next(iter(plugin)), {"": next(iter(plugin.values()))}).needs if plugin else None
-    )
-    reward = {"reward": "f1"} if needs and needs.rollouts and needs.rewards else {}
-    return {**reward, **({"teacher": "t"} if needs and "teacher" in needs.roles else {})}
+    ((name, value),) = plugin.items()
+    needs = REGISTRIES["objective"].build(name, {"": value}).needs
+    reward = {"reward": "f1"} if needs.rollouts and needs.rewards else {}
+    return {**reward, **({"teacher": "t"} if "teacher" in needs.roles else {})}
 
 
 def bare() -> list[tuple[str, str, str, Any]]:

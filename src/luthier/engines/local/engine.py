@@ -115,7 +115,7 @@ class LocalEngine:
 
         for name, lane in self._lanes.items():
             if lane.scheduler.busy:
-                with self._named.on(name) as module, inference(module):
+                with self._named.on(name) as module, inference(module, lane.scheduler.reader):
                     lane.scheduler.step(tell, meanwhile)
         return list(dict.fromkeys(told))
 

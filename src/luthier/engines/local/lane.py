@@ -50,9 +50,13 @@ def renewed(reader: Reader, module: Any) -> bool:
 
 
 @contextmanager
-def inference(module: Any) -> Iterator[None]:
-    """No gradients, no dropout; afterwards the module is in the mode it was in."""
-    training = module.training
+def inference(module: Any, reader: Reader | None = None) -> Iterator[None]:
+    """No gradients, no dropout; afterwards the module is in the mode it was in.
+
+    `reader`: what alone reads it meanwhile. The compiled one calls no module, and to switch thousands of them at each
+    token would take a tenth of its time.
+    """
+    training = module.training and not isinstance(reader, CompiledReader)
     if training:
         module.eval()
     try:

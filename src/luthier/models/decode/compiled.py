@@ -48,6 +48,8 @@ class CompiledReader:
         self._copies = copies
         self._module, self._weights, self._watch = module, found, Watch(module)
         self._space = decode.Space()
+        self._resting = False
+        """Were the copies let go of? Then nothing lies where the records say until `refresh`."""
         self._angles: tuple[Tensor, Tensor] | None = None
         self._adapters: dict[int, _Adapter] = {}
         self._next = 0
@@ -84,14 +86,18 @@ class CompiledReader:
         """Nothing is kept beside the pages."""
 
     def rest(self) -> None:
-        """As `Reader.rest`."""
+        """As `Reader.rest`. Copies of matrices go, too, and are made again when tokens are read next."""
         self._pages = Pages(self._pages.bytes)
+        if self._copies.count:
+            self._copies.drop()
+            self._weights.kept.clear()
+            self._resting = True
 
     # weights
     def refresh(self) -> None:
         """Look at the weights again. Raises LuthierError where the module has become one that is not served."""
         same = self._watch.same_parts()
-        if same and self._watch.same_tensors():
+        if same and self._watch.same_tensors() and not self._resting:
             return
         found = weights(self._module, self._copies, same=same)
         if isinstance(found, str):
@@ -100,7 +106,7 @@ class CompiledReader:
             raise LuthierError("the model has other sizes than when it was opened", fix="open it anew")
         if found.rotary is not self._weights.rotary:
             self._angles = None
-        self._weights, self._watch = found, Watch(self._module)
+        self._weights, self._watch, self._resting = found, Watch(self._module), False
 
     def load(self, adapter: Mapping[str, Lora], where: str = "adapter") -> int:
         """One more adapter over the same base: LoRA by the path of its matrix in the model
@@ -159,6 +165,8 @@ class CompiledReader:
         memory or are too few, and for an adapter that is not loaded.
         """
         self._check(runs)
+        if self._resting:
+            self.refresh()
         wanted = sum(run.wanted for run in runs)
         logits_WV = torch.empty(wanted, self.vocabulary)
         done = 0

@@ -55,6 +55,10 @@ class Copies:
         self._found = {key: copy for key, copy in self._found.items() if key in self._used}
         self._used = set()
 
+    def drop(self) -> None:
+        """Let go of all."""
+        self._found, self._used = {}, set()
+
     @property
     def count(self) -> int:
         """Matrices that are read from a copy."""
