@@ -180,7 +180,7 @@ def _union(all_needs: list[Needs]) -> Needs:
         heads=tuple(heads.items()),
         apart=tuple(dict.fromkeys(role for needs in all_needs for role in needs.apart)),
         rollouts=any(needs.rollouts for needs in all_needs),
-        rewards=any(needs.rewards for needs in all_needs if needs.rollouts),
+        rewards=any(needs.rewards for needs in all_needs if needs.rollouts or not any(n.rollouts for n in all_needs)),
         dynamic=any(needs.dynamic for needs in all_needs),
         own=max(needs.own for needs in all_needs),
         rivals=next((needs.rivals for needs in all_needs if needs.rivals != "self"), "self"),

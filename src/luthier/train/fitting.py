@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from luthier.distributed.group import ALONE as NO_OTHERS
 from luthier.distributed.group import Group, use_threads
 from luthier.distributed.placement import place
+from luthier.errors import LuthierError
 from luthier.forward.forward import Forward
 from luthier.models import dropout
+from luthier.objectives.base import MODEL
 from luthier.recipe import Recipe
 from luthier.run import Run
 from luthier.train import sources
@@ -67,6 +69,12 @@ def fit(
     source = sources.of(prepared.train, recipe)
     for adapter in policy.adapters:
         adapter.fits(source.total)
+    if objective.rates(source.total - 1).get(MODEL) == 0.0:
+        raise LuthierError(
+            f"in all {source.total:,} steps of this run the critic learns alone, and the model never",
+            where="train.steps",
+            fix="take more steps, or set `warm` of the objective lower",
+        )
     policy.module.train()
     with ExitStack() as stack:
         screen = stack.enter_context(Screen(source.total, silent=not group.first))

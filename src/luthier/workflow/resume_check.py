@@ -82,7 +82,9 @@ def _read(run: Run) -> Recipe | None:
 
 
 def _must_be_empty(run: Run) -> None:
-    others = sorted(path.name for path in run.folder.iterdir() if path.name != ".lock")
+    half_written = f".{run.recipe_path.name}."  # of a run that was killed as it began
+    found = (path.name for path in run.folder.iterdir())
+    others = sorted(name for name in found if name != ".lock" and not name.startswith(half_written))
     if others:
         raise LuthierError(
             f"the output folder is not empty and holds no run ({', '.join(others[:3])}{', …' if others[3:] else ''})",

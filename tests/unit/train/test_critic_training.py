@@ -14,6 +14,7 @@ import tiny
 import torch
 from tiny_judged import Judged
 
+from luthier.errors import LuthierError
 from luthier.forward.batches import micro_batches
 from luthier.forward.forward import Forward
 from luthier.models import heads
@@ -70,6 +71,11 @@ def test_while_the_critic_learns_alone_the_model_stays_to_the_bit(name: str, tmp
         moved = {key: not torch.equal(before[key], after[key]) for key in before}
         assert moved.pop(value)
         assert not any(moved.values()) if step < 2 else all(moved.values()), step
+
+
+def test_a_run_in_which_the_model_never_learns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LuthierError, match="the critic learns alone"):
+        trained(tmp_path, "vapo", 20)
 
 
 def test_the_critic_has_a_rate_of_its_own(tmp_path: Path) -> None:

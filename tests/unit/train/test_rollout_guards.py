@@ -83,6 +83,9 @@ def test_a_judge_that_says_nothing_ends_the_run() -> None:
 def test_ten_rollouts_with_nothing_to_learn_end_the_run_by_what_is_right() -> None:
     with pytest.raises(LuthierError, match=r"nothing is learnt.*\n.*easier prompts"):
         rollouts([{"silent": 1.0, "right": 0.0}] * 10)
+    taught = RolloutGuards()
+    rollouts([{"silent": 0.5, "right": 0.0}, *[{"silent": 1.0, "right": 0.0}] * 10], taught)
+    assert taught.learnt, "what it has learnt is kept, whatever the first scorer calls it"
     guards = RolloutGuards()
     found = rollouts([{"silent": 1.0, "right": 1.0, "reward": 1.0}] * 10, guards)
     assert guards.learnt and [name for _, name, _ in found] == ["silent", "learnt"]

@@ -195,7 +195,21 @@ def test_prompts_that_are_all_right_or_all_wrong_end_with_the_reason(tmp_path: P
     learner = Learner(tmp_path, {"dynamic": True}, PLAIN, rewards=paid, data=data, stop=10_000, steps=2)
     with pytest.raises(LuthierError, match=why) as found:
         learner.fit()
-    assert "20 prompts were answered" in str(found.value) and "prompts.jsonl" in str(found.value)
+    assert "20 prompts were answered" in str(found.value)
+
+
+def test_prompts_that_are_mastered_end_the_run_whole(tmp_path: Path) -> None:
+    learner = Learner(tmp_path, {"dynamic": True}, PLAIN, steps=60, save_every=100).fit()
+    assert len(learner.events("step")) < 60 and learner.events("rollout")[-1]["right"] == 1.0
+    assert learner.source.learnt and learner.run.prompts_path.exists()
+
+
+@pytest.mark.parametrize("objective", ["reinforce", "reinforce_pp"])
+def test_one_answer_to_a_prompt_is_enough_where_prompts_are_held_against_each_other(
+    objective: str, tmp_path: Path
+) -> None:
+    one = Learner(tmp_path, {"n": 1, "prompts": 20}, {objective: {"kl": 0.0}}, batch=20, steps=12, lr=1e-3).fit()
+    assert len(one.events("rollout")) == 12 and min(event["silent"] for event in one.events("rollout")) == 0.0
 
 
 def test_what_counts_for_contrast_is_the_first_scorer_alone(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_changed(run: Run) 
     assert loads(run.recipe_path.read_text()).recipe.train.max_tokens == 2048
 
 
+def test_a_recipe_that_was_half_written_when_its_run_was_killed_binds_nobody(run: Run) -> None:
+    (run.folder / f".{run.recipe_path.name}.12.34").write_text("model: tin")
+    check(run, recipe())
+    assert run.recipe_path.exists()
+
+
 def test_files_that_are_no_run_are_left_alone(run: Run) -> None:
     (run.folder / "notes.txt").write_text("mine")
     with pytest.raises(LuthierError, match=r"not empty and holds no run \(notes.txt\)"):

@@ -69,6 +69,12 @@ class Credit(Protocol):
     critic: ClassVar[bool] = False
     """Does it ask what a critic expected (`values_T`)?"""
 
+    @property
+    def across(self) -> bool:
+        """Does it hold responses to different prompts against each other, or against something else than responses?
+        Otherwise a group whose responses are all worth the same teaches nothing."""
+        return True
+
     def __call__(self, groups: Sequence[Group]) -> list[list[Worth]]: ...
 
 

@@ -27,6 +27,11 @@ SAME = 1e-12
 class Beside(Credit):
     """An estimator that looks at responses beside one another: those to one prompt, unless it says otherwise."""
 
+    @property
+    def across(self) -> bool:
+        """No."""
+        return False
+
     def __call__(self, groups: Sequence[Group]) -> list[list[Worth]]:
         """The worth of every response, in order."""
         return [_each(group, _advantages(group, self.of)) for group in groups]
@@ -68,6 +73,11 @@ class Batch(LeaveOneOut):
     """What a response was worth, less the mean of all others of the rollout, whatever their prompt: REINFORCE with a
     baseline, for one response to a prompt too."""
 
+    @property
+    def across(self) -> bool:
+        """Yes."""
+        return True
+
     def __call__(self, groups: Sequence[Group]) -> list[list[Worth]]:
         """The worth of every response, in order."""
         (found,) = super().__call__([[one for group in groups for one in group]])
@@ -83,6 +93,11 @@ class Whitened(Credit):
     """group: the group's mean is taken off first (the form with a baseline, for several responses to a prompt)."""
     gamma: Annotated[Float, Field(gt=0, le=1)] = 1.0
     """How much of what comes a token later counts."""
+
+    @property
+    def across(self) -> bool:
+        """Unless the group's mean is taken off first."""
+        return self.baseline == "none"
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Worth]]:
         """The worth of every response, in order."""

@@ -90,6 +90,7 @@ class PolicyGradient(Objective):
             )
         self.need(
             unit=TOKEN if self.unit == "token" else ROW,
+            responses=1 if estimator.across else 2,
             roles=("reference",) if self.kl else (),
             readouts=("logp", "entropy") if self.entropy else ("logp",),
         )

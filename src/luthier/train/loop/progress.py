@@ -96,13 +96,13 @@ class Progress:
 
     def evaluated(self, loss: float, patience: int | None) -> bool:
         """The evaluation after this step gave `loss`. True if it is the best so far."""
-        best = self.best_loss is None or loss < self.best_loss
+        better = self.best_loss is None or loss < self.best_loss
+        best = better or loss == self.best_loss  # of equals the newest: it has learnt for longest
         self.evaluation_loss = loss
         if best:
-            self.best_loss, self.best_step, self.worse = loss, self.step, 0
-        else:
-            self.worse += 1
-        self.stopped = patience is not None and self.worse >= patience
+            self.best_loss, self.best_step = loss, self.step
+        self.worse = 0 if better else self.worse + 1
+        self.stopped = self.stopped or (patience is not None and self.worse >= patience)
         return best
 
     def result(self, evaluation: float | None, resumed_from: int | None) -> FitResult:

@@ -46,6 +46,8 @@ class RolloutGuards:
     """The mismatch of the first step."""
     rewards: list[float] = field(default_factory=list)
     rights: list[float] = field(default_factory=list)
+    taught: bool = False
+    """Did any rollout have answers of different worth?"""
     silent: list[float] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
     """Of the first rollouts."""
@@ -75,6 +77,7 @@ class RolloutGuards:
 
     def _keep(self, shown: Mapping[str, float]) -> None:
         self.silent = [*self.silent, shown.get("silent", 0.0)][-SILENT_STOP:]
+        self.taught = self.taught or self.silent[-1] < 1.0
         if "reward" in shown:
             self.rewards = [*self.rewards, shown["reward"]][-2 * WINDOW :]
         if "right" in shown:
@@ -97,11 +100,12 @@ class RolloutGuards:
     def _nothing_to_learn(self) -> Warning | None:
         if len(self.silent) == SILENT_STOP and all(share == 1.0 for share in self.silent):
             same = f"in {SILENT_STOP} rollouts in a row all answers to each prompt were worth the same"
-            if not self.rights or self.rights[-1] <= 0.5:
-                fix = f"{self._easy_or_hard()}; prompts.jsonl tells how each prompt does"
-                raise LuthierError(f"{same}: nothing is learnt", where="reward", fix=fix)
+            right = bool(self.rights) and self.rights[-1] > 0.5
+            if not right and not self.taught:
+                raise LuthierError(f"{same}: nothing is learnt", where="reward", fix=self._easy_or_hard())
             self.learnt = True
-            return "learnt", f"{same}, and most are right: the run ends here, for these prompts teach nothing more"
+            most = ", and most are right" if right else ""
+            return "learnt", f"{same}{most}: the run ends here, for these prompts teach nothing more"
         recent = self.silent[-SILENT_FOR:]
         if len(recent) < SILENT_FOR or fmean(recent) <= SILENT:
             return None

@@ -27,14 +27,17 @@ class Clock:
         return self.speaking + self.scoring + self.reading
 
 
-def measured(groups: Sequence[Group], drawn: Sequence[Group], *, judged: bool = True) -> dict[str, float]:
+def measured(
+    groups: Sequence[Group], drawn: Sequence[Group], *, judged: bool = True, across: bool = False
+) -> dict[str, float]:
     """`groups` train, `drawn` were answered: groups without contrast among them, where these gave way. Only answers of
     the policy itself count. `judged`: does anything say what they are worth?
 
     reward        mean worth of an answer; _std: its spread; _NAME: the mean of one part by itself
     right         share of answers that the first scorer calls right
     unsaid        share of answers of which some scorer could not say anything
-    silent        share of the drawn groups whose answers are all worth the same
+    silent        share of the drawn groups whose answers are all worth the same; where credit goes `across` groups, 1
+                  if those of all are, else 0
     length, cut   mean tokens of an answer, share of answers that were too long
     entropy       of what was drawn from, nats a token, estimated from the draws
     """
@@ -55,7 +58,8 @@ def measured(groups: Sequence[Group], drawn: Sequence[Group], *, judged: bool = 
             found[f"reward_{name.replace(' ', '_')}"] = fmean(values)
     if rewards:
         found["unsaid"] = 1 - len(known) / len(rewards)
-        found["silent"] = fmean(not group.teaches for group in drawn)
+        alike = not any(group.teaches for group in drawn) and len(set(known)) < 2
+        found["silent"] = float(alike) if across else fmean(not group.teaches for group in drawn)
     found |= {
         "length": tokens / max(len(answers), 1),
         "cut": fmean(answer.cut for answer in answers),

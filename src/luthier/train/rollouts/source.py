@@ -25,7 +25,7 @@ from luthier.train.rollouts.dealing import Dealing
 from luthier.train.rollouts.drawn import Draw, Group, Stream
 from luthier.train.rollouts.guards import RolloutGuards
 from luthier.train.rollouts.journal import Journal
-from luthier.train.rollouts.judging import Judging
+from luthier.train.rollouts.judging import RIGHT, Judging
 from luthier.train.rollouts.measures import Clock, measured, timed
 from luthier.train.rollouts.rates import Rates
 from luthier.train.rollouts.records import Records
@@ -208,7 +208,23 @@ class Rollouts:
                         f"rollout is short of {self.prompts - len(groups):,} groups"
                     )
                     return groups, drawn
+                if self.guards.taught and self._all_right(
+                    drawn
+                ):  # mastered: this step teaches nothing, and is the last
+                    return drawn[: self.prompts], drawn
                 raise _no_contrast(drawn)
+
+    def _all_right(self, drawn: Sequence[Group]) -> bool:
+        """Is that all answers are worth the same because they are right? Then there is nothing left to learn."""
+        right = [one for group in drawn for one in group.right if one is not None]
+        if not right or fmean(right) <= RIGHT:
+            return False
+        self.guards.learnt = True
+        self._lent.log.screen.warn(
+            f"{len(drawn):,} prompts were answered, and all answers to each are worth the same, {fmean(right):.0%} are "
+            "right: the run ends here, for these prompts teach nothing more"
+        )
+        return True
 
     def _round(self, draws: Sequence[Draw], journal: Journal) -> list[Group]:
         """These prompts, answered and judged."""
@@ -235,7 +251,9 @@ class Rollouts:
         self._clock.scoring += time.perf_counter() - began
 
     def _tell(self, step: int, groups: Sequence[Group], drawn: Sequence[Group]) -> None:
-        log, shown = self._lent.log, measured(groups, drawn, judged=bool(self.made.judging.parts))
+        log, credit = self._lent.log, self.made.objective.estimator
+        across = credit is not None and credit.across
+        shown = measured(groups, drawn, judged=bool(self.made.judging.parts), across=across)
         log.event("rollout", step=step, **shown, **timed(self._clock))
         for guard, text in self.guards.rollout(shown):
             log.warn(guard, step, text)
@@ -324,7 +342,7 @@ def _no_contrast(drawn: Sequence[Group]) -> LuthierError:
     share = fmean(right) if right else None
     known = [group for group in drawn if any(one is not None for one in group.first)]
     if not known:
-        why, fix = "the first scorer of `reward:` could say nothing of them", "see `parts` in rollouts/"
+        why, fix = "the first scorer of `reward:` could say nothing of them", "does every row have what it judges by?"
     elif share is None:
         why, fix = "all answers to each prompt are worth the same", "take a first scorer that tells answers apart"
     elif share > 0.5:
@@ -335,7 +353,7 @@ def _no_contrast(drawn: Sequence[Group]) -> LuthierError:
     return LuthierError(
         f"{len(drawn):,} prompts were answered and none has answers that differ by the first reward: {why}",
         where="rollout.dynamic",
-        fix=f"{fix}; prompts.jsonl tells how each prompt does",
+        fix=fix,
     )
 
 
