@@ -26,8 +26,7 @@ assert apart  # a cache of its own, no key
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("LUTHIER_KERNELS", "off")  # each test has a cache of its own, and would compile them anew
+def forgotten() -> Iterator[None]:
     asking._opened.cache_clear()
     yield
     asking._opened.cache_clear()
