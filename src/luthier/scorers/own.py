@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from luthier.errors import LuthierError
@@ -115,7 +116,7 @@ class Python(Metric):
             async with room:
                 try:
                     return await function(**values)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise self._failed(error, [pair]) from error
 
         return list(await asyncio.gather(*(one(*each) for each in zip(given, pairs, strict=True))))
@@ -125,13 +126,13 @@ class Python(Metric):
             return call()
         except LuthierError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failed(error, pairs) from error
 
     def _score(self, score: Any, pair: tuple[Example, Response]) -> float | None:
         if score is None:
             return None
-        if not isinstance(score, numbers.Real):
+        if not isinstance(score, numbers.Real | np.bool_):
             told = f"gave {type(score).__name__} {score!r:.60}"
         elif not math.isfinite(score):
             told = f"gave {float(score)}"
@@ -139,7 +140,7 @@ class Python(Metric):
             return float(score)
         raise self._wrong(f"{told}{_row([pair])}", "let it return a finite number, or None where it cannot say")
 
-    def _failed(self, error: Exception, pairs: Sequence[tuple[Example, Response]]) -> LuthierError:
+    def _failed(self, error: BaseException, pairs: Sequence[tuple[Example, Response]]) -> LuthierError:
         path = self.function.rpartition(":")[0]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         place = f"{path}:{lines[-1]}" if lines else path

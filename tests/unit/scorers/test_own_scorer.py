@@ -129,6 +129,15 @@ def test_a_failure_names_line_and_row(file, name):
         scores(file, name, "good", "bad")
 
 
+def test_numpys_truths_are_numbers_and_who_leaves_the_program_fails(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text("import sys\nimport numpy as np\ndef longer(response): return np.bool_(len(response) > 3)\n"
+                    "def leaves(response): sys.exit(3)\n")  # fmt: skip
+    assert scores(path, "longer", "good", "bad") == [1.0, 0.0]
+    with pytest.raises(LuthierError, match=r"leaves failed with SystemExit: 3 for the response to"):
+        scores(path, "leaves", "good")
+
+
 def test_a_batch_of_another_length_is_an_error(file):
     with pytest.raises(LuthierError, match="few gave 1 scores for 2 responses"):
         scores(file, "few", "a", "b", batch=True)
