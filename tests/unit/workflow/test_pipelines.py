@@ -182,6 +182,7 @@ def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixtu
     assert {path.name for path in after if after[path] != before.get(path)} <= {"report.html", ".lock"}
 
 
+@pytest.mark.slow  # it forks, which may wait for ever where other tests have left threads: run it alone
 def test_killed_anywhere_and_run_again_it_ends_the_same(model: Path, tmp_path: Path) -> None:
     unbroken = verbs.run(laid(tmp_path / "unbroken", model, SMALL))
     assert len(ends(unbroken)) == 2 + 1 + 2
