@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ import pytest
 import tiny
 import torch
 from endpoints import endpoint, said
+from processes import FORKED
 from tiny_tokenizers import CHATML, letters
 
 from luthier import verbs
@@ -97,7 +97,7 @@ def test_a_prompt_is_answered_alike_wherever_it_stands(model: Path, tmp_path: Pa
 def test_killed_and_run_again_it_has_the_same_answers(model: Path, tmp_path: Path) -> None:
     given, out = prompts(tmp_path, [f"question {n}?" for n in range(60)]), tmp_path / "out.jsonl"
     arguments = [*WARM, "max_new_tokens=24"]
-    process = multiprocessing.get_context("fork").Process(target=verbs.generate, args=(model, given, out, arguments))
+    process = FORKED.Process(target=verbs.generate, args=(model, given, out, arguments))
     process.start()
     end = time.monotonic() + 60
     while not (out.exists() and out.read_bytes().count(b"\n") >= 20) and time.monotonic() < end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
+from processes import FORKED
 from tiny_tokenizers import CHATML, letters
 
 from luthier import verbs
@@ -182,7 +182,6 @@ def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixtu
     assert {path.name for path in after if after[path] != before.get(path)} <= {"report.html", ".lock"}
 
 
-@pytest.mark.slow  # it forks, which may wait for ever where other tests have left threads: run it alone
 def test_killed_anywhere_and_run_again_it_ends_the_same(model: Path, tmp_path: Path) -> None:
     unbroken = verbs.run(laid(tmp_path / "unbroken", model, SMALL))
     assert len(ends(unbroken)) == 2 + 1 + 2
@@ -196,7 +195,7 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(model: Path, tmp_path: P
 
 def killed(path: Path, out: Path, wait: str) -> None:
     """The pipeline begun, or gone on with, in a process that is killed as soon as there is such a file."""
-    process = multiprocessing.get_context("fork").Process(target=verbs.run, args=(path,))
+    process = FORKED.Process(target=verbs.run, args=(path,))
     process.start()
     end = time.monotonic() + 120
     while not list(out.glob(wait)) and time.monotonic() < end and process.is_alive():
