@@ -8,9 +8,9 @@
              account. PPO with lambda 0.95 and 1, VAPO, GRPO.
     larger   the default model with LoRA: which of two numbers is larger, as JSON. GRPO, 30 steps of 16 x 8 answers.
 
-All learning rates of a task are the one that was better for GRPO of two (seed 0); nothing else was tuned. Each run is
-`luthier train` of a recipe, in a process and on a thread of its own; seeds differ in reinforcement alone. What is done
-is not done again: remove .peers/work/rl for that.
+One learning rate serves all methods of a task. That of sums was tried with GRPO beside a third of it, from other
+starting models; nothing else was tuned. Each run is `luthier train` of a recipe, in a process and on a thread of its
+own; seeds differ in reinforcement alone. What is done is not done again: remove .peers/work/rl for that.
 """
 
 from __future__ import annotations
