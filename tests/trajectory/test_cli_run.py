@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -187,7 +188,15 @@ def test_ctrl_c_says_how_to_go_on(bench: Bench) -> None:
     (bench.folder / "recipe.yaml").write_text(yaml.safe_dump(bench.content))
     environment = {**os.environ, "LUTHIER_CACHE": str(bench.cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "luthier", "train", "recipe.yaml", *settings]
-    process = subprocess.Popen(command, cwd=bench.folder, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=bench.folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # as from a terminal: a shell starts what it puts in the background deaf to Ctrl-C, and so are its children
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     while not any((bench.run / "checkpoints").glob("step-*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
