@@ -200,9 +200,7 @@ class Ledger:
             "length": {**self.lengths, "mean": self.mean_length},
             "notes": {what: {"count": entry.count, "rows": entry.rows} for what, entry in self.notes.items()},
             "sources": {name: vars(tally) for name, tally in self.sources.items()},
-            "dropped": {
-                reason: entry.to_json() for reason, entry in self.main_reasons()
-            },
+            "dropped": {reason: entry.to_json() for reason, entry in self.main_reasons()},
             "steps": [step.to_json() for step in self.steps],
             "shortened": self.shortened,
             "weighed": [self.weighed, self.weighed_first],

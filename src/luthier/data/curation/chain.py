@@ -185,15 +185,16 @@ class _Run:
             fix="look at them with `luthier curate … --show 5`; if that is meant, set allow_drop=1",
         )
 
-def curate(feeds: Sequence[Feed], own: Sequence[Sequence[Placed]], whole: Sequence[Placed], settings: Settings) -> Curated:
+
+def curate(
+    feeds: Sequence[Feed], own: Sequence[Sequence[Placed]], whole: Sequence[Placed], settings: Settings
+) -> Curated:
     """The rows of the sources, each gone through its own steps, then all through those of the whole mix.
 
     Raises LuthierError for what cannot be read, a step that fails, and one that drops too much.
     """
     run = _Run(feeds, settings)
-    parts = [
-        run.through(_Line(chunks(one, number), [one.key()]), own[number]) for number, one in enumerate(feeds)
-    ]
+    parts = [run.through(_Line(chunks(one, number), [one.key()]), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])
     line = run.through(line, whole)
     if line.waits:
@@ -270,7 +271,9 @@ def _whole(placed: Placed, verdicts: Verdicts, rows: int) -> None:
     for name in ("keep", "why", "value", "witness"):
         array = getattr(verdicts, name)
         if array is not None and np.shape(array) != (rows,):
-            what = f"the step {placed.name!r} was to decide on {rows:,} rows, and its {name!r} is of shape {np.shape(array)}"
+            what = (
+                f"the step {placed.name!r} was to decide on {rows:,} rows; its {name!r} is of shape {np.shape(array)}"
+            )
             raise LuthierError(what, where=placed.at, fix="`decide` says one thing of each row")
 
 

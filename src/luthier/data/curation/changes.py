@@ -31,7 +31,9 @@ def edits(before: Example, after: Example) -> list[Edit]:
     """What was changed: a span for each text that differs, or the whole row where more than texts does."""
     if not _alike(before, after):
         return [Edit(WHOLE, 0, body(before), body(after))]
-    return [_span(place, old, new) for (place, old), (_, new) in zip(texts(before), texts(after), strict=True) if old != new]
+    return [
+        _span(place, old, new) for (place, old), (_, new) in zip(texts(before), texts(after), strict=True) if old != new
+    ]
 
 
 def texts(example: Example) -> Iterator[tuple[str, str]]:
@@ -67,7 +69,11 @@ def _spoken(turns: tuple[Turn, ...], given: Iterator[str]) -> tuple[Turn, ...]:
 
 def _alike(a: Example, b: Example) -> bool:
     """Do they differ in texts alone?"""
-    if len(a.prompt) != len(b.prompt) or len(a.responses) != len(b.responses) or (a.answer is None) != (b.answer is None):
+    if (
+        len(a.prompt) != len(b.prompt)
+        or len(a.responses) != len(b.responses)
+        or (a.answer is None) != (b.answer is None)
+    ):
         return False
     if a.tools != b.tools or _known(a) != _known(b):
         return False
@@ -120,7 +126,9 @@ def written(made: Sequence[Edit], *, private: bool) -> list[list[Any]]:
 def sample(source: str, made: Sequence[Edit], before: Example, after: Example, *, private: bool) -> dict[str, Any]:
     """The first change, to be looked at: the whole text before and after."""
     first = made[0]
-    old, new = (first.old, first.new) if first.place == WHOLE else (dict(texts(one))[first.place] for one in (before, after))
+    old, new = (
+        (first.old, first.new) if first.place == WHOLE else (dict(texts(one))[first.place] for one in (before, after))
+    )
     from_here = max(0, first.start - LONGEST // 4)
     old, new = (text[from_here : from_here + LONGEST] for text in (old, new))
     return {"source": source, "place": first.place, "before": None if private else old, "after": new}

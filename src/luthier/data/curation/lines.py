@@ -55,7 +55,7 @@ def line(example: Example, text: str | None = None) -> bytes:
     if made is not None:
         said = f'{said[:-1]}, "{MADE}": {_dumped(made)}}}'
     if source is not None:
-        said = f'{said[:-1]}{PLACE}{_dumped(source.path)}, {source.row}]}}'
+        said = f"{said[:-1]}{PLACE}{_dumped(source.path)}, {source.row}]}}"
     return f"{said}\n".encode("utf-8", "backslashreplace")
 
 
@@ -206,7 +206,9 @@ def _of_response(row: Mapping[str, Any]) -> Response:
 
 def _of_whole_turn(row: Mapping[str, Any]) -> Turn:
     calls = tuple(_of_call(call) for call in row.get("tool_calls", ()))
-    return Turn(row["role"], row["content"], row.get("weight"), tuple(row.get("media", ())), calls, row.get("extra", {}))
+    return Turn(
+        row["role"], row["content"], row.get("weight"), tuple(row.get("media", ())), calls, row.get("extra", {})
+    )
 
 
 __all__ = ["MADE", "body", "hashed", "is_plain", "key_of", "line", "of_row", "read", "source_of"]

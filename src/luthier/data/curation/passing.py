@@ -1,6 +1,7 @@
 """One chunk, worked through: read, changed by its row steps, measured for the set steps that follow, and written.
 
-Whatever process does it: the outcome lies in files named by the chunk's number, the last of which says that it is whole.
+Whatever process does it: what comes of it lies in files named by the chunk's number, the last of which says that it is
+whole.
 """
 
 from __future__ import annotations
@@ -185,7 +186,8 @@ class _Writer:
         self.seconds = {one.placed.at: 0.0 for one in task.measured}
         self._scores = [Scores(Path(one.scores)) if one.scores else None for one in task.measured]
         self._open: _Open | None = None
-        self._log = gzip.open(Path(task.folder) / f"{task.index:05d}.changes.jsonl.gz", "wb", 1)
+        log = Path(task.folder) / f"{task.index:05d}.changes.jsonl.gz"
+        self._log = gzip.open(log, "wb", 1)  # noqa: SIM115  (__exit__ closes both)
 
     def add(self, rows: Sequence[Example]) -> None:
         """Measure and write."""
@@ -220,7 +222,7 @@ class _Writer:
 
     def _begun(self) -> _Open:
         stem = str(Path(self.task.folder) / f"{self.task.index:05d}.{len(self.shards):03d}")
-        self._open = _Open(stem, Path(f"{stem}.jsonl").open("wb"))
+        self._open = _Open(stem, Path(f"{stem}.jsonl").open("wb"))  # noqa: SIM115
         return self._open
 
     def _end(self, shard: _Open) -> None:
@@ -255,7 +257,7 @@ def measured(
     if known.all():
         return columns
     fresh = np.flatnonzero(~known)
-    found = _asked(placed, [rows[i] for i in fresh], tools)
+    found = _asked(placed, [rows[i] for i in fresh.tolist()], tools)
     if len(fresh) == len(rows):
         return found
     for name, column in found.items():
@@ -275,8 +277,10 @@ def _asked(placed: Placed, rows: Sequence[Example], tools: Tools) -> dict[str, N
         raise LuthierError(what, where=where, fix=f"mend or leave out the row, or take {placed.at} out") from error
     for name, column in found.items():
         if len(column) != len(rows) or column.dtype == object:
-            what = f"the step {placed.name!r} measured {name!r} of {len(rows)} rows, and gave {column.shape} {column.dtype}"
-            raise LuthierError(what, where=placed.at, fix="a column has one number, or one array of numbers, for each row")
+            shape = f"{column.shape} {column.dtype}"
+            what = f"the step {placed.name!r} measured {name!r} of {len(rows)} rows, and gave {shape}"
+            fix = "a column has one number, or one array of numbers, for each row"
+            raise LuthierError(what, where=placed.at, fix=fix)
     return found
 
 

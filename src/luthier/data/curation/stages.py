@@ -28,6 +28,7 @@ from luthier.data.steps.step import SetStep
 from luthier.data.steps.tools import Tools
 from luthier.data.tally import StepTally
 from luthier.errors import LuthierError
+from luthier.recipe import Recipe
 from luthier.recipe.resolve import plain
 from luthier.run import write_atomically
 from luthier.types import Example, Source
@@ -49,6 +50,11 @@ class Settings:
     allow_drop: float = 0.5
     show: Callable[[int, int], None] = silent
     """Is told how many chunks of how many are done."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Settings:
+        """Those of a recipe whose steps ask nothing of models."""
+        return cls(Tools(recipe.seed), allow_drop=recipe.allow_drop)
 
 
 def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:

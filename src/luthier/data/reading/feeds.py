@@ -19,6 +19,7 @@ from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
+from luthier.data.reading.json_files import read_jsonl
 from luthier.data.reading.text_files import NumberedRow, cut
 from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
@@ -47,7 +48,7 @@ class Part:
         """The part in pieces of about so many bytes, where it can be cut."""
         if self.lined is None or self.lined.stat().st_size <= size:
             return [self]
-        first, read = next(self.rows(), None), partial(files.read_jsonl, self.lined)
+        first, read = next(self.rows(), None), partial(read_jsonl, self.lined)
         return [
             replace(self, rows=partial(read, span), said=tuple if span.start else self.said, begins=first)
             for span in cut(self.lined, size)
@@ -338,7 +339,7 @@ def feed(entry: Entry) -> Feed:
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
-    lined = path if reader is files.read_jsonl and path.suffix.lower() not in PACKED else None
+    lined = path if reader is read_jsonl and path.suffix.lower() not in PACKED else None
     said = partial(files.said_of, path)
     return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, lined)
 
@@ -350,10 +351,13 @@ def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> 
     ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
     known shape and shapes mixed in one file; each names the file, and the line where there is one.
     """
-    entries: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
+    from luthier.data.curation.feeds import opened as curated
+
+    given: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
     tally = Ledger() if ledger is None else ledger
-    for entry in entries:
-        yield from feed(Entry(path=entry) if isinstance(entry, str) else entry).examples(tally)
+    for number, entry in enumerate(Entry(path=entry) if isinstance(entry, str) else entry for entry in given):
+        one = curated([entry], key=f"data.{number}")[0] if entry.steps else feed(entry)
+        yield from one.examples(tally)
 
 
 __all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read"]

@@ -145,7 +145,8 @@ def _beyond_ascii(path: Path) -> bytes:
 
 def cut(path: Path, size: int) -> list[Span]:
     """A file of lines in pieces of about so many bytes: the same ones on every machine. Not for packed files."""
-    spans, start, line = [], 0, 1
+    spans: list[Span] = []
+    start, line = 0, 1
     with path.open("rb") as file:
         while True:
             counted, end = 0, start

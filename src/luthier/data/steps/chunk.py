@@ -13,14 +13,19 @@ from luthier.data.steps.step import Outcome, RowStep
 from luthier.data.steps.tools import Tools
 from luthier.types import RAW, Example, Response
 
-ENDS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"[.!?。！？]+[\"”’」』）)]*\s*"), re.compile(r"\s+|[，、；]"))
+ENDS = (
+    re.compile(r"\n\s*\n"),
+    re.compile(r"\n"),
+    re.compile(r"[.!?。！？]+[\"”’」』）)]*\s*"),
+    re.compile(r"\s+|[，、；]"),
+)
 """Where a text may be cut, the best places first: paragraphs, lines, sentences, words."""
 
 
 @dataclass(frozen=True)
 class Chunk(RowStep):
-    """Cuts plain texts into pieces of at most so many characters, at ends of paragraphs where there are some; nothing is
-    lost, and put together they are the text. Other rows pass."""
+    """Cuts plain texts into pieces of at most so many characters, at ends of paragraphs where there are some; put
+    together they are the text. Other rows pass."""
 
     size: Annotated[int, Field(gt=0)] = 2000
     """The longest piece, in characters."""

@@ -28,7 +28,7 @@ class Select(SetStep):
     drops_much: ClassVar[bool] = True
     opened: ClassVar[tuple[Measure, ...]] = ()
 
-    by: By | tuple[By, ...] = "length"
+    by: By | tuple[By, ...]
     """What is measured: length, words, {column: reward}, or any scorer ({reward_model: runs/judge}); or a list."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """This share of the rows."""

@@ -47,7 +47,7 @@ def holding(owner: S, **things: Any) -> S:
     return made
 
 
-class Step(ABC):
+class Step:
     """What both kinds have in common: what a step declares of itself."""
 
     version: ClassVar[int] = 1
@@ -78,7 +78,7 @@ class Step(ABC):
         return holding(self, **things)
 
 
-class RowStep(Step):
+class RowStep(Step, ABC):
     """A step that looks at each row alone."""
 
     @abstractmethod
@@ -128,14 +128,14 @@ class Verdicts:
     """What the ledger is to say of the whole."""
 
 
-class SetStep(Step):
+class SetStep(Step, ABC):
     """A step that needs the whole set: rows are measured one by one, then it is decided by what was measured."""
 
     decides: ClassVar[tuple[str, ...]] = ()
     """The keys that `measure` does not look at: thresholds. With others, nothing is measured anew."""
     remembers: ClassVar[bool] = True
-    """What is measured is kept for each row by its content, so that only new rows are measured. Not worth it for what is
-    measured as fast as it is looked up."""
+    """What is measured is kept for each row by its content, so that only new rows are measured. Not worth it for what
+    is measured as fast as it is looked up."""
 
     @abstractmethod
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
