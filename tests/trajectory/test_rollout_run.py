@@ -116,6 +116,22 @@ def test_what_cannot_be_is_told_before_a_step(
     assert not list((questions.run / "checkpoints").glob("step-*"))
 
 
+def test_held_out_rows_that_cannot_be_judged_are_told_at_the_start(
+    questions: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "say a", "answer": "a"}, {"prompt": "say b"}]
+    (questions.folder / "apart.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert questions.here("train", **KEYS, validate={"data": "apart.jsonl"}) == 1
+    assert "apart.jsonl:2: 1 of 2 rows of validate.data have no `answer`" in " ".join(capfd.readouterr().err.split())
+    assert questions.here("data", **KEYS, validate={"data": "apart.jsonl"}) == 1
+    capfd.readouterr()
+    task = {"data": "apart.jsonl", "scorers": ["contains"], "max_new_tokens": 2}
+    assert questions.here("train", "train.steps=1", **KEYS, evaluate=task) == 0
+    told = " ".join(capfd.readouterr().err.split())
+    assert told.index("1 of 2 rows will not be judged by contains") < told.index("path:")
+    assert "apart.jsonl:2)" in told
+
+
 def test_a_run_without_rollouts_has_nothing_to_show(questions: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     assert questions.here("train", "train.steps=1") == 0
     from luthier.cli import main

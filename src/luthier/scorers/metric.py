@@ -41,6 +41,10 @@ class Metric(ABC):
         """Raise, before anything is generated, what could only be raised later."""
         return
 
+    def lacks(self, example: Example) -> str | None:
+        """In words (no `answer`), what a row lacks and nothing can be said of responses without; None: nothing."""
+        return "no `answer`" if self.needs_reference and reference(example) is None else None
+
     @abstractmethod
     def __call__(self, example: Example, response: Response) -> float | None:
         """The score of one response; None when the example does not allow a judgement (it has no reference, say)."""

@@ -199,7 +199,10 @@ class Job:
 
         if self.speaks:
             _ = self._speaking
-            self.judging.check([prompt.example for prompt in self.prompts.train])
+            apart = self.prompts.held_out if self.recipe.validate.data else ()
+            train, held_out = ([prompt.example for prompt in some] for some in (self.prompts.train, apart))
+            for remark in self.judging.check(train, held_out):
+                say(remark)
             for prompt in self.prompts.train if self.objective.needs.own < 1 else ():
                 self._answered(prompt.example)
             return

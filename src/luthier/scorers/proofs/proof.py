@@ -48,6 +48,9 @@ class Proof(Metric):
         if not self._checker().available():
             raise LuthierError(f"the checker {self.checker} is not there", where="proof", fix=INSTALLED[self.checker])
 
+    def lacks(self, example: Example) -> str | None:
+        return "no `statement`" if claim_of(example) is None else None
+
     def __call__(self, example: Example, response: Response) -> float | None:
         return self.many([(example, response)])[0]
 

@@ -13,10 +13,13 @@ from luthier.errors import LuthierError
 from luthier.recipe.schema import Reward
 from luthier.scorers.building import built
 from luthier.scorers.groups import score_group, score_groups
-from luthier.scorers.metric import Metric, reference
+from luthier.scorers.metric import Metric
 from luthier.train.rollouts.drawn import Group, Parts
+from luthier.train.rollouts.guards import UNSAID_STOP
 from luthier.types import Example, Response
 
+SHOWN = 3
+"""Rows named in a message."""
 RIGHT = 0.5
 """A score of the first scorer above this is right, where its scores lie between 0 and 1."""
 
@@ -62,16 +65,20 @@ class Judging:
         """Does the first scorer say what is right and what is wrong?"""
         return bool(self.parts) and self.parts[0].metric.range == (0.0, 1.0)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raise LuthierError where a scorer that compares with a known answer can judge none of these rows."""
+    def check(self, train: Sequence[Example], held_out: Sequence[Example] = ()) -> list[str]:
+        """Raise LuthierError where a scorer can say nothing of any answer to more of the rows that train than a run
+        bears (`UNSAID_STOP`), or the first scorer of any that were `held_out` for it to judge; of fewer, say it."""
+        remarks = []
         for part in self.parts:
-            metric = part.metric
-            if metric.needs_reference and all(reference(example) is None for example in examples):
-                raise LuthierError(
-                    f"the scorer {part.name!r} compares with a known answer, and no row has one",
-                    where="reward",
-                    fix="give the rows an `answer`, or take another scorer",
-                )
+            lacking = _lacking(part, train)
+            if lacking and len(lacking) > UNSAID_STOP * len(train):
+                raise _can_say_nothing(part, lacking, len(train))
+            if lacking:
+                remarks.append(f"warning: {_told(part, lacking, len(train))}: they teach nothing")
+        lacking = _lacking(self.parts[0], held_out) if self.parts else []
+        if lacking:
+            raise _can_say_nothing(self.parts[0], lacking, len(held_out), " of validate.data")
+        return remarks
 
     # asking
     def early(self, group: Group) -> list[dict[str, float | None]]:
@@ -113,6 +120,33 @@ class Judging:
         if any(part.gate and value == 0 for part, value in values):
             return 0.0
         return float(sum(part.weight * (value or 0.0) for part, value in values))
+
+
+Lacking = list[tuple[Example, str]]
+"""Rows, and what each has not."""
+
+
+def _lacking(part: Part, examples: Sequence[Example]) -> Lacking:
+    found = [(example, part.metric.lacks(example)) for example in examples]
+    return [(example, what) for example, what in found if what is not None]
+
+
+def _told(part: Part, lacking: Lacking, count: int, whose: str = "") -> str:
+    named = list(dict.fromkeys(str(example.source) for example, _ in lacking if example.source))
+    first = f" ({', '.join(named[:SHOWN])}{', …' if len(named) > SHOWN else ''})" if named else ""
+    return (
+        f"{len(lacking):,} of {count:,} rows{whose} have {lacking[0][1]}{first}, so that the scorer {part.name!r} can "
+        "say nothing of any response to them"
+    )
+
+
+def _can_say_nothing(part: Part, lacking: Lacking, count: int, whose: str = "") -> LuthierError:
+    first = lacking[0][0].source
+    return LuthierError(
+        _told(part, lacking, count, whose),
+        where=str(first) if first else "reward",
+        fix="give those rows what it judges by, leave them out, or take another scorer",
+    )
 
 
 def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
