@@ -58,7 +58,7 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     if seams and "objective" in seams:
         needs = seams["objective"].build(recipe.objective.name, recipe.objective.args).needs
         recipe, learns = on_policy.filled(recipe, needs)
-        on_policy.check(loaded, recipe, needs)
+        on_policy.check(loaded, recipe, needs, seams)
         recipe = _plugins(replace(loaded, recipe=recipe), seams) if learns else recipe
     recipe, reasons = _derive(recipe, seams)
     train, more = abilities.adjust(recipe.train, adapters)

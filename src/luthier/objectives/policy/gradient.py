@@ -93,6 +93,7 @@ class PolicyGradient(Objective):
             responses=1 if estimator.across else 2,
             roles=("reference",) if self.kl else (),
             readouts=("logp", "entropy") if self.entropy else ("logp",),
+            again=self.clip_low != "none" or self.clip_high != "none",
         )
 
     _estimator: ClassVar[Credit]
