@@ -29,6 +29,7 @@ from luthier.train.rollouts.judging import RIGHT, Judging
 from luthier.train.rollouts.measures import Clock, measured, timed
 from luthier.train.rollouts.rates import Rates
 from luthier.train.rollouts.records import Records
+from luthier.train.rollouts.rows import pays
 from luthier.train.rollouts.speaking import Speaking
 from luthier.train.rollouts.surroundings import Surroundings
 from luthier.types import Encoded, Engine, Example
@@ -81,6 +82,8 @@ class Rollouts:
         self.cursor = 0
         self.spent = 0.0
         """Seconds of the last call of `next`."""
+        self.unpaid = False
+        """Does the objective learn from advantages, and has no token of the last step any?"""
         self._open: _Open | None = None
         self._before: dict[str, Any] = {}
         self._last, self._clock = -1, Clock()
@@ -127,6 +130,7 @@ class Rollouts:
         self._last = step
         update, part = divmod(within, self.minibatches)
         rows = [row for group in self._part(number, update, part) for row in self._open.rows[group]]
+        self.unpaid = self.made.objective.estimator is not None and not any(map(pays, rows))
         self.spent = time.perf_counter() - began
         return rows
 
