@@ -41,6 +41,10 @@ class Metric(ABC):
         """Raise, before anything is generated, what could only be raised later."""
         return
 
+    def files(self) -> tuple[str, ...]:
+        """Files, besides what the recipe says, that its judgements hang on: with another content it is another."""
+        return ()
+
     def lacks(self, example: Example) -> str | None:
         """In words (no `answer`), what a row lacks and nothing can be said of responses without; None: nothing."""
         return "no `answer`" if self.needs_reference and reference(example) is None else None

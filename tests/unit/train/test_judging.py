@@ -78,9 +78,13 @@ def reward(name: str, weight: float | None = None, *, gate: bool = False) -> Rew
 
 
 def judged(rewards: Sequence[Reward], *texts: str) -> Group:
+    return judged_by(Judging(rewards), *texts)
+
+
+def judged_by(judging: Judging, *texts: str) -> Group:
     answers = [Answer((3, 4, 1), np.zeros(3, np.float32), said, "stop") for said in texts]
     group = Group(0, 0, prompts(1)[0], answers)
-    Judging(rewards).judge([group])
+    judging.judge([group])
     return group
 
 

@@ -93,6 +93,9 @@ class Judge(Metric):
         """What an answer is held against."""
         return self.against or ("scale" if self.constitution is None else "group")
 
+    def files(self) -> tuple[str, ...]:
+        return () if self.constitution is None or self.constitution in SHIPPED else (self.constitution,)
+
     def check(self) -> None:
         """Raise LuthierError where the judge cannot be opened."""
         opening(self.model, self.engine)

@@ -5,9 +5,11 @@ A scorer that cannot say anything of an answer leaves it without a reward: it ne
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Reward
@@ -59,6 +61,19 @@ class Judging:
                     fix="take one that does: json_match, f1, reward_model, …",
                 )
             part.metric.check()
+        self.files = {path: _content(path) for part in self.parts for path in part.metric.files()}
+        """What its judgements hang on besides the recipe: files, and the digests of what is in them."""
+
+    def must_be(self, before: Mapping[str, str], run: Path) -> None:
+        """Raises LuthierError where the run that goes on was judged by files of another content."""
+        changed = [path for path, content in self.files.items() if before.get(path, content) != content]
+        if changed:
+            raise LuthierError(
+                "the file of a reward has changed since the run began: it would go on for another reward",
+                where=changed[0],
+                fix=f"put it back as it was, or begin another run by it: another `output:` (with `model: {run}` once "
+                "that run is trained), or remove the folder to train anew",
+            )
 
     @property
     def tells_right(self) -> bool:
@@ -120,6 +135,10 @@ class Judging:
         if any(part.gate and value == 0 for part, value in values):
             return 0.0
         return float(sum(part.weight * (value or 0.0) for part, value in values))
+
+
+def _content(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 Lacking = list[tuple[Example, str]]

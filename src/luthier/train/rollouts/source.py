@@ -73,6 +73,7 @@ class Rollouts:
         rollout = recipe.rollout
         assert rollout is not None and rollout.prompts is not None, "the recipe is not resolved"
         self.made, self.recipe, self.rollout, self.prompts = made, recipe, rollout, rollout.prompts
+        self.run = run
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
         self.stream = Stream(made.prompts.train, recipe.seed)
@@ -170,6 +171,7 @@ class Rollouts:
         self._before = self._now()
         self._clock = clock = Clock()
         head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
+        head |= {"rewards": self.made.judging.files} if self.made.judging.files else {}
         journal = Journal(self.records.journal(number), head)
         if again and not journal.answers:
             raise self.records.lost(number)
@@ -308,13 +310,15 @@ class Rollouts:
         base = self._before if within else self._now()
         self.records.prune(number, self.recipe.train.keep)
         self.records.rates(self.rates.rows(self.stream.prompts))
-        return {**base, "guards": self.guards.state(), "saved": list(self.records.saved)}
+        kept = {"guards": self.guards.state(), "saved": list(self.records.saved), "rewards": self.made.judging.files}
+        return {**base, **kept}
 
     def _now(self) -> dict[str, Any]:
         return {"cursor": self.cursor, "rates": self.rates.state(), "reward_kl": self.dealing.reward_kl}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state()` gave."""
+        """Put back what `state()` gave. Raises LuthierError where answers would be judged otherwise than before."""
+        self.made.judging.must_be(state.get("rewards", {}), self.run.folder)
         self.cursor, self._open = int(state["cursor"]), None
         self.rates.load_state(state["rates"])
         self.dealing.reward_kl = float(state["reward_kl"])
