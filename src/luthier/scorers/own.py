@@ -232,7 +232,7 @@ def _loaded(path: str, changed: int) -> Any:
     sys.path.insert(0, str(Path(path).parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         line = error.lineno if isinstance(error, SyntaxError) else None
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]

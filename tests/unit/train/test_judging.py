@@ -31,6 +31,8 @@ class Words(Metric):
     def __call__(self, example: Example, response: Response) -> float | None:
         if "bang" in text(response):
             raise KeyError("no such word")
+        if "leave" in text(response):
+            raise SystemExit(3)
         return None if "hush" in text(response) else len(text(response).split()) / 10
 
 
@@ -144,6 +146,12 @@ def test_a_scorer_that_fails_is_named_with_the_row() -> None:
         judged([reward("words")], "bang")
     with pytest.raises(LuthierError, match=r"the scorer 'batched' failed"):
         judged([reward("batched")], "bang")
+
+
+@pytest.mark.parametrize("name", ["words", "batched"])
+def test_a_scorer_that_leaves_the_program_is_an_error_of_that_scorer(name: str) -> None:
+    with pytest.raises(LuthierError, match=rf"the scorer {name!r} failed: SystemExit: 3"):
+        judged([reward(name)], "leave")
 
 
 def test_scorers_that_judge_no_answer_are_refused() -> None:

@@ -180,7 +180,7 @@ def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> 
         return found
     except LuthierError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that leaves the program is not to end the run without a word
         where = str(example.source) if example is not None and example.source else "reward"
         raise LuthierError(
             f"the scorer {part.name!r} failed: {type(error).__name__}: {error}",
