@@ -37,6 +37,12 @@ class Metric(ABC):
     sees_group: ClassVar[bool] = False
     """True: it has `group` and judges the responses to one prompt beside one another (`types.GroupScorer`)."""
 
+    @property
+    def waits(self) -> bool:
+        """True: its time goes by in other processes or on the network, and what it says hangs on nothing that is asked
+        beside it. It is asked in a thread of its own then, of many at once, while answers are still drawn."""
+        return False
+
     def check(self) -> None:
         """Raise, before anything is generated, what could only be raised later."""
         return

@@ -67,6 +67,10 @@ class Python(Metric):
 
     _known: ClassVar[Callable[..., Any]]
 
+    @property
+    def waits(self) -> bool:
+        return inspect.iscoroutinefunction(self._known)
+
     def files(self) -> tuple[str, ...]:
         return (self.function.rpartition(":")[0],)
 

@@ -123,7 +123,7 @@ def test_a_scorer_of_many_is_asked_for_all_groups_at_once_and_one_of_groups_for_
     judging.judge(groups)
     assert Batched.asked == [4]
     assert [group.rewards for group in groups] == [pytest.approx([0.1, 1.2]), pytest.approx([1.3, 0.1])]
-    assert [part.late for part in judging.parts] == [True, False]
+    assert [part.when for part in judging.parts] == ["all", "each"]
 
 
 def test_a_first_scorer_of_any_number_calls_nothing_right() -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Reward
@@ -26,6 +27,11 @@ RIGHT = 0.5
 """A score of the first scorer above this is right, where its scores lie between 0 and 1."""
 
 
+When = Literal["each", "meanwhile", "all"]
+Said = list[list[dict[str, float | None]]]
+"""Of each group, of each answer: what each scorer said."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One scorer of the reward."""
@@ -36,9 +42,14 @@ class Part:
     gate: bool
 
     @property
-    def late(self) -> bool:
-        """Is it better asked for many answers at once, when all have ended?"""
-        return not self.metric.sees_group and type(self.metric).many is not Metric.many
+    def when(self) -> When:
+        """each: of a group by itself, as it ends. Those that are better asked for many at once: all, when all have
+        ended; or meanwhile, whichever have ended, in a thread of its own, where that only waits."""
+        own = type(self.metric)
+        many = own.groups is not Metric.groups if self.metric.sees_group else own.many is not Metric.many
+        if not many:
+            return "each"
+        return "meanwhile" if self.metric.waits else "all"
 
 
 class Judging:
@@ -96,16 +107,14 @@ class Judging:
         return remarks
 
     # asking
-    def early(self, group: Group) -> list[dict[str, float | None]]:
-        """What the scorers that judge answers as they come say of a group's."""
-        return self._asked([part for part in self.parts if not part.late], [group])[0]
+    def names(self, when: When) -> set[str]:
+        """The scorers that are asked then."""
+        return {part.name for part in self.parts if part.when == when}
 
-    def late(self, groups: Sequence[Group]) -> list[list[dict[str, float | None]]]:
-        """What the others say of all groups' answers."""
-        return self._asked([part for part in self.parts if part.late], groups)
-
-    def _asked(self, parts: Sequence[Part], groups: Sequence[Group]) -> list[list[dict[str, float | None]]]:
-        said: list[list[dict[str, float | None]]] = [[{} for _ in group.answers] for group in groups]
+    def asked(self, when: When, groups: Sequence[Group]) -> Said:
+        """What the scorers that are asked then say of each answer of each group."""
+        parts = [part for part in self.parts if part.when == when]
+        said: Said = [[{} for _ in group.answers] for group in groups]
         given = [(group.prompt.example, [answer.response() for answer in group.answers]) for group in groups]
         for part in parts:
             for of_group, values in zip(said, _scores(part, given), strict=True):
@@ -115,9 +124,12 @@ class Judging:
 
     def judge(self, groups: Sequence[Group]) -> None:
         """Ask all scorers at once, and sum up."""
-        early, late = [self.early(group) for group in groups], self.late(groups)
-        for group, one, other in zip(groups, early, late, strict=True):
-            group.parts = [{**a, **b} for a, b in zip(one, other, strict=True)]
+        every = [self.asked(when, groups) for when in get_args(When)]
+        for place, group in enumerate(groups):
+            group.parts = [
+                {name: value for part in some for name, value in part.items()}
+                for some in zip(*(said[place] for said in every), strict=True)
+            ]
             self.settle(group)
 
     # summing up
@@ -172,7 +184,7 @@ def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> 
     """A scorer's scores of all these groups. What it raises names it, and the row where that is known."""
     example: Example | None = None
     try:
-        if part.late:
+        if part.when != "each":
             return score_groups(part.metric, given)
         found = []
         for example, responses in given:

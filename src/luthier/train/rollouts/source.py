@@ -30,6 +30,7 @@ from luthier.train.rollouts.measures import Clock, measured, timed
 from luthier.train.rollouts.rates import Rates
 from luthier.train.rollouts.records import Records
 from luthier.train.rollouts.rows import pays
+from luthier.train.rollouts.scoring import Scoring
 from luthier.train.rollouts.speaking import Speaking
 from luthier.train.rollouts.surroundings import Surroundings
 from luthier.types import Encoded, Engine, Example
@@ -236,25 +237,15 @@ class Rollouts:
         """These prompts, answered and judged."""
         clock, began, scored = self._clock, time.perf_counter(), self._clock.scoring
         known = sum(len(answer.ids) for answer in journal.answers.values())
-        groups = self.speaking.answers(draws, journal, lambda group: self._judge([group], journal, late=False))
-        clock.speaking += time.perf_counter() - began - (clock.scoring - scored)
-        clock.made += sum(len(answer.ids) for answer in journal.answers.values()) - known
-        self._judge(groups, journal, late=True)
+        with Scoring(self.made.judging, journal, clock) as scoring:
+            groups = self.speaking.answers(draws, journal, scoring.ended)
+            clock.speaking += time.perf_counter() - began - (clock.scoring - scored)
+            clock.made += sum(len(answer.ids) for answer in journal.answers.values()) - known
+            scoring.finish(groups)
         for group in groups:
             group.parts = [journal.parts.get((group.place, index), {}) for index in _indices(group)]
             self.made.judging.settle(group)
         return groups
-
-    def _judge(self, groups: Sequence[Group], journal: Journal, *, late: bool) -> None:
-        """Ask the scorers that are asked at this time; what the journal holds is not asked for again."""
-        began, judging = time.perf_counter(), self.made.judging
-        names = {part.name for part in judging.parts if part.late == late}
-        open_ = [group for group in groups if not all(names <= journal.said(group.place, i) for i in _indices(group))]
-        said = judging.late(open_) if late else [judging.early(group) for group in open_]
-        for group, of_group in zip(open_, said, strict=True):
-            for index, parts in enumerate(of_group):
-                journal.judged(group.place, index, parts)
-        self._clock.scoring += time.perf_counter() - began
 
     def _tell(self, step: int, groups: Sequence[Group], drawn: Sequence[Group]) -> None:
         log, credit = self._lent.log, self.made.objective.estimator
