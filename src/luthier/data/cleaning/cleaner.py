@@ -87,7 +87,7 @@ class Cleaning:
     def _allowed(self, name: str, text: str, changes: Sequence[Edit], context: str) -> Sequence[Edit]:
         if name == "always":
             return changes
-        if name in ("tags", "entities") and (markup.about_markup(text) or markup.about_markup(context)):
+        if name in ("tags", "entities") and markup.about_markup(text, context):
             return ()
         if name == "tags":
             return changes

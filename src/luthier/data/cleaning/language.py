@@ -12,7 +12,7 @@ from luthier.data.cleaning.regions import prose
 from luthier.errors import missing_extra
 
 _SCRIPTS = (  # what a letter tells; of the last three, only that they share a script
-    ("han", "\u2e80-\u2fdf\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"), ("kana", "\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f"),
+    ("han", "\u2e80-\u2fdf\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"), ("hiragana", "\u3041-\u309f"), ("katakana", "\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f"),
     ("ko", "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"), ("th", "\u0e01-\u0e5b"), ("el", "\u0370-\u03ff\u1f00-\u1fff"),
     ("he", "\u0590-\u05ff"), ("hy", "\u0530-\u058f"), ("ka", "\u10a0-\u10ff"), ("ta", "\u0b80-\u0bff"), ("te", "\u0c00-\u0c7f"),
     ("kn", "\u0c80-\u0cff"), ("ml", "\u0d00-\u0d7f"), ("gu", "\u0a80-\u0aff"), ("pa", "\u0a00-\u0a7f"), ("si", "\u0d80-\u0dff"),
@@ -45,7 +45,7 @@ def scripts(text: str) -> dict[str, float]:
     for name, finder in _FINDERS:
         count = sum(map(len, finder.findall(text)))
         if count:
-            found[name] = count * (_UNSPACED if name in ("han", "kana", "ko") else 1.0)
+            found[name] = count * (_UNSPACED if name in ("han", "hiragana", "katakana", "ko") else 1.0)
     total = sum(found.values())
     return {name: count / total for name, count in found.items()}
 
@@ -59,20 +59,19 @@ def language(text: str) -> Guess:
     shares = scripts(text)
     if not shares:
         return UNKNOWN
-    han, kana = shares.get("han", 0.0), shares.get("kana", 0.0)
-    if kana > 0.05 and kana > 0.1 * han:  # Japanese has kana everywhere; a name in katakana makes no Japanese
-        return Guess("ja", round(han + kana, 3)) if han + kana > 0.5 else _of_letters(text, shares)
-    if han > 0.5:
-        return Guess("zh", round(han + kana, 3))
+    han, hiragana, katakana = (shares.get(name, 0.0) for name in ("han", "hiragana", "katakana"))
+    east = han + hiragana + katakana
+    if east > 0.5:  # Japanese has hiragana everywhere; a name in katakana, or a single の, makes no Japanese
+        return Guess("ja" if hiragana > 0.1 * han or katakana > han else "zh", round(east, 3))
+    if east and max(shares, key=lambda name: shares[name]) in ("han", "hiragana", "katakana"):
+        return Guess("zh" if han else "ja", round(east, 3))
     name, share = max(shares.items(), key=lambda one: one[1])
-    return _of_letters(text, shares) if name in _SHARED or name in ("han", "kana") else Guess(name, round(share, 3))
+    return _of_letters(text, shares) if name in _SHARED else Guess(name, round(share, 3))
 
 
 def _of_letters(text: str, shares: dict[str, float]) -> Guess:
     """Among the languages that share the commonest alphabet of the text."""
-    name = max((one for one in shares if one in _SHARED), key=lambda one: shares[one], default=None)
-    if name is None:
-        return UNKNOWN
+    name = max((one for one in shares if one in _SHARED), key=lambda one: shares[one])
     found = _detector()(" ".join(text.split()), model="lite", k=1)
     if not found:
         return UNKNOWN

@@ -26,16 +26,20 @@ _VOID = frozenset({"br", "hr"})
 _LAYOUT = _INLINE | _BLOCK | _VOID
 _PAGE = re.compile(r"<(?:!doctype|\?xml|html|head|body|script|style|form|input|button|svg|meta|link|template)\b", re.I)
 _ABOUT = re.compile(
-    r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y|ies)|element|"
-    r"source code|snippet|template|font|bold|italics?|underlin\w*|colou?rs?|gradient|styl(?:e|es|ed|ing)|format\w*|hyperlink|heading|"
-    r"button|animat\w*|render|stretch|text size)\b|网页|网站|标签|代码|元素|前端|实体",
+    r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y|ies)|source code|snippet)\b"
+    r"|网页|网站|标签|代码|元素|前端|实体",
+    re.I,
+)
+_ASKS_FOR = re.compile(
+    r"\b(?:template|font|bold|italics?|underlin\w*|colou?rs?|gradient|styl(?:e|es|ed|ing)|format\w*|hyperlink|heading|button|element|"
+    r"animat\w*|render|stretch|text size)\b|字体|颜色|样式|格式|按钮|链接",
     re.I,
 )
 
 
-def about_markup(text: str) -> bool:
-    """Is this text markup, or does it talk about it?"""
-    return bool(_ABOUT.search(text) or _PAGE.search(text))
+def about_markup(text: str, context: str) -> bool:
+    """Is this text markup, or does it or the rest of its row talk about it?"""
+    return bool(_PAGE.search(text) or _ABOUT.search(text) or _ABOUT.search(context) or _ASKS_FOR.search(context))
 
 
 def tags(text: str) -> list[Edit]:

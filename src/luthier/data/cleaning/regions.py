@@ -15,6 +15,7 @@ _INLINE = re.compile(r"``[^\n]{1,1000}?``|`[^`\n]{1,1000}`")
 _DOLLAR = re.compile(r"(?<![\\$\w])\$(?![\s$])[^$\n]{1,300}(?<![\s\\])\$(?![\d$])")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]{1,20}\*?)\}")
 _ADDRESS = re.compile(r"(?:\b(?:https?|ftp|file|ssh|git)://|\bwww\.)[^\s<>\"'`，。；）】」》]+")
+_ENTITY = re.compile(r"&#?\w{1,10};$")
 _TABLE = re.compile(r"^[ \t]*[|<+].*$", re.M)
 _CODE = re.compile(
     r"""^[ \t]*(?:
@@ -110,13 +111,13 @@ def _without_stop(text: str, start: int, end: int) -> Span:
 def _lines_of_code(text: str) -> list[Span]:
     """Lines that look like code, with the indented and empty ones among them."""
     if "\n" not in text:
-        return [(0, len(text))] if len(text) < 2000 and _CODE.match(text) and not _prose(text) else []
+        return [(0, len(text))] if _is_code(text) else []
     spans: list[Span] = []
     start, kind = 0, ""
     for line in text.split("\n"):
         end = start + len(line)
         was, kind = kind, _kind(line)
-        if kind == "code" or (kind == "inside" and was in ("code", "inside") and spans):
+        if kind == "code" or (kind == "inside" and was and spans):
             if was in ("code", "inside", "gap") and spans:
                 spans[-1] = (spans[-1][0], end)
             else:
@@ -132,9 +133,13 @@ def _lines_of_code(text: str) -> list[Span]:
 def _kind(line: str) -> str:
     if not line.strip():
         return "gap"
-    if len(line) < 2000 and _CODE.match(line) and not _prose(line):
+    if _is_code(line):
         return "code"
     return "inside" if line[:1] in (" ", "\t") else ""
+
+
+def _is_code(line: str) -> bool:
+    return len(line) < 2000 and bool(_CODE.match(line)) and not _prose(line) and not _ENTITY.search(line)
 
 
 def _prose(line: str) -> bool:

@@ -64,6 +64,6 @@ def runs(text: str) -> list[Edit]:
         if found and "|" not in line:
             lines.append(found)
         start += len(line) + 1
-    columns = [found for found in lines if any(len(edit.old) > 2 or "\t" in edit.old for edit in found)]
-    kept = [found for found in lines if len(columns) < 2 or found not in columns]
-    return [edit for found in kept for edit in found]
+    wide = [any(len(edit.old) > 2 or "\t" in edit.old for edit in found) for found in lines]
+    columns = sum(wide) > 1
+    return [edit for found, is_wide in zip(lines, wide, strict=True) if not (columns and is_wide) for edit in found]

@@ -16,7 +16,7 @@ OTHER = re.compile(
     r"(?:\border|\binvoice|\btracking|\bshipment|\bparcel|\bisbn|\bissn|\bimei|\bsku\b|\bpart n|\bserial|\bversion|\bdoi\b|\barxiv|\brfc\b|\bticket|"
     r"\bmodel\b|\bbatch|\bcommit|\bbuild\b|\bpmid|\bcas\b|\bean\b|\bupc\b|\basin|\btimestamp|\bepoch|\bpatent|\bproduct (?:id|code|number)|\btransaction|"
     r"\breference|\bcase (?:no|number)|\bdocket|\bbarcode|\blot (?:no|number)|\bpolicy|\bconfirmation|"
-    r"订单|单号|快递|运单|编号|流水|型号|版本|序列号|批号|条码|专利|档案|书号|时间戳)[^\n]{0,24}$",
+    r"订单|单号|快递|运单|编号|流水|型号|版本|序列号|批号|条码|专利|档案|书号|时间戳)[^\n\d;。；!?，,]{0,24}$",
     re.I,
 )
 """Just before a number, it says that this is a number of a thing."""

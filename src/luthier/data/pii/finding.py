@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator
 from luthier.data.pii import network, numbers, phones, secrets
 from luthier.data.pii.found import KINDS, Found
 
-_DIGITS = re.compile(r"\d(?:[ \-.()/·]{0,3}\d){5}")
-_TWO = re.compile(r"\d\.\d")
-_HEX = re.compile(r"[0-9A-Fa-f]{2}:[0-9A-Fa-f]{0,4}:|(?:[0-9A-Fa-f]{2}-){3}|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.")
+_SIX = re.compile(r"\d(?:[ \-.()/·]{0,3}\d){5}")
+_FOUR = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")
+_HEX = re.compile(r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:|(?:[0-9A-Fa-f]{2}-){5}|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.")
 _LETTERS = re.compile(r"[A-Z]{3} ?[A-Z]{3} ?\d\d[A-Z]")
 _WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), 0xFF0B, 0xFF0D, 0xFF20, *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
 _BARE = re.compile(r"\D")
@@ -24,21 +24,30 @@ def find(text: str, kinds: Collection[str] = KINDS, regions: frozenset[str] | No
 def _found(text: str, kinds: Collection[str], regions: frozenset[str] | None, gated: bool) -> list[Found]:
     """`gated`: rules that cannot find anything in a text are not asked. What is found is the same (tested)."""
     plain = text if text.isascii() else text.translate(_WIDE)  # a wide digit is one
-    many = not gated or _DIGITS.search(plain) is not None
+    raw = plain.encode("utf-8", "replace")
+    digits = len(raw) - len(raw.translate(None, b"0123456789")) if gated else len(raw)
+    some = digits > 0
+    many = digits >= 6 and (not gated or _SIX.search(plain) is not None)
+    hexed = some and (not gated or _hexed(plain))
     rules: list[tuple[bool, Callable[[], Iterator[Found]]]] = [
-        (True, lambda: secrets.secrets(plain)),
+        (some or secrets.BEGIN in plain, lambda: secrets.secrets(plain)),
         ("://" in plain, lambda: network.logins(plain)),
-        ("@" in plain or "at]" in plain or "at)" in plain or "at}" in plain or not gated, lambda: network.emails(plain)),
+        ("@" in plain or "at]" in plain or "at)" in plain or "at}" in plain, lambda: network.emails(plain)),
         (many, lambda: numbers.ibans(plain)),
         (many, lambda: numbers.cards(plain)),
-        (many or _LETTERS.search(plain) is not None, lambda: numbers.papers(plain, regions)),
-        (not gated or _TWO.search(plain) is not None or _HEX.search(plain) is not None, lambda: network.addresses(plain)),
-        (not gated or _HEX.search(plain) is not None, lambda: network.macs(plain)),
+        (many or (digits > 6 and _LETTERS.search(plain) is not None), lambda: numbers.papers(plain, regions)),
+        (hexed or (digits > 3 and _FOUR.search(plain) is not None), lambda: network.addresses(plain)),
+        (hexed, lambda: network.macs(plain)),
         (many, lambda: phones.phones(plain, regions)),
-        (True, lambda: numbers.plates(plain)),
+        (some, lambda: numbers.plates(plain)),
     ]
     every = [found for at_work, rule in rules if at_work for found in rule()]
     return settled(plain, [found for found in every if found.kind in kinds]) if every else []
+
+
+def _hexed(text: str) -> bool:
+    parted = text.count(":") > 1 or text.count("-") > 4 or text.count(".") > 1
+    return parted and _HEX.search(text) is not None
 
 
 def settled(text: str, every: list[Found]) -> list[Found]:

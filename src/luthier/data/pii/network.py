@@ -98,5 +98,5 @@ def macs(text: str) -> Iterator[Found]:
     for pattern in (_MAC, _MAC_DOTS):
         for found in pattern.finditer(text):
             signs = set(found[0].lower()) - set(":-.")
-            if len(signs) > 1 and (":" in found[0] or re.search("[A-Fa-f]", found[0])):
+            if len(signs) > 1 and re.search("[0-9]", found[0]) and (":" in found[0] or re.search("[A-Fa-f]", found[0])):
                 yield Found(found.start(), found.end(), "mac", "mac")

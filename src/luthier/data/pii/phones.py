@@ -29,13 +29,16 @@ _NATIONAL = {
 _PATTERNS = {
     region: re.compile(f"{_BEFORE}(?:{forms}){_EXTENSION}{_BEHIND}") for region, forms in _NATIONAL.items()
 }
-_NEAR = re.compile(r"(?<![A-Za-z0-9_.$€£¥/])\+?\(?\d[\d ().\-/]{4,22}\d" + _EXTENSION + r"(?![A-Za-z0-9_]|,\d|%| ?(?:dollars|people|元))")
+_NEAR = re.compile(
+    r"(?<![A-Za-z0-9_.$€£¥/])(?<!\d[:.-])\+?\(?\d{1,15}+(?:(?:[ .\-/]|\)[ .-]?|[ .-]\(| [-/] )\d{1,12}+){0,7}+"
+    + _EXTENSION
+    + r"(?![A-Za-z0-9_]|[,.]\d|%| ?(?:dollars|people|元))"
+)
 _DATE = re.compile(
     r"(?:(?:18|19|20)\d{2}[-./ ](?:0?[1-9]|1[0-2])(?:[-./ ]\d{1,2}.*)?|\d{1,2}([-./])\d{1,2}\1(?:\d{2}|\d{4})|(?:18|19|20)\d{2} ?[-–] ?(?:18|19|20)\d{2})\Z"
 )
 _REACH = 44
 """A word for a telephone speaks for a number that begins so many characters behind it."""
-_NONE = re.compile(r"(?:is|are|was|on|at|to|me|us|him|her|them|my|the|our|your|number|no|nr|num|please|or|and|office|phone|direct|main|back|up|just)\b", re.I)
 
 
 def phones(text: str, regions: frozenset[str] | None) -> Iterator[Found]:
@@ -46,7 +49,7 @@ def phones(text: str, regions: frozenset[str] | None) -> Iterator[Found]:
     for region, pattern in _PATTERNS.items():
         if regions is None or not region or region in regions:
             for found in pattern.finditer(text):
-                if not _DATE.match(found[0]) and not context.of_a_thing(text, found.start()):
+                if not _DATE.match(found[0]) and not _binary(found[0]) and not context.of_a_thing(text, found.start()):
                     yield _whole(text, found.start(), found.end())
     yield from _said(text)
 
@@ -79,7 +82,7 @@ def _possible(written: str) -> bool:
     digits = _digits(written)
     if digits.startswith("00"):
         digits = digits[2:]
-    return 8 <= len(digits) <= 15 and digits[0] != "0" and len(set(digits)) > 2
+    return 8 <= len(digits) <= 15 and digits[0] != "0"
 
 
 def _national(written: str) -> bool:
@@ -108,3 +111,7 @@ def canonical(written: str) -> str:
     elif len(digits) == 11 and digits[0] == "1" and re.match(r"1[ .(-]", written):
         digits = digits[1:]
     return digits.lstrip("0")
+
+
+def _binary(written: str) -> bool:
+    return set(_digits(written)) <= {"0", "1"}

@@ -26,22 +26,22 @@ _NAMED = re.compile(
 )
 _QUERY = re.compile(r"(?i)[?&](?:access_token|api_?key|token|sig(?:nature)?|secret|password|key)=([0-9A-Za-z_\-.~%+/=]{12,400})")
 _PLACEHOLDER = re.compile(r"(?i)your|example|xxx|\*\*\*|\.\.\.|placeholder|changeme|my[_-]|insert|dummy|sample|redacted|process\.env|os\.|config\.|self\.|\$")
-_BEGIN, _END = "-----BEGIN ", "-----END "
+BEGIN, _END = "-----BEGIN ", "-----END "
 _NAMES = ("pass", "pwd", "secret", "oken", "key", "auth", "密码", "口令", "密钥", "令牌", "Pass", "PASS", "Secret", "SECRET", "OKEN", "Key", "KEY",
           "Auth", "AUTH", "PWD")  # fmt: skip
 
 
 def secrets(text: str) -> Iterator[Found]:
     """Private keys, tokens by their prefixes, and values of names such as `password` that look drawn by chance."""
-    if _BEGIN in text:
+    if BEGIN in text:
         yield from _private_keys(text)
     if _LONG.search(text):
         for found in _PREFIXED.finditer(text):
-            if not _PLACEHOLDER.search(found[0]) and len(set(found[0])) > 8:
+            if _has_digit(found[0]) and len(set(found[0])) > 8 and not _PLACEHOLDER.search(found[0]):
                 yield Found(found.start(), found.end(), "secret", "token")
         for pattern in (_HOOK, _QUERY) if "://" in text else ():
             for found in pattern.finditer(text):
-                if _random(found[1], 3.0):
+                if _has_digit(found[1]) and _random(found[1], 3.0):
                     yield Found(*found.span(1), "secret", "token")
     if any(name in text for name in _NAMES):
         for found in _NAMED.finditer(text):
@@ -52,21 +52,25 @@ def secrets(text: str) -> Iterator[Found]:
 
 def _private_keys(text: str) -> Iterator[Found]:
     """From the line that begins a key to the one that ends it; linear, however many are never ended."""
-    at = text.find(_BEGIN)
+    at = text.find(BEGIN)
     while at >= 0:
         end = text.find(_END, at)
         if end < 0:
             return
         line = text.find("-----", end + len(_END), end + 80)
-        begin = text.rfind(_BEGIN, at, end)  # the last that is begun before this end
+        begin = text.rfind(BEGIN, at, end)  # the last that is begun before this end
         if line >= 0 and "PRIVATE KEY" in text[begin : begin + 48]:
             yield Found(begin, line + 5, "secret", "private_key")
-        at = text.find(_BEGIN, end + len(_END))
+        at = text.find(BEGIN, end + len(_END))
 
 
 def entropy(value: str) -> float:
     """Bits for each character, by how often each comes."""
     return -sum(count / len(value) * math.log2(count / len(value)) for count in Counter(value).values())
+
+
+def _has_digit(value: str) -> bool:
+    return any(sign.isdigit() for sign in value)
 
 
 def _random(value: str, bits: float) -> bool:
