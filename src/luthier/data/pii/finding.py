@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect, insort
 from collections.abc import Callable, Collection, Iterator
 
-from luthier.data.pii import network, numbers, phones, secrets
+from luthier.data.pii import context, network, numbers, phones, secrets
 from luthier.data.pii.found import KINDS, Found
 
 _SIX = re.compile(r"\d(?:[ \-.()/·]{0,3}\d){5}")
@@ -27,6 +28,7 @@ def _found(text: str, kinds: Collection[str], regions: frozenset[str] | None, ga
     raw = plain.encode("utf-8", "replace")
     digits = len(raw) - len(raw.translate(None, b"0123456789")) if gated else len(raw)
     some = digits > 0
+    low = context.lowered(plain) if some else plain
     many = digits >= 6 and (not gated or _SIX.search(plain) is not None)
     hexed = some and (not gated or _hexed(plain))
     rules: list[tuple[bool, Callable[[], Iterator[Found]]]] = [
@@ -34,12 +36,12 @@ def _found(text: str, kinds: Collection[str], regions: frozenset[str] | None, ga
         ("://" in plain, lambda: network.logins(plain)),
         ("@" in plain or "at]" in plain or "at)" in plain or "at}" in plain, lambda: network.emails(plain)),
         (many, lambda: numbers.ibans(plain)),
-        (many, lambda: numbers.cards(plain)),
-        (many or (digits > 6 and _LETTERS.search(plain) is not None), lambda: numbers.papers(plain, regions)),
+        (many, lambda: numbers.cards(plain, low)),
+        (many or (digits > 6 and _LETTERS.search(plain) is not None), lambda: numbers.papers(plain, low, regions)),
         (hexed or (digits > 3 and _FOUR.search(plain) is not None), lambda: network.addresses(plain)),
         (hexed, lambda: network.macs(plain)),
-        (many, lambda: phones.phones(plain, regions)),
-        (some, lambda: numbers.plates(plain)),
+        (many, lambda: phones.phones(plain, low, regions)),
+        (some, lambda: numbers.plates(plain, low)),
     ]
     every = [found for at_work, rule in rules if at_work for found in rule()]
     return settled(plain, [found for found in every if found.kind in kinds]) if every else []
@@ -54,10 +56,14 @@ def settled(text: str, every: list[Found]) -> list[Found]:
     """One thing for a place: by the order of kinds, then the longest. Our own stand-ins are nothing."""
     order = {kind: place for place, kind in enumerate(KINDS)}
     every.sort(key=lambda one: (order.get(one.kind, len(order)), one.start - one.end, one.start))
-    kept: list[Found] = []
+    starts: list[int] = []  # of what is kept, in order
+    kept: dict[int, Found] = {}
     for found in every:
-        if any(found.start < other.end and other.start < found.end for other in kept):
+        place = bisect(starts, found.start)
+        before, behind = starts[place - 1 : place], starts[place : place + 1]
+        if (before and kept[before[0]].end > found.start) or (behind and behind[0] < found.end):
             continue
         if found.end > found.start and not _BARE.sub("", text[found.start : found.end]).startswith("10000"):
-            kept.append(found)
-    return sorted(kept)
+            insort(starts, found.start)
+            kept[found.start] = found
+    return [kept[start] for start in starts]

@@ -19,13 +19,13 @@ _MORE = re.compile(r"[ -]\d{4}(?!\d)")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=(?P<cut>[ -]?))[A-Za-z0-9 -]{11,40}")
 
 
-def cards(text: str) -> Iterator[Found]:
+def cards(text: str, low: str) -> Iterator[Found]:
     """Groups of four, or none: numbers in a row that happen to pass Luhn's check are no card."""
     for found in _CARD.finditer(text):
         start, end = found.span()
         if found["cut"] and (_MORE.match(text, end) or re.search(r"(?<!\d)\d{1,4}[ -]$", text[max(0, start - 6) : start])):
             continue  # a longer row of groups
-        if checksums.card(checksums.compact(found[0])) and not context.of_a_thing(text, start):
+        if checksums.card(checksums.compact(found[0])) and not context.of_a_thing(low, start):
             yield Found(start, end, "card", "card")
 
 
@@ -112,18 +112,18 @@ PAPERS = (
 )
 
 
-def papers(text: str, regions: frozenset[str] | None) -> Iterator[Found]:
+def papers(text: str, low: str, regions: frozenset[str] | None) -> Iterator[Found]:
     """Numbers of persons of these regions (None: all). Those whose check lets many others pass need a word near."""
     for paper in PAPERS:
-        if regions is not None and paper.region and paper.region not in regions:
+        if (regions is not None and paper.region and paper.region not in regions) or (paper.told and not context.told(paper.rule, low)):
             continue
         for found in paper.pattern.finditer(text):
             start, end = found.span()
-            if paper.told and not context.says(paper.rule, text, start, end):
+            if paper.told and not context.says(paper.rule, low, start, end):
                 continue
-            if paper.rule == "polish_pesel" and context.PHONE.search(text, max(0, start - 16), start):
+            if paper.rule == "polish_pesel" and context.PHONE.search(low, max(0, start - 16), start):
                 continue  # mobile numbers of China have eleven digits, too
-            if paper.check(checksums.compact(found[0])) and not (paper.rule in WEAK and context.of_a_thing(text, start)):
+            if paper.check(checksums.compact(found[0])) and not (paper.rule in WEAK and context.of_a_thing(low, start)):
                 yield Found(start, end, paper.kind, paper.rule)
 
 
@@ -134,15 +134,14 @@ _CHINESE_PLATE = re.compile(
 _PLATE = re.compile(r"(?<![A-Za-z0-9-])(?=[A-Z0-9 -]{5,10}(?![A-Za-z0-9]))(?=[A-Z0-9 -]*\d)(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4}){1,2}(?![A-Za-z0-9])")
 
 
-def plates(text: str) -> Iterator[Found]:
+def plates(text: str, low: str) -> Iterator[Found]:
     """Of China by their form; of other countries where a word says so."""
     for found in _CHINESE_PLATE.finditer(text) if not text.isascii() else ():
         if any(sign.isdigit() for sign in found[0]):
             yield Found(found.start(), found.end(), "plate", "chinese_plate")
-    low = text.lower()
     if any(stem in low for stem in _STEMS):
         for found in _PLATE.finditer(text):
-            if context.says("plate", text, found.start(), found.end()):
+            if context.says("plate", low, found.start(), found.end()):
                 yield Found(found.start(), found.end(), "plate", "plate")
 
 

@@ -13,7 +13,7 @@ _BEFORE, _BEHIND = r"(?<![A-Za-z0-9_.+/#$€£¥=-])(?<!\d[ ,])", r"(?![A-Za-z0-
 _EXTENSION = r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#|转|分机)[ .]?\d{1,6})?"
 
 _INTERNATIONAL = re.compile(
-    r"(?<![A-Za-z0-9_.+/#$=-])(?:\(\+\d{1,3}\)|\+ ?\d{1,3}|00\d{1,3}(?=[ .(-]|\d{8}))(?:[ .-]?\(0?\d{1,4}\)|[ .-]?\(?\d{1,5}\)?)(?:[ ./-]?\d{1,8}){1,5}"
+    r"(?<![A-Za-z0-9_.+/#$=-])(?:\(\+\d{1,3}\)|\+(?:\d{1,3}| \d{1,3}(?=[ .(-]))|00\d{1,3}(?=[ .(-]|\d{8}))(?:[ .-]?\(0?\d{1,4}\)|[ .-]?\(?\d{1,5}\)?)(?:[ ./-]?\d{1,8}){1,5}"
     + _EXTENSION
     + r"(?![A-Za-z0-9_]|\.\d)"
 )
@@ -41,32 +41,34 @@ _REACH = 44
 """A word for a telephone speaks for a number that begins so many characters behind it."""
 
 
-def phones(text: str, regions: frozenset[str] | None) -> Iterator[Found]:
-    """Numbers as these regions write them (None: all), international ones, and those near a word for a telephone."""
+def phones(text: str, low: str, regions: frozenset[str] | None) -> Iterator[Found]:
+    """Numbers as these regions write them (None: all), international ones, and those near a word for a telephone. `low`: the text
+    in small letters."""
     for found in _INTERNATIONAL.finditer(text):
-        if _possible(found[0]) and not context.of_a_thing(text, found.start()):
+        if _possible(found[0]) and not context.of_a_thing(low, found.start()):
             yield _whole(text, found.start(), found.end())
     for region, pattern in _PATTERNS.items():
         if regions is None or not region or region in regions:
             for found in pattern.finditer(text):
-                if not _DATE.match(found[0]) and not _binary(found[0]) and not context.of_a_thing(text, found.start()):
+                if not _DATE.match(found[0]) and not _binary(found[0]) and not context.of_a_thing(low, found.start()):
                     yield _whole(text, found.start(), found.end())
-    yield from _said(text)
+    yield from _said(text, low)
 
 
-def _said(text: str) -> Iterator[Found]:
+def _said(text: str, low: str) -> Iterator[Found]:
     """Numbers behind a word for a telephone, a few words apart, and before one."""
+    words = context.phone_words(low)
     reach = 0
-    for word in context.PHONE.finditer(text):
-        for found in _NEAR.finditer(text, max(word.end(), reach), min(len(text), word.end() + 2 * _REACH)):
-            if found.start() > word.end() + _REACH:
+    for _, end in words:
+        for found in _NEAR.finditer(text, max(end, reach), min(len(text), end + 2 * _REACH)):
+            if found.start() > end + _REACH:
                 break
             reach = found.end()
-            if _national(found[0]) and not context.of_a_thing(text[word.start() :], found.start() - word.start()):
+            if _national(found[0]) and not context.of_a_thing(low, found.start()):
                 yield _whole(text, found.start(), found.end())
-    if context.BEHIND_PHONE.search(text):
+    if words:
         for found in _NEAR.finditer(text):
-            if context.AFTER_PHONE.match(text, found.end()) and _national(found[0]):
+            if context.phone_behind(low, found.end()) and _national(found[0]):
                 yield _whole(text, found.start(), found.end())
 
 
