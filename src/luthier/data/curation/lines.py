@@ -64,6 +64,15 @@ def read(content: bytes | str) -> Example:
     return of_row(json.loads(content))
 
 
+def as_example(content: bytes) -> bytes:
+    """A line that says its row as messages, as one that says it as an `example`; any other as it is. In one file all
+    rows have one shape."""
+    if content.startswith(b'{"example"'):
+        return content
+    example = read(content)
+    return line(example, _dumped({"example": _whole(example)}))
+
+
 def source_of(content: bytes) -> Source:
     """Where the row of a line came from, the rest of it unread."""
     path, row = json.loads(content[content.rindex(PLACE.encode()) + len(PLACE) - 1 : -2])
@@ -211,4 +220,4 @@ def _of_whole_turn(row: Mapping[str, Any]) -> Turn:
     )
 
 
-__all__ = ["MADE", "body", "hashed", "is_plain", "key_of", "line", "of_row", "read", "source_of"]
+__all__ = ["MADE", "as_example", "body", "hashed", "is_plain", "key_of", "line", "of_row", "read", "source_of"]
