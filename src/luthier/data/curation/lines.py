@@ -23,6 +23,8 @@ PLAIN_KEYS = {"name", "tool_call_id", REASONING}
 """What a message may have besides its text, in OpenAI's words."""
 PLACE = ', "source": ['
 """What stands before the place that a row came from: the last thing on its line."""
+TUPLES = ("steps", "joints", "gaps")
+"""Keys of `meta` whose values are tuples, which JSON has as lists."""
 JUDGED = ("reward", "step_rewards", "logp", "by", "ids")
 
 
@@ -203,7 +205,8 @@ def _whole_turn(turn: Turn) -> dict[str, Any]:
 def _of_whole(row: Mapping[str, Any], source: Source | None, meta: dict[str, Any]) -> Example:
     responses = tuple(_of_response(one) for one in row.get("responses", ()))
     prompt = tuple(_of_whole_turn(turn) for turn in row["prompt"])
-    known = {**row.get("meta", {}), **meta}
+    known = {key: tuple(value) if key in TUPLES else value for key, value in row.get("meta", {}).items()}
+    known |= meta
     return Example(prompt, responses, row.get("answer"), tuple(row.get("tools", ())), source, known)
 
 
