@@ -174,12 +174,20 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
     return run
 
 
-def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared | Prompts:
-    """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
+def data(
+    recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0, diff: int = 0
+) -> Prepared | Prompts:
+    """Show the ledger of a recipe's data without training, the first rows with the tokens that train coloured, and the
+    first changes of each step (`diff`)."""
     resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
     job = Job(resolved).lenient()  # what is lost is to be seen, too
     if show:
         console().print(job.shown(show))
+    if diff:
+        from luthier.data.curation import shown
+
+        for one in shown.samples(job.rows.ledger.steps, diff):
+            console().print(one)
     job.rows.refuse_lost(resolved.train.max_lost)
     job.check_data()
     return job.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared, Prompts, Template
+    from luthier.data.curation.stages import Settings
     from luthier.engines.opening import Opening
     from luthier.evaluate import ScoredTask
     from luthier.models import Policy
@@ -60,7 +62,8 @@ class Job:
 
         recipe = self.recipe
         longest, _ = expected_max_context(recipe.model, recipe.adapt)
-        prepared = prepare(recipe, self.template, self.objective.needs, longest)
+        with self._steps() as settings:
+            prepared = prepare(recipe, self.template, self.objective.needs, longest, settings)
         console(stderr=True).print(prepared.ledger.table())
         if recipe.validate.share > 0 and prepared.validation is None:
             what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
@@ -77,9 +80,16 @@ class Job:
         from luthier.models import expected_max_context
 
         recipe = self.recipe
-        found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0])
+        with self._steps() as settings:
+            found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0], settings)
         console(stderr=True).print(found.ledger.table())
         return found
+
+    def _steps(self) -> AbstractContextManager[Settings]:
+        """How the steps of its data are run."""
+        from luthier.workflow import curation
+
+        return curation.settings(self.recipe.seed, self.recipe.allow_drop, recipe=self.recipe)
 
     @property
     def speaks(self) -> bool:
