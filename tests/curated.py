@@ -72,9 +72,15 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"text": "一段没有模板的纯文本。它有两句话，而且第二句比第一句长得多，因为它还在继续。"},
     ],
     "dirty": [
-        {"prompt": "<p>Who  is <b>Ann</b>?</p>  ", "completion": "Ann\u200b is at ann@example.com &amp; on +49 30 12345678.  \n\n\n\nSo.", "answer": "ann@example.com"},
+        {
+            "prompt": "<p>Who  is <b>Ann</b>?</p>  ",
+            "completion": "Ann\u200b is at ann@example.com &amp; on +49 30 12345678.  \n\n\n\nSo.",
+            "answer": "ann@example.com",
+        },
         {"prompt": "Sing.", "completion": "La la, my love, la la, my love, la la. " * 12},
         {"prompt": "Parlez.", "completion": "Bonjour à tous, nous parlons français aujourd'hui et demain aussi."},
+    ],
+    "called": [
         {
             "messages": [
                 {"role": "user", "content": "Write to 13812345678 on my phone."},
@@ -82,7 +88,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
                     "role": "assistant",
                     "content": "",
                     "tool_calls": [
-                        {"type": "function", "function": {"name": "s", "arguments": '{"to": "a@b.de", "n": 13812345678}'}}
+                        {
+                            "type": "function",
+                            "function": {"name": "s", "arguments": '{"to": "a@b.de", "n": 13812345678}'},
+                        }
                     ],
                 },
                 {"role": "tool", "content": "sent to a@b.de"},
@@ -93,7 +102,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "tasks": [{"prompt": "What is 6 times 7?", "answer": "42"}],
 }
 """Kind → rows of one shape."""
-KEYS: dict[str, dict[str, Any]] = {"sample": {"n": 3}, "select": {"by": "words", "keep": 0.5}, "chunk": {"size": 30}, "language": {"keep": ["en", "zh"]}}
+KEYS: dict[str, dict[str, Any]] = {
+    "sample": {"n": 3},
+    "select": {"by": "words", "keep": 0.5},
+    "chunk": {"size": 30},
+    "language": {"keep": ["en", "zh"]},
+}
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
 
 

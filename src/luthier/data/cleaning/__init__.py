@@ -9,4 +9,15 @@ from luthier.data.cleaning.language import Guess, language
 from luthier.data.cleaning.regions import protected
 from luthier.data.cleaning.repetition import Repetition
 
-__all__ = ["Cleaning", "Edit", "Guess", "Repetition", "apply", "compose", "inverse", "language", "protected", "spelling"]
+__all__ = [
+    "Cleaning",
+    "Edit",
+    "Guess",
+    "Repetition",
+    "apply",
+    "compose",
+    "inverse",
+    "language",
+    "protected",
+    "spelling",
+]

@@ -21,9 +21,51 @@ _ANCHORS = frozenset(
 _APART = bytes(code if chr(code).isalnum() or code > 127 else 32 for code in range(256))
 LONGEST = 500
 """A line that is longer is no piece of furniture."""
-_ANCHORS_ZH = ("点", "关注", "订阅", "微信", "公众号", "群", "客服", "扫", "长按", "版权", "未经", "侵", "转", "本文", "链接", "来源", "编",
-               "篇", "相关", "猜你", "推荐", "优惠", "限时", "折", "包邮", "减", "秒杀", "仅需", "购买", "下单", "抢购", "报名", "咨询", "注册",
-               "下载", "领取", "加入", "联系", "声明", "热线", "电话", "收藏", "在看")  # fmt: skip
+_ANCHORS_ZH = (
+    "点",
+    "关注",
+    "订阅",
+    "微信",
+    "公众号",
+    "群",
+    "客服",
+    "扫",
+    "长按",
+    "版权",
+    "未经",
+    "侵",
+    "转",
+    "本文",
+    "链接",
+    "来源",
+    "编",
+    "篇",
+    "相关",
+    "猜你",
+    "推荐",
+    "优惠",
+    "限时",
+    "折",
+    "包邮",
+    "减",
+    "秒杀",
+    "仅需",
+    "购买",
+    "下单",
+    "抢购",
+    "报名",
+    "咨询",
+    "注册",
+    "下载",
+    "领取",
+    "加入",
+    "联系",
+    "声明",
+    "热线",
+    "电话",
+    "收藏",
+    "在看",
+)
 
 _PHRASES = re.compile(
     r"(?P<click>\bclick (?:here|below|the (?:link|button)|on the link))|(?P<subscribe>\bsubscribe\b(?! from))"
@@ -59,7 +101,9 @@ _FURNITURE = re.compile(
     re.I,
 )
 _CUT = re.compile(r"[|·»›•]")
-_LINK = re.compile(r"https?://|www\.|\b[\w-]+\.(?:com|cn|net|org|shop)\b|[\w.]+@[\w.]+|1[3-9]\d{9}|400-?\d{3,4}-?\d{3,4}")
+_LINK = re.compile(
+    r"https?://|www\.|\b[\w-]+\.(?:com|cn|net|org|shop)\b|[\w.]+@[\w.]+|1[3-9]\d{9}|400-?\d{3,4}-?\d{3,4}"
+)
 _ASKED = re.compile(
     r"\b(?:advert\w*|ads?|market(?:ing)?|promot\w*|slogan|headline|campaign|newsletter|copyright|licen[cs]e|landing page|sales|banner|"
     r"cookies?|e-?mail|blog|flyer|brochure|social media|tweet|post|commercial|spam|letter|message|script)\b"
@@ -123,6 +167,9 @@ def nothing_else(text: str, threshold: float = THRESHOLD) -> bool:
 
 def may_have(text: str) -> bool:
     """Cheap, and never false where a line would count: that needs two phrases, or a row of pages with cuts between."""
-    if len(_ANCHORS.intersection(text.lower().encode("utf-8", "replace").translate(_APART).split())) > 1 or len(_CUT.findall(text)) > 1:
+    if (
+        len(_ANCHORS.intersection(text.lower().encode("utf-8", "replace").translate(_APART).split())) > 1
+        or len(_CUT.findall(text)) > 1
+    ):
         return True
     return not text.isascii() and any(anchor in text for anchor in _ANCHORS_ZH)

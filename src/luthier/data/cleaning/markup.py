@@ -18,9 +18,56 @@ _TAG = re.compile(
     r"((?:\s++[a-zA-Z_:@][\w:.-]*+(?:\s*+=\s*+(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>=`]++))?+)*+)\s*+(/?)>"
 )
 _ENTITY = re.compile(r"&((?:amp;)*+)(?:(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});)?")
-_INLINE = frozenset("b i em strong u s span font small big a center mark ins del abbr cite tt".split())
+_INLINE = frozenset(
+    [
+        "b",
+        "i",
+        "em",
+        "strong",
+        "u",
+        "s",
+        "span",
+        "font",
+        "small",
+        "big",
+        "a",
+        "center",
+        "mark",
+        "ins",
+        "del",
+        "abbr",
+        "cite",
+        "tt",
+    ]
+)
 _BLOCK = frozenset(
-    "p div section article h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table thead tbody tr td th blockquote figure main".split()
+    [
+        "p",
+        "div",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ul",
+        "ol",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "td",
+        "th",
+        "blockquote",
+        "figure",
+        "main",
+    ]
 )
 _VOID = frozenset({"br", "hr"})
 _LAYOUT = _INLINE | _BLOCK | _VOID

@@ -53,7 +53,9 @@ def chinese_id(value: str) -> bool:
 def us_ssn(digits: str) -> bool:
     """No area 000, 666 or 9xx, no group 00, no serial number 0000; not one of those known from advertisements."""
     area, group, serial = digits[:3], digits[3:5], digits[5:]
-    return area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000" and digits != "078051120"
+    return (
+        area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000" and digits != "078051120"
+    )
 
 
 def german_tax_id(digits: str) -> bool:

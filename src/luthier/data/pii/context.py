@@ -12,10 +12,44 @@ PHONE = re.compile(
 )
 _BEHIND_PHONE = re.compile(r"[ \t]*[(,-]?[ \t]*(?:(?:mobile|cell|office|fax|home|work|phone|tel|desk)\b|手机|电话)")
 _STEMS = (
-    "phone", "tel", "mobil", "cell", "fax", "call", "text ", "dial", "whats", "hotline", "helpline", "contact", "reach", "desk", "office", "ring", "sms",
-    "landline", "home", "work", "ph", "direct", "handy", "portable", "vil", "appel", "llam", "电话", "手机", "联系", "热线", "传真", "致电", "拨打", "座机",
-    "来电", "打给",
-)  # fmt: skip
+    "phone",
+    "tel",
+    "mobil",
+    "cell",
+    "fax",
+    "call",
+    "text ",
+    "dial",
+    "whats",
+    "hotline",
+    "helpline",
+    "contact",
+    "reach",
+    "desk",
+    "office",
+    "ring",
+    "sms",
+    "landline",
+    "home",
+    "work",
+    "ph",
+    "direct",
+    "handy",
+    "portable",
+    "vil",
+    "appel",
+    "llam",
+    "电话",
+    "手机",
+    "联系",
+    "热线",
+    "传真",
+    "致电",
+    "拨打",
+    "座机",
+    "来电",
+    "打给",
+)
 _THING = re.compile(
     r"(?<![a-z])(?:order|invoice|tracking|shipment|parcel|isbn|issn|imei|sku\b|part n|serial|version|doi\b|arxiv|rfc\b|ticket|model\b|batch|commit"
     r"|build\b|pmid|cas\b|ean\b|upc\b|asin|timestamp|epoch|patent|product (?:id|code|number)|transaction|reference|case (?:no|number)|docket|barcode"

@@ -26,9 +26,7 @@ _NATIONAL = {
     "": r"\(\d{2,5}\) ?\d{3,4}[ -]\d{3,4}|0\d{1,3}(?:([ -])\d{2,4}\1\d{2,4}|(?:[ -]\d{2,4}){3})|\d{2} \d{4} \d{4}(?= ?(?:\n|$))|[6-9]\d{4} \d{5}",
 }
 """What is written so is a telephone number in that country, without more; "" is several countries'."""
-_PATTERNS = {
-    region: re.compile(f"{_BEFORE}(?:{forms}){_EXTENSION}{_BEHIND}") for region, forms in _NATIONAL.items()
-}
+_PATTERNS = {region: re.compile(f"{_BEFORE}(?:{forms}){_EXTENSION}{_BEHIND}") for region, forms in _NATIONAL.items()}
 _NEAR = re.compile(
     r"(?<![A-Za-z0-9_.$€£¥/])(?<!\d[:.-])\+?\(?\d{1,15}+(?:(?:[ .\-/]|\)[ .-]?|[ .-]\(| [-/] )\d{1,12}+){0,7}+"
     + _EXTENSION

@@ -24,11 +24,35 @@ _NAMED = re.compile(
     r"|密码|口令|密钥|令牌)[\"'”]?[ \t]{0,3}(?:is[ \t]|是|为|=>|:=|[:=：])[ \t]{0,3}(?:bearer[ \t]+|basic[ \t]+)?[\"'“]?"
     r"([^\s\"'“”<>,;(){}\[\]，。；]{8,200})"
 )
-_QUERY = re.compile(r"(?i)[?&](?:access_token|api_?key|token|sig(?:nature)?|secret|password|key)=([0-9A-Za-z_\-.~%+/=]{12,400})")
-_PLACEHOLDER = re.compile(r"(?i)your|example|xxx|\*\*\*|\.\.\.|placeholder|changeme|my[_-]|insert|dummy|sample|redacted|process\.env|os\.|config\.|self\.|\$")
+_QUERY = re.compile(
+    r"(?i)[?&](?:access_token|api_?key|token|sig(?:nature)?|secret|password|key)=([0-9A-Za-z_\-.~%+/=]{12,400})"
+)
+_PLACEHOLDER = re.compile(
+    r"(?i)your|example|xxx|\*\*\*|\.\.\.|placeholder|changeme|my[_-]|insert|dummy|sample|redacted|process\.env|os\.|config\.|self\.|\$"
+)
 BEGIN, _END = "-----BEGIN ", "-----END "
-_NAMES = ("pass", "pwd", "secret", "oken", "key", "auth", "密码", "口令", "密钥", "令牌", "Pass", "PASS", "Secret", "SECRET", "OKEN", "Key", "KEY",
-          "Auth", "AUTH", "PWD")  # fmt: skip
+_NAMES = (
+    "pass",
+    "pwd",
+    "secret",
+    "oken",
+    "key",
+    "auth",
+    "密码",
+    "口令",
+    "密钥",
+    "令牌",
+    "Pass",
+    "PASS",
+    "Secret",
+    "SECRET",
+    "OKEN",
+    "Key",
+    "KEY",
+    "Auth",
+    "AUTH",
+    "PWD",
+)
 
 
 def secrets(text: str) -> Iterator[Found]:

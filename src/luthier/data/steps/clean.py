@@ -23,12 +23,12 @@ class Clean(Cleaning, RowStep):
     def apply(self, example: Example, tools: Tools) -> Outcome:
         prompt = [turn.text for turn in example.prompt]
         said = [turn.text for response in example.responses for turn in response.turns]
+        for text in said:
+            if (reason := self.empty(text, *prompt)) is not None:
+                return Dropped(reason)
         if all(self.quiet(text) for text in (*prompt, *said)) and example.answer is None:
             return example
         context = "\n".join(prompt)
-        for text in said:
-            if (reason := self.empty(text, context)) is not None:
-                return Dropped(reason)
         made = rewritten(example, lambda text: self.clean(text, context))
         if made is example:
             return example

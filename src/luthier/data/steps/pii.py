@@ -21,9 +21,22 @@ from luthier.errors import LuthierError
 from luthier.types import Example, Turn
 
 Kind = Literal[
-    "secret", "login", "email", "iban", "card", "national_id", "ip", "mac", "phone", "passport", "driving_licence", "plate"
-]  # fmt: skip
-Region = Literal["us", "cn", "gb", "fr", "de", "es", "it", "nl", "pl", "se", "fi", "be", "pt", "at", "ie", "dk", "br", "in"]
+    "secret",
+    "login",
+    "email",
+    "iban",
+    "card",
+    "national_id",
+    "ip",
+    "mac",
+    "phone",
+    "passport",
+    "driving_licence",
+    "plate",
+]
+Region = Literal[
+    "us", "cn", "gb", "fr", "de", "es", "it", "nl", "pl", "se", "fi", "be", "pt", "at", "ie", "dk", "br", "in"
+]
 KEY = "LUTHIER_PII_KEY"
 """The environment variable with the key of pseudonyms."""
 SHORTEST = 8
@@ -100,7 +113,9 @@ class Pii(RowStep):
         try:
             secret = os.environ.get(KEY, "").encode() if self.key is None else Path(self.key).expanduser().read_bytes()
         except OSError as error:
-            raise LuthierError(f"the key of pseudonyms cannot be read ({error})", where=self.key, fix="name a file") from error
+            raise LuthierError(
+                f"the key of pseudonyms cannot be read ({error})", where=self.key, fix="name a file"
+            ) from error
         if len(secret.strip()) < SHORTEST:
             raise LuthierError(
                 f"pseudonyms need a key of at least {SHORTEST} characters: whoever has it can try values out",

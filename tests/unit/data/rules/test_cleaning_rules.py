@@ -97,10 +97,49 @@ def test_rules_can_be_turned_off() -> None:
 def texts(count: int) -> list[str]:
     draw = random.Random(5)
     pieces = [
-        "a", "b c", "  ", "\n", "\n\n\n", "\t", "<b>", "</b>", "<br>", "&amp;", "amp;", "&lt;", "b&gt;", "`", "```", "$", "\\[", "\\]", "你好", "，", "Ａ", "\u200b",
-        "\u200d", "👩", "é", "e\u0301", "\u00e2\u20ac\u2122", "\x00", "\r", "https://a.b/c", "|", "def f():", "    ", "Click here to subscribe to our newsletter!", "{", ";",
-        "扫码关注公众号，立即领取优惠券！", "\u00a0", " ", "x", "\u2028", "\ud800",
-    ]  # fmt: skip
+        "a",
+        "b c",
+        "  ",
+        "\n",
+        "\n\n\n",
+        "\t",
+        "<b>",
+        "</b>",
+        "<br>",
+        "&amp;",
+        "amp;",
+        "&lt;",
+        "b&gt;",
+        "`",
+        "```",
+        "$",
+        "\\[",
+        "\\]",
+        "你好",
+        "，",
+        "Ａ",
+        "\u200b",
+        "\u200d",
+        "👩",
+        "é",
+        "e\u0301",
+        "\u00e2\u20ac\u2122",
+        "\x00",
+        "\r",
+        "https://a.b/c",
+        "|",
+        "def f():",
+        "    ",
+        "Click here to subscribe to our newsletter!",
+        "{",
+        ";",
+        "扫码关注公众号，立即领取优惠券！",
+        "\u00a0",
+        " ",
+        "x",
+        "\u2028",
+        "\ud800",
+    ]
     return ["".join(draw.choice(pieces) for _ in range(draw.randint(1, 30))) for _ in range(count)]
 
 
@@ -126,7 +165,9 @@ def test_two_lists_of_edits_as_one() -> None:
     def drawn(text: str) -> list[Edit]:
         cuts = sorted(draw.sample(range(len(text) + 1), min(len(text) + 1, 2 * draw.randint(0, 3))))
         pairs = zip(cuts[::2], cuts[1::2], strict=False)
-        return [Edit(start, text[start:end], draw.choice(["", "x", "yz", text[start:end] + "q"])) for start, end in pairs]
+        return [
+            Edit(start, text[start:end], draw.choice(["", "x", "yz", text[start:end] + "q"])) for start, end in pairs
+        ]
 
     for _ in range(2000):
         text = "".join(draw.choice("abcd") for _ in range(draw.randint(1, 14)))
@@ -142,12 +183,36 @@ def test_two_lists_of_edits_as_one() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 100_000, " " * 100_000 + "x", "x" + " \t" * 50_000 + "x", "<" * 100_000, "<a " * 30_000, "<b>" * 30_000, "&amp;" * 20_000, "&" * 100_000,
-        "\\[" * 50_000, "$" * 100_000, "$a" * 50_000, "`" * 100_000, "`a" * 50_000, "\\begin{a}" * 10_000, "```\n" * 25_000, "\n" * 100_000, "a  " * 33_000,
-        "a\n" * 50_000, "<a b=" * 20_000, "www." * 25_000, "\u200d" * 100_000, "é" * 100_000, "x(" * 50_000, "a = " * 25_000, "class " * 17_000,
-        "click here now! " * 6_000, "click here\n" * 9_000, "| " * 50_000,
+        "a" * 100_000,
+        " " * 100_000 + "x",
+        "x" + " \t" * 50_000 + "x",
+        "<" * 100_000,
+        "<a " * 30_000,
+        "<b>" * 30_000,
+        "&amp;" * 20_000,
+        "&" * 100_000,
+        "\\[" * 50_000,
+        "$" * 100_000,
+        "$a" * 50_000,
+        "`" * 100_000,
+        "`a" * 50_000,
+        "\\begin{a}" * 10_000,
+        "```\n" * 25_000,
+        "\n" * 100_000,
+        "a  " * 33_000,
+        "a\n" * 50_000,
+        "<a b=" * 20_000,
+        "www." * 25_000,
+        "\u200d" * 100_000,
+        "é" * 100_000,
+        "x(" * 50_000,
+        "a = " * 25_000,
+        "class " * 17_000,
+        "click here now! " * 6_000,
+        "click here\n" * 9_000,
+        "| " * 50_000,
     ],
-)  # fmt: skip
+)
 def test_no_text_takes_long(text: str) -> None:
     start = time.process_time()
     CLEAN.edits(text[:50_000])

@@ -69,6 +69,11 @@ def test_code_and_json_parse_as_before() -> None:
             assert "13812345678" not in text and "4111111111111111" not in text and "a@b.de" not in text
     body = json.dumps({"to": "a@b.de", "phone": 13812345678, "cards": [4111111111111111, "4111111111111111"]})
     told = json.loads(mask(body))
-    assert told["to"] == "[EMAIL]" and isinstance(told["phone"], int) and isinstance(told["cards"][0], int) and told["cards"][1] == "[CARD]"
+    assert (
+        told["to"] == "[EMAIL]"
+        and isinstance(told["phone"], int)
+        and isinstance(told["cards"][0], int)
+        and told["cards"][1] == "[CARD]"
+    )
     assert hide(hide(code)) == hide(code)
     assert mask("I wrote 13812345678, and so on") == "I wrote [PHONE], and so on"
