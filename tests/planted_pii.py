@@ -1,7 +1,7 @@
-"""Texts with planted e-mail addresses, numbers and keys, and where each stands; between them texts with numbers of things.
+"""Texts with planted addresses, numbers and keys, and where each stands; between them texts with numbers of things.
 
-The values are drawn: check digits are found by trying, with the checks that tests/unit/data/rules/test_checksums.py holds
-to published examples.
+The values are drawn: check digits are found by trying, with the checks that test_checksums.py holds to published
+examples.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def _mac(draw: random.Random) -> str:
 
 
 def _chinese(draw: random.Random) -> str:
-    start = f"{draw.choice(['110105', '440305', '310115', '510104'])}{draw.randint(1950, 2010)}{draw.randint(1, 12):02}{draw.randint(1, 28):02}{_digits(draw, 3)}"
+    place, year = draw.choice(["110105", "440305", "310115", "510104"]), draw.randint(1950, 2010)
+    start = f"{place}{year}{draw.randint(1, 12):02}{draw.randint(1, 28):02}{_digits(draw, 3)}"
     return next(start + sign for sign in "0123456789X" if checksums.chinese_id(start + sign))
 
 

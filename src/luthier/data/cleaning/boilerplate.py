@@ -1,7 +1,7 @@
 """Lines of advertisement and of page furniture, in English and Chinese, found by a score and never by a word alone.
 
-A line's score adds what speaks for it (phrases of the trade, a link, a price, its place at the end of the text, a row of
-names of pages) and takes off what speaks against it (a question, a quotation, length). Only whole lines go.
+A line's score adds what speaks for it (phrases of the trade, a link, its place at the end of the text, a row of names
+of pages) and takes off what speaks against it (a question, a quotation, length). Only whole lines go.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from luthier.data.cleaning.edits import Edit
 THRESHOLD = 2.5
 
 _ANCHORS = frozenset(
-    b"click subscribe newsletter follow us share sign register join cookie cookies rights copyright c \xc2\xa9 privacy terms more continue "
-    b"related now today cart miss offer deal discount off shipping trial promo promotion coupon last lasts advertisement advertise "
+    b"click subscribe newsletter follow us share sign register join cookie cookies rights copyright c \xc2\xa9 "
+    b"privacy terms more continue "
+    b"related now today cart miss offer deal discount off shipping trial promo promotion coupon last lasts "
+    b"advertisement advertise "
     b"sponsored affiliate app store play hurry".split()
 )
 """Every English phrase has one of these words."""
@@ -77,9 +79,10 @@ _PHRASES = re.compile(
     r"|(?P<policy>\bprivacy policy\b|\bterms (?:of (?:use|service)|and conditions|& conditions)\b)"
     r"|(?P<more>\b(?:read|learn|see) more\b|\bcontinue reading\b|\brelated (?:posts|articles)\b)"
     r"|(?P<buy>\b(?:buy|order|shop|call|book|act|enrol|visit us) (?:now|today)\b|\badd to cart\b|\bdon't miss\b)"
-    r"|(?P<offer>\b(?:limited[- ]time|special|exclusive) (?:offer|deal|discount)\b|\b\d{1,2}% off\b|\bfree (?:shipping|trial)\b"
+    r"|(?P<offer>\b(?:limited[- ]time|special|exclusive) (?:offer|deal|discount)\b|\b\d{1,2}% off\b|\bfree "
+    r"(?:shipping|trial)\b"
     r"|\bpromo(?:tion)? code\b|\bcoupon\b|\bwhile (?:stocks?|supplies) last)"
-    r"|(?P<advert>\badvertise(?:ment|with us)\b|\bsponsored (?:by|content|post)\b|\baffiliate links?\b)"
+    r"|(?P<advert>\badvertise(?:ment| with us)\b|\bsponsored (?:by|content|post)\b|\baffiliate links?\b)"
     r"|(?P<app>\bdownload our (?:free )?app\b|\bavailable on the app store\b|\bget it on google play\b)"
     r"|(?P<now>\b(?:now|today)[!]|\bhurry\b)",
     re.I,
@@ -96,7 +99,8 @@ _PHRASES_ZH = re.compile(
     r"|(?P<thumbs>点赞|转发|收藏|在看)(?=.{0,6}(?:点赞|转发|收藏|在看|关注))",
 )
 _FURNITURE = re.compile(
-    r"\b(?:home|about(?: us)?|contact(?: us)?|log ?in|sign in|register|privacy|terms|sitemap|faq|help|careers|press|search|menu|cart)\b"
+    r"\b(?:home|about(?: us)?|contact(?: us)?|log ?in|sign in|register|privacy|terms|sitemap|faq|help|careers"
+    r"|press|search|menu|cart)\b"
     r"|首页|关于我们|联系我们|登录|注册|帮助中心|网站地图|隐私政策|服务条款|返回顶部|加入收藏",
     re.I,
 )
@@ -105,7 +109,8 @@ _LINK = re.compile(
     r"https?://|www\.|\b[\w-]+\.(?:com|cn|net|org|shop)\b|[\w.]+@[\w.]+|1[3-9]\d{9}|400-?\d{3,4}-?\d{3,4}"
 )
 _ASKED = re.compile(
-    r"\b(?:advert\w*|ads?|market(?:ing)?|promot\w*|slogan|headline|campaign|newsletter|copyright|licen[cs]e|landing page|sales|banner|"
+    r"\b(?:advert\w*|ads?|market(?:ing)?|promot\w*|slogan|headline|campaign|newsletter|copyright|licen[cs]e"
+    r"|landing page|sales|banner|"
     r"cookies?|e-?mail|blog|flyer|brochure|social media|tweet|post|commercial|spam|letter|message|script)\b"
     r"|广告|文案|营销|推广|促销|宣传|标语|海报|版权|公众号|朋友圈|邮件|垃圾|短信|脚本|直播|评论",
     re.I,

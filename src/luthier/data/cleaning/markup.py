@@ -73,7 +73,8 @@ _VOID = frozenset({"br", "hr"})
 _LAYOUT = _INLINE | _BLOCK | _VOID
 _PAGE = re.compile(r"<(?:!doctype|\?xml|html|head|body|script|style|form|input|button|svg|meta|link|template)\b", re.I)
 _ABOUT = re.compile(
-    r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y|ies)|source code|snippet)\b"
+    r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y"
+    r"|ies)|source code|snippet)\b"
     r"|网页|网站|标签|代码|元素|前端|实体",
     re.I,
 )

@@ -1,4 +1,4 @@
-"""All kinds in one pass: cheap tests first, since most texts hold nothing; then each kind's rule, and one for a place."""
+"""All kinds in one pass: cheap tests first, since most texts hold nothing; then each kind's rule."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ _LOGIN = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,15}://([^\s/@:\"'<>]{1,100}:[^\
 _V4 = re.compile(r"(?<![A-Za-z0-9_.])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_]|\.\d|/\d\d?\b)")
 _V4_HOST = re.compile(r"(?<![A-Za-z0-9_.])((?:\d{1,3}\.){3}\d{1,3})/(?:[12]?\d|3[0-2])\b")
 _VERSION = re.compile(
-    r"(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsections?|\bchapter|\bclause|\bfirmware|\bbuild|§|版本|固件|第|章节|[A-Za-z]/)[ :：=]{0,2}$",
+    r"(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsections?|\bchapter|\bclause|\bfirmware|\bbuild|§|版本|固件|第|章节"
+    r"|[A-Za-z]/)[ :：=]{0,2}$",
     re.I,
 )
 _V6 = re.compile(
@@ -41,8 +42,7 @@ def emails(text: str) -> Iterator[Found]:
         domain = _DOMAIN.match(text, at + 1, at + 260)
         local = _LOCAL.search(_ascii_tail(text[max(0, at - 64) : at])) if domain is not None else None
         if local is not None and domain is not None and not _is_path(text, local[0], domain.end()):
-            if not domain[0].lower().endswith(".invalid"):
-                yield Found(at - len(local[0]), domain.end(), "email", "email")
+            yield Found(at - len(local[0]), domain.end(), "email", "email")
         at = text.find("@", at + 1)
     for found in _AT.finditer(text) if "at]" in text or "at)" in text or "at}" in text or "＠" in text else ():
         yield Found(found.start(), found.end(), "email", "email")

@@ -11,9 +11,8 @@ from luthier.data.pii.found import Found
 
 _BEFORE, _BEHIND = r"(?<![A-Za-z0-9_.])(?<!\d[-,/])", r"(?![A-Za-z0-9_]|[-./]\d|,\d)"
 _CARD = re.compile(
-    _BEFORE
-    + r"(?:\d{4}(?P<cut>[ -])\d{4}(?P=cut)\d{4}(?P=cut)(?:\d{4}(?:(?P=cut)\d{1,3})?|\d{1,3})|3\d{3}(?P<cut2>[ -])\d{6}(?P=cut2)\d{4,5}|\d{13,19})"
-    + _BEHIND
+    _BEFORE + r"(?:\d{4}(?P<cut>[ -])\d{4}(?P=cut)\d{4}(?P=cut)(?:\d{4}(?:(?P=cut)\d{1,3})?|\d{1,3})"
+    r"|3\d{3}(?P<cut2>[ -])\d{6}(?P=cut2)\d{4,5}|\d{13,19})" + _BEHIND
 )
 _MORE = re.compile(r"[ -]\d{4}(?!\d)")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=(?P<cut>[ -]?))[A-Za-z0-9 -]{11,40}")
@@ -149,7 +148,8 @@ _CHINESE_PLATE = re.compile(
     "(?:[A-HJ-NP-Z0-9]{4}[A-HJ-NP-Z0-9挂学警港澳]|[A-HJ-NP-Z0-9]{6})(?![A-Za-z0-9])"
 )
 _PLATE = re.compile(
-    r"(?<![A-Za-z0-9-])(?=[A-Z0-9 -]{5,10}(?![A-Za-z0-9]))(?=[A-Z0-9 -]*\d)(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4}){1,2}(?![A-Za-z0-9])"
+    r"(?<![A-Za-z0-9-])(?=[A-Z0-9 -]{5,10}(?![A-Za-z0-9]))(?=[A-Z0-9 -]*\d)(?=[A-Z0-9 -]*[A-Z])"
+    r"[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4}){1,2}(?![A-Za-z0-9])"
 )
 
 

@@ -120,7 +120,8 @@ class Pii(RowStep):
             raise LuthierError(
                 f"pseudonyms need a key of at least {SHORTEST} characters: whoever has it can try values out",
                 where=self.key or KEY,
-                fix=f"export {KEY}=$(openssl rand -hex 16) and keep it, or name a file: pii: {{action: pseudonym, key: FILE}}",
+                fix=f"export {KEY}=$(openssl rand -hex 16) and keep it, or name a file: pii: {{action: "
+                f"pseudonym, key: FILE}}",
             )
         return secret.strip()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_whatever_the_text_clean_is_clean_and_every_change_can_be_taken_back() -
         assert apply(clean, inverse(edits)) == text
         assert rules.edits(clean) == [], (text, clean)
         assert all(text.startswith(edit.old, edit.start) for edit in edits)
-        assert all(one.end <= other.start for one, other in zip(edits, edits[1:], strict=False))
+        assert all(one.end <= other.start for one, other in pairwise(edits))
 
 
 def test_texts_that_are_not_read_on_are_those_in_which_nothing_is_found() -> None:

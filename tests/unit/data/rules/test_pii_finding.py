@@ -17,11 +17,13 @@ from luthier.errors import LuthierError
 
 SHARED = Path(os.environ.get("LUTHIER_SHARED", Path(__file__).parents[4] / "../shared"))
 
+PRIVATE = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
 CLEAN = [
     "Python 3.12.1 and torch 2.10.0 run on CUDA 12.8; v1.2.3.4 does not.",
     "git clone git@github.com:user/repo.git && cd repo",
     "scp report.pdf anna@server.example.com:/home/anna/docs/ later",
-    "commit 4111111111111111aa5555555555554444bb378282 fixed it; see 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "commit 4111111111111111aa5555555555554444bb378282 fixed it; see "
+    "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "π = 3.14159265358979323846264338327950288419716939937510",
     "The meeting of 2024-01-15 at 12:30:45 was moved to 15/02/2024, 8:00.",
     "Order number 4111 1111 1111 1111 was shipped, tracking 1Z999AA10123456784.",
@@ -86,8 +88,7 @@ def test_what_is_nobodys_survives(text: str) -> None:
         ("key sk-abcdEFGH1234ijklMNOP5678", "sk-abcdEFGH1234ijklMNOP5678", "secret"),
         ("AWS AKIAIOSFODNN7QRSTUVW", "AKIAIOSFODNN7QRSTUVW", "secret"),
         ('password: "hunter2Xq!9"', "hunter2Xq!9", "secret"),
-        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----",)
-        + ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "secret"),
+        (f"Key:\n{PRIVATE}\nEnd.", PRIVATE, "secret"),
         ("https://x.org/f?access_token=9aF3kQ8zL1mN7pR2", "9aF3kQ8zL1mN7pR2", "secret"),
         ("+44 20 7946 0958", "+44 20 7946 0958", "phone"),
         ("0043 1 234 5678 is mine", "0043 1 234 5678", "phone"),

@@ -40,10 +40,15 @@ def test_what_repeats_itself_is_found(text: str, reason: str) -> None:
 
 
 PROSE = (
-    "Foxes live in dens and hunt at dawn. They eat berries, mice and birds, and they store what is left for winter. A vixen raises her cubs alone "
-    "until they can follow her. In spring the young ones learn to dig, to listen and to wait, which takes most of their first year in the woods."
+    "Foxes live in dens and hunt at dawn. They eat berries, mice and birds, and they store what is left for "
+    "winter. A vixen raises her cubs alone "
+    "until they can follow her. In spring the young ones learn to dig, to listen and to wait, which takes most "
+    "of their first year in the woods."
 )
-PROSE_ZH = "狐狸住在洞里，清晨出来觅食。它们吃浆果、老鼠和小鸟，并把剩下的食物留到冬天。母狐独自抚养幼崽，直到它们能够跟随自己。春天，小狐狸学习挖洞、倾听和等待，这几乎要花去它们在森林里的第一年。"
+PROSE_ZH = (
+    "狐狸住在洞里，清晨出来觅食。它们吃浆果、老鼠和小鸟，并把剩下的食物留到冬天。"
+    "母狐独自抚养幼崽，直到它们能够跟随自己。春天，小狐狸学习挖洞、倾听和等待，这几乎要花去它们在森林里的第一年。"
+)
 
 
 @pytest.mark.parametrize(
