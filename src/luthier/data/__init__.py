@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "FORMATS",
+    "STEPS",
     "Ledger",
     "Prepared",
     "Prompt",
@@ -22,6 +23,7 @@ __all__ = [
 _HOMES = {
     "FORMATS": "luthier.data.reading.formats",
     "formats_table": "luthier.data.reading.formats",
+    "STEPS": "luthier.data.steps",
     "Ledger": "luthier.data.ledger",
     "Prepared": "luthier.data.preparation",
     "prepare": "luthier.data.preparation",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from luthier.data.reading.feeds import read
     from luthier.data.reading.formats import FORMATS, formats_table
     from luthier.data.show import show
+    from luthier.data.steps import STEPS
 
 
 def __getattr__(name: str) -> Any:

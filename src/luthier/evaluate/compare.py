@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
-from luthier.evaluate.comparison import Answer, Comparison, Sample, number
+from luthier.evaluate.comparison import Answer, Comparison, Sample, number, tested
 from luthier.evaluate.scored import ScoredTask
 from luthier.evaluate.verdicts import Verdict, verdicts
 from luthier.scorers.metric import Metric, reference, text
@@ -51,10 +51,11 @@ def compare(
     with _progress() as progress:
         outcomes = {system.name: questions.put_to(system, metrics, progress) for system in systems}
     found = verdicts(metrics, rows, outcomes, task.best_of, by)
+    clusters = _clusters(rows)
     return Comparison(
         task=task.name,
         systems=tuple(outcomes),
-        scores=tuple(verdict.score(seed) for verdict in found),
+        scores=tested(verdict.score(seed, clusters) for verdict in found),
         samples=tuple(_sample(index, row, found, outcomes) for index, row in enumerate(rows)),
         seconds={name: outcome.seconds for name, outcome in outcomes.items()},
         cut={
@@ -62,6 +63,13 @@ def compare(
             for name, outcome in outcomes.items()
         },
     )
+
+
+def _clusters(rows: Sequence[Example]) -> list[int]:
+    """The number of each row's cluster: rows that ask the same are one."""
+    asked: dict[str, int] = {}
+    texts = (repr((row.prompt, row.tools)) if row.prompt else str(index) for index, row in enumerate(rows))
+    return [asked.setdefault(text, index) for index, text in enumerate(texts)]
 
 
 def check(scored: ScoredTask, examples: Sequence[Example], template: Template, context: int | None) -> None:

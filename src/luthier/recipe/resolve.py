@@ -29,7 +29,7 @@ DTYPE_REASONS = {
     "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
 }
 
-FREE = ("output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep")
+FREE = ("output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep", "allow_drop")
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
 
 
@@ -285,6 +285,8 @@ def digest(recipe: Recipe) -> str:
     content = {key: value for key, value in flat(recipe).items() if not is_free(key)}
     if not recipe.reward:  # runs from before there was such a key go on
         del content["reward"]
+    for key in [key for key, value in content.items() if value == [] and key.split(".")[-1] == "steps"]:
+        del content[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "Seam",
     "Source",
     "Sources",
+    "Steps",
     "Task",
     "Train",
     "Validate",
@@ -75,6 +76,13 @@ def _model(value: Any) -> Any:
 ModelField = Annotated[Model, BeforeValidator(_model)]
 
 
+def _steps(value: Any) -> Any:
+    return () if value is None else listed(value)
+
+
+Steps = Annotated[tuple[PluginField, ...], BeforeValidator(_steps), Seam("step")]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Source:
     """One entry of `data:`. Exactly one of path, hub and llamafactory."""
@@ -105,6 +113,8 @@ class Source:
     streaming: bool = False
     """Read the first rows alone, as many as train.steps × train.batch needs, all before the first step; a hub data set
     without a copy on disk."""
+    steps: Steps = ()
+    """What is done to its rows before they train: clean, dedup, select, … in this order (docs/curation.md)."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -116,6 +126,13 @@ class Source:
         if self.llamafactory is not None and self.name is None:
             what = "needs a `name`: which entry of dataset_info.json is meant"
             raise Misfit("llamafactory", what, "write `name: …` beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Source:
+        if self.steps and self.streaming and self.limit is None:
+            what = "work on a source that has an end, and a streamed one may have none"
+            raise Misfit("steps", what, "set `limit:` beside it, or leave `streaming` out")
         return self
 
 
@@ -290,6 +307,10 @@ class Recipe:
     """What to train: a name, or a mapping with `name`, `revision`, `dtype`, `trust_remote_code`."""
     data: Sources
     """What to train on: a path, a source, or a list of them."""
+    steps: Steps = ()
+    """What is done to the rows of all sources together, behind the steps of each (docs/curation.md)."""
+    allow_drop: Annotated[Float, Field(ge=0, le=1), Why("a step that takes most rows was told something wrong")] = 0.5
+    """Stop where a step drops more than this share of its rows. Steps that are told how many to keep may drop more."""
     objective: Annotated[PluginField, Seam("objective"), Why("answers to prompts are what most data is")] = Plugin(
         name="sft"
     )

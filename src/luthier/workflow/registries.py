@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.data import FORMATS
+from luthier.data import FORMATS, STEPS
 from luthier.engines import ENGINES
 from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
 from luthier.objectives import OBJECTIVES
@@ -23,6 +23,7 @@ REGISTRIES: dict[str, Registry] = {
     "exporter": EXPORTERS,
     "format": FORMATS,
     "engine": ENGINES,
+    "step": STEPS,
 }
 """Kind → registry. The kinds are those of `recipe.schema.Seam`, the credit of objectives, the row shapes of
 `data.*.format`, and the engines."""

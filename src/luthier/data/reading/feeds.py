@@ -19,7 +19,9 @@ from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
-from luthier.data.reading.text_files import NumberedRow
+from luthier.data.reading.json_files import read_jsonl
+from luthier.data.reading.text_files import NumberedRow, cut
+from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
@@ -37,6 +39,20 @@ class Part:
     fingerprint: Callable[[], str]
     said: Callable[[], tuple[str, ...]] = tuple
     """What the ledger is to say about how it is read."""
+    lined: Path | None = None
+    """The file, where each of its lines is a row: it may be read in pieces."""
+    begins: NumberedRow | None = None
+    """The first row of the whole, where this is a piece: it says the shape."""
+
+    def pieces(self, size: int) -> list[Part]:
+        """The part in pieces of about so many bytes, where it can be cut."""
+        if self.lined is None or self.lined.stat().st_size <= size:
+            return [self]
+        first, read = next(self.rows(), None), partial(read_jsonl, self.lined)
+        return [
+            replace(self, rows=partial(read, span), said=tuple if span.start else self.said, begins=first)
+            for span in cut(self.lined, size)
+        ]
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,28 @@ class Feed:
         more = f"{self.shape!r}, {self.only_mapped}, {self.samples}, {self.media}, {self.said}"
         return f"Feed({self.entry!r}, {names}, {more})"
 
+    def pieces(self, size: int) -> list[Feed]:
+        """The feed in pieces that can be read apart, of about so many bytes where its files can be cut: together they
+        give what it gives. One piece where only `limit` of its rows are taken."""
+        parts = [piece for part in self.parts for piece in part.pieces(size)]
+        if len(parts) == 1 or self.entry.limit is not None:
+            return [self]
+        ahead = self._looked_ahead()
+        made = [replace(self, parts=(part,), said=() if number else self.said) for number, part in enumerate(parts)]
+        for one in made:
+            vars(one).update(ahead)
+        return made
+
+    def _looked_ahead(self) -> dict[str, Any]:
+        """What only the whole source can tell, for its pieces: what `_settled` and `_check_absent` ask."""
+        shapes = [self.shape] if self.shape else [_first_shape(replace(self, parts=(part,))) for part in self.parts]
+        asked = {
+            "_zero_means_wrong": any(isinstance(shape, Stepwise) for shape in shapes),
+            "_repetition": any(isinstance(shape, Preference) for shape in shapes),
+            "_never": bool(self.entry.columns),
+        }
+        return {name: getattr(self, name) for name, wanted in asked.items() if wanted}
+
     def examples(self, ledger: Ledger) -> Iterator[Example]:
         """The readable rows as Examples; the others are dropped into the ledger with their reason."""
         for line in self.said:
@@ -80,6 +118,9 @@ class Feed:
         count = 0
         for line in part.said():
             ledger.note(line)
+        if part.begins is not None and shape is None and isinstance(part.begins[1], Mapping):
+            first = Source(part.name, part.begins[0])
+            name, shape = self._recognise(self._columns(_bare_names(part.begins[1], first), first), first)
         for number, row in part.rows():
             source = Source(part.name, number)
             if not isinstance(row, Mapping):
@@ -108,7 +149,7 @@ class Feed:
                 yield self._mend(example, source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault), fault.fix)
-        if count == 0:
+        if count == 0 and part.begins is None:
             raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
 
     def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
@@ -230,6 +271,17 @@ class Feed:
         return replace(turn, media=tuple(paths))
 
 
+def _first_shape(one: Feed) -> Format | None:
+    """The shape of its first row; None where it has none, which is told when reading comes to it."""
+    first = next(one._ahead(), None)
+    if first is None:
+        return None
+    if one.entry.format is not None:
+        return cast(Format, FORMATS.build(one.entry.format))
+    found = recognise(first)
+    return found[1] if found else None
+
+
 def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
     """The row, its columns named without white space around the names. Raises LuthierError where two are then one."""
     if all(name == name.strip() for name in row):
@@ -287,7 +339,9 @@ def feed(entry: Entry) -> Feed:
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
-    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), partial(files.said_of, path))
+    lined = path if reader is read_jsonl and path.suffix.lower() not in PACKED else None
+    said = partial(files.said_of, path)
+    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, lined)
 
 
 def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> Iterator[Example]:
@@ -297,10 +351,13 @@ def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> 
     ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
     known shape and shapes mixed in one file; each names the file, and the line where there is one.
     """
-    entries: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
+    from luthier.data.curation.feeds import opened as curated
+
+    given: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
     tally = Ledger() if ledger is None else ledger
-    for entry in entries:
-        yield from feed(Entry(path=entry) if isinstance(entry, str) else entry).examples(tally)
+    for number, entry in enumerate(Entry(path=entry) if isinstance(entry, str) else entry for entry in given):
+        one = curated([entry], key=f"data.{number}")[0] if entry.steps else feed(entry)
+        yield from one.examples(tally)
 
 
 __all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read"]

@@ -1,0 +1,34 @@
+"""Steps of curation: each takes rows and gives rows. `step` says what one is; the others are theirs.
+
+One more step is a file here and a line below; `tests/contract/test_steps.py` holds it to what all of them promise.
+"""
+
+from __future__ import annotations
+
+from luthier.data.steps.step import Columns, Dropped, Outcome, Reread, RowStep, SetStep, Step, Verdicts
+from luthier.data.steps.tools import Tools
+from luthier.registry import Registry
+
+STEPS = Registry(
+    "step",
+    {
+        "chunk": "luthier.data.steps.chunk:Chunk",
+        "exact": "luthier.data.steps.exact:Exact",
+        "length": "luthier.data.steps.length:Length",
+        "sample": "luthier.data.steps.sample:Sample",
+        "select": "luthier.data.steps.select:Select",
+    },
+)
+
+__all__ = [
+    "STEPS",
+    "Columns",
+    "Dropped",
+    "Outcome",
+    "Reread",
+    "RowStep",
+    "SetStep",
+    "Step",
+    "Tools",
+    "Verdicts",
+]
