@@ -74,7 +74,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "tasks": [{"prompt": "What is 6 times 7?", "answer": "42"}],
 }
 """Kind → rows of one shape."""
-KEYS: dict[str, dict[str, Any]] = {"sample": {"n": 3}, "select": {"by": "words", "keep": 0.5}, "chunk": {"size": 30}}
+KEYS: dict[str, dict[str, Any]] = {
+    "sample": {"n": 3},
+    "select": {"by": "words", "keep": 0.5},
+    "chunk": {"size": 30},
+    "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
+}
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
 
 

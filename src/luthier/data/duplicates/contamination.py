@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from luthier.errors import LuthierError
 WORDS = 13
 TELLING = 5
 OFTEN = 10
+SHOWN = 3
 FILTER = 1 << 24
 """Places of a table that tells most n-grams to be none of the index, before it is searched."""
 
@@ -62,8 +64,16 @@ class Index:
         order = np.argsort(grams_G, kind="stable")
         self._grams_G, self._of_G = grams_G[order], of_G[order]
         self._widths = [int(width) for width in np.unique(np.minimum(self._lengths_I[self._of_G], WORDS))]
-        self._filter = np.zeros(FILTER, np.bool_)
-        self._filter[self._grams_G & np.uint64(FILTER - 1)] = True
+
+    @cached_property
+    def _filter(self) -> NDArray[np.bool_]:
+        filled = np.zeros(FILTER, np.bool_)
+        filled[self._grams_G & np.uint64(FILTER - 1)] = True
+        return filled
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which fills a table of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_filter"}
 
     def _grams(self, questions: units.Units) -> tuple[Hashes, NDArray[np.int64]]:
         """The n-grams that tell an item, and the item of each."""
@@ -142,7 +152,6 @@ class Leaks:
 
     def add(self, rows: Sequence[str], hits: Sequence[Hit]) -> None:
         """Counts the hits of a batch, whose rows are called so (file and line)."""
-        self.rows += len(rows)
         self.hit += len({hit.row for hit in hits})
         for hit in hits:
             self.items.setdefault(hit.item, rows[hit.row])
@@ -151,6 +160,20 @@ class Leaks:
     def share(self) -> float:
         """The share of the test items that stand in the rows."""
         return len(self.items) / max(len(self.index.items), 1)
+
+    def lines(self) -> tuple[str, ...]:
+        """What was found, for people."""
+        found = f"{len(self.items):,} of {len(self.index.items):,} test items ({self.share:.1%}) stand in"
+        told = [f"{found} {self.hit:,} of {self.rows:,} rows"]
+        for item, row in list(self.items.items())[:SHOWN]:
+            told.append(f"{self.index.items[item].name} stands in {row}")
+        if self.index.unsearchable:
+            first = self.index.items[self.index.unsearchable[0]].name
+            told.append(
+                f"{len(self.index.unsearchable):,} test items cannot be looked for: their questions have no words of "
+                f"their own; the first is {first}"
+            )
+        return tuple(told)
 
     def check(self, at_most: float) -> None:
         """Raises LuthierError where a larger share of the items was found: their scores would not be worth telling."""

@@ -13,6 +13,8 @@ STEPS = Registry(
     "step",
     {
         "chunk": "luthier.data.steps.chunk:Chunk",
+        "decontaminate": "luthier.data.steps.decontaminate:Decontaminate",
+        "dedup": "luthier.data.steps.dedup:Dedup",
         "exact": "luthier.data.steps.exact:Exact",
         "length": "luthier.data.steps.length:Length",
         "sample": "luthier.data.steps.sample:Sample",

@@ -103,7 +103,7 @@ def test_the_item_and_the_words_in_common_are_reported() -> None:
 
 def test_a_share_above_which_it_is_an_error() -> None:
     index = Index([Item("gsm:1", LONG), Item("gsm:2", ZH)])
-    leaks = Leaks(index)
+    leaks = Leaks(index, rows=3)
     leaks.add(["a.json:1", "a.json:2"], index.search([Text("no"), Text(LONG)]))
     leaks.add(["a.json:3"], index.search([Text(LONG)]))
     assert (leaks.rows, leaks.hit, leaks.items, leaks.share) == (3, 2, {0: "a.json:2"}, 0.5)
