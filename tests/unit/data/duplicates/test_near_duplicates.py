@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,11 @@ def test_shingles_do_not_cross_from_prompt_to_answer() -> None:
     made = shingles.of([a, b])
     assert np.diff(made.starts).tolist() == [2, 3]
     assert not set(made.hashes[:2].tolist()) & set(made.hashes[2:].tolist())
+
+
+def test_the_table_of_the_documents_is_the_curve() -> None:
+    text = (Path(__file__).parents[4] / "docs/duplicates.md").read_text(encoding="utf-8")
+    similarities = np.arange(0.5, 0.96, 0.05)
+    for at in minhash.LAYOUTS:
+        chances = " | ".join(f"{at.chance(s):.3f}" for s in similarities)
+        assert f"| {at.bands} bands of {at.rows} | {chances} |" in text
