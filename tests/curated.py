@@ -66,9 +66,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"prompt": "2+2?", "completions": ["First add two.", "Then two more: that makes four."], "labels": [1, 0]},
     ],
     "texts": [
-        {
-            "text": "A first paragraph of a plain text.\n\nA second one, which is longer than the first. It has sentences."
-        },
+        {"text": "A first paragraph of a plain text.\n\nA second one, longer than the first. It has sentences."},
         {"text": "一段没有模板的纯文本。它有两句话，而且第二句比第一句长得多，因为它还在继续。"},
     ],
     "tasks": [{"prompt": "What is 6 times 7?", "answer": "42"}],

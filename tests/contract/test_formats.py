@@ -81,9 +81,18 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"prompt": [USER], "tests": [{"input": "2 2", "output": "4"}], "solution": "4"},
         {"question": "2+2?", "tests": {"inputs": ["2 2"], "outputs": ["4"]}, "solution": "4"},
     ],
+    "curated": [
+        {"example": {"prompt": [USER], "responses": [{"turns": [REPLY], "reward": 1.0}]}, "source": ["a.jsonl", 3]},
+        {"example": {"prompt": [USER], "responses": [{"turns": [REPLY]}], "meta": {"margin": 1}}},
+    ],
     "task": [{"prompt": "2+2?"}, {"prompt": "2+2?", "answer": "4"}, {"prompt": [USER], "answer": "4"}],
 }
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "curated": [
+        ({"example": "2+2?"}, "'example' is text, not an object"),
+        ({"example": {"prompt": "2+2?"}}, "'example' is not what"),
+        ({"example": {"prompt": [USER], "responses": [REPLY]}}, "'example' is not what"),
+    ],
     "alpaca": [
         ({"instruction": "Add", "output": None}, "'output' is null, not text"),
         ({"instruction": "Add", "output": 4}, "'output' is a number, not text"),

@@ -176,7 +176,8 @@ def test_what_it_changes_can_be_undone(step: Step, rows: list[Example]):
 
 def test_the_log_tells_every_change(name: str, tmp_path: Path):
     made = curated(write(tmp_path / "rows", times=2), name)
-    events = [json.loads(line) for one in made.stages for path in one.changes() for line in gzip.open(path)]
+    packed = [path.read_bytes() for one in made.stages for path in one.changes()]
+    events = [json.loads(line) for one in packed for line in gzip.decompress(one).splitlines()]
     events += [event for one in made.decided for event in one.events()]
     (tally,) = made.ledger.steps
     assert sum("dropped" in event for event in events) == tally.dropped

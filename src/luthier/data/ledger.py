@@ -258,10 +258,15 @@ class Ledger:
             table.add_column(heading, justify="right")
         for name, tally in self.sources.items():
             table.add_row(Text(name), tally.shape, *(f"{getattr(tally, heading):,}" for heading in headings))
-        parts: list[RenderableType] = [table, *self._notes()]
+        parts: list[RenderableType] = [table, *self._steps(), *self._notes()]
         if self.validation:
             parts.append(self.validation.table("Validation data", train=False))
         return Group(*parts)
+
+    def _steps(self) -> list[RenderableType]:
+        from luthier.data.curation import shown
+
+        return [shown.table(self.steps)] if self.steps else []
 
     def _division(self, separator: str) -> Text:
         from rich.text import Text

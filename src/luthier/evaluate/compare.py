@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "check", "compare"]
 
+SHOWN = 3
+"""Rows named in a message."""
+
 
 def compare(
     scored: ScoredTask,
@@ -72,12 +75,25 @@ def _clusters(rows: Sequence[Example]) -> list[int]:
     return [asked.setdefault(text, index) for index, text in enumerate(texts)]
 
 
-def check(scored: ScoredTask, examples: Sequence[Example], template: Template, context: int | None) -> None:
+def check(scored: ScoredTask, examples: Sequence[Example], template: Template, context: int | None) -> list[str]:
     """Raise LuthierError, before there is a model, for what `compare` would refuse then: rows that no scorer can judge
-    or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn."""
+    or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn. In words,
+    which scorers will have nothing to say of some rows."""
     rows = tuple(examples[: scored.task.limit])
     _check(scored, rows)
     Questions(scored.task, rows, template, 0, None).check_lengths(scored.metrics, context)
+    return [
+        f"{len(lacking):,} of {len(rows):,} rows will not be judged by {label}: they have {lacking[0][1]} "
+        f"({', '.join(str(row.source) for row, _ in lacking[:SHOWN])}{', …' if len(lacking) > SHOWN else ''})"
+        for label, metric in scored.metrics.items()
+        if (lacking := _lacking(metric, rows))
+    ]
+
+
+def _lacking(metric: Metric, rows: Sequence[Example]) -> list[tuple[Example, str]]:
+    """The rows without what the scorer judges by, and what that is."""
+    found = [(row, metric.lacks(row)) for row in rows]
+    return [(row, what) for row, what in found if what is not None]
 
 
 def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
@@ -114,6 +130,9 @@ def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
             fix="plain text can be scored by `perplexity` alone",
         )
     for label, metric in judging.items():
+        lacking = _lacking(metric, rows)
+        if len(lacking) == len(rows):
+            raise _no_judgement(task, label, len(rows), f"they have {lacking[0][1]}", lacking[0][0])
         # a reference that cannot be judged against itself has nothing to say about answers either; one that is judged
         # beside others may well have
         if (
@@ -124,9 +143,10 @@ def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
             raise _no_judgement(task, label, len(rows), "they have no answer, or none of the kind it compares")
 
 
-def _no_judgement(task: Task, label: str, rows: int, lacking: str) -> LuthierError:
+def _no_judgement(task: Task, label: str, rows: int, lacking: str, first: Example | None = None) -> LuthierError:
     return LuthierError(
         f"the scorer {label!r} can judge none of the {rows} rows of the task {task.name!r}: {lacking}",
+        where=str(first.source) if first is not None and first.source else None,
         fix="give the rows what it judges by (an `answer`, a last assistant turn, `chosen` and `rejected`), or take "
         "another scorer",
     )

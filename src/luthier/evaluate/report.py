@@ -159,6 +159,11 @@ def _charts(run: Run) -> list[dict[str, Any]]:
     }
     spoken = {
         "Reward": [Line("reward", curves.rollouts["reward"], "raw"), *_smooth(curves.rollouts["reward"])],
+        **{
+            f"Reward: {name.replace('_', ' ')}": [Line(name, points, "raw"), *_smooth(points)]
+            for name, points in curves.parts.items()
+        },
+        "Held-out score": [Line("held out", curves.scores, "evaluation")],
         "Share right": [Line("right", curves.rollouts["right"], "raw"), *_smooth(curves.rollouts["right"])],
         "Groups without contrast, answers cut off": [
             Line("without contrast", curves.rollouts["silent"]),

@@ -42,6 +42,7 @@ PLUGINS = {
     "schedule": "`train.schedule`",
     "scorer": "`evaluate.scorers`, `reward`",
     "engine": "`engine`",
+    "step": "`steps`",
     "exporter": "`export`",
     "tracker": "`train.trackers`",
 }

@@ -10,6 +10,8 @@ from typing import Any
 from luthier.data.curation.lines import MADE, body, of_row
 from luthier.types import Example, Response, Turn
 
+STEPS = "steps"
+"""Where `meta` has the texts of judged steps, which are pieces of the response."""
 WHOLE = ""
 """The place of a change that is not one of texts alone: the whole row as JSON."""
 LONGEST = 2000
@@ -21,7 +23,7 @@ class Edit:
     """In the text at `place`, `old` stood from `start` on, and now `new` does."""
 
     place: str
-    """prompt.0, responses.0.turns.1, answer; "" for the whole row."""
+    """prompt.0, responses.0.turns.1, steps.2, answer; "" for the whole row."""
     start: int
     old: str
     new: str
@@ -29,20 +31,24 @@ class Edit:
 
 def edits(before: Example, after: Example) -> list[Edit]:
     """What was changed: a span for each text that differs, or the whole row where more than texts does."""
-    if not _alike(before, after):
+    old, new = list(texts(before)), list(texts(after))
+    if [place for place, _ in old] != [place for place, _ in new] or not _alike(
+        with_texts(before, (text for _, text in new)), after
+    ):
         return [Edit(WHOLE, 0, body(before), body(after))]
-    return [
-        _span(place, old, new) for (place, old), (_, new) in zip(texts(before), texts(after), strict=True) if old != new
-    ]
+    return [_span(place, a, b) for (place, a), (_, b) in zip(old, new, strict=True) if a != b]
 
 
 def texts(example: Example) -> Iterator[tuple[str, str]]:
-    """All texts of a row, with their places."""
+    """All texts of a row, with their places. A response whose steps are judged is told step by step."""
     for index, turn in enumerate(example.prompt):
         yield f"prompt.{index}", turn.text
-    for number, response in enumerate(example.responses):
-        for index, turn in enumerate(response.turns):
-            yield f"responses.{number}.turns.{index}", turn.text
+    if STEPS in example.meta and len(example.responses) == 1:
+        yield from ((f"steps.{index}", text) for index, text in enumerate(example.meta[STEPS]))
+    else:
+        for number, response in enumerate(example.responses):
+            for index, turn in enumerate(response.turns):
+                yield f"responses.{number}.turns.{index}", turn.text
     if example.answer is not None:
         yield "answer", example.answer
 
@@ -50,16 +56,20 @@ def texts(example: Example) -> Iterator[tuple[str, str]]:
 def with_texts(example: Example, new: Iterable[str]) -> Example:
     """The row with other texts, in the order of `texts`; the very row where all are as they were."""
     given = iter(new)
-    prompt = _spoken(example.prompt, given)
-    responses = tuple(
-        one if (turns := _spoken(one.turns, given)) is one.turns else replace(one, turns=turns)
-        for one in example.responses
-    )
+    prompt, meta = _spoken(example.prompt, given), example.meta
+    if STEPS in meta and len(example.responses) == 1:
+        steps = tuple(next(given) for _ in meta[STEPS])
+        same = steps == tuple(meta[STEPS])
+        responses = example.responses if same else (_stepped(example.responses[0], meta[STEPS], steps),)
+        meta = meta if same else {**meta, STEPS: steps}
+    else:
+        made = ((one, _spoken(one.turns, given)) for one in example.responses)
+        responses = tuple(one if turns is one.turns else replace(one, turns=turns) for one, turns in made)
     answer = example.answer if example.answer is None else next(given)
-    same = prompt is example.prompt and answer == example.answer
+    same = prompt is example.prompt and answer == example.answer and meta is example.meta
     if same and all(a is b for a, b in zip(responses, example.responses, strict=True)):
         return example
-    return replace(example, prompt=prompt, responses=responses, answer=answer)
+    return replace(example, prompt=prompt, responses=responses, answer=answer, meta=meta)
 
 
 def _spoken(turns: tuple[Turn, ...], given: Iterator[str]) -> tuple[Turn, ...]:
@@ -67,34 +77,22 @@ def _spoken(turns: tuple[Turn, ...], given: Iterator[str]) -> tuple[Turn, ...]:
     return turns if all(a is b for a, b in zip(made, turns, strict=True)) else made
 
 
+def _stepped(response: Response, old: Sequence[str], new: Sequence[str]) -> Response:
+    """A response with other steps; what divides them stays."""
+    *before, last = response.turns
+    pieces, at = [], 0
+    for was, now in zip(old, new, strict=True):
+        start = last.text.find(was, at)
+        start = at if start < 0 else start
+        pieces += [last.text[at:start], now]
+        at = start + len(was)
+    return replace(response, turns=(*before, replace(last, text="".join([*pieces, last.text[at:]]))))
+
+
 def _alike(a: Example, b: Example) -> bool:
-    """Do they differ in texts alone?"""
-    if (
-        len(a.prompt) != len(b.prompt)
-        or len(a.responses) != len(b.responses)
-        or (a.answer is None) != (b.answer is None)
-    ):
-        return False
-    if a.tools != b.tools or _known(a) != _known(b):
-        return False
-    pairs: list[tuple[Sequence[Turn], Sequence[Turn]]] = [(a.prompt, b.prompt)]
-    for one, other in zip(a.responses, b.responses, strict=True):
-        if len(one.turns) != len(other.turns) or _judged(one) != _judged(other):
-            return False
-        pairs.append((one.turns, other.turns))
-    return all(_about(x) == _about(y) for these, those in pairs for x, y in zip(these, those, strict=True))
-
-
-def _known(example: Example) -> dict[str, Any]:
-    return {key: value for key, value in example.meta.items() if key != MADE}
-
-
-def _judged(response: Response) -> tuple[Any, ...]:
-    return response.reward, response.step_rewards, response.logp, response.by, response.ids
-
-
-def _about(turn: Turn) -> tuple[Any, ...]:
-    return turn.role, turn.weight, turn.media, turn.calls, dict(turn.extra)
+    """Are they the same row, whatever made it and wherever it came from?"""
+    known = [{key: value for key, value in one.meta.items() if key != MADE} for one in (a, b)]
+    return known[0] == known[1] and replace(a, source=None, meta={}) == replace(b, source=None, meta={})
 
 
 def _span(place: str, old: str, new: str) -> Edit:

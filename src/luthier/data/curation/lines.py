@@ -23,6 +23,8 @@ PLAIN_KEYS = {"name", "tool_call_id", REASONING}
 """What a message may have besides its text, in OpenAI's words."""
 PLACE = ', "source": ['
 """What stands before the place that a row came from: the last thing on its line."""
+TUPLES = ("steps", "joints", "gaps")
+"""Keys of `meta` whose values are tuples, which JSON has as lists."""
 JUDGED = ("reward", "step_rewards", "logp", "by", "ids")
 
 
@@ -62,6 +64,15 @@ def line(example: Example, text: str | None = None) -> bytes:
 def read(content: bytes | str) -> Example:
     """The row that `line` wrote."""
     return of_row(json.loads(content))
+
+
+def as_example(content: bytes) -> bytes:
+    """A line that says its row as messages, as one that says it as an `example`; any other as it is. In one file all
+    rows have one shape."""
+    if content.startswith(b'{"example"'):
+        return content
+    example = read(content)
+    return line(example, _dumped({"example": _whole(example)}))
 
 
 def source_of(content: bytes) -> Source:
@@ -194,7 +205,8 @@ def _whole_turn(turn: Turn) -> dict[str, Any]:
 def _of_whole(row: Mapping[str, Any], source: Source | None, meta: dict[str, Any]) -> Example:
     responses = tuple(_of_response(one) for one in row.get("responses", ()))
     prompt = tuple(_of_whole_turn(turn) for turn in row["prompt"])
-    known = {**row.get("meta", {}), **meta}
+    known = {key: tuple(value) if key in TUPLES else value for key, value in row.get("meta", {}).items()}
+    known |= meta
     return Example(prompt, responses, row.get("answer"), tuple(row.get("tools", ())), source, known)
 
 
@@ -211,4 +223,4 @@ def _of_whole_turn(row: Mapping[str, Any]) -> Turn:
     )
 
 
-__all__ = ["MADE", "body", "hashed", "is_plain", "key_of", "line", "of_row", "read", "source_of"]
+__all__ = ["MADE", "as_example", "body", "hashed", "is_plain", "key_of", "line", "of_row", "read", "source_of"]

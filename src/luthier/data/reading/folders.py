@@ -24,6 +24,8 @@ ABOUT = re.compile(
 """Names of text files that tell about data and are none."""
 LISTINGS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that describe a data set, as `datasets` and LLaMA-Factory write them."""
+OURS = (".ledger.json", ".changes.jsonl.gz")
+"""What `luthier curate` writes beside the rows."""
 SPLIT = re.compile(r"(?:^|[._-])(train|training|test|validation|valid|val|dev|eval)(?:$|[._-])", re.IGNORECASE)
 OTHER = {
     ".zip": "unpack it and name the file inside",
@@ -78,7 +80,7 @@ def _chosen(entries: Sequence[Path], path: str) -> Found:
     """The data files among these. A glob of text files names them itself."""
     pattern = glob.has_magic(path)
     files = [entry for entry in entries if entry.is_file() and suffix(entry) in READERS]
-    listings = [file for file in files if file.name in LISTINGS]
+    listings = [file for file in files if file.name in LISTINGS or file.name.endswith(OURS)]
     about = [file for file in files if suffix(file) == ".txt" and ABOUT.fullmatch(unpacked_name(file).stem)]
     if pattern and suffix(Path(path)) == ".txt":
         about = []

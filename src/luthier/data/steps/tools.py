@@ -6,10 +6,11 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
@@ -34,10 +35,22 @@ class Speaking(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How much a step may ask for."""
+
+    calls: Annotated[int, Field(gt=0)] | None = None
+    """Answers at most."""
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    """Generated tokens at most."""
+
+
 class Asking(Protocol):
     """Calls that may cost money: each is written down when it is answered and never asked again."""
 
-    def __call__(self, speaking: Speaking, requests: Sequence[Request]) -> list[tuple[Completion, ...]]:
+    def __call__(
+        self, speaking: Speaking, requests: Sequence[Request], purpose: str = "", budget: Budget | None = None
+    ) -> list[tuple[Completion, ...]]:
         """The answers to each request, in order. Raises LuthierError where the budget is used up."""
         ...
 
@@ -59,16 +72,22 @@ class Tools:
         return random.Random(draw(content(example), self.seed, purpose))
 
     def speaker(self, named: Named) -> Speaking:
-        """An engine with its template. Raises LuthierError where there is none."""
+        """An engine with its template. `named`: a run or model, and the key `engine` with what answers as it. Raises
+        LuthierError where there is none."""
         return _there(self.speakers, "an engine")(named)
 
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
         return _there(self.scorers, "a scorer")(named)
 
-    def ask(self, speaking: Speaking, requests: Sequence[Request]) -> list[tuple[Completion, ...]]:
-        """The answers to each request, in order, from the journal where they were asked for before."""
-        return _there(self.asking, "a model to ask")(speaking, requests)
+    def ask(
+        self, speaking: Speaking, requests: Sequence[Request], purpose: str, budget: Budget | None = None
+    ) -> list[tuple[Completion, ...]]:
+        """The answers to each request, in order, from the journal where they were asked for before: each says what was
+        said, without tokens. `purpose`: the step's name, whose `budget` it is. Raises LuthierError where that is used
+        up."""
+        found: list[tuple[Completion, ...]] = _there(self.asking, "a model to ask")(speaking, requests, purpose, budget)
+        return found
 
     def rows(self, name: str) -> Iterator[Example]:
         """Rows of another set. Raises LuthierError where there is no such one."""
@@ -107,4 +126,4 @@ def content(example: Example) -> bytes:
     return key_of(example)
 
 
-__all__ = ["Asking", "Named", "Speaking", "Tools", "content", "draw", "draws"]
+__all__ = ["Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]

@@ -29,6 +29,7 @@ FORMATS: Registry = Registry(
         "prompt_completion": "luthier.data.reading.formats.plain:PromptCompletion",
         "text": "luthier.data.reading.formats.plain:Text",
         "task": "luthier.data.reading.formats.plain:Task",
+        "curated": "luthier.data.reading.formats.curated:Curated",
     },
 )
 BUILTIN = (
@@ -46,6 +47,7 @@ BUILTIN = (
     "prompt_completion",
     "text",
     "task",
+    "curated",
 )
 """Most particular first: a row is read by the first shape that matches. Third-party shapes come after these."""
 
@@ -65,6 +67,7 @@ LIKELY = (
     "tested",
     "mbpp",
     "human_eval",
+    "curated",
 )
 """What unknown columns are likelier to mean, other things equal."""
 
