@@ -61,6 +61,6 @@ def _varied(rng: random.Random, text: str, share: float, words: list[str]) -> st
     said = text.split(" ")
     for _ in range(round(len(said) * share)):
         at = rng.randrange(len(said))
-        if not any(sign.isdigit() for sign in said[at]):
+        if any(map(str.isalpha, said[at])) and not any(map(str.isdigit, said[at])):
             said[at] = words[rng.randrange(len(words))]
     return " ".join(said)

@@ -1,10 +1,10 @@
 """MinHash in numpy: rows that share a band key are looked at, and no others.
 
-Broder's minima estimate how many shingles two sets share. They lie in bands; a band's key is made of minima half of
-which are taken over all shingles of a row and half over those of its answers. Rows alike to the degree s by both
-measures (shingles.py) share a given key with the chance s^rows, and one of them with 1 - (1 - s^rows)^bands: the
-S-curve. Which of those that share one are duplicates is then counted exactly (near.py), so the curve says what may be
-missed, and nothing is dropped by chance.
+Broder's minima estimate how many shingles two sets share. They lie in bands; some of a band's minima are taken over
+all shingles of a row and some over those of its answers, so that neither a long prompt that many rows have nor an
+answer that many give makes all of them meet. Rows alike to the degree s by both measures (shingles.py) share a given
+key with the chance s^rows, and one of them with 1 - (1 - s^rows)^bands: the S-curve. Which of those that share one
+are duplicates is then counted exactly (near.py): the curve says what may be missed, and nothing is dropped by chance.
 
 Shapes: N rows of data, B bands.
 """
@@ -23,24 +23,30 @@ from luthier.data.duplicates.shingles import Shingles, Text
 from luthier.data.duplicates.units import Hashes
 from luthier.errors import LuthierError
 
-SURE = 0.998
+SURE = 0.9999
 """Two rows exactly as alike as the threshold are found with at least this chance; more alike ones with a greater."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How minima are laid out: so many bands of so many rows, half of which are of the answers."""
+    """How minima are laid out: so many bands, each of so many minima over the whole row and over its answers."""
 
     bands: int
-    rows: int
+    whole: int
+    answers: int
+
+    @property
+    def rows(self) -> int:
+        """Minima of a band."""
+        return self.whole + self.answers
 
     def chance(self, similarity: Any) -> Any:
         """With what chance two rows that are so alike share a band: the S-curve."""
         return 1 - (1 - np.asarray(similarity, np.float64) ** self.rows) ** self.bands
 
 
-LAYOUTS = (Layout(21, 6), Layout(31, 4), Layout(63, 2))
-"""126 minima each, or nearly; the first asks for the fewest comparisons and the least memory."""
+LAYOUTS = (Layout(28, 3, 2), Layout(31, 2, 2), Layout(63, 1, 1))
+"""The first asks for the fewest comparisons and the least memory."""
 
 
 def layout(threshold: float) -> Layout:
@@ -65,27 +71,26 @@ def band_keys(texts: Sequence[Text], at: Layout = LAYOUTS[0]) -> Hashes:
 
 
 def _keys(rows: Shingles, at: Layout) -> Hashes:
-    half = at.rows // 2
     answer = (rows.hashes & np.uint32(shingles.ANSWER)).view(np.uint32) != 0
     own = rows.hashes[answer]
     lengths = rows.starts[1:] - rows.answers
     own_starts = np.cumsum(lengths) - lengths
     keys = np.empty((len(rows.numbers), at.bands + 1), np.uint64)
     keys[:, -1] = rows.identity
-    count = at.bands * half
-    seeds = units.constants(4 * count, salt=11).astype(np.uint32)
-    masks, factors = seeds[: 2 * count], seeds[2 * count :] | np.uint32(1)
-    both = ((rows.hashes, rows.starts[:-1]), (own, own_starts))
-    room = [np.empty_like(hashes) for hashes, _ in both]
+    count = at.bands * at.rows
+    seeds = units.constants(2 * count, salt=11).astype(np.uint32)
+    masks, factors = seeds[:count], seeds[count:] | np.uint32(1)
+    sets = [(rows.hashes, rows.starts[:-1])] * at.whole + [(own, own_starts)] * at.answers
+    room = np.empty_like(rows.hashes)
     fold = units.constants(at.rows, salt=13) | np.uint64(1)
     for band in range(at.bands):
         key = rows.numbers.copy()
-        for row in range(half):
-            for which, (hashes, starts) in enumerate(both):
-                i = (band * half + row) * 2 + which
-                np.bitwise_xor(hashes, masks[i], out=room[which])
-                np.multiply(room[which], factors[i], out=room[which])
-                key += np.minimum.reduceat(room[which], starts) * fold[2 * row + which]
+        for row, (hashes, starts) in enumerate(sets):
+            i = band * at.rows + row
+            spread = room[: len(hashes)]
+            np.bitwise_xor(hashes, masks[i], out=spread)
+            np.multiply(spread, factors[i], out=spread)
+            key += np.minimum.reduceat(spread, starts) * fold[row]
         keys[:, band] = units.mixed(key)
     return keys
 

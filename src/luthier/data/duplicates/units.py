@@ -132,7 +132,7 @@ def _numbers(
     ahead_C = np.zeros(len(digit_C) + 2, np.bool_)
     ahead_C[:-2] = digit_C
     blank_C = np.append(kinds_C[1:] & SPACE != 0, False) if len(digit_C) else digit_C
-    sign_C = (kinds_C & OPERATOR != 0) & (ahead_C[1:-1] | (blank_C & ahead_C[2:]))
+    sign_C = (kinds_C & OPERATOR != 0) & (ahead_C[1:-1] | (blank_C & ahead_C[2:] & _within_line(codes_C, kinds_C)))
     at = np.flatnonzero(digit_C | sign_C)
     values = np.where(digit_C[at], folded_C[at], codes_C[at])
     values[np.flatnonzero(np.diff(at, prepend=-2) > 1)] += np.uint64(1 << 40)  # "1 2" is not "12"
@@ -141,6 +141,15 @@ def _numbers(
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * powers[: len(values)], out=sums[1:])
     return mixed((sums[starts[1:]] - sums[starts[:-1]]) * inverses[starts[:-1]])
+
+
+def _within_line(codes_C: NDArray[np.uint32], kinds_C: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether something stands before each character, at most a blank away: else a dash is the mark of an item."""
+    says_C = kinds_C & SPACE == 0
+    within_C = np.zeros(len(says_C), np.bool_)
+    within_C[1:] = says_C[:-1]
+    within_C[2:] |= ~says_C[1:-1] & (codes_C[1:-1] != ord("\n")) & says_C[:-2]
+    return within_C
 
 
 def _enough(length: int) -> int:

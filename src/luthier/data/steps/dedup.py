@@ -68,7 +68,7 @@ class Dedup(SetStep):
 
     def identity(self) -> Any:
         at = None if self._threshold is None else minhash.layout(self._threshold)
-        return [None if at is None else [at.bands, at.rows], None if self._column is None else self.keep]
+        return [None if at is None else [at.bands, at.whole, at.answers], None if self._column is None else self.keep]
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
         texts = [text_of(example) for example in batch]

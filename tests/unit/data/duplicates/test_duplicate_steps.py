@@ -96,7 +96,7 @@ def test_exact_and_semantic(tmp_path: Path) -> None:
     [
         ({"near": 0.8, "exact": True}, "give one of near, exact and semantic"),
         ({"semantic": 0.9}, "semantic and embedding go together"),
-        ({"near": 0.1}, "set a threshold from 0.31 to 1"),
+        ({"near": 0.1}, "set a threshold from 0.37 to 1"),
         ({"near": 1.2}, "less than or equal to 1"),
         ({"clusters": 5}, "they need semantic"),
     ],

@@ -73,22 +73,22 @@ def test_chances_follow_the_curve(make) -> None:
 
 
 def test_the_curve_by_hand() -> None:
-    assert minhash.LAYOUTS[0].chance(0.5) == pytest.approx(1 - (1 - 1 / 64) ** 21)
+    assert minhash.LAYOUTS[0].chance(0.5) == pytest.approx(1 - (1 - 1 / 32) ** 28)
     assert [chance for _, chance in minhash.curve()][-1] == 1
-    assert minhash.layout(0.8) == minhash.Layout(21, 6) and minhash.layout(0.7) == minhash.Layout(31, 4)
-    assert minhash.layout(0.4) == minhash.Layout(63, 2)
+    assert minhash.layout(0.8) == minhash.Layout(28, 3, 2) and minhash.layout(0.75) == minhash.Layout(31, 2, 2)
+    assert minhash.layout(0.4) == minhash.Layout(63, 1, 1)
     with pytest.raises(LuthierError, match=r"threshold from 0\.\d+ to 1"):
         minhash.layout(0.1)
 
 
-@pytest.mark.parametrize("threshold", [0.4, 0.7])
+@pytest.mark.parametrize("threshold", [0.4, 0.75])
 def test_lower_thresholds_have_layouts_that_find_them(threshold: float) -> None:
     rng = random.Random(2)
     rows = english(rng, 500)
     copies = [varied(rng, row, rng.choice((0.02, 0.08, 0.15, 0.25))) for row in rows]
     truth = np.array([alike(row, copy) for row, copy in zip(rows, copies, strict=True)])
     decision = decided([*rows, *copies], threshold)
-    assert (~decision.kept[500:] == (truth >= threshold)).mean() > 0.997
+    assert (~decision.kept[500:] == (truth >= threshold)).all()
 
 
 def test_what_differs_in_figures_only_stays() -> None:
@@ -110,6 +110,12 @@ def test_what_differs_in_figures_only_stays() -> None:
         assert dropped(texts) == []
     same = [Text(text.prompt.upper().replace(" ", "  "), text.answers) for text in rows]
     assert len(dropped([*rows, *same])) == 60
+
+
+def test_marks_of_lists_are_no_signs_of_arithmetic() -> None:
+    bread = "Take these things for a loaf of bread and mix them well in a large bowl:\n- 3 eggs\n- 500 g of flour"
+    assert dropped(plain(bread, bread.replace("\n- ", "\n* "), bread.replace("\n- ", "\n"))) == [1, 2]
+    assert dropped(plain(f"{bread}: 7 - 3", f"{bread}: 7 * 3", f"{bread}: 7 3")) == []
 
 
 def test_full_width_figures_are_the_same_figures() -> None:
