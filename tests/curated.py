@@ -105,6 +105,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "select": {"by": "words", "keep": 0.5},
     "chunk": {"size": 30},
     "language": {"keep": ["en", "zh"]},
+    "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
 }
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
 

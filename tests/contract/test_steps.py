@@ -194,7 +194,12 @@ def test_other_thresholds_measure_nothing_anew(name: str, step: Step, tmp_path: 
         pytest.skip("it has no thresholds")
     paths = write(tmp_path / "rows")
     curated(paths, name)
-    other = {"sample": {"n": 5}, "select": {"by": "words", "top": 2}}[name]
+    other = {
+        "decontaminate": {**KEYS["decontaminate"], "drop": False},
+        "dedup": {"near": 0.9, "keep": "first"},
+        "sample": {"n": 5},
+        "select": {"by": "words", "top": 2},
+    }[name]
 
     def measured(*args: Any) -> None:
         raise AssertionError("it measured again")

@@ -14,6 +14,8 @@ STEPS = Registry(
     {
         "chunk": "luthier.data.steps.chunk:Chunk",
         "clean": "luthier.data.steps.clean:Clean",
+        "decontaminate": "luthier.data.steps.decontaminate:Decontaminate",
+        "dedup": "luthier.data.steps.dedup:Dedup",
         "exact": "luthier.data.steps.exact:Exact",
         "language": "luthier.data.steps.language:InLanguage",
         "length": "luthier.data.steps.length:Length",
