@@ -126,7 +126,7 @@ def test_whatsapp_notices_media_and_deleted_messages_are_no_speech(tmp_path: Pat
 def test_a_wrong_name_lists_the_speakers_and_an_export_is_not_taken_for_text(tmp_path: Path) -> None:
     path = tmp_path / "chat.txt"
     path.write_text("1.1.26, 10:00 - Tom: a\n1.1.26, 10:01 - Lena M: b\n1.1.26, 10:02 - Tom: c\n", encoding="utf-8")
-    with pytest.raises(LuthierError, match=r"nobody in this chat is called 'Lena'.*Tom \(2\), Lena M \(1\)"):
+    with pytest.raises(LuthierError, match=r"nobody here is called 'Lena'.*Tom \(2\), Lena M \(1\)"):
         talks(path, chat_name="whatsapp", me="Lena")
     with pytest.raises(LuthierError, match=r"not said whose turns are .*Tom \(2\)"):
         talks(path, chat_name="whatsapp")

@@ -73,12 +73,12 @@ def _mine(wanted: Sequence[str], spoken: Counter[str], where: str) -> frozenset[
     more = f" and {len(spoken) - LISTED:,} more" if len(spoken) > LISTED else ""
     if not spoken:
         raise LuthierError("nobody speaks in this chat", where=where, fix="export it again, with its messages")
-    what = f"nobody in this chat is called {absent[0]!r}" if absent else "it is not said whose turns are to be learnt"
+    what = f"nobody here is called {absent[0]!r}" if absent else "it is not said whose turns are to be learnt"
     raise LuthierError(
         f"{what}; speakers and their messages: {told}{more}",
         where=where,
-        fix=f"set `me:` to one of them, as in `me: {next(iter(spoken.most_common(1)))[0]}`; several names of one person "
-        "as a list",
+        fix=f"set `me:` to one of them, as in `me: {spoken.most_common(1)[0][0]}`; several names of one person as a "
+        "list",
     )
 
 
@@ -87,10 +87,10 @@ def _tell_of_consent(others: Sequence[str], spoken: Counter[str], keys: Chat, wh
         return
     count = sum(spoken[name] for name in others)
     people = f"{len(others):,} other people" if len(others) > 1 else "1 other person"
-    replaced = "stand-ins replace their names" if keys.names == "stand-ins" else "their names are kept (`names: keep`)"
+    said = "stand-ins replace their names" if keys.names == "stand-ins" else "their names stay (`names: keep`)"
     tell(
         f"{where}: {people} wrote {count:,} messages of this chat, and a model learns from them: ask whether they "
-        f"agree. {replaced[0].upper()}{replaced[1:]}; what they wrote about themselves stays unless a step takes it out",
+        f"agree. {said[0].upper()}{said[1:]}; what they wrote about themselves stays unless a step takes it out",
         None,
     )
 

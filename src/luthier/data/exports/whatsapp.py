@@ -27,7 +27,8 @@ HEAD = re.compile(
     rf"""\[?\s*(?P<a>\d{{1,4}})\s?(?P<separator>[./年년-])\s?(?P<b>\d{{1,2}})
     \s?[./月월-]\s?(?P<c>\d{{1,4}})[.日일]?
     (?:\s?[,،]|\s(?:at|um|à|às|kl\.?|klo|o|om))?\s*
-    (?P<before>{HALF})?\s?(?P<h>\d{{1,2}})[:.](?P<m>\d{{2}})(?:[:.](?P<s>\d{{2}}))?(?:\s?(?P<after>{HALF}))?
+    (?P<before>{HALF})?\s?(?P<h>\d{{1,2}})[:.](?P<m>\d{{2}})(?:[:.](?P<s>\d{{2}}))?
+    (?:\s?(?P<after>{HALF}))?
     (?:\]\s?|\s[-–]\s|,\s(?=[^:]+\s:\s))""",
     re.VERBOSE,
 )
@@ -38,7 +39,8 @@ MEDIA = re.compile(
     r"<(?:attached|anhang|adjunto|pièce jointe|anexado|allegato|附件|添付ファイル|첨부)\s?[:：][^<>\n]+>"
     r"|<(?:media omitted|medien ausgeschlossen|multimedia omitido|médias omis|mídia oculta|media omessi|"
     r"media weggelaten|без медиафайлов|省略多媒体文件|省略多媒體檔案|媒體檔案已略去|媒体文件已省略|多媒体文件已省略|"
-    r"メディアは含まれていません|미디어 파일을 제외한 대화내용|[^<>\n]{0,25}(?:omitted|omitid[oa]|omis|ausgeschlossen))>"
+    r"メディアは含まれていません|미디어 파일을 제외한 대화내용|"
+    r"[^<>\n]{0,25}(?:omitted|omitid[oa]|omis|ausgeschlossen))>"
     r"|\u200e?\b(?:image|video|audio|sticker|gif|document|contact card|bild|foto|imagen|imagem|immagine|"
     r"vidéo|documento|dokument)\s(?:omitted|weggelassen|omitid[oa]|omess[oa]|absente?|ocultad[oa])\b"
     r"|\u200e(?:图片|影片|视频|圖片|語音|语音|貼圖|贴图)(?:已忽略|已略去|省略)"
