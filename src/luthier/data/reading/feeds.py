@@ -253,7 +253,8 @@ def _named_shape(entry: Entry) -> Format | None:
     """The row shape that the entry names; None where it names none, or a material."""
     if entry.format is None or entry.format.name in MATERIALS.names():
         return None
-    return cast(Format, FORMATS.build(entry.format.name, entry.format.args))
+    shape: Format = FORMATS.build(entry.format.name, entry.format.args)
+    return shape
 
 
 def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:

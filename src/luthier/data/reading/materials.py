@@ -33,6 +33,11 @@ MATERIALS: Registry = Registry(
         "slack": "luthier.data.exports.slack:Slack",
         "discord": "luthier.data.exports.discord:Discord",
         "qq": "luthier.data.exports.qq:QQ",
+        "openai_log": "luthier.data.exports.openai_log:OpenAILog",
+        "oasst": "luthier.data.reading.trees:Oasst",
+        "pages": "luthier.data.pages.pages:Pages",
+        "links": "luthier.data.pages.links:Links",
+        "documents": "luthier.data.pages.documents:Documents",
     },
 )
 CHATS = ("whatsapp", "wechat", "telegram", "slack", "discord", "qq")
