@@ -93,7 +93,7 @@ def _row(row: Any, place: Source, halves: dict[str, dict[str, Any]], tell: Tell)
         thumb, whose = _thumb(row), name(row.get("response_id") or row.get("completion_id") or row.get("id") or key)
         if thumb is None or not whose:
             raise BadRow(
-                "the row has neither messages nor an answer nor a thumb", "see docs/data.md for what a log holds"
+                "the row has neither messages nor an answer nor a thumb", "see docs/acquire.md for what a log holds"
             )
         return _Thumb(whose, thumb, place)
     status = _status(row)
@@ -133,7 +133,7 @@ def _status(row: Mapping[str, Any]) -> str:
     """How the server refused, '' where it did not."""
     response = row.get("response")
     outer = response if isinstance(response, Mapping) else {}
-    inner = outer.get("body") if isinstance(outer.get("body"), Mapping) else {}
+    inner = outer.get("body")
     for held in (row, outer):
         for key in ("status", "status_code"):
             value = held.get(key)

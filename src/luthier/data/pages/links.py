@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urljoin, urlsplit
 from urllib.robotparser import RobotFileParser
 
@@ -22,6 +22,9 @@ from luthier.data.reading.materials import Material, PlacedRow, Tell
 from luthier.data.reading.text_files import lines
 from luthier.run import write_atomically
 from luthier.types import Source
+
+if TYPE_CHECKING:
+    from luthier.data.reading.feeds import Part
 
 AGENT = "Luthier"
 LARGEST = 16 * 2**20
@@ -59,7 +62,7 @@ class Links(Material):
                 if address and not address.startswith("#"):
                     yield from self.rows_at(address, Source(str(file), number))
 
-    def part_of(self, address: str) -> object:
+    def part_of(self, address: str) -> Part:
         """One address as a part of a feed."""
         from luthier.data.reading.feeds import Part
 

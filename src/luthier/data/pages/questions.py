@@ -103,7 +103,8 @@ def _within(element: Any, others: list[Any]) -> bool:
 
 def _terms(page: Any) -> Iterator[Answered]:
     for terms in page.xpath("//dl"):
-        question, answers = None, []
+        question: Any = None
+        answers: list[Any] = []
         for child in [*terms.xpath(".//dt|.//dd"), None]:
             if child is None or child.tag == "dt":
                 if question is not None and ASKS.search(text_of(question)) and answers:

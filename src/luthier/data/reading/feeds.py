@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
@@ -185,7 +185,7 @@ class Feed:
             return False
         wanted = self.shape or _named_shape(self.entry)
         if wanted is not None:
-            return cast(Format, wanted).matches(columns - {name})
+            return wanted.matches(columns - {name})
         whole, less = recognise(columns), recognise(columns - {name})
         return whole is not None and less is not None and whole[0] == less[0]
 
