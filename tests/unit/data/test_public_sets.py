@@ -27,7 +27,8 @@ def node(role: str, text: str, *replies: dict[str, Any], **more: Any) -> dict[st
 TREE = node(
     "prompter", "q",
     node("assistant", "second", node("prompter", "why?", node("assistant", "so", rank=0), rank=None), rank=1),
-    node("assistant", "first", node("prompter", "and?", node("assistant", "then", rank=0)), node("prompter", "ok"), rank=0),
+    node("assistant", "first",
+         node("prompter", "and?", node("assistant", "then", rank=0)), node("prompter", "ok"), rank=0),
     node("assistant", "third", rank=2),
     node("assistant", "spam", node("prompter", "below spam"), deleted=True),
 )  # fmt: skip

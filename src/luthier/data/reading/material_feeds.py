@@ -10,15 +10,20 @@ from typing import cast
 from luthier.data.reading import sources as files
 from luthier.data.reading.feeds import Feed, Part, file_part, silent
 from luthier.data.reading.folders import find
+from luthier.data.reading.formats import FORMATS
 from luthier.data.reading.materials import BY_ENDING, MATERIALS, Material, PlacedRow, Tell, ending, known_by
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
+from luthier.registry import suggest
 
 
 def named(entry: Entry) -> Material | None:
     """The material that an entry names, None where it names none. Raises LuthierError for keys that it has not."""
-    if entry.format is None or entry.format.name not in MATERIALS.names():
+    if entry.format is None or entry.format.name in FORMATS.names():
         return None
+    if entry.format.name not in MATERIALS.names():
+        known = [*FORMATS.names(), *MATERIALS.names()]
+        raise LuthierError(f"unknown format {entry.format.name!r}", fix=suggest(entry.format.name, known))
     return cast(Material, MATERIALS.build(entry.format.name, entry.format.args))
 
 
