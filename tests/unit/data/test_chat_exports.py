@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +382,23 @@ def test_a_file_that_is_no_export_is_named(tmp_path: Path) -> None:
         with pytest.raises(LuthierError, match=words) as fault:
             talks(path, chat_name=name, me="Lena")
         assert str(path) in str(fault.value)
+
+
+LONG = ("a." * 50_000, " " * 100_000 + "z", "image " * 20_000, "<a" * 50_000, "\n" * 50_000 + "x",
+        "「a：b」\n" + "- " * 50_000)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
+def test_no_text_takes_long(text: str, tmp_path: Path) -> None:
+    begun = time.process_time()
+    for name, program in (("whatsapp", "1.1.26, 10:00 - Tom: {}\n1.1.26, 10:01 - Lena: b"),
+                          ("qq", "2026-01-02 03:04:05 Tom(10001)\n{}\n2026-01-02 03:05:05 Lena(10002)\nb")):  # fmt: skip
+        path = tmp_path / f"{name}.txt"
+        path.write_text(program.format(text), encoding="utf-8")
+        talks(path, chat_name=name, me="Lena")
+    rows = [{"createTime": 1767261600, "type": "文本消息", "content": text, "isSend": 0, "senderDisplayName": "Tom"}]
+    rows += [{"createTime": 1767261601, "type": "文本消息", "content": "b", "isSend": 1}]
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps({"messages": rows}), encoding="utf-8")
+    talks(path, chat_name="wechat", me="me")
+    assert time.process_time() - begun < 2  # quadratic time would be minutes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -30,6 +31,7 @@ def hour(given: int, half: str | None) -> int:
     return given % 12 + (12 if re.fullmatch(AFTER_NOON, half) else 0)
 
 
+@lru_cache(4096)
 def day(parts: Parts, order: Order) -> tuple[int, int, int] | None:
     """Year, month and day, None where there is no such day."""
     found = dict(zip(order, map(int, parts), strict=True))
@@ -42,10 +44,11 @@ def day(parts: Parts, order: Order) -> tuple[int, int, int] | None:
     return (year, found["m"], found["d"]) if len(year_text) in (2, 4) else None
 
 
-def possible(parts: Parts) -> list[Order]:
+@lru_cache(4096)
+def possible(parts: Parts) -> tuple[Order, ...]:
     """The orders in which this is a day."""
     orders: tuple[Order, ...] = ("ymd",) if len(parts[0]) == 4 else ("dmy", "mdy", "ymd")
-    return [order for order in orders if day(parts, order)]
+    return tuple(order for order in orders if day(parts, order))
 
 
 def order_of(dates: Sequence[Parts], separator: str, halves: bool) -> Order | None:

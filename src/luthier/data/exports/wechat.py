@@ -41,8 +41,8 @@ FORWARDS = (
 CALLS = ("50", "语音通话", "视频通话", "音视频通话", "通话消息")
 BOTS = ("gh_", "weixin", "notifymessage", "filehelper", "newsapp", "微信团队", "服务通知")
 """How accounts of programs begin."""
-QUOTE = re.compile(r"^「[^「」]{1,60}[:：].*?」\s*\n[-— ]{4,}\s*\n", re.DOTALL)
-QUOTED_BELOW = re.compile(r"\s*(?:\n引用[:：]|\[引用\s).*$", re.DOTALL)
+QUOTE = re.compile(r"^「[^「」]{1,60}[:：].*?」\s?\n(?:[-—] ?){4,}\s?\n", re.DOTALL)
+QUOTED_BELOW = re.compile(r"(?:\n引用[:：]|\[引用\s).*$", re.DOTALL)
 PLACEHOLDER = re.compile(
     r"\[(?:图片|表情包?|动画表情|语音|视频|文件|位置|名片|链接|转账|红包|微信红包|语音通话|视频通话|小程序)[^\[\]\n]{0,60}\]"
 )

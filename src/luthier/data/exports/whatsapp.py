@@ -36,7 +36,7 @@ HEAD = re.compile(
 LONGEST = 90
 """Characters in which a head ends."""
 MEDIA = re.compile(
-    r"<(?:attached|anhang|adjunto|pièce jointe|anexado|allegato|附件|添付ファイル|첨부)\s?[:：][^<>\n]+>"
+    r"<(?:attached|anhang|adjunto|pièce jointe|anexado|allegato|附件|添付ファイル|첨부)\s?[:：][^<>\n]{1,200}>"
     r"|<(?:media omitted|medien ausgeschlossen|multimedia omitido|médias omis|mídia oculta|media omessi|"
     r"media weggelaten|без медиафайлов|省略多媒体文件|省略多媒體檔案|媒體檔案已略去|媒体文件已省略|多媒体文件已省略|"
     r"メディアは含まれていません|미디어 파일을 제외한 대화내용|"
@@ -44,12 +44,12 @@ MEDIA = re.compile(
     r"|\u200e?\b(?:image|video|audio|sticker|gif|document|contact card|bild|foto|imagen|imagem|immagine|"
     r"vidéo|documento|dokument)\s(?:omitted|weggelassen|omitid[oa]|omess[oa]|absente?|ocultad[oa])\b"
     r"|\u200e(?:图片|影片|视频|圖片|語音|语音|貼圖|贴图)(?:已忽略|已略去|省略)"
-    r"|[^\s/]+\.(?:jpe?g|png|webp|mp4|opus|m4a|mp3|pdf|vcf|docx?|gif)\s\((?:file attached|datei angehängt|"
+    r"|(?<!\S)[^\s/]{1,120}\.(?:jpe?g|png|webp|mp4|opus|m4a|mp3|pdf|vcf|docx?|gif)\s\((?:file attached|datei angehängt|"
     r"archivo adjunto|fichier joint|arquivo anexado|file allegato|文件附件|檔案已附加)\)",
     re.IGNORECASE,
 )
 EDITED = re.compile(
-    r"\s*\u200e?<(?:this message was edited|diese nachricht wurde bearbeitet|se editó este mensaje[^>]*|"
+    r"\u200e?<(?:this message was edited|diese nachricht wurde bearbeitet|se editó este mensaje[^<>]{0,40}|"
     r"ce message a été modifié|mensagem editada|此消息已编辑|這則訊息已編輯)[.]?>",
     re.IGNORECASE,
 )
@@ -61,7 +61,7 @@ DELETED = re.compile(
     re.IGNORECASE,
 )
 CALL = re.compile(
-    r"(?:missed|verpasster?|silenced)\s.*(?:call|anruf)|(?:voice|video) call\b.*|未接(?:语音|視訊|视频|語音)", re.I
+    r"(?:missed|verpasster?|silenced)\s.{0,40}(?:call|anruf)|(?:voice|video) call\b.*|未接(?:语音|視訊|视频|語音)", re.I
 )
 NOTICE = re.compile(
     r"end-to-end encrypted|ende-zu-ende-verschlüsselt|cifrad[oa]s de extremo a extremo|chiffrés de bout en bout|"
