@@ -391,8 +391,11 @@ LONG = ("a." * 50_000, " " * 100_000 + "z", "image " * 20_000, "<a" * 50_000, "\
 @pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
 def test_no_text_takes_long(text: str, tmp_path: Path) -> None:
     begun = time.process_time()
-    for name, program in (("whatsapp", "1.1.26, 10:00 - Tom: {}\n1.1.26, 10:01 - Lena: b"),
-                          ("qq", "2026-01-02 03:04:05 Tom(10001)\n{}\n2026-01-02 03:05:05 Lena(10002)\nb")):  # fmt: skip
+    programs = {
+        "whatsapp": "1.1.26, 10:00 - Tom: {}\n1.1.26, 10:01 - Lena: b",
+        "qq": "2026-01-02 03:04:05 Tom(10001)\n{}\n2026-01-02 03:05:05 Lena(10002)\nb",
+    }
+    for name, program in programs.items():
         path = tmp_path / f"{name}.txt"
         path.write_text(program.format(text), encoding="utf-8")
         talks(path, chat_name=name, me="Lena")

@@ -18,6 +18,7 @@ from luthier.data import Ledger, read
 from luthier.data.pages.markup import decoded
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
+from luthier.recipe import load, lock
 
 SHARED = Path(os.environ.get("LUTHIER_SHARED", Path(__file__).parents[4] / "shared"))
 ARTICLES = SHARED / "data" / "html-article-extraction"
@@ -239,6 +240,17 @@ def test_an_address_is_a_source_of_its_own(site: tuple[str, list[tuple[str, str]
     root, asked = site
     (one,) = read([Entry(path=f"{root}/story")])
     assert "maple" in one.responses[0].turns[0].text and [path for path, _ in asked] == ["/robots.txt", "/story"]
+
+
+def test_a_run_keeps_an_address_as_it_is_and_a_format_with_its_keys(tmp_path: Path) -> None:
+    data = [{"path": "https://example.org/faq.html"}, {"path": "chat.txt", "format": {"whatsapp": {"me": "Lena"}}}]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"model": "smollm2-135m-instruct", "data": data, "output": "x"}))
+    stored = tmp_path / "recipe.lock.yaml"
+    stored.write_text(lock(load(str(recipe), []).recipe))
+    address, chat = load(str(stored), []).recipe.data
+    assert address.path == "https://example.org/faq.html"
+    assert chat.format is not None and chat.format.args == {"me": "Lena"} and Path(str(chat.path)).is_absolute()
 
 
 def test_pdf_and_docx_give_their_text(tmp_path: Path) -> None:
