@@ -293,7 +293,7 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(not ARTICLES.is_dir(), reason="no shared data")
 def test_real_articles_are_found_as_people_marked_them() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+    sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks/curating"))
     try:
         from pages import measured
     finally:

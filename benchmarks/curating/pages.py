@@ -1,6 +1,6 @@
 """Saved pages to text: F1 against what people marked as the article, and pages per second of one core.
 
-    python benchmarks/pages.py [FOLDER]          FOLDER: scrapinghub's article-extraction-benchmark
+    python benchmarks/curating/pages.py [FOLDER]          FOLDER: scrapinghub's article-extraction-benchmark
 
 F1 as that benchmark counts it: runs of four words that the two texts share, as shares of a page, summed over pages.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from luthier.data.pages.markup import decoded, tree
 from luthier.data.pages.pages import main_text
 
-SHARED = Path(os.environ.get("LUTHIER_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("LUTHIER_SHARED", Path(__file__).parents[3] / "shared"))
 WORDS = re.compile(r"\w+")
 
 
