@@ -20,7 +20,9 @@ def is_place(name: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """The path from the root of the file system."""
+    """The path from the root of the file system; an address of the web as it is."""
+    if path.startswith(("http://", "https://")):
+        return path
     return str(Path(path).expanduser().resolve())
 
 

@@ -98,8 +98,9 @@ class Source:
     """The hub configuration, or the entry of dataset_info.json."""
     split: Annotated[str, Why("the name nearly every data set gives its training rows")] = "train"
     """The split of a hub data set, or of a saved one."""
-    format: Annotated[str | None, Why("the columns say it")] = None
-    """Row shape by name. Default: recognised by the columns."""
+    format: Annotated[PluginField | None, Why("the columns say it")] = None
+    """Row shape by name. Default: recognised by the columns. Or a material that becomes rows, with its keys:
+    {whatsapp: {me: Lena}}."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our column name → the column in your file, where they differ."""
     weight: Annotated[Float, Field(gt=0)] | None = None
