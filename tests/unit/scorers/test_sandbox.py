@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import must_be_gone
 
 from luthier.errors import LuthierError
 from luthier.scorers import sandbox
@@ -171,8 +171,7 @@ def test_its_time_is_counted_and_it_outlives_the_thread_that_asked_for_it(kind: 
     assert sum(talking.command.cpu_times()[:2]) > before
     talking.stop()
     assert not talking.command.is_running() and process.returncode is not None
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    must_be_gone(process.pid)
 
 
 def test_what_cannot_begin_is_told(tmp_path: Path) -> None:
