@@ -23,6 +23,7 @@ PLAIN = {
     "star": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
     "best_worst_dpo": [f"stages.rounds.stages.pairs.{ANY}"],
     "instructgpt": [],
+    "sequence_kd": [],
     "r1": [f"stages.right.{ANY}", "stages.right.above=0.01"],
 }
 

@@ -101,7 +101,7 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = with_media(row, shape.read(row))
+                example = _with_said(row, with_media(row, shape.read(row)))
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
@@ -228,6 +228,12 @@ class Feed:
     def _with_media(self, turn: Turn) -> Turn:
         paths = (path if "://" in path else str((self.media or Path()) / path) for path in turn.media)
         return replace(turn, media=tuple(paths))
+
+
+def _with_said(row: Mapping[str, Any], example: Example) -> Example:
+    """The example with what a teacher told of its tokens, as it stands; whoever learns from that reads it."""
+    said = row.get("logprobs")
+    return example if said is None else replace(example, meta={**example.meta, "logprobs": said})
 
 
 def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
