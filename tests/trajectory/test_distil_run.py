@@ -1,4 +1,4 @@
-"""`luthier train` on a teacher's likeliest tokens: kept once, found again, brought by the rows, refused with a reason."""
+"""`luthier train` on a teacher's likeliest tokens: kept once, found again, brought by the rows, refused."""
 
 from __future__ import annotations
 

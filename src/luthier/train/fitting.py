@@ -46,14 +46,14 @@ class Beside:
 
     openers: Mapping[str, Callable[[], Policy]] = field(default_factory=dict)
     """Further frozen models by role ("reference", "teacher"), each loaded when it is wanted."""
-    digests: Mapping[str, Callable[[], str]] = field(default_factory=dict)
-    """Which weights these have, told without loading them."""
-    said: Said | None = None
-    """What a teacher said of the rows, where they bring it themselves."""
     watch: Watch | None = None
     """Called with every event."""
     group: Group = NO_OTHERS
     """The processes that train together."""
+    digests: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    """Which weights the further models have, told without loading them."""
+    said: Said | None = None
+    """What a teacher said of the rows, where they bring it themselves."""
 
 
 ALONE = Beside()

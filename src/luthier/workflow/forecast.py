@@ -35,6 +35,6 @@ def _teacher(job: Job, top: int, kept: str) -> str:
     tokens = sum(int(store.scored.sum()) for store in (prepared.train, prepared.validation) if store is not None)
     size = form.token_bytes * tokens
     return (
-        f"its {form.width} likeliest tokens at {tokens:,} places, {form.token_bytes} bytes each: {size / GIB:,.3g} GiB at "
-        f"most in {cache.root() / 'teacher'}, before the first step"
+        f"its {form.width} likeliest tokens at {tokens:,} places, {form.token_bytes} bytes each: {size / GIB:,.3g} GiB "
+        f"at most in {cache.root() / 'teacher'}, before the first step"
     )

@@ -247,25 +247,21 @@ class Job:
         digests = {role: partial(self._known, role, model, policy, run) for role, model in self._others.items()}
         by_rows = self.recipe.teacher is not None and self.recipe.teacher.model is None
         said = SaidByRows(self.recipe, self.template) if by_rows else None
+        if said is not None:
+            _written_down(run, "teacher", "in the rows", said.digest)
         return Beside(openers, digests=digests, said=said, group=group)
 
     def _known(self, role: str, model: Model, policy: Policy, run: Run | None) -> str:
         """Which weights a second model has, none of them loaded. `run` (None: another process does) writes it down.
         Raises LuthierError where it does not go with the model, or is not what the run was trained with."""
         from luthier.models import fetch
-        from luthier.models.loading.digest import must_be, weights_digest
+        from luthier.models.loading.digest import weights_digest
         from luthier.models.loading.tokenizer import load_tokenizer
 
         folder = fetch(model).folder
         tokenizer = load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
         data_check.vocabulary(policy.tokenizer, tokenizer, model.name, role)
-        digest = weights_digest(folder)
-        if run is not None:
-            summary = run.read_json(run.summary_path)
-            if any(run.checkpoints.glob("step-*")):
-                must_be(summary.get(role), digest, model.name, run.folder)
-            run.write_json(run.summary_path, {**summary, role: digest})
-        return digest
+        return _written_down(run, role, model.name, weights_digest(folder))
 
     def _second(self, role: str, model: Model, policy: Policy, run: Run | None) -> Policy:
         """A second model."""
@@ -278,6 +274,18 @@ class Job:
                 data_check.context(store, models.max_context(second.module), f"the {role}")
                 data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, f"the {role}")
         return second
+
+
+def _written_down(run: Run | None, role: str, name: str, digest: str) -> str:
+    """The digest, which the run keeps. Raises LuthierError where it goes on with another than it was trained with."""
+    from luthier.models.loading.digest import must_be
+
+    if run is not None:
+        summary = run.read_json(run.summary_path)
+        if any(run.checkpoints.glob("step-*")):
+            must_be(summary.get(role), digest, name, run.folder, role)
+        run.write_json(run.summary_path, {**summary, role: digest})
+    return digest
 
 
 def _named(task: Task) -> Task:

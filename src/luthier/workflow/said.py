@@ -8,6 +8,7 @@ assistant) counts as said with certainty: those tokens are learnt as text. Log-p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -74,6 +75,11 @@ class SaidByRows:
             self.template.digest,
             repr(recipe.train.max_lost),
         )
+
+    @property
+    def digest(self) -> str:
+        """The same, short."""
+        return hashlib.sha256("\0".join(self.identity).encode()).hexdigest()
 
     @property
     def _entries(self) -> tuple[Any, ...]:

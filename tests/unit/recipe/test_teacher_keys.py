@@ -52,7 +52,9 @@ def test_a_folder_beside_the_recipe_is_found(tmp_path: Path) -> None:
 
 
 def test_where_each_value_comes_from_is_explained() -> None:
-    found = {line.key: line for line in lines(loads(HEAD + "teacher: {model: big, top: 64}", [], REGISTRIES), REGISTRIES)}
+    found = {
+        line.key: line for line in lines(loads(HEAD + "teacher: {model: big, top: 64}", [], REGISTRIES), REGISTRIES)
+    }
     assert found["teacher.top"].value == 64 and found["teacher.top"].origin.kind == "file"
     assert found["teacher.kept"].value == "fp16" and "half the disk" in found["teacher.kept"].why
     assert found["teacher.model.name"].value == "big"

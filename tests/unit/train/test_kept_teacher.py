@@ -121,7 +121,7 @@ def test_it_is_gone_before_the_first_step_and_never_loaded_again(tmp_path: Path)
 def test_the_rest_as_one_is_a_coarser_look(tmp_path: Path) -> None:
     firsts = [Learner(tmp_path / str(top), top, steps=1).fit() for top in (1, 4, 16, ALL)]
     losses = [run.losses[0] for run in firsts]
-    assert losses == sorted(losses) and losses[0] < 0.9 * losses[-1]
+    assert losses == sorted(losses) and losses[0] < 0.95 * losses[-1]
     held = [run.start["held"] for run in firsts]
     assert held == sorted(held) and held[0] < 0.9 and held[-1] == pytest.approx(1.0)
     assert firsts[-1].start["top"] == ALL and Learner(tmp_path / "x", 10**6, steps=1).fit().start["top"] == ALL
@@ -246,15 +246,18 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_made_on_the_way_cannot_be_kept(tmp_path: Path) -> None:
+    from luthier.train import sources
     from luthier.train.sources.static import Static
 
     learner = Learner(tmp_path)
+    static = sources.of(tiny.Store(16), learner.recipe)
+    assert isinstance(static, Static)
 
     class Made(Static):
         def every(self) -> None:
             """They are made on the way."""
 
-    learner._store = tiny.Prepared(Made(tiny.Store(16), learner.recipe.train, 0))  # type: ignore[arg-type]
+    learner._store = tiny.Prepared(Made(static.store, static.order, static.total))  # type: ignore[arg-type]
     with pytest.raises(LuthierError, match=r"`teacher\.top` keeps what a teacher says of rows that are known"):
         learner.fit()
     assert np.isfinite(learner.opened) and learner.opened == 0

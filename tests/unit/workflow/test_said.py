@@ -63,7 +63,11 @@ def read(
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = Recipe(
-        model="tiny", data=str(path), teacher=Teacher(top=width), train=Train(**train), output="run"  # type: ignore[arg-type]
+        model="tiny",
+        data=str(path),
+        teacher=Teacher(top=width),
+        train=Train(**train),
+        output="run",  # type: ignore[arg-type]
     )
     said, once = SaidByRows(recipe, template), Once(prepare(recipe, template).train)
     return list(said.read(once, width)), said, once
@@ -96,9 +100,7 @@ def test_no_more_are_taken_than_are_kept(template: Template, tmp_path: Path) -> 
 def test_the_last_answer_of_a_conversation_is_what_it_is_about(template: Template, tmp_path: Path) -> None:
     turns = [("user", "x"), ("assistant", "ya"), ("user", "z"), ("assistant", "ya")]
     messages = [{"role": role, "content": text} for role, text in turns]
-    (found,), said, _ = read(
-        template, tmp_path, [{"messages": messages, "logprobs": shapes(template, "ya")["chat"]}]
-    )
+    (found,), said, _ = read(template, tmp_path, [{"messages": messages, "logprobs": shapes(template, "ya")["chat"]}])
     assert len(found.rest_S) == 6 and said.certain == 4
     assert (found.ids_SK[:, 1] >= 0).tolist() == [False, False, False, True, True, False]
 

@@ -162,9 +162,11 @@ def _keep(asked: Teacher, top: int, setting: Setting, opener: Opener | None) -> 
             yield from said.read(rows, form.width)
             return
         assert opener is not None
+        before = budget.tokens
         with ExitStack() as own:
             yield from teacher.thoughts(_opened(opener(), setting, own), rows, form, budget)
         allocator.give_back(budget.device)
+        budget.tokens = before  # what a teacher had no room for, the model may have
 
     if said is not None:
         about, identity = said.about, said.identity

@@ -9,6 +9,7 @@ Shape suffixes: S = scored tokens, K = tokens that are kept of each, B = K + 1 b
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from array import array
@@ -184,6 +185,13 @@ class _Folder:
         self.edges = np.fromfile(folder / EDGES, "<i8")
         self.keys = (folder / KEYS).read_bytes()
         self._folder, self._form = folder, form
+        tokens = int(self.edges[-1])
+        widths = ((IDS, form.ids, form.width), (LOGP, TYPES[form.dtype], form.width), (REST, "<f4", 1))
+        for name, dtype, width in widths:
+            if (folder / name).stat().st_size != tokens * width * np.dtype(dtype).itemsize:
+                raise OSError(errno.EIO, "a file is cut off", str(folder / name))
+        if len(self.keys) != (len(self.edges) - 1) * KEY:
+            raise OSError(errno.EIO, "a file is cut off", str(folder / KEYS))
 
     @cached_property
     def _ids(self) -> NDArray[Any]:
@@ -216,7 +224,7 @@ class Kept:
         """Take in what lies in a folder. Raises LuthierError where it is damaged."""
         try:
             found = _Folder(folder, self.form)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, IndexError) as error:
             raise LuthierError(
                 f"what was kept of the teacher is damaged: {error}",
                 where=str(folder),
