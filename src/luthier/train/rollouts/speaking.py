@@ -9,6 +9,7 @@ from dataclasses import replace
 from luthier.engines import LocalEngine
 from luthier.engines.switched import AdapterOff
 from luthier.recipe.schema import Rollout
+from luthier.train.loop import allocator
 from luthier.train.rollouts.drawn import Answer, Draw, Group
 from luthier.train.rollouts.journal import Journal
 from luthier.types import Completion, Engine, Request, Sampling
@@ -56,11 +57,12 @@ class Speaking:
             yield from self._rival.run(rivals)
 
     def rest(self) -> None:
-        """The engines are not needed for a while: their pages' memory is given back."""
+        """The engines are not needed for a while: their pages' memory is given back, to the system, too."""
         for engine in (self.engine, self._rival):
             inside = engine.engine if isinstance(engine, AdapterOff) else engine
             if isinstance(inside, LocalEngine):
                 inside.rest()
+        allocator.let_go()
 
     def sync(self, version: int) -> None:
         """The weights have so many steps behind them."""
