@@ -25,8 +25,9 @@ LARGEST_MICRO = 2048
 """Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
 
 SPOKEN_MICRO = 1024
-"""The same where a model learns from what it says. Its groups share their prompts, so that few tokens are computed for
-many answers; on a processor a group or two at a time hold a third less memory than four, for a tenth of the time."""
+"""The same on a processor where a model learns from what it says: its groups share their prompts, so that few tokens
+are computed for many answers; a group or two at a time hold a quarter less memory than four, and take a few per cent
+longer (benchmarks/NOTES.md)."""
 
 DTYPE_REASONS = {
     "bf16": "half the memory of fp32, same loss within noise",

@@ -174,7 +174,8 @@ class Train:
     """Drop rows whose rendered tokens equal an earlier row's. They are always counted."""
     micro_tokens: Annotated[Int, Field(gt=0)] | None = None
     """Token budget of one forward pass, prefixes that rows share counted once: what bounds memory, whatever the
-    objective. Default: as many as the batch needs, up to 2,048 (halved on out-of-memory)."""
+    objective. Default: as many as the batch needs, up to 2,048 (1,024 on a processor where a model learns from what it
+    says), and halved on out-of-memory."""
     parts: Annotated[Int, Field(gt=0)] | None = None
     """Cut each step into at least so many micro-batches, whatever the number of processes, and add their gradients up
     in fp64: 1, 2 or `parts` processes, each with as many threads, then train the same weights to the bit, and a run may
