@@ -1,7 +1,6 @@
 import io
 
 import pytest
-import torch
 from rich.console import Console
 
 from luthier.train.loop import allocator, memory
@@ -70,15 +69,3 @@ def test_memory_is_that_of_this_process() -> None:
 def test_the_allocator_says_what_it_did() -> None:
     line = allocator.keep_freed_memory()
     assert line.startswith("allocator: ")
-
-
-@pytest.mark.skipif(allocator._glibc() is None, reason="glibc alone is told to keep freed memory")
-def test_what_one_kind_of_work_has_freed_is_not_held_through_the_next() -> None:
-    allocator.keep_freed_memory()
-    blocks = [torch.ones(1 << 18) for _ in range(200)]  # a megabyte each
-    pin = torch.ones(1 << 18)
-    del blocks
-    before = memory.used(torch.device("cpu"))
-    allocator.let_go()
-    assert before - memory.used(torch.device("cpu")) > 100 << 20
-    assert pin.sum() == 1 << 18

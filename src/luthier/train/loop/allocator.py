@@ -40,12 +40,6 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    let_go()
-
-
-def let_go() -> None:
-    """Between two kinds of work (answers are drawn, then learnt from): what the one has freed and the other would not
-    find a place for is returned, all of it in a tenth of a second; else a run holds the memory of both."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from luthier.engines import LocalEngine
 from luthier.engines.switched import AdapterOff
 from luthier.recipe.schema import Rollout
-from luthier.train.loop import allocator
 from luthier.train.rollouts.drawn import Answer, Draw, Group
 from luthier.train.rollouts.journal import Journal
 from luthier.types import Completion, Engine, Request, Sampling
@@ -57,12 +56,11 @@ class Speaking:
             yield from self._rival.run(rivals)
 
     def rest(self) -> None:
-        """The engines are not needed for a while: their pages' memory is given back, to the system, too."""
+        """The engines are not needed for a while: their pages' memory is given back."""
         for engine in (self.engine, self._rival):
             inside = engine.engine if isinstance(engine, AdapterOff) else engine
             if isinstance(inside, LocalEngine):
                 inside.rest()
-        allocator.let_go()
 
     def sync(self, version: int) -> None:
         """The weights have so many steps behind them."""
