@@ -281,7 +281,7 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
     `adapt` instead of a recipe: the table of adapters; the name of one: its card.
     """
     from luthier.models.adapters.kit import guide
-    from luthier.workflow import forecast
+    from luthier.workflow.teaching import forecast
 
     name = str(recipe)
     if name == "adapt":

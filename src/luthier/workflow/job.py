@@ -235,7 +235,7 @@ class Job:
     def beside(self, policy: Policy, run: Run | None, group: Group) -> Beside:
         """What trains beside the model: further ones by role, each loaded when it is wanted."""
         from luthier.train import Beside
-        from luthier.workflow.said import SaidByRows
+        from luthier.workflow.teaching.said import SaidByRows
 
         if "reference" in self._others and not self.objective.needs.reference:
             raise LuthierError(

@@ -18,7 +18,7 @@ from luthier.recipe import Recipe, Train
 from luthier.recipe.schema import Teacher
 from luthier.serve.words.tokens import Told, for_chat, for_completions
 from luthier.train.roles.teacher import Once
-from luthier.workflow.said import CERTAIN, SaidByRows
+from luthier.workflow.teaching.said import CERTAIN, SaidByRows
 
 END = "<|im_end|>"
 HALF, TENTH = math.log(0.5), math.log(0.1)
