@@ -24,6 +24,7 @@ PLAIN = {
     "best_worst_dpo": [f"stages.rounds.stages.pairs.{ANY}"],
     "constitution": [f"stages.pairs.{ANY}", "stages.revised.temperature=1.0", "stages.revised.rounds=1"],
     "instructgpt": [],
+    "sequence_kd": [],
     "r1": [f"stages.right.{ANY}", "stages.right.above=0.01"],
 }
 

@@ -15,7 +15,7 @@ from luthier.data import formats_table, materials_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
-from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate
+from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Teacher, Train, Validate
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -28,6 +28,7 @@ KEYS = (
     ("model", Model),
     ("data", Source),
     ("reference", Reference),
+    ("teacher", Teacher),
     ("rollout", Rollout),
     ("reward", Reward),
     ("train", Train),

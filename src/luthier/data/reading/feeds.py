@@ -157,7 +157,7 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = with_media(row, shape.read(row))
+                example = _with_said(row, with_media(row, shape.read(row)))
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
@@ -309,6 +309,12 @@ def _named_shape(entry: Entry) -> Format | None:
         return None
     shape: Format = FORMATS.build(entry.format.name, entry.format.args)
     return shape
+
+
+def _with_said(row: Mapping[str, Any], example: Example) -> Example:
+    """The example with what a teacher told of its tokens, as it stands; whoever learns from that reads it."""
+    said = row.get("logprobs")
+    return example if said is None else replace(example, meta={**example.meta, "logprobs": said})
 
 
 def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
