@@ -125,8 +125,10 @@ def train(
 ) -> None:
     """Train what the recipe says, score it before and after, write the report. Run it again to resume."""
     if processes > 1:
+        from luthier import verbs
         from luthier.distributed.launch import launch
 
+        verbs.alone(recipe, overrides or (), processes)
         launch(processes, ["train", str(recipe), *(overrides or ()), *([DEBUG] if _debug.on else ())])
         return
     from luthier import verbs

@@ -58,8 +58,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
     if processes != 1:
         from luthier.workflow import together
 
-        # what is wrong with the recipe is told before there are any
-        output = resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output
+        output = alone(recipe, overrides, processes).output
         return together.train(recipe, overrides, processes, Run(Path(output).expanduser()))
     from luthier.workflow import resume_check, scoring, training
 
@@ -70,6 +69,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         if not group.first:
             return _help(recipe, overrides, group)
         job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
+        job.must_be_alone(group.world)
         run = Run(Path(job.recipe.output).expanduser())
         stack.enter_context(run.locked())
         held = resume_check.held(run, job.recipe)
@@ -89,6 +89,14 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
             _report(run)
         closing(run)
     return run
+
+
+def alone(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int) -> Recipe:
+    """The recipe resolved, before so many processes are started for it: what is wrong with it, or cannot be done by
+    several, is told once."""
+    resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
+    Job(resolved).must_be_alone(processes)
+    return resolved
 
 
 def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -> Run:

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from luthier.errors import LuthierError
 from luthier.run import Run, write_atomically
+from luthier.train.rollouts.journal import Journal
+from luthier.workflow.faults import words
 
 ENDS = "a\x0bb\x0cc\x1cd\x1ee\x85f\u2028g\u2029h\ri\nj"
 
@@ -126,3 +130,21 @@ def test_a_folder_in_use_is_refused(run):
         pass
     with run.locked():
         run.event("start")
+
+
+# a disk without space
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("events.jsonl", lambda run: run.event("start", text="x" * 100_000)),
+        (".lock", lambda run: run.locked().__enter__()),
+        ("rollouts/open.jsonl", lambda run: Journal(run.rollouts / "open.jsonl", {"rollout": 0})),
+    ],
+)
+def test_a_full_disk_is_named(run: Run, name: str, write: Callable[[Run], object]) -> None:
+    (run.folder / name).parent.mkdir(exist_ok=True)
+    (run.folder / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as told:
+        write(run)
+    assert words(told.value).startswith(f"{run.folder / name}: no space left on the disk\n  → free space")

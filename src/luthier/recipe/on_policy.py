@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from luthier.errors import LuthierError
 from luthier.recipe.document import Key, dotted
-from luthier.recipe.load import Loaded
+from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.schema import Recipe, Rollout
 
 LEARNERS = "grpo and other objectives that learn from what the model says"
@@ -34,7 +34,7 @@ def filled(recipe: Recipe, needs: Any) -> tuple[Recipe, dict[Key, str]]:
     return replace(recipe, rollout=rollout, train=train), reasons
 
 
-def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
+def check(loaded: Loaded, recipe: Recipe, needs: Any, seams: Seams) -> None:
     """Raises LuthierError where the recipe asks for rollouts that its objective does not take, or cannot take so."""
 
     def refuse(key: Key, what: str, fix: str) -> NoReturn:
@@ -52,9 +52,11 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
     if needs.rivals == "mixture":
         what = f"{name!r} compares answers with what a mixture of two models draws, which no engine does yet"
         refuse(("objective",), what, "take `objective: xpo` (the reference alone draws the rivals), or online_dpo")
-    _rewards(recipe, needs, refuse)
+    _rewards(recipe, needs, seams, refuse)
+    _adapters(recipe, needs, seams, refuse)
     if rollout is None:
         return
+    _lengths(recipe, rollout, needs, seams, refuse)
     if rollout.n < needs.responses:
         what = f"the objective {name!r} compares {needs.responses} answers to a prompt, and rollout.n is {rollout.n}"
         refuse(("rollout", "n"), what, f"set rollout.n={needs.responses} or more")
@@ -72,8 +74,46 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
     _noise(recipe, refuse)
 
 
+def _lengths(recipe: Recipe, rollout: Rollout, needs: Any, seams: Seams, refuse: Any) -> None:
+    """How long answers may be, how often they are learnt from, and who gives them."""
+    name, train = recipe.objective.name, recipe.train
+    if rollout.max_new_tokens >= train.max_tokens:
+        what = f"an answer of {rollout.max_new_tokens:,} tokens leaves no prompt room in {train.max_tokens:,}"
+        refuse(("rollout", "max_new_tokens"), what, "raise train.max_tokens, or lower rollout.max_new_tokens")
+    if rollout.updates > 1 and not needs.again:
+        refuse(
+            ("rollout", "updates"),
+            f"{name!r} does not clip the ratio of the policy to the one that spoke: nothing bounds how far "
+            f"{rollout.updates} passes over the same answers lead",
+            "set rollout.updates=1, or clip (objective.clip_low, objective.clip_high)",
+        )
+    if "engine" in seams and getattr(seams["engine"].get(rollout.engine.name), "elsewhere", False):
+        what = f"the engine {rollout.engine.name!r} has weights of its own, which do not follow those that train"
+        refuse(("rollout", "engine"), what, "set rollout.engine=local")
+
+
+def _adapters(recipe: Recipe, needs: Any, seams: Seams, refuse: Any) -> None:
+    if "adapter" not in seams:
+        return
+    found = [seams["adapter"].build(plugin.name, plugin.args) for plugin in recipe.adapt]
+    if any(adapter.sample_rows for adapter in found):
+        what = "what `adapt:` adds is measured on rows with answers first, and these are prompts"
+        refuse(("adapt",), what, "take `adapt: lora`, or train on answers first (sft) and go on from that run")
+    own = recipe.reference.model is None and any(adapter.kind != "base" for adapter in found)
+    if needs.rivals == "reference" and not own:
+        refuse(
+            ("adapt",),
+            f"for {recipe.objective.name!r} the reference draws rivals, and it can only where it is the model with its "
+            "adapter off",
+            "take `adapt: lora` and leave `reference:` out",
+        )
+
+
 def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
     name = recipe.objective.name
+    if recipe.reference.model is not None and not needs.reference:
+        what = f"the objective {name!r} has no reference, but `reference.model` names one"
+        refuse(("reference", "model"), what, "leave it out")
     if "teacher" in needs.roles and recipe.teacher is None:
         refuse(
             ("objective",), f"the objective {name!r} learns from a teacher, and none is named", "set `teacher: MODEL`"
@@ -84,8 +124,13 @@ def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
         )
 
 
-def _rewards(recipe: Recipe, needs: Any, refuse: Any) -> None:
+def _rewards(recipe: Recipe, needs: Any, seams: Seams, refuse: Any) -> None:
     name = recipe.objective.name
+    for index, reward in enumerate(recipe.reward if "scorer" in seams else ()):
+        scorer = seams["scorer"].get(reward.scorer.name)
+        if getattr(scorer, "needs_likelihood", False) or getattr(scorer, "needs_rewards", False):
+            what = f"the scorer {reward.scorer.name!r} judges no answer that a model draws"
+            refuse(("reward", index), what, "take one that does: json_match, f1, reward_model, …")
     if not recipe.reward and needs.rewards:
         what = f"the objective {name!r} learns from what answers are worth, and no `reward:` says it"
         refuse(("objective",), what, "name scorers: `reward: [json_match]`; docs/on-policy.md says more")

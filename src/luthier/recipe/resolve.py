@@ -17,9 +17,10 @@ from luthier.recipe import abilities, on_policy
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.places import absolute, located
+from luthier.recipe.rollout import BESIDE
 from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
-from luthier.registry import Registry
+from luthier.registry import Registry, suggest
 
 LARGEST_MICRO = 2048
 """Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
@@ -58,7 +59,7 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     if seams and "objective" in seams:
         needs = seams["objective"].build(recipe.objective.name, recipe.objective.args).needs
         recipe, learns = on_policy.filled(recipe, needs)
-        on_policy.check(loaded, recipe, needs)
+        on_policy.check(loaded, recipe, needs, seams)
         recipe = _plugins(replace(loaded, recipe=recipe), seams) if learns else recipe
     recipe, reasons = _derive(recipe, seams)
     train, more = abilities.adjust(recipe.train, adapters)
@@ -200,10 +201,22 @@ def _plugins(loaded: Loaded, seams: Seams) -> Recipe:
         except LuthierError as error:
             named = [arg for arg in plugin.args if repr(arg) in error.what]
             origin = loaded.nearest((*key, plugin.name, *named[:1]))
-            raise LuthierError(error.what, where=str(origin) if origin else dotted(key), fix=error.fix) from error
+            known = plugin.name in seams[kind].names()
+            fix = misspelt(plugin, seams[kind]) if known and key[0] == "reward" else None
+            raise LuthierError(
+                error.what, where=str(origin) if origin else dotted(key), fix=fix or error.fix
+            ) from error
         args = {field.name: plain(getattr(built, field.name)) for field in dataclasses.fields(built) if field.init}
         recipe = _put(recipe, key, Plugin(name=plugin.name, args=args))
     return recipe
+
+
+def misspelt(plugin: Plugin, scorers: Registry) -> str | None:
+    """What may be meant by a key that a scorer has not, where it stands among its keys in an entry of `reward:`: there
+    the entry's own are written, too. None where it has all."""
+    known = [field.name for field in dataclasses.fields(scorers.get(plugin.name)) if field.init]
+    wrong = next((key for key in plugin.args if key and key not in known), None)
+    return None if wrong is None else suggest(wrong, [*known, *BESIDE])
 
 
 def _put(value: Any, key: Key, new: Any) -> Any:

@@ -138,7 +138,7 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
     if hint is Plugin:
         return _plugin(node, key)
     if hint is Reward:
-        node = _reward(node)
+        node = _reward(node, key)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
     if hint is Reference and isinstance(node.value, str):
@@ -174,8 +174,9 @@ def _plugin(node: Node, key: Key) -> Node:
     raise LuthierError(what, where=str(node.origin), fix="write `name` or `{name: {key: value}}`")
 
 
-def _reward(node: Node) -> Node:
-    """An entry of `reward:` with its scorer under a key of its own."""
+def _reward(node: Node, key: Key) -> Node:
+    """An entry of `reward:` with its scorer under a key of its own. Raises LuthierError at a key beside the scorer's
+    name that is none of an entry's."""
     if isinstance(node.value, str):
         return Node({"scorer": node}, node.origin)
     name = rollout.named(node.value) if isinstance(node.value, dict) else None
@@ -184,6 +185,13 @@ def _reward(node: Node) -> Node:
     args = node.value[name]
     found = rollout.parted(node.value, args.value)
     if found is None:
+        for other, child in node.value.items():
+            if other not in rollout.BESIDE and difflib.get_close_matches(other, rollout.BESIDE, n=1, cutoff=0.6):
+                raise LuthierError(
+                    f"unknown key {dotted((*key, other))!r}",
+                    where=str(child.origin),
+                    fix=suggest(other, list(rollout.BESIDE)),
+                )
         return node
     own, inner = found
     scorer = Node({name: Node(inner, args.origin)}, node.origin)

@@ -110,13 +110,7 @@ class Job:
         return show(self.prepared.train, self.template, count)
 
     def sample(self, count: int) -> list[Encoded]:
-        """Rows that adapters measure their first weights on. Raises LuthierError where rows are prompts alone."""
-        if count and self.speaks:
-            raise LuthierError(
-                "what `adapt:` adds is measured on rows with answers first, and these are prompts",
-                where="adapt",
-                fix="take `adapt: lora`, or train on answers first (sft) and go on from that run",
-            )
+        """Rows that adapters measure their first weights on."""
         return [self.prepared.train[row] for row in range(min(count, len(self.prepared.train)))] if count else []
 
     @cached_property
@@ -128,18 +122,21 @@ class Job:
 
     @cached_property
     def _speaking(self) -> Opening:
-        """What opens the engine of rollouts. Raises LuthierError for one that does not answer with the weights that
-        train."""
+        """What opens the engine of rollouts."""
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         named = self.recipe.rollout.engine
         opening: Opening = REGISTRIES["engine"].build(named.name, named.args)
-        if opening.elsewhere:
-            raise LuthierError(
-                f"the engine {named.name!r} has weights of its own, which do not follow those that train",
-                where="rollout.engine",
-                fix="set rollout.engine=local",
-            )
         return opening
+
+    def must_be_alone(self, processes: int) -> None:
+        """Raises LuthierError where several processes are to learn from what one of them says."""
+        if processes > 1 and self.speaks:
+            raise LuthierError(
+                f"the objective {self.recipe.objective.name!r} learns from what the model says, and that is drawn by "
+                "one process",
+                where="--processes",
+                fix="train with one process",
+            )
 
     def rollouts(self, policy: Policy, run: Run) -> Rollouts:
         """What the model is to learn from: what it says to the prompts."""
@@ -209,7 +206,10 @@ class Job:
 
         if self.speaks:
             _ = self._speaking
-            self.judging.check([prompt.example for prompt in self.prompts.train])
+            apart = self.prompts.held_out if self.recipe.validate.data else ()
+            train, held_out = ([prompt.example for prompt in some] for some in (self.prompts.train, apart))
+            for remark in self.judging.check(train, held_out):
+                say(remark)
             for prompt in self.prompts.train if self.objective.needs.own < 1 else ():
                 self._answered(prompt.example)
             return
@@ -236,12 +236,6 @@ class Job:
     def openers(self, policy: Policy, run: Run | None) -> Mapping[str, Callable[[], Policy]]:
         """The models beside the one that trains, by role, each loaded when it is wanted."""
         named = {"reference": self.recipe.reference.model, "teacher": self.recipe.teacher}
-        if named["reference"] is not None and not self.objective.needs.reference:
-            raise LuthierError(
-                f"the objective {self.recipe.objective.name!r} has no reference, but `reference.model` names one",
-                where="reference.model",
-                fix="leave it out",
-            )
         return {
             role: partial(self._second, role, model, policy, run) for role, model in named.items() if model is not None
         }

@@ -117,6 +117,16 @@ def test_the_digest_of_other_runs_is_what_it_was() -> None:
         ("objective: grpo\nreward: [{weight: 1}]", r"'reward.0.scorer' is missing"),
         ("objective: grpo\nreward: [{f1: {}, contains: {}}]", r"unknown key 'reward.0.f1'"),
         ("objective: grpo\nreward: f1\nrollout: {samples: 3}", r"unknown key 'rollout.samples'"),
+        (
+            "objective: grpo\nreward: [{f1: {wieght: 1}}]",
+            r"recipe:5: scorer 'f1' has no key 'wieght'\s+→ did you mean 'weight'",
+        ),
+        (
+            "objective: grpo\nreward: [{f1: {}, wieght: 1}]",
+            r"recipe:5: unknown key 'reward.0.wieght'\s+→ did you mean 'weight'",
+        ),
+        ("objective: grpo\nreward: [{f1: {}, gates: true}]", r"'reward.0.gates'\s+→ did you mean 'gate'"),
+        ("objective: grpo\nreward: [{contains: {whole_word: true}}]", r"did you mean 'whole_words'"),
     ],
 )
 def test_what_cannot_be_is_told_with_its_line(text: str, words: str) -> None:

@@ -61,8 +61,8 @@ class Session:
 
     def __init__(self, folder: Path, limits: Limits, *, lifetime: float) -> None:
         self.limits, self.lifetime, self._closed = limits, lifetime, False
-        self.process = start([PROGRAM, *FLAGS], folder, limits, cpu=lifetime)
-        self._known = psutil.Process(self.process.pid)
+        started = start([PROGRAM, *FLAGS], folder, limits, cpu=lifetime)
+        self.process, self._known = started.process, psutil.Process(started.pid)
         self.fresh_budget(OURS)
         try:
             self._call("About", "<unit/>")
