@@ -21,10 +21,13 @@ ANY = "reward=[{length: {unit: characters, least: 5, most: 20, fade: 60}}]"
 PLAIN = {
     "raft": [f"stages.rounds.stages.best.{ANY}"],
     "star": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
+    "expert_iteration": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
     "best_worst_dpo": [f"stages.rounds.stages.pairs.{ANY}"],
     "instructgpt": [],
     "r1": [f"stages.right.{ANY}", "stages.right.above=0.01"],
 }
+OUTPUTS = {"best_worst_dpo": "best-worst", "expert_iteration": "expert-iteration"}
+"""Where the name of the file is not that of the output."""
 
 
 def test_there_is_one_for_each_way() -> None:
@@ -35,7 +38,7 @@ def test_there_is_one_for_each_way() -> None:
 def test_a_pipeline_holds_together_and_finds_its_data(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     found = reading.read(path)
-    assert found.output == tmp_path / "runs" / path.stem.replace("best_worst_dpo", "best-worst")
+    assert found.output == tmp_path / "runs" / OUTPUTS.get(path.stem, path.stem)
     assert found.stages and not found.told
     made = {str(stage.made) for stage in found.stages}
     for stage in found.stages:
