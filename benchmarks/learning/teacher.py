@@ -95,7 +95,7 @@ def drawn(model: Any, asked_BT: Tensor, end: int, seed: int = 0) -> tuple[Tensor
 def result(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
     """Every way by every seed, and how it ended."""
     teacher = sums.half_taught("teacher/taught", DIGITS, sums.LAST, (0.97, 1.0), range(600, 3000, 200))
-    student = sums.half_taught("teacher/student", DIGITS, sums.LAST, (0.2, 0.5), range(400, 3000, 200), hidden=32)
+    student = sums.half_taught("teacher/student", DIGITS, sums.LAST, (0.15, 0.8), range(500, 3000, 100), hidden=32)
     home, held_out = runs.home("teacher"), sums.rows(512, DIGITS, 2)
     data = {
         "learnt": sums.write(home / "learnt.jsonl", sums.rows(512, DIGITS, 3), answers=True),

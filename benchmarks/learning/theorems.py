@@ -87,22 +87,22 @@ def pipeline(home: Path, seed: int) -> dict[str, Any]:
     return {**given, "output": str(home / f"seed-{seed}")}
 
 
-def proved(run: Path, seed: int) -> list[list[float | None]]:
-    """For each held-out statement the score of each of its answers: 1 is proved."""
+def proved(run: Path, said: Path, seed: int) -> list[list[float | None]]:
+    """For each held-out statement the score of each of its answers: 1 is proved. `said`: where the answers go."""
     from luthier.scorers.proofs.checker import Claim
     from luthier.scorers.proofs.coq import Coq
 
     rows = [json.loads(line) for line in (DATA / "theorems-heldout.jsonl").read_text(encoding="utf-8").splitlines()]
-    prompts = runs.write(run / "asked.jsonl", [{"prompt": row["prompt"]} for row in rows])
-    out, keys = run / "answers.jsonl", (f"max_new_tokens={LONGEST}", "temperature=1.0", f"seed={seed}")
+    prompts = runs.write(said / "asked.jsonl", [{"prompt": row["prompt"]} for row in rows])
+    out, keys = said / "answers.jsonl", (f"max_new_tokens={LONGEST}", "temperature=1.0", f"seed={seed}")
     asked = ("--prompts", prompts, "--n", str(SAMPLES), "--out", str(out), *keys)
-    runs.luthier(run / "answers.log", "generate", str(run), *asked)
+    runs.luthier(said / "answers.log", "generate", str(run), *asked)
     answers = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     of_row = [rows[int(re.findall(r"\d+", answer["source"])[-1]) - 1] for answer in answers]
-    said = list(zip(of_row, answers, strict=True))
-    verdicts = Coq().check_many([(Claim(row["statement"], row["header"]), answer["text"]) for row, answer in said])
+    pairs = list(zip(of_row, answers, strict=True))
+    verdicts = Coq().check_many([(Claim(row["statement"], row["header"]), answer["text"]) for row, answer in pairs])
     found: dict[str, list[float | None]] = {row["statement"]: [] for row in rows}
-    for (row, answer), verdict in zip(said, verdicts, strict=True):
+    for (row, answer), verdict in zip(pairs, verdicts, strict=True):
         found[row["statement"]].append(verdict.score if answer["finish"] == "stop" else 0.0)
     return list(found.values())
 
@@ -124,11 +124,11 @@ def of_seed(seed: int) -> dict[str, Any]:
     runs.luthier(home / f"seed-{seed}.log", "run", str(path))
     models = {"first": out / "first"}
     models |= {f"round {number}": out / "rounds" / str(number) / "tuned" for number in range(1, ROUNDS + 1)}
-    kept = [json.loads((out / "rounds" / str(number) / "right" / "summary.json").read_text()) for number in (1, 2)]
     seconds = time.monotonic() - begun
+    kept = [json.loads(path.read_text()) for path in sorted(out.glob("rounds/*/right/summary.json"))]
     return {
         "seconds": round(seconds, 1),
-        "scores": {name: told(proved(run, seed)) for name, run in models.items()},
+        "scores": {name: told(proved(run, home / f"held-out-{seed}" / name, seed)) for name, run in models.items()},
         "rounds": kept,
     }
 
