@@ -72,7 +72,7 @@ def result(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
         {"n": 8, "prompts": 8, "max_new_tokens": LONGEST},
         {"batch": 8, "lr": 2e-4, "save_every": RARELY},
         "lora",
-        20,
+        14,
         temperature=0.0,
         large=True,
     )

@@ -1,8 +1,7 @@
 """PPO against a reward model that learnt from people's preferences (HH-RLHF, harmless), as InstructGPT does it: the
-default model with LoRA for both.
+default model with LoRA learns to answer as the better answers do, apart from that to judge, and goes on by PPO.
 
-Of pairs with a short question and short answers some train the reward model, and their questions PPO; of held-out ones
-it is told
+Of pairs with a short question and short answers some train all three; of held-out ones it is told
 
 - how often the reward model likes the answer better that people liked better, before and after it learnt;
 - what the reward model says of the policy's answers, before and after PPO;
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +33,11 @@ LONGEST_QUESTION, LONGEST = 64, 48
 """Tokens of the talk so far, and of an answer."""
 HELD_OUT, ASKED = 128, 64
 """Held-out pairs, and to how many of their prompts the policy answers."""
-STEPS, N, PROMPTS = 16, 4, 8
+IMITATED, STEPS, N, PROMPTS = 24, 12, 4, 8
+"""Steps by likelihood, after which answers end; those of PPO, and its answers a prompt and prompts a step."""
 KEYS = {"lr": 2e-4, "schedule": "constant", "warmup": 0, "save_every": RARELY}
 SPEAKS = "\n\nAssistant:"
+TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def pairs() -> tuple[str, str]:
@@ -60,6 +62,27 @@ def pairs() -> tuple[str, str]:
     return runs.write(home / "train.jsonl", short[:-HELD_OUT]), runs.write(home / "held-out.jsonl", short[-HELD_OUT:])
 
 
+def better(train: str) -> str:
+    """The better answers alone, as rows to imitate; where."""
+    roles, found = {"Human": "user", "Assistant": "assistant"}, []
+    for line in Path(train).read_text(encoding="utf-8").splitlines():
+        _, *parts = TURN.split(json.loads(line)["chosen"])
+        said = zip(parts[::2], parts[1::2], strict=True)
+        found.append({"messages": [{"role": roles[who], "content": text.strip()} for who, text in said]})
+    return runs.write(runs.home("preferred") / "better.jsonl", found)
+
+
+def imitator(train: str) -> dict[str, Any]:
+    """The recipe of the policy that PPO begins with."""
+    return {
+        "model": model_folder(None),
+        "data": {"path": better(train), "loss_on": "last"},
+        "adapt": ["lora"],
+        "train": {**KEYS, "steps": IMITATED, "batch": 8},
+        "output": str(runs.home("preferred") / "imitator"),
+    }
+
+
 def judge(train: str, held_out: str) -> dict[str, Any]:
     """A reward model's recipe."""
     return {
@@ -67,16 +90,16 @@ def judge(train: str, held_out: str) -> dict[str, Any]:
         "data": train,
         "objective": "reward",
         "adapt": ["lora"],
-        "train": {**KEYS, "epochs": 2, "batch": 16},
+        "train": {**KEYS, "epochs": 1, "batch": 8},
         "evaluate": [{"data": held_out, "scorers": ["preference_accuracy"]}],
         "output": str(runs.home("preferred") / "judge"),
     }
 
 
-def learner(train: str, held_out: str, reward: dict[str, Any], seed: int) -> dict[str, Any]:
+def learner(model: str, train: str, held_out: str, reward: dict[str, Any], seed: int) -> dict[str, Any]:
     """PPO's recipe, everything but the sizes as it comes."""
     return {
-        "model": model_folder(None),
+        "model": model,
         "data": train,
         "objective": "ppo",
         "adapt": ["lora"],
@@ -121,11 +144,12 @@ def leanings(run: Path, held_out: str) -> list[float]:
 
 
 def result(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
-    """The reward model, once; PPO against it by every seed."""
+    """The reward model and the model that PPO begins with, once; PPO by every seed."""
     train, held_out = pairs()
-    judged = runs.all_ran([judge(train, held_out)], at_once=1, large=True)[0]
-    reward = {"reward_model": {"run": str(runs.home("preferred") / "judge")}}
-    recipes = [learner(train, held_out, reward, seed) for seed in seeds]
+    judging, imitating = judge(train, held_out), imitator(train)
+    judged, _ = runs.all_ran([judging, imitating], at_once, large=True)
+    reward = {"reward_model": {"run": judging["output"]}}
+    recipes = [learner(imitating["output"], train, held_out, reward, seed) for seed in seeds]
     found = runs.all_ran(recipes, at_once, large=True)
     told = []
     for recipe, run in zip(recipes, found, strict=True):
