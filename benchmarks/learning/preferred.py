@@ -76,9 +76,9 @@ def imitator(train: str) -> dict[str, Any]:
     """The recipe of the policy that PPO begins with."""
     return {
         "model": model_folder(None),
-        "data": {"path": better(train), "loss_on": "last"},
+        "data": better(train),
         "adapt": ["lora"],
-        "train": {**KEYS, "steps": IMITATED, "batch": 8},
+        "train": {**KEYS, "steps": IMITATED, "batch": 8, "loss_on": "last"},
         "output": str(runs.home("preferred") / "imitator"),
     }
 
