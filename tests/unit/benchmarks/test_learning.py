@@ -75,13 +75,13 @@ def test_divergences_are_those_of_whole_answers(tmp_path: Path) -> None:
     of_V, to_V = torch.zeros(count), torch.linspace(-1, 1, count)
     of_V[1] = 1.5  # the end
     one, other = memoryless(tmp_path / "one", of_V), memoryless(tmp_path / "other", to_V)
-    prompts = [row["prompt"] for row in sums.rows(1500, teacher.DIGITS, 0)]
+    prompts = [row["prompt"] for row in sums.rows(400, teacher.DIGITS, 0)]
     found = teacher.apart(one, other, prompts)
     for key, p_V, q_V in (("own", of_V, to_V), ("taught", to_V, of_V)):
         p_V, q_V = p_V.log_softmax(-1), q_V.log_softmax(-1)
         end = float(p_V[1].exp())
         length = (1 - (1 - end) ** longest) / end
-        assert found[key] == pytest.approx(length * float((p_V.exp() * (p_V - q_V)).sum()), rel=0.1)
+        assert found[key] == pytest.approx(length * float((p_V.exp() * (p_V - q_V)).sum()), rel=0.15)
     assert teacher.apart(one, one, prompts[:8]) == pytest.approx({"own": 0.0, "taught": 0.0}, abs=1e-6)
 
 
