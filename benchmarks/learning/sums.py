@@ -107,7 +107,7 @@ def half_taught(
     sys.exit(f"{name}: no such model after any of {steps} steps")
 
 
-def of_sums(name: str, digits: int, model: str, pays: str, methods: Sequence[Method], steps: int) -> Task:
+def of_sums(name: str, digits: int, model: str, pays: str, methods: Sequence[Method], steps: int, prompts: int) -> Task:
     """A task of running sums. The learning rate was tried with GRPO beside a third of it, from other starting models;
     nothing else was tuned."""
     home = runs.home(name)
@@ -115,7 +115,7 @@ def of_sums(name: str, digits: int, model: str, pays: str, methods: Sequence[Met
         name,
         methods,
         {"name": model, "dtype": "fp32"},
-        write(home / "paid.jsonl", rows(512, digits, 3), answers=False),
+        write(home / "paid.jsonl", rows(prompts, digits, 3), answers=False),
         write(home / "held-out.jsonl", rows(512, digits, 2), answers=False),
         {"exact_match": {"regex": pays}},
         {"n": 8, "prompts": 64, "max_new_tokens": digits + 6},
@@ -134,7 +134,7 @@ def last(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
         Method("VAPO", {"vapo": {}}, extra=20),
     )
     half = half_taught("sums", 14, LAST, (0.5, 0.7), range(310, 440, 2))
-    return held(of_sums("sums", 14, half, LAST, methods, steps=96), seeds, at_once)
+    return held(of_sums("sums", 14, half, LAST, methods, steps=96, prompts=512), seeds, at_once)
 
 
 def first(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
@@ -143,7 +143,7 @@ def first(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
         Method("GRPO", {"grpo": {"kl": 0.0}}),
         Method("PPO 0.95", {"ppo": {"kl": 0.0}}),
         Method("PPO 1", {"ppo": {"kl": 0.0, "credit": {"gae": GAE}}}),
-        Method("VAPO", {"vapo": {}}, extra=20),
+        Method("VAPO", {"vapo": {}}, extra=80),
     )
     half = half_taught("first", 36, FIRST, (0.05, 0.2), range(20, 400, 20))
-    return held(of_sums("first", 36, half, FIRST, methods, steps=160), seeds, at_once)
+    return held(of_sums("first", 36, half, FIRST, methods, steps=320, prompts=256), seeds, at_once)
