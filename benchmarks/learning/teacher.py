@@ -10,7 +10,8 @@ Shape suffixes: B = prompts, T = tokens, V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +27,39 @@ WAYS = {
     for what, beta in (("KL(teacher, model)", 0.0), ("JSD ½", 0.5), ("KL(model, teacher)", 1.0))
     for who, own in (("fixed", 0.0), ("own", 1.0))
 }
+STUDENTS: Mapping[str, tuple[tuple[float, float], range]] = {
+    "much": ((0.6, 0.85), range(500, 3000, 100)),
+    "little": ((0.1, 0.45), range(360, 500, 10)),
+}
+"""How much of what it draws the small model has right when it meets its teacher, and after how many steps of likelihood
+it is looked for. "much" came first; both are told."""
 LOADED: dict[str, Any] = {"dtype": "fp32"}
 
 
-def recipe(student: str, teacher: str, way: str, seed: int, data: dict[str, str]) -> runs.Recipe:
-    """What `luthier train` is given. The teacher is the same, the student begins as the same."""
+Ends = dict[str, list[dict[str, float]]]
+"""By way, and by seed: the score, and how far the two models are apart."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Who learns from whom, and from what: rows with answers, and held-out prompts."""
+
+    begun: str
+    student: str
+    teacher: str
+    learnt: str
+    held_out: str
+
+
+def recipe(pair: Pair, way: str, seed: int) -> runs.Recipe:
+    """What `luthier train` is given."""
     objective, longest = WAYS[way], DIGITS + 6
     drawn = {"rollout": {"n": 1, "prompts": 64, "max_new_tokens": longest}} if objective["own"] else {}
-    scored = {"data": data["held-out"], "scorers": [{"exact_match": {"regex": sums.LAST}}], "temperature": 1.0}
+    scored = {"data": pair.held_out, "scorers": [{"exact_match": {"regex": sums.LAST}}], "temperature": 1.0}
     return {
-        "model": {"name": student, **LOADED},
-        "teacher": {"name": teacher, **LOADED},
-        "data": data["learnt"],
+        "model": {"name": pair.student, **LOADED},
+        "teacher": {"name": pair.teacher, **LOADED},
+        "data": pair.learnt,
         "objective": {"gkd": objective},
         "adapt": ["full"],
         **drawn,
@@ -51,7 +73,9 @@ def recipe(student: str, teacher: str, way: str, seed: int, data: dict[str, str]
             "save_every": RARELY,
         },
         "evaluate": [{**scored, "max_new_tokens": longest}],
-        "output": str(runs.home("teacher") / f"own-{objective['own']:g}-beta-{objective['beta']:g}-{seed}"),
+        "output": str(
+            runs.home("teacher") / f"{pair.begun}-own-{objective['own']:g}-beta-{objective['beta']:g}-{seed}"
+        ),
     }
 
 
@@ -93,38 +117,40 @@ def drawn(model: Any, asked_BT: Tensor, end: int, seed: int = 0) -> tuple[Tensor
 
 
 def result(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
-    """Every way by every seed, and how it ended."""
+    """Every way by every seed, and how it ended, for each student."""
     teacher = sums.half_taught("teacher/taught", DIGITS, sums.LAST, (0.97, 1.0), range(600, 3000, 200))
-    student = sums.half_taught("teacher/student", DIGITS, sums.LAST, (0.15, 0.8), range(500, 3000, 100), hidden=32)
     home, held_out = runs.home("teacher"), sums.rows(512, DIGITS, 2)
-    data = {
-        "learnt": sums.write(home / "learnt.jsonl", sums.rows(512, DIGITS, 3), answers=True),
-        "held-out": sums.write(home / "held-out.jsonl", held_out, answers=False),
-    }
+    learnt = sums.write(home / "learnt.jsonl", sums.rows(512, DIGITS, 3), answers=True)
+    tested = sums.write(home / "held-out.jsonl", held_out, answers=False)
+    found = {}
+    for begun, (about, steps) in STUDENTS.items():
+        student = sums.half_taught("teacher/student", DIGITS, sums.LAST, about, steps, hidden=32)
+        pair = Pair(begun, student, teacher, learnt, tested)
+        found[begun] = of_student(pair, seeds, at_once, [row["prompt"] for row in held_out])
+    return {"students": found}, "\n".join(text(begun, ends) for begun, ends in found.items())
+
+
+def of_student(pair: Pair, seeds: Sequence[int], at_once: int, prompts: Sequence[str]) -> Ends:
+    """How a student began, and how it ended by each way and seed."""
     wanted = [(way, seed) for way in WAYS for seed in seeds]
-    done = runs.all_ran([recipe(student, teacher, *one, data) for one in wanted], at_once)
-    prompts = [row["prompt"] for row in held_out]
-    before = {"score": runs.scored(done[0])["base"]["value"], **apart(student, teacher, prompts)}
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    done = runs.all_ran([recipe(pair, *one) for one in wanted], at_once)
+    before = [runs.scored(run)["base"]["value"] for run in done[: len(seeds)]]
+    found: Ends = {"before": [{"score": score, **apart(pair.student, pair.teacher, prompts)} for score in before]}
     for (way, seed), run in zip(wanted, done, strict=True):
-        folder = recipe(student, teacher, way, seed, data)["output"]
-        score = runs.scored(run)["tuned"]["value"]
-        found[way].append({"score": score, **apart(f"{folder}/model", teacher, prompts)})
-    return {"before": before, "after": found}, text(before, found)
+        ended = apart(f"{recipe(pair, way, seed)['output']}/model", pair.teacher, prompts)
+        found.setdefault(way, []).append({"score": runs.scored(run)["tuned"]["value"], **ended})
+    return found
 
 
-def text(before: dict[str, float], found: dict[str, list[dict[str, float]]]) -> str:
+def text(begun: str, found: Ends) -> str:
     """A line a way."""
-    heads = ["answers, divergence learnt by", "score, by seed", "KL(model, teacher)", "KL(teacher, model)"]
-    lines = [["before", f"{before['score']:.3f}", f"{before['own']:.3f}", f"{before['taught']:.3f}"]]
-    for way, ends in found.items():
-        told = [f"{fmean(end[key] for end in ends):.3f} ({_each(ends, key)})" for key in ("own", "taught")]
-        lines.append([way, _each(ends, "score"), *told])
+    heads = ["answers, divergence learnt by", "score", "KL(model, teacher)", "KL(teacher, model)"]
+    lines = [[way, *(_told(ends, key) for key in ("score", "own", "taught"))] for way, ends in found.items()]
     return (
-        "Last sums right of 512 held-out prompts, drawn at temperature 1; divergences in nats an answer, means over "
-        f"seeds (and each seed's).\n\n{runs.table(heads, lines)}\n"
+        f"A student that knows {begun}: last sums right of 512 held-out prompts, drawn at temperature 1; divergences "
+        f"in nats an answer. Means over seeds, and each seed's.\n\n{runs.table(heads, lines)}\n"
     )
 
 
-def _each(ends: Sequence[dict[str, float]], key: str) -> str:
-    return ", ".join(f"{end[key]:.3f}" for end in ends)
+def _told(ends: Sequence[dict[str, float]], key: str) -> str:
+    return f"{fmean(end[key] for end in ends):.3f} ({', '.join(f'{end[key]:.3f}' for end in ends)})"
