@@ -60,7 +60,8 @@ def with_texts(example: Example, new: Iterable[str]) -> Example:
     if STEPS in meta and len(example.responses) == 1:
         steps = tuple(next(given) for _ in meta[STEPS])
         same = steps == tuple(meta[STEPS])
-        responses = example.responses if same else (_stepped(example.responses[0], meta[STEPS], steps),)
+        one = example.responses[0]
+        responses: tuple[Response, ...] = (one if same else _stepped(one, meta[STEPS], steps),)
         meta = meta if same else {**meta, STEPS: steps}
     else:
         made = ((one, _spoken(one.turns, given)) for one in example.responses)

@@ -56,7 +56,7 @@ def body(example: Example) -> str:
     said = ", ".join([_message(turn) for turn in turns])
     if not example.tools and example.answer is None:
         return f'{{"messages": [{said}]}}'
-    more = {"tools": list(example.tools)} if example.tools else {}
+    more: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
     more |= {"answer": example.answer} if example.answer is not None else {}
     return f'{{"messages": [{said}], {_dumped(more)[1:]}'
 
@@ -126,7 +126,7 @@ def is_plain(example: Example) -> bool:
         return False
     if responses:
         one = responses[0]
-        judged = not (one.reward is one.step_rewards is one.logp is one.by is one.ids is None)
+        judged = any(known is not None for known in (one.reward, one.step_rewards, one.logp, one.by, one.ids))
         if judged or len(one.turns) != 1 or one.turns[0].role != "assistant" or not _plain_turn(one.turns[0]):
             return False
     elif prompt[-1].role == "assistant":
