@@ -45,6 +45,8 @@ def test_a_conversation_is_written_as_messages_that_are_read_as_the_same(rows: l
     plain = [row for row in rows if lines.is_plain(row)]
     assert {Path(row.source.path).stem for row in plain if row.source} == {
         "english",
+        "called",
+        "dirty",
         "chinese",
         "unicode",
         "turns",

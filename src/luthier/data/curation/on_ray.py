@@ -152,9 +152,9 @@ class _Run:
             for tally in map(StepTally.from_json, one["steps"]):
                 tallies[tally.at].join(tally)
         self.made.ledger.steps += tallies.values()
-        for placed in rows:
-            self._charge(tallies[placed.at])
-            allowed(tallies[placed.at], placed, self.allow_drop)
+        for step in rows:
+            self._charge(tallies[step.at])
+            allowed(tallies[step.at], step, self.allow_drop)
 
     def _charge(self, tally: StepTally) -> None:
         for source in self.made.ledger.sources.values():  # there is one
