@@ -69,10 +69,44 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"text": "A first paragraph of a plain text.\n\nA second one, longer than the first. It has sentences."},
         {"text": "一段没有模板的纯文本。它有两句话，而且第二句比第一句长得多，因为它还在继续。"},
     ],
+    "dirty": [
+        {
+            "prompt": "<p>Who  is <b>Ann</b>?</p>  ",
+            "completion": "Ann\u200b is at ann@example.com &amp; on +49 30 12345678.  \n\n\n\nSo.",
+            "answer": "ann@example.com",
+        },
+        {"prompt": "Sing.", "completion": "La la, my love, la la, my love, la la. " * 12},
+        {"prompt": "Parlez.", "completion": "Bonjour à tous, nous parlons français aujourd'hui et demain aussi."},
+    ],
+    "called": [
+        {
+            "messages": [
+                {"role": "user", "content": "Write to 13812345678 on my phone."},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [
+                        {
+                            "type": "function",
+                            "function": {"name": "s", "arguments": '{"to": "a@b.de", "n": 13812345678}'},
+                        }
+                    ],
+                },
+                {"role": "tool", "content": "sent to a@b.de"},
+                {"role": "assistant", "content": "It was sent to a@b.de, as you asked me to."},
+            ]
+        },
+    ],
     "tasks": [{"prompt": "What is 6 times 7?", "answer": "42"}],
 }
 """Kind → rows of one shape."""
-KEYS: dict[str, dict[str, Any]] = {"sample": {"n": 3}, "select": {"by": "words", "keep": 0.5}, "chunk": {"size": 30}}
+KEYS: dict[str, dict[str, Any]] = {
+    "sample": {"n": 3},
+    "select": {"by": "words", "keep": 0.5},
+    "chunk": {"size": 30},
+    "language": {"keep": ["en", "zh"]},
+    "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
+}
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
 
 

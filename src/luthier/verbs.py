@@ -297,6 +297,7 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
     `adapt` instead of a recipe: the table of adapters; the name of one: its card.
     """
     from luthier.models.adapters.kit import guide
+    from luthier.workflow.teaching import forecast
 
     name = str(recipe)
     if name == "adapt":
@@ -316,7 +317,10 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
                 f"{name!r} is neither a recipe nor a way to adapt a model",
                 fix=f"{suggest(name, REGISTRIES['adapter'].names())}; of a recipe, give the path",
             )
-        console().print(explained(_loaded(recipe, overrides), REGISTRIES))
+        loaded = _loaded(recipe, overrides)
+        console().print(explained(loaded, REGISTRIES))
+        for line in forecast.lines(Job(resolve(loaded, REGISTRIES).recipe)):
+            console().print(line, markup=False)
 
 
 def schema() -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The run folder: lines that stay lines, files that are not whole, and a folder that is taken away under a process."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,18 +135,30 @@ def test_a_folder_in_use_is_refused(run):
 
 
 # a disk without space
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize(
-    ("name", "write"),
+    ("name", "call", "write"),
     [
-        ("events.jsonl", lambda run: run.event("start", text="x" * 100_000)),
-        (".lock", lambda run: run.locked().__enter__()),
-        ("rollouts/open.jsonl", lambda run: Journal(run.rollouts / "open.jsonl", {"rollout": 0})),
+        ("summary.json", "fsync", lambda run: run.write_json(run.summary_path, {})),
+        (".lock", "write", lambda run: run.locked().__enter__()),
+        ("rollouts/open.jsonl", "fsync", lambda run: Journal(run.rollouts / "open.jsonl", {"rollout": 0}).close()),
     ],
 )
-def test_a_full_disk_is_named(run: Run, name: str, write: Callable[[Run], object]) -> None:
-    (run.folder / name).parent.mkdir(exist_ok=True)
-    (run.folder / name).symlink_to("/dev/full")
+def test_a_full_disk_is_named(
+    run: Run, name: str, call: str, write: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match="No space left") as told:
         write(run)
     assert words(told.value).startswith(f"{run.folder / name}: no space left on the disk\n  → free space")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_event_that_finds_no_space_names_its_file(run: Run) -> None:
+    run.events_path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as told:
+        run.event("start", text="x" * 100_000)
+    assert words(told.value).startswith(f"{run.events_path}: no space left on the disk")

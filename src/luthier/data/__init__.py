@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "FORMATS",
+    "MATERIALS",
     "STEPS",
     "Ledger",
     "Prepared",
@@ -13,6 +14,7 @@ __all__ = [
     "Prompts",
     "Template",
     "formats_table",
+    "materials_table",
     "prepare",
     "prompts",
     "read",
@@ -24,6 +26,8 @@ _HOMES = {
     "FORMATS": "luthier.data.reading.formats",
     "formats_table": "luthier.data.reading.formats",
     "STEPS": "luthier.data.steps",
+    "MATERIALS": "luthier.data.reading.materials",
+    "materials_table": "luthier.data.reading.materials",
     "Ledger": "luthier.data.ledger",
     "Prepared": "luthier.data.preparation",
     "prepare": "luthier.data.preparation",
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from luthier.data.prompting import Prompt, Prompts, prompts, show_prompts
     from luthier.data.reading.feeds import read
     from luthier.data.reading.formats import FORMATS, formats_table
+    from luthier.data.reading.materials import MATERIALS, materials_table
     from luthier.data.show import show
     from luthier.data.steps import STEPS
 

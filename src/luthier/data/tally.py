@@ -75,6 +75,8 @@ class StepTally:
     samples: list[dict[str, Any]] = field(default_factory=list)
     """The first changes: where, before and after."""
     notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    """What it noted of rows, and how often."""
 
     @property
     def passed(self) -> int:
@@ -91,6 +93,10 @@ class StepTally:
         self.dropped += 1
         self.reasons.setdefault(reason, Reason()).add(row)
 
+    def count(self, note: str) -> None:
+        """Once more it noted this."""
+        self.counts[note] = self.counts.get(note, 0) + 1
+
     def sample(self, change: dict[str, Any]) -> None:
         """One of the first changes."""
         if len(self.samples) < SAMPLES:
@@ -106,6 +112,8 @@ class StepTally:
         for reason, entry in other.reasons.items():
             self.reasons.setdefault(reason, Reason()).join(entry)
         self.samples += other.samples[: SAMPLES - len(self.samples)]
+        for note, count in other.counts.items():
+            self.counts[note] = self.counts.get(note, 0) + count
         self.notes += [note for note in other.notes if note not in self.notes]
 
     def main_reasons(self) -> list[tuple[str, Reason]]:

@@ -16,7 +16,20 @@ from pydantic import TypeAdapter
 from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.resolve import plain, resolve
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate, Why
+from luthier.recipe.schema import (
+    Model,
+    Plugin,
+    Recipe,
+    Reference,
+    Reward,
+    Rollout,
+    Source,
+    Task,
+    Teacher,
+    Train,
+    Validate,
+    Why,
+)
 from luthier.recipe.shape import Slot, every_slot, notes, slots
 
 if TYPE_CHECKING:
@@ -204,6 +217,7 @@ def type_words(hint: Any) -> str:
         Train: "mapping",
         Validate: "mapping",
         Reference: "text or mapping",
+        Teacher: "text or mapping",
         Rollout: "mapping",
         Reward: "scorer",
     }
@@ -286,6 +300,7 @@ def json_schema(seams: Seams | None = None) -> dict[str, Any]:
                 _shorten(prop, prop["items"])
     defs["Source"] = {"anyOf": [{"type": "string", "description": docs(Source)["path"]}, defs["Source"]]}
     defs["Model"] = {"anyOf": [{"type": "string", "description": docs(Model)["name"]}, defs["Model"]]}
+    defs["Teacher"] = {"anyOf": [{"$ref": "#/$defs/Model"}, defs["Teacher"]]}
     short = [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 3}]
     defs["Reward"] = {"anyOf": [defs["Reward"], *short]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Luthier recipe"}

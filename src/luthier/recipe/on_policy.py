@@ -122,6 +122,13 @@ def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
         refuse(
             ("teacher",), f"the objective {name!r} has no teacher, but `teacher` names one", "leave it out, or take gkd"
         )
+    if recipe.teacher is not None and recipe.teacher.top is not None and needs.rollouts:
+        refuse(
+            ("teacher", "top"),
+            "`teacher.top` keeps what a teacher says of rows that are known beforehand, and here the model answers "
+            "itself",
+            "set `own: 0` of gkd, or leave `teacher.top` out: the teacher then stays beside the model",
+        )
 
 
 def _rewards(recipe: Recipe, needs: Any, seams: Seams, refuse: Any) -> None:

@@ -25,6 +25,11 @@ from luthier.registry import Registry, suggest
 LARGEST_MICRO = 2048
 """Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
 
+SPOKEN_MICRO = 1024
+"""The same on a processor where a model learns from what it says: its groups share their prompts, so that few tokens
+are computed for many answers; a group or two at a time hold a quarter less memory than four, and take a few per cent
+longer (benchmarks/NOTES.md)."""
+
 DTYPE_REASONS = {
     "bf16": "half the memory of fp32, same loss within noise",
     "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
@@ -78,9 +83,12 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
         train = replace(train, lr=rate)
         reasons["train", "lr"] = f"from {way}"
     if train.micro_tokens is None:
-        tokens = max(train.max_tokens, min(LARGEST_MICRO, train.batch * train.max_tokens))
+        speaks = recipe.rollout is not None and not machine.uses_gpu()
+        most = SPOKEN_MICRO if speaks else LARGEST_MICRO
+        tokens = max(train.max_tokens, min(most, train.batch * train.max_tokens))
         train = replace(train, micro_tokens=tokens)
-        reasons["train", "micro_tokens"] = "from batch x max_tokens, up to 2,048, and never less than one row"
+        words = f"{most:,}{' where the model answers itself, on a processor' if speaks else ''}"
+        reasons["train", "micro_tokens"] = f"from batch x max_tokens, up to {words}, and never less than one row"
     return replace(recipe, model=model, train=train), reasons
 
 
@@ -335,7 +343,7 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys that shape the weights and differ, with both values (None where absent)."""
     a, b = flat(old), flat(new)
     # a folder that is gone by now is the same one for all that
-    for key in ("model.name", "reference.model.name", "teacher.name"):
+    for key in ("model.name", "reference.model.name", "teacher.model.name"):
         if key in a and key in b and absolute(b[key]) == a[key]:
             b[key] = a[key]
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not is_free(key)]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from luthier.errors import LuthierError
 from luthier.recipe import rollout
 from luthier.recipe.document import Key, Node, Override, dotted
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Teacher, Why
 from luthier.registry import suggest
 
 PEERS = {
@@ -141,7 +141,9 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
         node = _reward(node, key)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
-    if hint is Reference and isinstance(node.value, str):
+    if hint is Teacher:
+        node = _teacher(node)
+    if hint in (Reference, Teacher) and isinstance(node.value, str):
         node = Node({"model": Node(node.value, node.origin)}, node.origin)
     if hint is Model and isinstance(node.value, str):
         node = Node({"name": Node(node.value, node.origin)}, node.origin)
@@ -196,6 +198,15 @@ def _reward(node: Node, key: Key) -> Node:
     own, inner = found
     scorer = Node({name: Node(inner, args.origin)}, node.origin)
     return Node({"scorer": scorer, **own}, node.origin)
+
+
+def _teacher(node: Node) -> Node:
+    """A teacher whose model's own keys stand beside those of the teacher, with the model under a key of its own."""
+    if not isinstance(node.value, dict) or "name" not in node.value or "model" in node.value:
+        return node
+    model = {name: child for name, child in node.value.items() if name in slots(Model)}
+    rest = {name: child for name, child in node.value.items() if name not in model}
+    return Node({"model": Node(model, node.origin), **rest}, node.origin)
 
 
 def _mapping(node: Node, cls: type, key: Key, whole: bool) -> Node:

@@ -14,7 +14,7 @@ from luthier.data.curation import output, shown
 from luthier.data.curation.calls import Calls
 from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import placed
-from luthier.data.curation.stages import Settings
+from luthier.data.curation.stages import Settings, sets
 from luthier.data.curation.workers import cores
 from luthier.data.steps.tools import Named, Tools
 from luthier.errors import LuthierError
@@ -114,7 +114,7 @@ def settings(
     seed: int, allow_drop: float, processes: int | None = None, recipe: Recipe | None = None
 ) -> Iterator[Settings]:
     """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are."""
-    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), {} if recipe is None else _sets(recipe))
+    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), {} if recipe is None else sets(recipe))
     with _progress() as show:
         yield Settings(tools, processes or cores(), allow_drop, show)
 
@@ -136,12 +136,6 @@ def _scorer(named: Named) -> Scorer:
     from luthier.workflow.registries import REGISTRIES
 
     return cast(Scorer, REGISTRIES["scorer"].build(named[0], named[1]))
-
-
-def _sets(recipe: Recipe) -> dict[str, Callable[[], Iterator[Example]]]:
-    from luthier.data import read
-
-    return {"evaluate": lambda: (row for task in recipe.evaluate for row in read(task.data))}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,10 +20,12 @@ from luthier.workflow.screen import console, say
 if TYPE_CHECKING:
     from luthier.data import Prepared, Prompts, Template
     from luthier.data.curation.stages import Settings
+    from luthier.distributed.group import Group
     from luthier.engines.opening import Opening
     from luthier.evaluate import ScoredTask
     from luthier.models import Policy
     from luthier.models.heads import HeadCard
+    from luthier.train import Beside
     from luthier.train.rollouts.judging import Judging
     from luthier.train.rollouts.source import Rollouts
     from luthier.types import Encoded, Engine, Example
@@ -191,7 +193,7 @@ class Job:
         """Have the files of all its models in the cache."""
         from luthier.models import fetch
 
-        for model in (self.recipe.model, self.recipe.reference.model, self.recipe.teacher):
+        for model in (self.recipe.model, *self._others.values()):
             if model is not None:
                 fetch(model)
 
@@ -233,32 +235,61 @@ class Job:
             role: HeadCard(reads, self.recipe.objective.name, separator) for role, reads in self.objective.needs.heads
         }
 
-    def openers(self, policy: Policy, run: Run | None) -> Mapping[str, Callable[[], Policy]]:
-        """The models beside the one that trains, by role, each loaded when it is wanted."""
-        named = {"reference": self.recipe.reference.model, "teacher": self.recipe.teacher}
-        return {
-            role: partial(self._second, role, model, policy, run) for role, model in named.items() if model is not None
-        }
+    @property
+    def _others(self) -> dict[str, Model]:
+        """The models beside the one that trains, by role."""
+        teacher = None if self.recipe.teacher is None else self.recipe.teacher.model
+        named = {"reference": self.recipe.reference.model, "teacher": teacher}
+        return {role: model for role, model in named.items() if model is not None}
+
+    def beside(self, policy: Policy, run: Run | None, group: Group) -> Beside:
+        """What trains beside the model: further ones by role, each loaded when it is wanted."""
+        from luthier.train import Beside
+        from luthier.workflow.teaching.said import SaidByRows
+
+        openers = {role: partial(self._second, role, model, policy, run) for role, model in self._others.items()}
+        digests = {role: partial(self._known, role, model, policy, run) for role, model in self._others.items()}
+        by_rows = self.recipe.teacher is not None and self.recipe.teacher.model is None
+        said = SaidByRows(self.recipe, self.template) if by_rows else None
+        if said is not None:
+            _written_down(run, "teacher", "in the rows", said.digest)
+        return Beside(openers, digests=digests, said=said, group=group)
+
+    def _known(self, role: str, model: Model, policy: Policy, run: Run | None) -> str:
+        """Which weights a second model has, none of them loaded. `run` (None: another process does) writes it down.
+        Raises LuthierError where it does not go with the model, or is not what the run was trained with."""
+        from luthier.models import fetch
+        from luthier.models.loading.digest import weights_digest
+        from luthier.models.loading.tokenizer import load_tokenizer
+
+        folder = fetch(model).folder
+        tokenizer = load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
+        data_check.vocabulary(policy.tokenizer, tokenizer, model.name, role)
+        return _written_down(run, role, model.name, weights_digest(folder))
 
     def _second(self, role: str, model: Model, policy: Policy, run: Run | None) -> Policy:
-        """A second model. `run` (None: another process does) writes down which it was: when it goes on or is scored,
-        that must be the same."""
+        """A second model."""
         from luthier import models
-        from luthier.models.loading.digest import must_be
 
+        self._known(role, model, policy, run)
         second = models.load(model, train=False)
-        data_check.vocabulary(policy.tokenizer, second.tokenizer, model.name, role)
-        if run is None:
-            return second
-        summary = run.read_json(run.summary_path)
-        if any(run.checkpoints.glob("step-*")):
-            must_be(summary.get(role), second.digest, model.name, run.folder)
-        run.write_json(run.summary_path, {**summary, role: second.digest})
-        for store in () if self.speaks else (self.prepared.train, self.prepared.validation):
+        for store in () if self.speaks or run is None else (self.prepared.train, self.prepared.validation):
             if store is not None:
                 data_check.context(store, models.max_context(second.module), f"the {role}")
                 data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, f"the {role}")
         return second
+
+
+def _written_down(run: Run | None, role: str, name: str, digest: str) -> str:
+    """The digest, which the run keeps. Raises LuthierError where it goes on with another than it was trained with."""
+    from luthier.models.loading.digest import must_be
+
+    if run is not None:
+        summary = run.read_json(run.summary_path)
+        if any(run.checkpoints.glob("step-*")):
+            must_be(summary.get(role), digest, name, run.folder, role)
+        run.write_json(run.summary_path, {**summary, role: digest})
+    return digest
 
 
 def _named(task: Task) -> Task:

@@ -143,3 +143,16 @@ def test_editors_know_the_short_forms() -> None:
     schema = json_schema(REGISTRIES)
     assert {"type": "string"} in schema["$defs"]["Reward"]["anyOf"]
     assert "temperature" in schema["$defs"]["Rollout"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "longest", "micro"), [(False, 1024, 1024), (False, 512, 1024), (False, 1500, 1500), (True, 512, 2048)]
+)
+def test_micro_batches_of_what_was_said_are_smaller_on_a_processor(
+    gpu: bool, longest: int, micro: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.machine.uses_gpu", lambda: gpu)
+    monkeypatch.setattr("luthier.machine.best_dtype", lambda: "fp32")
+    recipe = resolved("objective: grpo\nreward: json_match", f"train.max_tokens={longest}")
+    assert recipe.train.micro_tokens == micro
+    assert resolved("objective: sft", "train.max_tokens=512").train.micro_tokens == 2048

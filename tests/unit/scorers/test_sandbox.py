@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import must_be_gone
 
 from luthier.errors import LuthierError
 from luthier.scorers import sandbox
@@ -163,14 +164,14 @@ def test_its_time_is_counted_and_it_outlives_the_thread_that_asked_for_it(kind: 
     (talking,) = begun
     process = talking.process
     assert process.stdin is not None and process.stdout is not None
-    before = sum(psutil.Process(talking.pid).cpu_times()[:2])
+    before = sum(talking.command.cpu_times()[:2])
     process.stdin.write(b"go\n")
     process.stdin.flush()
     assert process.stdout.readline() == b"done\n"
-    assert sum(psutil.Process(talking.pid).cpu_times()[:2]) > before
-    process.stdin.close()
-    process.stdout.close()
-    assert process.wait(30) == 1, "there is nothing more to read"
+    assert sum(talking.command.cpu_times()[:2]) > before
+    talking.stop()
+    assert not talking.command.is_running() and process.returncode is not None
+    must_be_gone(process.pid)
 
 
 def test_what_cannot_begin_is_told(tmp_path: Path) -> None:

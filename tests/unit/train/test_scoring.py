@@ -127,7 +127,7 @@ def test_which_scorers_wait() -> None:
         ("judge", {**far, "constitution": "en"}, "meanwhile"),
         ("generative_rm", far, "meanwhile"),
         ("judge", {"model": "m"}, "all"),
-        ("reward_model", {"model": "m"}, "all"),
+        ("reward_model", {"run": "m"}, "all"),
         ("exact_match", {}, "each"),
     ):
         from luthier.scorers.building import built

@@ -75,21 +75,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start, end = "<|im_start|>", "<|im_end|>"
     tokenizer = letters("<|endoftext|>", start, end, bos_token=start, eos_token=end, chat_template=CHATML)
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": 8192}
-    module = tiny.model(0, **sizes, initializer_range=0.3, bos_token_id=1, eos_token_id=2)
-    head, first = module.lm_head.weight.data, module.lm_head.weight.data.clone()
-    head[2] *= 4
-    for name in ("speaker", "judge"):
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    speaker = tiny.model(0, **sizes, **ends, initializer_range=0.3)
+    speaker.lm_head.weight.data[2] *= 4
+    judge = tiny.model(1, **sizes, **ends, initializer_range=0.02)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "A or B?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )["input_ids"]
+    with torch.no_grad():
+        hidden = judge.model(asked).last_hidden_state[0, -1]
+    a, b = tokenizer.convert_tokens_to_ids(["A", "B"])
+    head = judge.lm_head.weight.data
+    head[a] = head[b] = 12 * hidden / hidden.norm() ** 2
+    head[a] += 5 * torch.randn(len(hidden), generator=torch.Generator().manual_seed(0)) / len(hidden)
+    for name, module in (("speaker", speaker), ("judge", judge)):
         module.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-        head.copy_(first)
-        asked = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "A or B?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )["input_ids"]
-        with torch.no_grad():
-            hidden = module.model(asked).last_hidden_state[0, -1]
-        a, b = tokenizer.convert_tokens_to_ids(["A", "B"])
-        head[a] = head[b] = 12 * hidden / hidden.norm() ** 2
-        head[a] += 0.2 * first[a]
     return folder
 
 

@@ -1,7 +1,7 @@
 """Lines of advertisement and of page furniture, in English and Chinese, found by a score and never by a word alone.
 
-A line's score adds what speaks for it (phrases of the trade, a link, a price, its place at the end of the text, a row of
-names of pages) and takes off what speaks against it (a question, a quotation, length). Only whole lines go.
+A line's score adds what speaks for it (phrases of the trade, a link, its place at the end of the text, a row of names
+of pages) and takes off what speaks against it (a question, a quotation, length). Only whole lines go.
 """
 
 from __future__ import annotations
@@ -13,17 +13,61 @@ from luthier.data.cleaning.edits import Edit
 THRESHOLD = 2.5
 
 _ANCHORS = frozenset(
-    b"click subscribe newsletter follow us share sign register join cookie cookies rights copyright c \xc2\xa9 privacy terms more continue "
-    b"related now today cart miss offer deal discount off shipping trial promo promotion coupon last lasts advertisement advertise "
+    b"click subscribe newsletter follow us share sign register join cookie cookies rights copyright c \xc2\xa9 "
+    b"privacy terms more continue "
+    b"related now today cart miss offer deal discount off shipping trial promo promotion coupon last lasts "
+    b"advertisement advertise "
     b"sponsored affiliate app store play hurry".split()
 )
 """Every English phrase has one of these words."""
 _APART = bytes(code if chr(code).isalnum() or code > 127 else 32 for code in range(256))
 LONGEST = 500
 """A line that is longer is no piece of furniture."""
-_ANCHORS_ZH = ("点", "关注", "订阅", "微信", "公众号", "群", "客服", "扫", "长按", "版权", "未经", "侵", "转", "本文", "链接", "来源", "编",
-               "篇", "相关", "猜你", "推荐", "优惠", "限时", "折", "包邮", "减", "秒杀", "仅需", "购买", "下单", "抢购", "报名", "咨询", "注册",
-               "下载", "领取", "加入", "联系", "声明", "热线", "电话", "收藏", "在看")  # fmt: skip
+_ANCHORS_ZH = (
+    "点",
+    "关注",
+    "订阅",
+    "微信",
+    "公众号",
+    "群",
+    "客服",
+    "扫",
+    "长按",
+    "版权",
+    "未经",
+    "侵",
+    "转",
+    "本文",
+    "链接",
+    "来源",
+    "编",
+    "篇",
+    "相关",
+    "猜你",
+    "推荐",
+    "优惠",
+    "限时",
+    "折",
+    "包邮",
+    "减",
+    "秒杀",
+    "仅需",
+    "购买",
+    "下单",
+    "抢购",
+    "报名",
+    "咨询",
+    "注册",
+    "下载",
+    "领取",
+    "加入",
+    "联系",
+    "声明",
+    "热线",
+    "电话",
+    "收藏",
+    "在看",
+)
 
 _PHRASES = re.compile(
     r"(?P<click>\bclick (?:here|below|the (?:link|button)|on the link))|(?P<subscribe>\bsubscribe\b(?! from))"
@@ -35,9 +79,10 @@ _PHRASES = re.compile(
     r"|(?P<policy>\bprivacy policy\b|\bterms (?:of (?:use|service)|and conditions|& conditions)\b)"
     r"|(?P<more>\b(?:read|learn|see) more\b|\bcontinue reading\b|\brelated (?:posts|articles)\b)"
     r"|(?P<buy>\b(?:buy|order|shop|call|book|act|enrol|visit us) (?:now|today)\b|\badd to cart\b|\bdon't miss\b)"
-    r"|(?P<offer>\b(?:limited[- ]time|special|exclusive) (?:offer|deal|discount)\b|\b\d{1,2}% off\b|\bfree (?:shipping|trial)\b"
+    r"|(?P<offer>\b(?:limited[- ]time|special|exclusive) (?:offer|deal|discount)\b|\b\d{1,2}% off\b|\bfree "
+    r"(?:shipping|trial)\b"
     r"|\bpromo(?:tion)? code\b|\bcoupon\b|\bwhile (?:stocks?|supplies) last)"
-    r"|(?P<advert>\badvertise(?:ment|with us)\b|\bsponsored (?:by|content|post)\b|\baffiliate links?\b)"
+    r"|(?P<advert>\badvertise(?:ment| with us)\b|\bsponsored (?:by|content|post)\b|\baffiliate links?\b)"
     r"|(?P<app>\bdownload our (?:free )?app\b|\bavailable on the app store\b|\bget it on google play\b)"
     r"|(?P<now>\b(?:now|today)[!]|\bhurry\b)",
     re.I,
@@ -54,14 +99,18 @@ _PHRASES_ZH = re.compile(
     r"|(?P<thumbs>点赞|转发|收藏|在看)(?=.{0,6}(?:点赞|转发|收藏|在看|关注))",
 )
 _FURNITURE = re.compile(
-    r"\b(?:home|about(?: us)?|contact(?: us)?|log ?in|sign in|register|privacy|terms|sitemap|faq|help|careers|press|search|menu|cart)\b"
+    r"\b(?:home|about(?: us)?|contact(?: us)?|log ?in|sign in|register|privacy|terms|sitemap|faq|help|careers"
+    r"|press|search|menu|cart)\b"
     r"|首页|关于我们|联系我们|登录|注册|帮助中心|网站地图|隐私政策|服务条款|返回顶部|加入收藏",
     re.I,
 )
 _CUT = re.compile(r"[|·»›•]")
-_LINK = re.compile(r"https?://|www\.|\b[\w-]+\.(?:com|cn|net|org|shop)\b|[\w.]+@[\w.]+|1[3-9]\d{9}|400-?\d{3,4}-?\d{3,4}")
+_LINK = re.compile(
+    r"https?://|www\.|\b[\w-]+\.(?:com|cn|net|org|shop)\b|[\w.]+@[\w.]+|1[3-9]\d{9}|400-?\d{3,4}-?\d{3,4}"
+)
 _ASKED = re.compile(
-    r"\b(?:advert\w*|ads?|market(?:ing)?|promot\w*|slogan|headline|campaign|newsletter|copyright|licen[cs]e|landing page|sales|banner|"
+    r"\b(?:advert\w*|ads?|market(?:ing)?|promot\w*|slogan|headline|campaign|newsletter|copyright|licen[cs]e"
+    r"|landing page|sales|banner|"
     r"cookies?|e-?mail|blog|flyer|brochure|social media|tweet|post|commercial|spam|letter|message|script)\b"
     r"|广告|文案|营销|推广|促销|宣传|标语|海报|版权|公众号|朋友圈|邮件|垃圾|短信|脚本|直播|评论",
     re.I,
@@ -101,7 +150,8 @@ def lines(text: str, threshold: float = THRESHOLD) -> list[Edit]:
     found, start = text.split("\n"), 0
     full = [place for place, line in enumerate(found) if line.strip()]
     outer = {*full[:1], *full[-2:]} if len(full) > 2 else set()
-    edits, left = [], len(full)
+    edits: list[Edit] = []
+    left = len(full)
     for place, line in enumerate(found):
         if 5 < len(line) <= LONGEST and may_have(line) and score(line, place in outer) >= threshold:
             last = place == len(found) - 1
@@ -123,6 +173,9 @@ def nothing_else(text: str, threshold: float = THRESHOLD) -> bool:
 
 def may_have(text: str) -> bool:
     """Cheap, and never false where a line would count: that needs two phrases, or a row of pages with cuts between."""
-    if len(_ANCHORS.intersection(text.lower().encode("utf-8", "replace").translate(_APART).split())) > 1 or len(_CUT.findall(text)) > 1:
+    if (
+        len(_ANCHORS.intersection(text.lower().encode("utf-8", "replace").translate(_APART).split())) > 1
+        or len(_CUT.findall(text)) > 1
+    ):
         return True
     return not text.isascii() and any(anchor in text for anchor in _ANCHORS_ZH)

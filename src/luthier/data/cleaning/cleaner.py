@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -42,12 +42,18 @@ class Cleaning:
     spelling: str | None = None
     """`common`, or a file of wrong and right words, a pair a line."""
 
+    def prepare(self) -> None:
+        """Raises LuthierError for a list of spellings that cannot be read, and a package that will surely be missed."""
+        _ = self._rules
+        if self.script is not None:
+            characters.chinese("字", self.script)
+
     def edits(self, text: str, context: str = "") -> list[Edit]:
         """What to change in a text. `context`: what else its row says, which tells whether tags or adverts are meant.
 
         Raises LuthierError where a package is needed and missing.
         """
-        return [] if self._quiet(text) else self._worked(text, context)
+        return [] if self.quiet(text) else self._worked(text, context)
 
     def _worked(self, text: str, context: str) -> list[Edit]:
         found: list[Edit] = []
@@ -68,13 +74,13 @@ class Cleaning:
         """The text after the edits."""
         return apply(text, self.edits(text, context))
 
-    def empty(self, text: str, context: str = "") -> str | None:
-        """Why nothing of a text is worth keeping; None where something is."""
-        if self.boilerplate and boilerplate.nothing_else(text, self.boilerplate) and not boilerplate.asked_for(context):
-            return "nothing but advertisement"
-        return None
+    def empty(self, text: str, *context: str) -> str | None:
+        """Why nothing of a text is worth keeping; None where something is. `context`: what else its row says."""
+        if not self.boilerplate or not boilerplate.nothing_else(text, self.boilerplate):
+            return None
+        return None if any(map(boilerplate.asked_for, context)) else "nothing but advertisement"
 
-    def _quiet(self, text: str) -> bool:
+    def quiet(self, text: str) -> bool:
         """Can no rule find anything? Cheap, and never true where one could: most texts are read no further."""
         if not text.isascii() or self.spelling or text.encode().translate(None, _PLAIN):
             return False
@@ -105,9 +111,9 @@ class Cleaning:
             ("spacing", spacing.returns, self.spacing),
             ("tags", markup.tags, self.markup),
             ("entities", markup.entities, self.markup),
-            ("boilerplate", lambda text: boilerplate.lines(text, self.boilerplate), self.boilerplate),
+            ("boilerplate", partial(boilerplate.lines, threshold=self.boilerplate), self.boilerplate),
             ("width", characters.half_width, self.width),
-            ("script", lambda text: characters.chinese(text, self.script or "simplified"), self.script),
+            ("script", partial(characters.chinese, script=self.script or "simplified"), self.script),
             ("spelling", spelling.read(self.spelling) if self.spelling else spelling.Spelling(), self.spelling),
             ("spacing", spacing.odd_blanks, self.spacing),
             ("spacing", spacing.ends, self.spacing),

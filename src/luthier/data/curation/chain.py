@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from luthier.data.curation.chunks import Chunk, Placed, Shard, chunks
 from luthier.data.curation.deciding import allowed, decided, why
-from luthier.data.curation.stages import Rows, Settings, Stage, digest, known_by, stage
+from luthier.data.curation.stages import Rows, Settings, Stage, digest, known_by, ready, stage
 from luthier.data.ledger import Ledger
 from luthier.data.reading.feeds import Feed
 from luthier.data.steps.step import RowStep, SetStep
@@ -181,14 +181,25 @@ def curate(
 
     Raises LuthierError for what cannot be read, a step that fails, and one that drops too much.
     """
+    own, whole = [_compared(steps, settings) for steps in own], _compared(whole, settings)
     run = _Run(feeds, settings)
-    parts = [run.through(_Line(chunks(one, number), [one.key()]), own[number]) for number, one in enumerate(feeds)]
+    parts = [run.through(_Line(chunks(one, number), _known(one)), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])
     line = run.through(line, whole)
     if line.waits:
         made = run.read(line)
         line = _Line(made.masked(None), [made.key])
     return Curated(digest(line.key), line.chunks, run.ledger, run.stages, run.decided)
+
+
+def _compared(steps: Sequence[Placed], settings: Settings) -> list[Placed]:
+    """The steps, those that compare with other rows made ready at once: what they do hangs on those rows."""
+    return [ready(one, settings.tools) if "rows" in one.step.wants else one for one in steps]
+
+
+def _known(one: Feed) -> list[Any]:
+    """What decides the rows of a source before its steps: neither these nor its share of the mix."""
+    return replace(one, entry=replace(one.entry, steps=(), weight=None)).key()
 
 
 def _decide(one: Decided, settings: Settings) -> None:

@@ -23,7 +23,7 @@ from luthier.data.curation import changes, lines
 from luthier.data.curation.chunks import SHARD, Chunk, Placed
 from luthier.data.curation.scores import Scores, as_keys
 from luthier.data.ledger import Ledger
-from luthier.data.steps.step import Dropped, Outcome, RowStep, SetStep
+from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep, SetStep
 from luthier.data.steps.tools import Tools
 from luthier.data.tally import StepTally
 from luthier.errors import LuthierError
@@ -130,6 +130,13 @@ def _counted(
     """The rows that another outcome than the row itself passes on. The tally counts it, the log tells it."""
     where = str(row.source)
     event: dict[str, Any] = {"source": where, "step": placed.label}
+    if isinstance(outcome, Noted):
+        for note in outcome.notes:
+            tally.count(note)
+        log.append({**event, "notes": list(outcome.notes)})
+        outcome = outcome.example
+        if outcome is row:
+            return (row,)
     if isinstance(outcome, tuple):
         if not outcome:
             outcome = Dropped(NOTHING)

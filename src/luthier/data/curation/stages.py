@@ -54,7 +54,14 @@ class Settings:
     @classmethod
     def of(cls, recipe: Recipe) -> Settings:
         """Those of a recipe whose steps ask nothing of models."""
-        return cls(Tools(recipe.seed), allow_drop=recipe.allow_drop)
+        return cls(Tools(recipe.seed, sets=sets(recipe)), allow_drop=recipe.allow_drop)
+
+
+def sets(recipe: Recipe) -> dict[str, Callable[[], Iterator[Example]]]:
+    """Rows beside those to train on: what the recipe is scored on."""
+    from luthier.data.reading.feeds import read
+
+    return {"evaluate": lambda: (row for task in recipe.evaluate for row in read(task.data))}
 
 
 def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:
@@ -142,13 +149,13 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], settings: Settings) -> None:
     tools = settings.tools
-    ready = {placed.at: _ready(placed, tools) for chunk in chunks for placed in chunk.steps}
+    made = {placed.at: ready(placed, tools) for chunk in chunks for placed in chunk.steps}
     memory = {placed.at: _memory(placed) for placed in measuring}
-    measured = tuple(Measured(_ready(placed, tools), memory[placed.at]) for placed in measuring)
+    measured = tuple(Measured(ready(placed, tools), memory[placed.at]) for placed in measuring)
     tasks = [
         Task(
             index,
-            Chunk(chunk.feed, chunk.rows, tuple(ready[placed.at] for placed in chunk.steps)),
+            Chunk(chunk.feed, chunk.rows, tuple(made[placed.at] for placed in chunk.steps)),
             measured,
             str(folder),
             tools.seed,
@@ -172,7 +179,8 @@ def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], se
         raise
 
 
-def _ready(placed: Placed, tools: Tools) -> Placed:
+def ready(placed: Placed, tools: Tools) -> Placed:
+    """The step as it goes to work. Raises LuthierError, which says where the recipe has it."""
     try:
         return Placed(placed.at, placed.name, placed.step.ready(tools))
     except LuthierError as error:
@@ -286,4 +294,4 @@ class Rows:
         return lines.source_of(self.line(index))
 
 
-__all__ = ["Rows", "Settings", "Stage", "known_by", "stage"]
+__all__ = ["Rows", "Settings", "Stage", "known_by", "ready", "stage"]

@@ -53,7 +53,9 @@ def chinese_id(value: str) -> bool:
 def us_ssn(digits: str) -> bool:
     """No area 000, 666 or 9xx, no group 00, no serial number 0000; not one of those known from advertisements."""
     area, group, serial = digits[:3], digits[3:5], digits[5:]
-    return area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000" and digits != "078051120"
+    return (
+        area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000" and digits != "078051120"
+    )
 
 
 def german_tax_id(digits: str) -> bool:
@@ -106,7 +108,7 @@ def polish_pesel(digits: str) -> bool:
 
 
 def swedish_number(digits: str) -> bool:
-    """Ten digits (or twelve with the century): a date, and Luhn over the ten. A day above 60 is a coordination number."""
+    """Ten digits (or twelve with the century): a date, to whose day 60 may be added, and Luhn over the ten."""
     short = digits[-10:]
     day = int(short[4:6])
     return _date("2000", short[2:4], f"{day - 60 if day > 60 else day:02}") and luhn(short)

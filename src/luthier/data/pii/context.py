@@ -5,21 +5,61 @@ from __future__ import annotations
 import re
 
 PHONE = re.compile(
-    r"(?<![a-z\[])(?:(?:tele|cell)?phone\b|tel\b|mobile?\b|cell\b|fax\b|call(?:ed|ing)?\b|text (?:me|us|him|her|them)\b|dial(?:ed|ling|ing)?\b"
-    r"|whats ?app\b|hotline\b|helpline\b|contact\b|reach(?:ed)? (?:me|us|him|her|them|out)\b|desk\b|office\b|ring\b|sms\b|landline\b"
-    r"|home ?:|work ?:|ph\b|direct line\b|telefon\w*|handy\b|téléphone\b|portable\b|tel[ée]fono\b|m[óo]vil\b|celular\b|cellulare\b"
+    r"(?<![a-z\[])(?:(?:tele|cell)?phone\b|tel\b|mobile?\b|cell\b|fax\b|call(?:ed|ing)?\b|text (?:me|us|him|her"
+    r"|them)\b|dial(?:ed|ling|ing)?\b"
+    r"|whats ?app\b|hotline\b|helpline\b|contact\b|reach(?:ed)? (?:me|us|him|her|them|out)\b|desk\b|office\b"
+    r"|ring\b|sms\b|landline\b"
+    r"|home ?:|work ?:|ph\b|direct line\b|telefon\w*|handy\b|téléphone\b|portable\b|tel[ée]fono\b|m[óo]vil\b"
+    r"|celular\b|cellulare\b"
     r"|telefoon\b|appel\w*|llam\w+)|电话|手机|联系方式|热线|传真|致电|拨打|座机|来电|联系人|联系我|打给"
 )
 _BEHIND_PHONE = re.compile(r"[ \t]*[(,-]?[ \t]*(?:(?:mobile|cell|office|fax|home|work|phone|tel|desk)\b|手机|电话)")
 _STEMS = (
-    "phone", "tel", "mobil", "cell", "fax", "call", "text ", "dial", "whats", "hotline", "helpline", "contact", "reach", "desk", "office", "ring", "sms",
-    "landline", "home", "work", "ph", "direct", "handy", "portable", "vil", "appel", "llam", "电话", "手机", "联系", "热线", "传真", "致电", "拨打", "座机",
-    "来电", "打给",
-)  # fmt: skip
+    "phone",
+    "tel",
+    "mobil",
+    "cell",
+    "fax",
+    "call",
+    "text ",
+    "dial",
+    "whats",
+    "hotline",
+    "helpline",
+    "contact",
+    "reach",
+    "desk",
+    "office",
+    "ring",
+    "sms",
+    "landline",
+    "home",
+    "work",
+    "ph",
+    "direct",
+    "handy",
+    "portable",
+    "vil",
+    "appel",
+    "llam",
+    "电话",
+    "手机",
+    "联系",
+    "热线",
+    "传真",
+    "致电",
+    "拨打",
+    "座机",
+    "来电",
+    "打给",
+)
 _THING = re.compile(
-    r"(?<![a-z])(?:order|invoice|tracking|shipment|parcel|isbn|issn|imei|sku\b|part n|serial|version|doi\b|arxiv|rfc\b|ticket|model\b|batch|commit"
-    r"|build\b|pmid|cas\b|ean\b|upc\b|asin|timestamp|epoch|patent|product (?:id|code|number)|transaction|reference|case (?:no|number)|docket|barcode"
-    r"|lot (?:no|number)|policy|confirmation)|订单|单号|快递|运单|编号|流水|型号|版本|序列号|批号|条码|专利|档案|书号|时间戳"
+    r"(?<![a-z])(?:order|invoice|tracking|shipment|parcel|isbn|issn|imei|sku\b|part n|serial|version|doi\b"
+    r"|arxiv|rfc\b|ticket|model\b|batch|commit"
+    r"|build\b|pmid|cas\b|ean\b|upc\b|asin|timestamp|epoch|patent|product (?:id|code|number)|transaction"
+    r"|reference|case (?:no|number)|docket|barcode"
+    r"|lot (?:no|number)|policy|confirmation)|订单|单号|快递|运单|编号|流水|型号|版本|序列号|批号|条码|专利"
+    r"|档案|书号|时间戳"
 )
 _APART = re.compile(r"[\n\d;。；!?，,]")
 WORDS = {
@@ -37,8 +77,10 @@ WORDS = {
     "danish_cpr": r"\bcpr\b|personnummer",
     "old_chinese_id": r"身份证",
     "passport": r"passport|passeport|reisepass|pasaporte|passaporto|护照|通行证",
-    "driving_licence": r"driv(?:er|ing)'?s?'?[ -]?licen[cs]e|\bdl (?:no|number|#)|führerschein|permis de conduire|驾驶证|驾照",
-    "plate": r"licen[cs]e plate|number plate|plate (?:no|number)|registration (?:no|number|plate)|\bplates?\b|kennzeichen|immatriculation|matrícula"
+    "driving_licence": r"driv(?:er|ing)'?s?'?[ -]?licen[cs]e|\bdl (?:no|number|#)|führerschein|permis de "
+    "conduire|驾驶证|驾照",
+    "plate": r"licen[cs]e plate|number plate|plate (?:no|number)|registration (?:no|number|plate)|\bplates?\b"
+    "|kennzeichen|immatriculation|matrícula"
     r"|targa|车牌",
 }
 """For each rule that needs one, the words that say so."""
@@ -68,12 +110,10 @@ def of_a_thing(low: str, start: int) -> bool:
     """Is it the number of an order, a book, a version? So says a word just before it, unless one for a telephone or a
     card stands between."""
     begin = max(0, start - 48)
-    last = None
-    for last in _THING.finditer(low, begin, start):
-        pass
-    if last is None or start - last.end() > 24 or _APART.search(low, last.end(), start):
+    words = [found.end() for found in _THING.finditer(low, begin, start)]
+    if not words or start - words[-1] > 24 or _APART.search(low, words[-1], start):
         return False
-    return not PHONE.search(low, last.end(), start) and not _COMPILED["card"].search(low, last.end(), start)
+    return not PHONE.search(low, words[-1], start) and not _COMPILED["card"].search(low, words[-1], start)
 
 
 def phone_words(low: str) -> list[tuple[int, int]]:

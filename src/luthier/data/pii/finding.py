@@ -1,4 +1,4 @@
-"""All kinds in one pass: cheap tests first, since most texts hold nothing; then each kind's rule, and one for a place."""
+"""All kinds in one pass: cheap tests first, since most texts hold nothing; then each kind's rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _SIX = re.compile(r"\d(?:[ \-.()/·]{0,3}\d){5}")
 _FOUR = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:|(?:[0-9A-Fa-f]{2}-){5}|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.")
 _LETTERS = re.compile(r"[A-Z]{3} ?[A-Z]{3} ?\d\d[A-Z]")
-_WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), 0xFF0B, 0xFF0D, 0xFF20, *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+_WIDE = {
+    code: code - 0xFEE0
+    for code in (*range(0xFF10, 0xFF1A), 0xFF0B, 0xFF0D, 0xFF20, *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+}
 _BARE = re.compile(r"\D")
 
 

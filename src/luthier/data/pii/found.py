@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 KINDS = (
-    "secret", "login", "email", "iban", "card", "national_id", "ip", "mac", "phone", "passport", "driving_licence", "plate",
-)  # fmt: skip
+    "secret",
+    "login",
+    "email",
+    "iban",
+    "card",
+    "national_id",
+    "ip",
+    "mac",
+    "phone",
+    "passport",
+    "driving_licence",
+    "plate",
+)
 """All kinds, in the order in which they claim a place that two of them want."""
 
 NAMED = ("person", "address", "organisation")

@@ -9,20 +9,29 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from luthier.data.pii.found import Found
 
 _LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+'-]{0,62}[A-Za-z0-9_+-])?\Z")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,50})(?![A-Za-z0-9_-])")
+_DOMAIN = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,50})(?![A-Za-z0-9_-])"
+)
 _AT = re.compile(
     r"(?<![A-Za-z0-9._%+-])([A-Za-z0-9][A-Za-z0-9._%+-]{0,62}) ?(?:\[at\]|\(at\)|\{at\}|＠) ?"
-    r"((?:[A-Za-z0-9-]{1,40} ?(?:\[dot\]|\(dot\)|\{dot\}|\.) ?){1,4}[A-Za-z]{2,12})\b", re.I
-)  # fmt: skip
+    r"((?:[A-Za-z0-9-]{1,40} ?(?:\[dot\]|\(dot\)|\{dot\}|\.) ?){1,4}[A-Za-z]{2,12})\b",
+    re.I,
+)
 _PATH = re.compile(r":(?:[A-Za-z0-9~_./-]*/|[A-Za-z0-9~_.-]+\.git\b)")
 _LOGIN = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,15}://([^\s/@:\"'<>]{1,100}:[^\s/@\"'<>]{1,200})@")
 _V4 = re.compile(r"(?<![A-Za-z0-9_.])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_]|\.\d|/\d\d?\b)")
 _V4_HOST = re.compile(r"(?<![A-Za-z0-9_.])((?:\d{1,3}\.){3}\d{1,3})/(?:[12]?\d|3[0-2])\b")
 _VERSION = re.compile(
-    r"(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsections?|\bchapter|\bclause|\bfirmware|\bbuild|§|版本|固件|第|章节|[A-Za-z]/)[ :：=]{0,2}$", re.I
+    r"(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsections?|\bchapter|\bclause|\bfirmware|\bbuild|§|版本|固件|第|章节"
+    r"|[A-Za-z]/)[ :：=]{0,2}$",
+    re.I,
 )
-_V6 = re.compile(r"(?<![A-Za-z0-9_:.])[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:){1,7}(?:[0-9A-Fa-f]{1,4}|(?:\d{1,3}\.){3}\d{1,3})?(?![A-Za-z0-9_:])")
-_MAC = re.compile(r"(?<![0-9A-Za-z:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Za-z]|[:-][0-9A-Fa-f])")
+_V6 = re.compile(
+    r"(?<![A-Za-z0-9_:.])[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:){1,7}(?:[0-9A-Fa-f]{1,4}|(?:\d{1,3}\.){3}\d{1,3})?(?![A-Za-z0-9_:])"
+)
+_MAC = re.compile(
+    r"(?<![0-9A-Za-z:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Za-z]|[:-][0-9A-Fa-f])"
+)
 _MAC_DOTS = re.compile(r"(?<![0-9A-Za-z.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![0-9A-Za-z]|\.[0-9A-Fa-f])")
 
 
@@ -33,8 +42,7 @@ def emails(text: str) -> Iterator[Found]:
         domain = _DOMAIN.match(text, at + 1, at + 260)
         local = _LOCAL.search(_ascii_tail(text[max(0, at - 64) : at])) if domain is not None else None
         if local is not None and domain is not None and not _is_path(text, local[0], domain.end()):
-            if not domain[0].lower().endswith(".invalid"):
-                yield Found(at - len(local[0]), domain.end(), "email", "email")
+            yield Found(at - len(local[0]), domain.end(), "email", "email")
         at = text.find("@", at + 1)
     for found in _AT.finditer(text) if "at]" in text or "at)" in text or "at}" in text or "＠" in text else ():
         yield Found(found.start(), found.end(), "email", "email")
@@ -52,7 +60,7 @@ def _ascii_tail(text: str) -> str:
 
 
 def _is_path(text: str, local: str, end: int) -> bool:
-    return local.lower() == "git" or text[end : end + 1] == ":" and _PATH.match(text, end, end + 200) is not None
+    return local.lower() == "git" or (text[end : end + 1] == ":" and _PATH.match(text, end, end + 200) is not None)
 
 
 def logins(text: str) -> Iterator[Found]:
@@ -80,7 +88,9 @@ def _is_machine(written: str) -> bool:
         address = IPv4Address(written)
     except AddressValueError:
         return False
-    return not (address.is_loopback or address.is_unspecified or address.is_multicast or written.startswith(("255.", "0.")))
+    return not (
+        address.is_loopback or address.is_unspecified or address.is_multicast or written.startswith(("255.", "0."))
+    )
 
 
 def _is_machine_v6(written: str) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from luthier.data.pii import checksums, context
 from luthier.data.pii.found import Found
+from luthier.data.pii.lengths import IBAN_LENGTHS
 
 _BEFORE, _BEHIND = r"(?<![A-Za-z0-9_.])(?<!\d[-,/])", r"(?![A-Za-z0-9_]|[-./]\d|,\d)"
 _CARD = re.compile(
-    _BEFORE
-    + r"(?:\d{4}(?P<cut>[ -])\d{4}(?P=cut)\d{4}(?P=cut)(?:\d{4}(?:(?P=cut)\d{1,3})?|\d{1,3})|3\d{3}(?P<cut2>[ -])\d{6}(?P=cut2)\d{4,5}|\d{13,19})"
-    + _BEHIND
+    _BEFORE + r"(?:\d{4}(?P<cut>[ -])\d{4}(?P=cut)\d{4}(?P=cut)(?:\d{4}(?:(?P=cut)\d{1,3})?|\d{1,3})"
+    r"|3\d{3}(?P<cut2>[ -])\d{6}(?P=cut2)\d{4,5}|\d{13,19})" + _BEHIND
 )
 _MORE = re.compile(r"[ -]\d{4}(?!\d)")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=(?P<cut>[ -]?))[A-Za-z0-9 -]{11,40}")
@@ -23,7 +23,9 @@ def cards(text: str, low: str) -> Iterator[Found]:
     """Groups of four, or none: numbers in a row that happen to pass Luhn's check are no card."""
     for found in _CARD.finditer(text):
         start, end = found.span()
-        if found["cut"] and (_MORE.match(text, end) or re.search(r"(?<!\d)\d{1,4}[ -]$", text[max(0, start - 6) : start])):
+        if found["cut"] and (
+            _MORE.match(text, end) or re.search(r"(?<!\d)\d{1,4}[ -]$", text[max(0, start - 6) : start])
+        ):
             continue  # a longer row of groups
         if checksums.card(checksums.compact(found[0])) and not context.of_a_thing(low, start):
             yield Found(start, end, "card", "card")
@@ -32,11 +34,11 @@ def cards(text: str, low: str) -> Iterator[Found]:
 def ibans(text: str) -> Iterator[Found]:
     """As long as its country has them, written in groups of four or as one."""
     for found in _IBAN.finditer(text):
-        size = checksums.IBAN_LENGTHS.get(found[0][:2].upper())
+        size = IBAN_LENGTHS.get(found[0][:2].upper())
         if size is None:
             continue
         end = _after(text, found.start(), size)
-        if end is None or text[end : end + 1].isascii() and text[end : end + 1].isalnum():
+        if end is None or (text[end : end + 1].isascii() and text[end : end + 1].isalnum()):
             continue
         written = text[found.start() : end]
         groups = re.split("[ -]", written)
@@ -75,7 +77,9 @@ WEAK = frozenset({"us_ssn", "polish_pesel"})
 """Rules without a check, or with one that a number of a thing passes often enough."""
 
 
-def _paper(rule: str, region: str, written: str, check: Callable[[str], bool], told: bool = False, kind: str = "national_id") -> Paper:
+def _paper(
+    rule: str, region: str, written: str, check: Callable[[str], bool], told: bool = False, kind: str = "national_id"
+) -> Paper:
     return Paper(rule, region, re.compile(_BEFORE + written + _BEHIND), check, told, kind)
 
 
@@ -92,7 +96,9 @@ PAPERS = (
     _paper("german_tax_id", "de", r"[1-9]\d(?: ?\d{3}){3}", checksums.german_tax_id, told=True),
     _paper("spanish_id", "es", r"(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z]", checksums.spanish_id),
     _paper("italian_code", "it", r"(?:[A-Z]{3} ?){2}\d{2}[A-EHLMPRST]\d{2} ?[A-Z]\d{3}[A-Z]", checksums.italian_code),
-    _paper("dutch_bsn", "nl", r"(?:\d{9}|\d{3}[. ]\d{3}[. ]\d{3}|\d{4}[. ]\d{2}[. ]\d{3})", checksums.dutch_bsn, told=True),
+    _paper(
+        "dutch_bsn", "nl", r"(?:\d{9}|\d{3}[. ]\d{3}[. ]\d{3}|\d{4}[. ]\d{2}[. ]\d{3})", checksums.dutch_bsn, told=True
+    ),
     _paper("polish_pesel", "pl", r"\d{11}", checksums.polish_pesel),
     _paper("swedish_number", "se", r"(?:(?:19|20)\d{6}-?\d{4}|\d{6}[-+]\d{4})", checksums.swedish_number),
     _paper("finnish_number", "fi", r"\d{6}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]", checksums.finnish_number),
@@ -107,15 +113,26 @@ PAPERS = (
     _paper("brazilian_cpf", "br", r"\d{3}\.\d{3}\.\d{3}-\d{2}", checksums.brazilian_cpf),
     _paper("brazilian_cpf", "br", r"\d{11}", checksums.brazilian_cpf, told=True),
     _paper("aadhaar", "in", r"[2-9]\d{3} ?\d{4} ?\d{4}", checksums.aadhaar, told=True),
-    _paper("passport", "", r"(?:[A-Z]{1,2}\d{6,8}|\d{9}|\d{2}[A-Z]{2}\d{5}|[A-Z]\d{2}[A-Z0-9]{6})", _any, True, "passport"),
-    _paper("driving_licence", "", r"(?:[A-Z]{0,3}[- ]?\d{3}[- ]?\d{3,4}[- ]?\d{2,5}[A-Z]{0,2}|[A-Z]\d{7,14})", _any, True, "driving_licence"),
+    _paper(
+        "passport", "", r"(?:[A-Z]{1,2}\d{6,8}|\d{9}|\d{2}[A-Z]{2}\d{5}|[A-Z]\d{2}[A-Z0-9]{6})", _any, True, "passport"
+    ),
+    _paper(
+        "driving_licence",
+        "",
+        r"(?:[A-Z]{0,3}[- ]?\d{3}[- ]?\d{3,4}[- ]?\d{2,5}[A-Z]{0,2}|[A-Z]\d{7,14})",
+        _any,
+        True,
+        "driving_licence",
+    ),
 )
 
 
 def papers(text: str, low: str, regions: frozenset[str] | None) -> Iterator[Found]:
     """Numbers of persons of these regions (None: all). Those whose check lets many others pass need a word near."""
     for paper in PAPERS:
-        if (regions is not None and paper.region and paper.region not in regions) or (paper.told and not context.told(paper.rule, low)):
+        if (regions is not None and paper.region and paper.region not in regions) or (
+            paper.told and not context.told(paper.rule, low)
+        ):
             continue
         for found in paper.pattern.finditer(text):
             start, end = found.span()
@@ -131,7 +148,10 @@ _CHINESE_PLATE = re.compile(
     "[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-HJ-NP-Z][·• -]?"
     "(?:[A-HJ-NP-Z0-9]{4}[A-HJ-NP-Z0-9挂学警港澳]|[A-HJ-NP-Z0-9]{6})(?![A-Za-z0-9])"
 )
-_PLATE = re.compile(r"(?<![A-Za-z0-9-])(?=[A-Z0-9 -]{5,10}(?![A-Za-z0-9]))(?=[A-Z0-9 -]*\d)(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4}){1,2}(?![A-Za-z0-9])")
+_PLATE = re.compile(
+    r"(?<![A-Za-z0-9-])(?=[A-Z0-9 -]{5,10}(?![A-Za-z0-9]))(?=[A-Z0-9 -]*\d)(?=[A-Z0-9 -]*[A-Z])"
+    r"[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4}){1,2}(?![A-Za-z0-9])"
+)
 
 
 def plates(text: str, low: str) -> Iterator[Found]:

@@ -13,37 +13,40 @@ _BEFORE, _BEHIND = r"(?<![A-Za-z0-9_.+/#$€£¥=-])(?<!\d[ ,])", r"(?![A-Za-z0-
 _EXTENSION = r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#|转|分机)[ .]?\d{1,6})?"
 
 _INTERNATIONAL = re.compile(
-    r"(?<![A-Za-z0-9_.+/#$=-])(?:\(\+\d{1,3}\)|\+(?:\d{1,3}| \d{1,3}(?=[ .(-]))|00\d{1,3}(?=[ .(-]|\d{8}))(?:[ .-]?\(0?\d{1,4}\)|[ .-]?\(?\d{1,5}\)?)(?:[ ./-]?\d{1,8}){1,5}"
+    r"(?<![A-Za-z0-9_.+/#$=-])(?:\(\+\d{1,3}\)|\+(?:\d{1,3}| \d{1,3}(?=[ .(-]))|00\d{1,3}(?=[ .(-]"
+    r"|\d{8}))(?:[ .-]?\(0?\d{1,4}\)|[ .-]?\(?\d{1,5}\)?)(?:[ ./-]?\d{1,8}){1,5}"
     + _EXTENSION
     + r"(?![A-Za-z0-9_]|\.\d)"
 )
 _NATIONAL = {
-    "us": r"(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])\d{3}[.-]\d{4}|[2-9]\d{2} [2-9]\d{2} \d{4}|\d{3}-\d{3}-\d{4}",
-    "cn": r"1[3-9]\d(?:\d{8}|[ -]\d{4}[ -]\d{4})|\(?0(?:10|2\d|[3-9]\d{2})\)?[ -]?[2-8]\d{6,7}|(?:400|800)-\d{3}-\d{4}|400-\d{4}-\d{3}",
+    "us": r"(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])\d{3}[.-]\d{4}|[2-9]\d{2} [2-9]\d{2} \d{4}"
+    r"|\d{3}-\d{3}-\d{4}",
+    "cn": r"1[3-9]\d(?:\d{8}|[ -]\d{4}[ -]\d{4})|\(?0(?:10|2\d|[3-9]\d{2})\)?[ -]?[2-8]\d{6,7}|(?:400"
+    r"|800)-\d{3}-\d{4}|400-\d{4}-\d{3}",
     "gb": r"\(?0[12378]\d{2,4}\)? \d{3,4} \d{3,4}|\(?0[12378]\d{3,4}\)? \d{5,6}|07\d{9}|0[12]\d{8,9}",
     "fr": r"0[1-9](?:([ .-])\d{2}\1\d{2}\1\d{2}\1\d{2}|\d{8})",
     "de": r"\(?0[1-9]\d{1,4}\)?[ /-]{1,3}\d{3,5}(?:[ -]?\d{2,5}){0,2}|01[5-7]\d{8,9}",
-    "": r"\(\d{2,5}\) ?\d{3,4}[ -]\d{3,4}|0\d{1,3}(?:([ -])\d{2,4}\1\d{2,4}|(?:[ -]\d{2,4}){3})|\d{2} \d{4} \d{4}(?= ?(?:\n|$))|[6-9]\d{4} \d{5}",
+    "": r"\(\d{2,5}\) ?\d{3,4}[ -]\d{3,4}|0\d{1,3}(?:([ -])\d{2,4}\1\d{2,4}|(?:[ -]\d{2,4}){3})|\d{2} \d{4} "
+    r"\d{4}(?= ?(?:\n|$))|[6-9]\d{4} \d{5}",
 }
 """What is written so is a telephone number in that country, without more; "" is several countries'."""
-_PATTERNS = {
-    region: re.compile(f"{_BEFORE}(?:{forms}){_EXTENSION}{_BEHIND}") for region, forms in _NATIONAL.items()
-}
+_PATTERNS = {region: re.compile(f"{_BEFORE}(?:{forms}){_EXTENSION}{_BEHIND}") for region, forms in _NATIONAL.items()}
 _NEAR = re.compile(
     r"(?<![A-Za-z0-9_.$€£¥/])(?<!\d[:.-])\+?\(?\d{1,15}+(?:(?:[ .\-/]|\)[ .-]?|[ .-]\(| [-/] )\d{1,12}+){0,7}+"
     + _EXTENSION
     + r"(?![A-Za-z0-9_]|[,.]\d|%| ?(?:dollars|people|元))"
 )
 _DATE = re.compile(
-    r"(?:(?:18|19|20)\d{2}[-./ ](?:0?[1-9]|1[0-2])(?:[-./ ]\d{1,2}.*)?|\d{1,2}([-./])\d{1,2}\1(?:\d{2}|\d{4})|(?:18|19|20)\d{2} ?[-–] ?(?:18|19|20)\d{2})\Z"
+    r"(?:(?:18|19|20)\d{2}[-./ ](?:0?[1-9]|1[0-2])(?:[-./ ]\d{1,2}.*)?|\d{1,2}([-./])\d{1,2}\1(?:\d{2}|\d{4})"
+    r"|(?:18|19|20)\d{2} ?[-–] ?(?:18|19|20)\d{2})\Z"
 )
 _REACH = 44
 """A word for a telephone speaks for a number that begins so many characters behind it."""
 
 
 def phones(text: str, low: str, regions: frozenset[str] | None) -> Iterator[Found]:
-    """Numbers as these regions write them (None: all), international ones, and those near a word for a telephone. `low`: the text
-    in small letters."""
+    """Numbers as these regions write them (None: all), international ones, and those near a word for a telephone.
+    `low`: the text in small letters."""
     for found in _INTERNATIONAL.finditer(text):
         if _possible(found[0]) and not context.of_a_thing(low, found.start()):
             yield _whole(text, found.start(), found.end())

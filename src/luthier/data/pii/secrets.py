@@ -21,14 +21,39 @@ _PREFIXED = re.compile(
 _HOOK = re.compile(r"https://hooks\.slack\.com/services/([0-9A-Z]{6,14}/[0-9A-Z]{6,14}/[0-9A-Za-z]{16,40})")
 _NAMED = re.compile(
     r"(?i)(?:pass(?:word|wd|phrase)?|pwd|secret(?:[_-]?(?:access)?[_-]?key)?|token|api[_-]?key|access[_-]?key|auth(?:orization)?|private[_-]?key|client[_-]?secret"
-    r"|密码|口令|密钥|令牌)[\"'”]?[ \t]{0,3}(?:is[ \t]|是|为|=>|:=|[:=：])[ \t]{0,3}(?:bearer[ \t]+|basic[ \t]+)?[\"'“]?"
+    r"|密码|口令|密钥|令牌)[\"'”]?[ \t]{0,3}(?:is[ \t]|是|为|=>|:=|[:=：])[ \t]{0,3}(?:bearer[ \t]+"
+    r"|basic[ \t]+)?[\"'“]?"
     r"([^\s\"'“”<>,;(){}\[\]，。；]{8,200})"
 )
-_QUERY = re.compile(r"(?i)[?&](?:access_token|api_?key|token|sig(?:nature)?|secret|password|key)=([0-9A-Za-z_\-.~%+/=]{12,400})")
-_PLACEHOLDER = re.compile(r"(?i)your|example|xxx|\*\*\*|\.\.\.|placeholder|changeme|my[_-]|insert|dummy|sample|redacted|process\.env|os\.|config\.|self\.|\$")
+_QUERY = re.compile(
+    r"(?i)[?&](?:access_token|api_?key|token|sig(?:nature)?|secret|password|key)=([0-9A-Za-z_\-.~%+/=]{12,400})"
+)
+_PLACEHOLDER = re.compile(
+    r"(?i)your|example|xxx|\*\*\*|\.\.\.|placeholder|changeme|my[_-]|insert|dummy|sample|redacted|process\.env|os\.|config\.|self\.|\$"
+)
 BEGIN, _END = "-----BEGIN ", "-----END "
-_NAMES = ("pass", "pwd", "secret", "oken", "key", "auth", "密码", "口令", "密钥", "令牌", "Pass", "PASS", "Secret", "SECRET", "OKEN", "Key", "KEY",
-          "Auth", "AUTH", "PWD")  # fmt: skip
+_NAMES = (
+    "pass",
+    "pwd",
+    "secret",
+    "oken",
+    "key",
+    "auth",
+    "密码",
+    "口令",
+    "密钥",
+    "令牌",
+    "Pass",
+    "PASS",
+    "Secret",
+    "SECRET",
+    "OKEN",
+    "Key",
+    "KEY",
+    "Auth",
+    "AUTH",
+    "PWD",
+)
 
 
 def secrets(text: str) -> Iterator[Found]:

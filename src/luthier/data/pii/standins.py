@@ -23,8 +23,10 @@ def masked(text: str, found: Sequence[Found]) -> list[Edit]:
 
 
 def pseudonyms(text: str, found: Sequence[Found], key: bytes) -> list[Edit]:
-    """Each thing as `[EMAIL-…]` with eight letters that hang on its value and the key: one value has the same letters in
-    all its spellings and all texts, and nobody without the key can try values out."""
+    """Each thing as `[EMAIL-…]` with eight letters that hang on its value and the key.
+
+    One value has the same letters in all its spellings and all texts, and nobody without the key can try values out.
+    """
     return _replaced(text, found, key)
 
 

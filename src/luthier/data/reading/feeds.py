@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
@@ -20,6 +20,7 @@ from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwi
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
 from luthier.data.reading.json_files import read_jsonl
+from luthier.data.reading.materials import MATERIALS, PlacedRow, Tell
 from luthier.data.reading.text_files import NumberedRow, cut
 from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
@@ -35,14 +36,18 @@ class Part:
     """One file (or hub split) of a feed, opened when it is read."""
 
     name: str
-    rows: Callable[[], Iterator[NumberedRow]]
+    rows: Callable[[], Iterator[PlacedRow]]
     fingerprint: Callable[[], str]
     said: Callable[[], tuple[str, ...]] = tuple
     """What the ledger is to say about how it is read."""
     lined: Path | None = None
     """The file, where each of its lines is a row: it may be read in pieces."""
-    begins: NumberedRow | None = None
+    begins: PlacedRow | None = None
     """The first row of the whole, where this is a piece: it says the shape."""
+    telling: Callable[[Tell], Iterator[PlacedRow]] | None = None
+    """The rows of a material, which has things to say while it is read."""
+    mixed: bool = False
+    """May its rows have different shapes?"""
 
     def pieces(self, size: int) -> list[Part]:
         """The part in pieces of about so many bytes, where it can be cut."""
@@ -53,6 +58,11 @@ class Part:
             replace(self, rows=partial(read, span), said=tuple if span.start else self.said, begins=first)
             for span in cut(self.lined, size)
         ]
+
+    def read(self, tell: Tell) -> Iterator[tuple[Source, Any]]:
+        """The rows with their places."""
+        for place, row in self.telling(tell) if self.telling else self.rows():
+            yield place if isinstance(place, Source) else Source(self.name, place), row
 
 
 @dataclass(frozen=True)
@@ -119,10 +129,15 @@ class Feed:
         for line in part.said():
             ledger.note(line)
         if part.begins is not None and shape is None and isinstance(part.begins[1], Mapping):
-            first = Source(part.name, part.begins[0])
-            name, shape = self._recognise(self._columns(_bare_names(part.begins[1], first), first), first)
-        for number, row in part.rows():
-            source = Source(part.name, number)
+            place, row = part.begins
+            first = place if isinstance(place, Source) else Source(part.name, place)
+            name, shape = self._recognise(self._columns(_bare_names(row, first), first), first)
+        for source, row in part.read(ledger.note):
+            if isinstance(row, BadRow):
+                count += 1
+                ledger.read(self.name)
+                ledger.drop(self.name, source, str(row), row.fix)
+                continue
             if not isinstance(row, Mapping):
                 raise LuthierError(
                     "the row is not an object with columns", where=str(source), fix='write rows as {"column": "text"}'
@@ -131,18 +146,18 @@ class Feed:
             if bare is not row:
                 ledger.note(f"{part.name}: column names are read without the white space around them", source)
             row = self._columns(bare, source)
-            if shape is None:
+            if shape is None or part.mixed:
                 name, shape = self._recognise(row, source)
-            if count == 0:
+            if count == 0 or part.mixed:
                 shape, said = self._settled(shape, name)
                 ledger.recognised(self.name, said)
             count += 1
-            if self.shape is None and (columns := frozenset(row)) not in known:
+            if self.shape is None and not part.mixed and (columns := frozenset(row)) not in known:
                 self._check_same(row, source, name, shape)
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = with_media(row, shape.read(row))
+                example = _with_said(row, with_media(row, shape.read(row)))
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
@@ -173,7 +188,7 @@ class Feed:
 
     def _ahead(self, *, mapped: bool = True) -> Iterator[Mapping[str, Any]]:
         """The rows before they are read, up to the first that cannot be: it is told of when reading comes to it."""
-        numbered = ((Source(part.name, number), row) for part in self.parts for number, row in part.rows())
+        numbered = (placed for part in self.parts for placed in part.read(silent))
         try:
             for source, row in numbered:
                 if isinstance(row, Mapping):
@@ -210,9 +225,9 @@ class Feed:
         """Have rows the same shape without this column? A prompt that is mapped is never taken from elsewhere."""
         if name in PROMPTS:
             return False
-        wanted = self.shape or (FORMATS.build(self.entry.format) if self.entry.format else None)
+        wanted = self.shape or _named_shape(self.entry)
         if wanted is not None:
-            return cast(Format, wanted).matches(columns - {name})
+            return wanted.matches(columns - {name})
         whole, less = recognise(columns), recognise(columns - {name})
         return whole is not None and less is not None and whole[0] == less[0]
 
@@ -227,19 +242,20 @@ class Feed:
         return frozenset(never)
 
     def _recognise(self, row: Mapping[str, Any], source: Source) -> tuple[str, Format]:
-        wanted = self.entry.format
-        if wanted is None:
+        shape = _named_shape(self.entry)
+        if shape is None:
             found = recognise(row)
             if found is None:
                 raise unknown_columns(row, source.path)
             return found
-        shape: Format = FORMATS.build(wanted)
+        assert self.entry.format is not None
+        wanted = self.entry.format.name
         if not shape.matches(frozenset(row)):
             raise unknown_columns(row, source.path, wanted)
         return wanted, shape
 
     def _check_same(self, row: Mapping[str, Any], source: Source, name: str, shape: Format) -> None:
-        if self.entry.format is not None:
+        if _named_shape(self.entry) is not None:
             if shape.matches(frozenset(row)):
                 return
             other = "other columns"
@@ -276,10 +292,29 @@ def _first_shape(one: Feed) -> Format | None:
     first = next(one._ahead(), None)
     if first is None:
         return None
-    if one.entry.format is not None:
-        return cast(Format, FORMATS.build(one.entry.format))
+    named = _named_shape(one.entry)
+    if named is not None:
+        return named
     found = recognise(first)
     return found[1] if found else None
+
+
+def silent(what: str, source: Source | None) -> None:
+    """Takes what has been said, or will be."""
+
+
+def _named_shape(entry: Entry) -> Format | None:
+    """The row shape that the entry names; None where it names none, or a material."""
+    if entry.format is None or entry.format.name in MATERIALS.names():
+        return None
+    shape: Format = FORMATS.build(entry.format.name, entry.format.args)
+    return shape
+
+
+def _with_said(row: Mapping[str, Any], example: Example) -> Example:
+    """The example with what a teacher told of its tokens, as it stands; whoever learns from that reads it."""
+    said = row.get("logprobs")
+    return example if said is None else replace(example, meta={**example.meta, "logprobs": said})
 
 
 def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
@@ -332,8 +367,14 @@ def feed(entry: Entry) -> Feed:
 
         return llamafactory_feed(entry)
     assert entry.path is not None
-    found = find(entry.path, entry.split)
-    return Feed(entry, entry.path, tuple(file_part(path) for path in found.paths), said=found.said)
+    from luthier.data.reading.material_feeds import material_feed, parts
+
+    whole = material_feed(entry)
+    if whole is not None:
+        return whole
+    found = find(entry.path, entry.split, pages=True)
+    read = tuple(part for path in found.paths for part in parts(path, recognised=entry.format is None))
+    return Feed(entry, entry.path, read, said=found.said)
 
 
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
@@ -360,4 +401,4 @@ def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> 
         yield from one.examples(tally)
 
 
-__all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read"]
+__all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read", "silent"]

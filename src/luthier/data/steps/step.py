@@ -32,8 +32,17 @@ class Dropped:
     """What is particular to this row: a score, what it is like. Never a value that is to be hidden."""
 
 
-Outcome = Example | Dropped | tuple[Example, ...]
-"""The row (the very object where nothing changed), why it goes, or the rows that it became."""
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A row that passes, changed or not, and what the ledger is to count of it."""
+
+    example: Example
+    notes: tuple[str, ...]
+    """Words to count by, once for each time: never a value that is to be hidden."""
+
+
+Outcome = Example | Dropped | tuple[Example, ...] | Noted
+"""The row (the very object where nothing changed), why it goes, the rows that it became, or the row with notes."""
 
 
 S = TypeVar("S")
@@ -146,4 +155,4 @@ class SetStep(Step, ABC):
         """Which rows stay. `columns`: what was measured of all rows, in order, memory-mapped."""
 
 
-__all__ = ["Columns", "Dropped", "Outcome", "Reread", "RowStep", "SetStep", "Step", "Verdicts", "holding"]
+__all__ = ["Columns", "Dropped", "Noted", "Outcome", "Reread", "RowStep", "SetStep", "Step", "Verdicts", "holding"]

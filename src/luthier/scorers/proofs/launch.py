@@ -6,12 +6,10 @@ walls are for what that overlooks.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,17 +74,6 @@ def around(program: str) -> tuple[str, ...]:
     return (*found, *SETTINGS)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a checker and its whole process group."""
-    with suppress(ProcessLookupError):  # where all of it has ended by itself
-        os.killpg(process.pid, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with suppress(BrokenPipeError):  # what was still to be written has no reader any more
-                pipe.close()
-    process.wait()
-
-
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a checker that ran to its end came out. `late`: it was stopped for using too much time."""
@@ -98,12 +85,13 @@ class Ended:
 
 def run(command: Sequence[str], folder: Path, limits: Limits) -> Ended:
     """Run a checker to its end and read what it says, at most 1 MiB of it. Raises CheckerFailed if it got no time."""
-    process = start(command, folder, limits, cpu=limits.seconds).process
+    started = start(command, folder, limits, cpu=limits.seconds)
+    process = started.process
     try:
         output, _ = process.communicate(timeout=patience(limits.seconds))
     except subprocess.TimeoutExpired as error:
         raise CheckerFailed(f"{Path(command[0]).name} gets no processor: too much else is running") from error
     finally:
-        end(process)
+        started.stop()
     late = process.returncode in (-signal.SIGXCPU, 128 + signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGKILL)
     return Ended(process.returncode, output[: 1 << 20].decode("utf-8", "replace"), late)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BOOT = """
 import marshal, sys
-source = int(sys.argv[1])
+source = int(sys.argv.pop())  # a program is to see none
 with open(source, "rb", closefd=source != 0) as file:
     job = marshal.loads(file.read())
 for name, code in job["modules"]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import marshal
 import os
 import select
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,27 @@ class NeverBegan(RuntimeError):
 
 @dataclass(frozen=True)
 class Talking:
-    """A process that stands behind its walls. `process`: what was started; `pid`: the command itself, whose time
+    """A process that stands behind its walls. `process`: what was started; `command`: the command itself, whose time
     counts, which may be a child of it."""
 
     process: subprocess.Popen[bytes]
-    pid: int
+    command: psutil.Process
+
+    def stop(self) -> None:
+        """End it and all it started. The command goes first, so that the walls round it end by themselves, and leave
+        nobody behind."""
+        if self.process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                self.command.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(2.0)
+        with suppress(ProcessLookupError):  # where all of it has ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # what was still to be written has no reader any more
+                    pipe.close()
+        self.process.wait()
 
 
 def talk(walls: Walls, job: Mapping[str, Any], folder: Path) -> Talking:
@@ -44,7 +62,7 @@ def talk(walls: Walls, job: Mapping[str, Any], folder: Path) -> Talking:
     output, too. Raises NeverBegan, and OSError where it cannot be started."""
     told, ready = os.pipe()
     try:
-        process = _starter(os.getpid()).submit(_started, walls, job, folder, ready).result()
+        process = _starter().submit(_started, walls, job, folder, ready).result()
     except BaseException:
         os.close(told)
         raise
@@ -58,7 +76,7 @@ def talk(walls: Walls, job: Mapping[str, Any], folder: Path) -> Talking:
         process.kill()
         said = process.communicate()[0].decode("utf-8", "replace").strip()
         raise NeverBegan(said[-500:] or f"its walls did not stand within {START:g} seconds")
-    return Talking(process, _innermost(process.pid))
+    return Talking(process, _innermost(psutil.Process(process.pid)))
 
 
 def _started(walls: Walls, job: Mapping[str, Any], folder: Path, ready: int) -> subprocess.Popen[bytes]:
@@ -81,16 +99,21 @@ def _started(walls: Walls, job: Mapping[str, Any], folder: Path, ready: int) -> 
         )
 
 
-@cache
-def _starter(process: int) -> ThreadPoolExecutor:
-    """The thread that starts them, of this process: one that was forked off has none of its parent's."""
-    return ThreadPoolExecutor(1, thread_name_prefix=f"sandbox-{process}")
+_STARTERS: dict[int, ThreadPoolExecutor] = {}
+_ONE = threading.Lock()
 
 
-def _innermost(pid: int) -> int:
-    """The process that no other was started by: the walls of some kinds are processes round it."""
+def _starter() -> ThreadPoolExecutor:
+    """The thread that starts them, one for all: what another had started would end with that. A process that was forked
+    off has none of its parent's threads."""
+    with _ONE:
+        return _STARTERS.setdefault(os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="sandbox"))
+
+
+def _innermost(process: psutil.Process) -> psutil.Process:
+    """The process that started no other: the walls of some kinds are processes round it."""
     try:
-        below = psutil.Process(pid).children(recursive=True)
+        below = process.children(recursive=True)
     except psutil.NoSuchProcess:
-        return pid
-    return below[-1].pid if below else pid
+        return process
+    return below[-1] if below else process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -226,8 +226,12 @@ class _Reader:
             if kind.value == "train":
                 work: Recipe | Answering | Rewriting | Choosing = self._train(body, chosen, folder, known)
             else:
-                make = {"generate": self._generate, "revise": self._revise, "select": self._select}[kind.value]
-                work = make(body, chosen)
+                makers: dict[str, Callable[[Node, list[Override]], Answering | Rewriting | Choosing]] = {
+                    "generate": self._generate,
+                    "revise": self._revise,
+                    "select": self._select,
+                }
+                work = makers[kind.value](body, chosen)
         except LuthierError as error:
             if error.where:
                 raise

@@ -9,10 +9,34 @@ import pytest
 from luthier.data.pii import checksums
 
 PUBLISHED: list[tuple[Callable[[str], bool], list[str]]] = [
-    (checksums.card, ["4111111111111111", "4012888888881881", "4222222222222", "5555555555554444", "2223003122003222", "378282246310005", "30569309025904",
-                      "6011111111111117", "3530111333300000", "6200000000000005"]),
-    (checksums.iban, ["GB82WEST12345698765432", "DE89370400440532013000", "FR1420041010050500013M02606", "ES9121000418450200051332", "NL91ABNA0417164300",
-                      "CH9300762011623852957", "NO9386011117947", "MT84MALT011000012345MTLCAST001S"]),
+    (
+        checksums.card,
+        [
+            "4111111111111111",
+            "4012888888881881",
+            "4222222222222",
+            "5555555555554444",
+            "2223003122003222",
+            "378282246310005",
+            "30569309025904",
+            "6011111111111117",
+            "3530111333300000",
+            "6200000000000005",
+        ],
+    ),
+    (
+        checksums.iban,
+        [
+            "GB82WEST12345698765432",
+            "DE89370400440532013000",
+            "FR1420041010050500013M02606",
+            "ES9121000418450200051332",
+            "NL91ABNA0417164300",
+            "CH9300762011623852957",
+            "NO9386011117947",
+            "MT84MALT011000012345MTLCAST001S",
+        ],
+    ),
     (checksums.chinese_id, ["11010519491231002X", "440524188001010014"]),
     (checksums.german_tax_id, ["86095742719", "47036892816"]),
     (checksums.french_nir, ["255081416802538"]),
@@ -29,7 +53,7 @@ PUBLISHED: list[tuple[Callable[[str], bool], list[str]]] = [
     (checksums.british_nhs, ["9434765919"]),
     (checksums.brazilian_cpf, ["11144477735"]),
     (checksums.aadhaar, ["999941057058"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("check", "values"), PUBLISHED, ids=[check.__name__ for check, _ in PUBLISHED])
@@ -49,7 +73,10 @@ def test_numbers_that_are_not_given_out(digits: str) -> None:
     assert not checksums.us_ssn(digits) and checksums.us_ssn("123121234")
 
 
-@pytest.mark.parametrize(("value", "right"), [("AB123456C", True), ("DA123456C", False), ("GB123456A", False), ("AO123456A", False), ("AB123456E", False)])
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [("AB123456C", True), ("DA123456C", False), ("GB123456A", False), ("AO123456A", False), ("AB123456E", False)],
+)
 def test_national_insurance(value: str, right: bool) -> None:
     assert checksums.british_nino(value) is right
 

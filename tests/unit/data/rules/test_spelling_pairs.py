@@ -31,7 +31,9 @@ def test_a_file(tmp_path: Path) -> None:
     assert Cleaning(spelling=str(path)).clean("Colour 帐号") == "Color 账号"
 
 
-@pytest.mark.parametrize(("lines", "what"), [("one\n", "pair"), ("a\tb\nb\ta\n", "wrong word, too"), ("two words,x\n", "pair")])
+@pytest.mark.parametrize(
+    ("lines", "what"), [("one\n", "pair"), ("a\tb\nb\ta\n", "wrong word, too"), ("two words,x\n", "pair")]
+)
 def test_faults_name_the_line(tmp_path: Path, lines: str, what: str) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text(lines)
