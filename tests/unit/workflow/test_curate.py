@@ -38,8 +38,15 @@ def test_files_are_gone_through_the_steps_that_are_named(capsys: pytest.CaptureF
     told = capsys.readouterr()
     assert "steps.1 length dropped 1: an answer is shorter than 4 characters (a.jsonl:1 3)" in told.out
     assert "a.jsonl: 5 rows (prompt_completion), 3 left" in told.err and "steps.0 exact" in told.err
-    curate(["a.jsonl"], Asked(Path("b.jsonl")))
-    assert len(said("b.jsonl")) == 4, "without steps, what is said twice goes"
+
+
+def test_without_steps_rows_are_cleaned_and_what_is_said_twice_goes(here: Path):
+    with (here / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "Who?", "completion": "Ann\u200b: ann@example.com"}) + "\n")
+    made = curate(["a.jsonl"], Asked(Path("b.jsonl")))
+    assert said("b.jsonl") == ["one", "two words", "three of them", "and four of them", "Ann: ann@example.com"]
+    assert [one.name for one in made.ledger.steps] == ["clean", "pii", "dedup"]
+    assert made.ledger.steps[1].counts == {"email": 1}, "told, and left"
 
 
 def test_a_recipe_that_says_nothing_of_a_model_will_do(here: Path):
@@ -52,7 +59,7 @@ def test_a_recipe_that_says_nothing_of_a_model_will_do(here: Path):
 
 
 def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
-    curate(["a.jsonl"], Asked(why="a.jsonl:3"))
+    curate(["a.jsonl", "steps=[exact]"], Asked(why="a.jsonl:3"))
     assert "steps.0 exact: left out: the same row as an earlier one (= a.jsonl:2)" in capsys.readouterr().out
     curate(["a.jsonl"], Asked(why="a.jsonl:4"))
     assert 'result: {"messages"' in capsys.readouterr().out
