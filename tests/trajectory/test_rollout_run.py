@@ -71,6 +71,7 @@ def test_a_killed_run_goes_on_by_the_same_command(questions: Bench) -> None:
         ("rloo", {}),
         ("online_dpo", {}),
         ("xpo", {}),
+        ("nash_md", {}),
         ({"gkd": {"own": 0.5}}, {"teacher": "run", "reward": []}),
         ("reverse_kd", {"reward": [], "reference": "run"}),
         ({"sum": {"grpo": 1.0, "gkd": 0.1}}, {"teacher": "run"}),
@@ -104,7 +105,8 @@ def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, 
         ({"teacher": "tiny"}, "has no teacher, but `teacher` names one"),
         ({"objective": "xpo", "adapt": "full"}, "only where it is the model with its adapter off"),
         ({"objective": "xpo", "rollout": {"n": 3}}, "set rollout.n=4"),
-        ({"objective": "nash_md"}, "a mixture of two models draws"),
+        ({"objective": "nash_md", "adapt": "full"}, "the reference helps to draw rivals"),
+        ({"objective": "nash_md", "rollout": {"n": 3}}, "drawn by the rival that they are held against"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_step(

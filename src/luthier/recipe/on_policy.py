@@ -49,17 +49,15 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
                 what = f"`{key}:` is for {LEARNERS}; {name!r} learns from the rows as they are"
                 refuse((key,), what, f"leave `{key}:` out, or set another `objective:`")
         return
-    if needs.rivals == "mixture":
-        what = f"{name!r} compares answers with what a mixture of two models draws, which no engine does yet"
-        refuse(("objective",), what, "take `objective: xpo` (the reference alone draws the rivals), or online_dpo")
     _rewards(recipe, needs, refuse)
     if rollout is None:
         return
     if rollout.n < needs.responses:
         what = f"the objective {name!r} compares {needs.responses} answers to a prompt, and rollout.n is {rollout.n}"
         refuse(("rollout", "n"), what, f"set rollout.n={needs.responses} or more")
-    if needs.rivals == "reference" and rollout.n % 2:
-        what = f"{name!r} has half of the answers drawn by the reference, and rollout.n is {rollout.n}"
+    if needs.rivals != "self" and rollout.n % 2:
+        who = "the reference" if needs.rivals == "reference" else "the rival that they are held against"
+        what = f"{name!r} has half of the answers drawn by {who}, and rollout.n is {rollout.n}"
         refuse(("rollout", "n"), what, f"set rollout.n={rollout.n + 1}")
     for key, plain in (("top_p", 1.0), ("top_k", 0)):
         if getattr(rollout, key) != plain and needs.unit.name != "pair":

@@ -114,7 +114,8 @@ class Job:
         """What answers are worth."""
         from luthier.train.rollouts.judging import Judging
 
-        return Judging([replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward])
+        rewards = [replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward]
+        return Judging(rewards, self.objective.needs.preference)
 
     @cached_property
     def _speaking(self) -> Opening:
@@ -129,6 +130,13 @@ class Job:
                 where="rollout.engine",
                 fix="set rollout.engine=local",
             )
+        if self.objective.needs.rivals == "mixture" and not opening.mixes:
+            raise LuthierError(
+                f"{self.recipe.objective.name!r} compares answers with what a mixture of two models draws, which the "
+                f"engine {named.name!r} does not do",
+                where="rollout.engine",
+                fix="set rollout.engine=local, or take `objective: xpo` (the reference alone draws the rivals)",
+            )
         return opening
 
     def rollouts(self, policy: Policy, run: Run) -> Rollouts:
@@ -136,22 +144,27 @@ class Job:
         from luthier.train.rollouts.source import Made, Rollouts
 
         engine, needs = self._speaking.open(policy, self.template.stop_ids), self.objective.needs
-        rival = self._rival(policy) if needs.rivals == "reference" else None
+        rival = self._rival(policy) if needs.rivals != "self" else None
         encode = self._answered if needs.own < 1 else None
         made = Made(self.prompts, self.judging, engine, self.objective, policy.digest, rival, encode)
         return Rollouts(made, self.recipe, run)
 
     def _rival(self, policy: Policy) -> Engine:
-        """The reference, answering: the same weights with the adapter off. Raises LuthierError where it is another."""
+        """The reference, answering, or its mixture with the model: the same weights with the adapter off. Raises
+        LuthierError where the reference is another model."""
         from luthier.engines.switched import AdapterOff
 
+        mixture, needs = self.objective.needs.rivals == "mixture", self.objective.needs
+        draws = "helps to draw" if mixture else "draws"
         if self.recipe.reference.model is not None or not policy.has_adapter or policy.rewrites_base:
             raise LuthierError(
-                f"for {self.recipe.objective.name!r} the reference draws rivals, and it can only where it is the model "
-                "with its adapter off",
+                f"for {self.recipe.objective.name!r} the reference {draws} rivals, and it can only where it is the "
+                "model with its adapter off",
                 where="adapt",
                 fix="take `adapt: lora` and leave `reference:` out",
             )
+        if mixture:
+            return self._speaking.mixture(policy, self.template.stop_ids, needs.mixture)
         return AdapterOff(self._speaking.open(policy, self.template.stop_ids), policy.adapter_off)
 
     def _answered(self, example: Example) -> Encoded:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,14 @@ class Group:
     def own(self) -> slice:
         """Those of its answers that the policy drew itself."""
         return slice(0, len(self.answers) - self.rivals)
+
+    def of(self, indices: Sequence[int]) -> Group:
+        """The same with these of its answers alone, in their order."""
+        lists = {
+            name: [value[i] for i in indices] if (value := getattr(self, name)) else []
+            for name in ("answers", "parts", "rewards", "right", "first")
+        }
+        return replace(self, rivals=sum(i >= self.own.stop for i in indices), **lists)
 
     @property
     def teaches(self) -> bool:

@@ -45,11 +45,12 @@ class Records:
             "before it",
         )
 
-    def write(self, number: int, drawn: Sequence[Group], worth: Mapping[int, Sequence[Worth] | None]) -> None:
+    def write(self, number: int, drawn: Sequence[Group], worth: Mapping[int, Sequence[Worth | None] | None]) -> None:
         """What was said in a rollout, and what it earned. Groups without `worth` gave way to others."""
         self._run.still_held()
         lines = []
         for group in drawn:
+            earned = worth.get(group.place)
             for index, answer in enumerate(group.answers):
                 reward = group.rewards[index]
                 line: dict[str, Any] = {
@@ -62,8 +63,8 @@ class Records:
                     "reward": None if math.isnan(reward) else reward,
                     "right": group.right[index],
                     "parts": group.parts[index],
-                    "advantage": advantage_of(worth.get(group.place), index),
-                    "trained": group.place in worth,
+                    "advantage": None if earned is None else advantage_of(earned[index]),
+                    "trained": group.place in worth and (earned is None or earned[index] is not None),
                     "finish": answer.finish,
                     "tokens": len(answer.ids),
                     "logp": round(float(answer.logp_T.sum()), 4),

@@ -330,7 +330,7 @@ def _best_paid(drawn: Sequence[Group]) -> list[str]:
     paid = [
         (reward, answer.text)
         for group in drawn
-        for reward, answer in zip(group.rewards, group.answers, strict=True)
+        for reward, answer in zip(group.rewards[group.own], group.answers[group.own], strict=True)
         if not math.isnan(reward)
     ]
     return [text for _, text in sorted(paid, key=lambda one: -one[0])[:BEST_PAID]]
