@@ -85,7 +85,7 @@ class Learner:
             self.objective,
             "tiny",
             self._rival(stop),
-            _answered,
+            encode=_answered,
         )
         self.openers = dict(openers or {})
         self.source = Rollouts(made, self.recipe, self.run)

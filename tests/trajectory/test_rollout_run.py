@@ -11,6 +11,7 @@ from bench import Bench
 
 from luthier.run import Run
 
+FAR = {"openai": {"url": "http://127.0.0.1:1", "model": "x"}}
 KEYS: dict[str, Any] = {
     "data": "questions.jsonl",
     "objective": "grpo",
@@ -95,8 +96,12 @@ def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, 
         ({"reward": ["perplexity"]}, "judges no answer that a model draws"),
         ({"data": "rows.jsonl", "rollout": {"max_new_tokens": 200}}, "leave no room for an answer of 200 tokens"),
         (
-            {"rollout": {"max_new_tokens": 8, "engine": {"openai": {"url": "http://localhost:1", "model": "x"}}}},
-            "weights of its own",
+            {"rollout": {"max_new_tokens": 8, "engine": FAR}},
+            "the endpoint cannot be reached",
+        ),
+        (
+            {"objective": "nash_md", "rollout": {"max_new_tokens": 8, "engine": FAR, "follow": {"folder": "there"}}},
+            "which the engine 'openai' does not do",
         ),
         ({"adapt": {"lora": {"dropout": 0.1}}}, "has a dropout of 0.1"),
         ({"objective": "sft"}, "learns from the rows as they are"),

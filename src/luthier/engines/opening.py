@@ -37,6 +37,11 @@ class Opening(ABC):
         """Those of its settings that answers hang on: what is begun under others is not gone on with."""
         return {}
 
+    def following(self, model: Any, stop_ids: Collection[int], by: Literal["luthier", "vllm"] | None) -> Engine:
+        """An engine with weights of its own that takes adapters while it runs; `by`: whose way of loading an endpoint
+        has, None where it has to take none."""
+        return self.open(model, stop_ids)
+
     def mixture(self, model: Any, stop_ids: Collection[int], share: float) -> Engine:
         """An engine that draws each token from a geometric mixture of the model and, with this share, the model without
         its adapter, where it `mixes`."""

@@ -16,7 +16,20 @@ from pydantic import TypeAdapter
 from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.resolve import plain, resolve
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate, Why
+from luthier.recipe.schema import (
+    Follow,
+    Model,
+    Plugin,
+    Recipe,
+    Reference,
+    Reward,
+    Rollout,
+    Source,
+    Task,
+    Train,
+    Validate,
+    Why,
+)
 from luthier.recipe.shape import Slot, every_slot, notes, slots
 
 if TYPE_CHECKING:
@@ -205,6 +218,7 @@ def type_words(hint: Any) -> str:
         Validate: "mapping",
         Reference: "text or mapping",
         Rollout: "mapping",
+        Follow: "mapping",
         Reward: "scorer",
     }
     return words.get(hint) or str(getattr(hint, "__name__", hint))

@@ -8,15 +8,15 @@ from typing import Any, NoReturn
 from luthier.errors import LuthierError
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded
-from luthier.recipe.schema import Recipe, Rollout
+from luthier.recipe.schema import Follow, Recipe, Rollout
 
 LEARNERS = "grpo and other objectives that learn from what the model says"
 
 
-def filled(recipe: Recipe, needs: Any) -> tuple[Recipe, dict[Key, str]]:
+def filled(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> tuple[Recipe, dict[Key, str]]:
     """The recipe with `rollout:` written out where the objective needs it, and why each value is what it is.
 
-    `needs`: the objective's `luthier.types.Needs`.
+    `needs`: the objective's `luthier.types.Needs`; `elsewhere`: has the engine weights of its own?
     """
     if not needs.rollouts:
         return recipe, {}
@@ -31,10 +31,31 @@ def filled(recipe: Recipe, needs: Any) -> tuple[Recipe, dict[Key, str]]:
     if rollout.dynamic is None:
         rollout = replace(rollout, dynamic=needs.dynamic)
         reasons["rollout", "dynamic"] = f"from objective: {recipe.objective.name}"
-    return replace(recipe, rollout=rollout, train=train), reasons
+    recipe = replace(recipe, rollout=rollout, train=train)
+    if elsewhere:
+        recipe = _far(loaded, recipe, reasons)
+    return recipe, reasons
 
 
-def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
+def _far(loaded: Loaded, recipe: Recipe, reasons: dict[Key, str]) -> Recipe:
+    """What follows from an engine with weights of its own."""
+    rollout, objective = recipe.rollout, recipe.objective
+    assert rollout is not None
+    named = rollout.engine
+    if named.args.get("ask") == "auto":
+        rollout = replace(rollout, engine=replace(named, args={**named.args, "ask": "tokens"}))
+        reasons["rollout", "engine", named.name, "ask"] = "for rollouts: the very tokens, and how likely each was"
+    if named.name == "vllm" and rollout.follow is None:
+        rollout = replace(rollout, follow=Follow())
+        reasons["rollout", "follow"] = "it runs in this process, on the model that trains"
+    said = any(key[0] == "objective" and key[-1] == "correction" for key in loaded.origins)
+    if objective.args.get("correction") == "none" and not said:
+        objective = replace(objective, args={**objective.args, "correction": "truncate"})
+        reasons["objective", objective.name, "correction"] = "from rollout.engine: it is another than what learns"
+    return replace(recipe, rollout=rollout, objective=objective)
+
+
+def check(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> None:
     """Raises LuthierError where the recipe asks for rollouts that its objective does not take, or cannot take so."""
 
     def refuse(key: Key, what: str, fix: str) -> NoReturn:
@@ -68,6 +89,7 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any) -> None:
                 f"leave rollout.{key} out",
             )
     _noise(recipe, refuse)
+    _engine(recipe, needs, refuse, elsewhere)
 
 
 def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
@@ -90,6 +112,53 @@ def _rewards(recipe: Recipe, needs: Any, refuse: Any) -> None:
     if recipe.reward and all(reward.counts == 0 for reward in recipe.reward):
         what = "every entry of `reward:` is a gate: nothing would be worth more than 0"
         refuse(("reward",), what, "give one of them a weight, or add a scorer that is no gate")
+
+
+def _engine(recipe: Recipe, needs: Any, refuse: Any, elsewhere: bool) -> None:
+    rollout, name = recipe.rollout, recipe.objective.name
+    assert rollout is not None
+    follow, engine = rollout.follow, rollout.engine
+    if not elsewhere:
+        if follow is not None:
+            what = f"the engine {engine.name!r} answers with the very weights that train: nothing has to follow"
+            refuse(("rollout", "follow"), what, "leave rollout.follow out")
+        return
+    if engine.args.get("ask", "tokens") != "tokens":
+        refuse(
+            ("rollout", "engine", engine.name, "ask"),
+            f"asked by `ask: {engine.args['ask']}` an endpoint does not tell which tokens it drew",
+            "leave `ask` out: rollouts are asked for by token ids (luthier serve and vLLM answer so)",
+        )
+    if follow is not None and any(plugin.name in ("full", "freeze") for plugin in recipe.adapt):
+        what = "the base's own weights train, and only an adapter is loaded into a running engine"
+        refuse(("rollout", "follow"), what, "take `adapt: lora`, or rollout.engine=local")
+    ratios = _corrections(recipe)
+    if rollout.temperature != 1 and ratios:
+        refuse(
+            ("rollout", "temperature"),
+            "an engine elsewhere tells how likely a token was at temperature 1, not at the one it was drawn at",
+            "set rollout.temperature=1, or rollout.engine=local",
+        )
+    stale = follow is None or follow.every > 1
+    if stale and not ratios:
+        refuse(
+            ("rollout", "engine"),
+            f"what this engine says is not what the model that learns would say, and {name!r} has no way to correct it",
+            "set rollout.follow, every 1, or take a policy gradient (grpo, …), which has `correction`",
+        )
+    if stale and "none" in ratios:
+        refuse(
+            ("objective",),
+            "what this engine says is not what the model that learns would say, and nothing corrects it",
+            f"set objective.{name}.correction=truncate",
+        )
+
+
+def _corrections(recipe: Recipe) -> list[str]:
+    """`correction` of the objective, or of a sum's terms, where it has one."""
+    args = recipe.objective.args
+    terms = args["of"].values() if recipe.objective.name == "sum" else [args]
+    return [str(term["correction"]) for term in terms if "correction" in term]
 
 
 def _noise(recipe: Recipe, refuse: Any) -> None:

@@ -17,7 +17,7 @@ from luthier.recipe import abilities, on_policy
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.places import absolute, located
-from luthier.recipe.schema import Plugin, Recipe
+from luthier.recipe.schema import Plugin, Recipe, Rollout
 from luthier.recipe.shape import every_slot
 from luthier.registry import Registry
 
@@ -29,7 +29,11 @@ DTYPE_REASONS = {
     "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
 }
 
-FREE = ("output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep")
+FREE = (
+    "output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep",
+    "rollout.follow.folder",
+    *(f"rollout.engine.openai.{key}" for key in ("url", "key_env", "concurrency", "timeout", "retries")),
+)  # fmt: skip
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
 
 
@@ -57,8 +61,10 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     learns: dict[Key, str] = {}
     if seams and "objective" in seams:
         needs = seams["objective"].build(recipe.objective.name, recipe.objective.args).needs
-        recipe, learns = on_policy.filled(recipe, needs)
-        on_policy.check(loaded, recipe, needs)
+        engine = (recipe.rollout or Rollout()).engine.name
+        elsewhere = "engine" in seams and bool(seams["engine"].get(engine).elsewhere)
+        recipe, learns = on_policy.filled(loaded, recipe, needs, elsewhere=elsewhere)
+        on_policy.check(loaded, recipe, needs, elsewhere=elsewhere)
         recipe = _plugins(replace(loaded, recipe=recipe), seams) if learns else recipe
     recipe, reasons = _derive(recipe, seams)
     train, more = abilities.adjust(recipe.train, adapters)

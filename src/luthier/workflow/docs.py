@@ -15,7 +15,7 @@ from luthier.data import formats_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
-from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate
+from luthier.recipe.schema import Follow, Model, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -28,6 +28,7 @@ KEYS = (
     ("data", Source),
     ("reference", Reference),
     ("rollout", Rollout),
+    ("rollout.follow", Follow),
     ("reward", Reward),
     ("train", Train),
     ("validate", Validate),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
@@ -119,17 +120,11 @@ class Job:
 
     @cached_property
     def _speaking(self) -> Opening:
-        """What opens the engine of rollouts. Raises LuthierError for one that does not answer with the weights that
-        train."""
+        """What opens the engine of rollouts. Raises LuthierError where it cannot do what the objective asks."""
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         named = self.recipe.rollout.engine
         opening: Opening = REGISTRIES["engine"].build(named.name, named.args)
-        if opening.elsewhere:
-            raise LuthierError(
-                f"the engine {named.name!r} has weights of its own, which do not follow those that train",
-                where="rollout.engine",
-                fix="set rollout.engine=local",
-            )
+        opening.ready(base=False)
         if self.objective.needs.rivals == "mixture" and not opening.mixes:
             raise LuthierError(
                 f"{self.recipe.objective.name!r} compares answers with what a mixture of two models draws, which the "
@@ -141,13 +136,32 @@ class Job:
 
     def rollouts(self, policy: Policy, run: Run) -> Rollouts:
         """What the model is to learn from: what it says to the prompts."""
+        from luthier.engines.opening import Local
         from luthier.train.rollouts.source import Made, Rollouts
 
-        engine, needs = self._speaking.open(policy, self.template.stop_ids), self.objective.needs
+        needs, near = self.objective.needs, None
+        if self._speaking.elsewhere:
+            engine, near = self._elsewhere(policy, run), Local().open(policy, self.template.stop_ids)
+        else:
+            engine = self._speaking.open(policy, self.template.stop_ids)
         rival = self._rival(policy) if needs.rivals != "self" else None
         encode = self._answered if needs.own < 1 else None
-        made = Made(self.prompts, self.judging, engine, self.objective, policy.digest, rival, encode)
+        made = Made(self.prompts, self.judging, engine, self.objective, policy.digest, rival, near, encode)
         return Rollouts(made, self.recipe, run)
+
+    def _elsewhere(self, policy: Policy, run: Run | None) -> Engine:
+        """An engine with weights of its own; where it is to follow those that train, the run's adapter is carried there
+        (without a `run`: its model as it stands)."""
+        from luthier.models import OnDisk
+        from luthier.train.rollouts.carrying import Carrier, Elsewhere
+
+        assert self.recipe.rollout is not None, "the recipe is not resolved"
+        follow, files = self.recipe.rollout.follow, OnDisk(policy.tokenizer, policy.folder)
+        engine = self._speaking.following(files, self.template.stop_ids, follow.by if follow else None)
+        if follow is None or run is None:
+            return Elsewhere(engine)
+        folder = None if follow.folder is None else Path(follow.folder)
+        return Elsewhere(engine, Carrier(engine, policy, run.folder, folder))
 
     def _rival(self, policy: Policy) -> Engine:
         """The reference, answering, or its mixture with the model: the same weights with the adapter off. Raises
@@ -165,6 +179,8 @@ class Job:
             )
         if mixture:
             return self._speaking.mixture(policy, self.template.stop_ids, needs.mixture)
+        if self._speaking.elsewhere:
+            return self._elsewhere(policy, None)
         return AdapterOff(self._speaking.open(policy, self.template.stop_ids), policy.adapter_off)
 
     def _answered(self, example: Example) -> Encoded:

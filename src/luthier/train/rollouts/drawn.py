@@ -45,7 +45,8 @@ class Answer:
                 "the engine does not tell which tokens it drew and how likely they were, and nothing can be learnt "
                 "from an answer without that",
                 where=where,
-                fix="take rollout.engine=local",
+                fix="take rollout.engine=local, or an endpoint that tells both of what it is asked by token ids "
+                "(luthier serve, vLLM)",
             )
         return cls(completion.sampled, np.array(likely, np.float32), completion.text, completion.finish)
 

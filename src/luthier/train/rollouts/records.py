@@ -78,12 +78,13 @@ class Records:
             self._run.still_held()
             write_atomically(self._run.prompts_path, "".join(json_line(row) for row in rows))
 
-    def prune(self, number: int, keep: int) -> None:
+    def prune(self, number: int, keep: int) -> int:
         """A checkpoint is about to be written that goes on with rollout `number`: what none of those needs that are on
-        disk, of which `keep` stay, may go."""
+        disk, of which `keep` stay, may go. Returns the oldest rollout that one of them needs."""
         oldest = self.saved[-keep - 1] if len(self.saved) > keep else 0
         self.saved = [*self.saved[-keep:], number]
         self._drop(self._step(oldest))
+        return oldest
 
     def end(self) -> None:
         """No rollout is open any more."""

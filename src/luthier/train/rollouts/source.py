@@ -21,6 +21,7 @@ from luthier.data import Prompts
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
+from luthier.train.rollouts.carrying import Carrier, Elsewhere
 from luthier.train.rollouts.dealing import Dealing
 from luthier.train.rollouts.drawn import Draw, Group, Stream
 from luthier.train.rollouts.guards import RolloutGuards
@@ -50,6 +51,8 @@ class Made:
     """Which model the run began with."""
     rival: Engine | None = None
     """Who draws what the model's answers are compared with, where that is another policy."""
+    near: Engine | None = None
+    """What answers held-out prompts by the weights that train, where `engine` may have others."""
     encode: Callable[[Example], Encoded] | None = None
     """The data's own answer to a prompt as tokens, where that is learnt from, too."""
 
@@ -75,7 +78,7 @@ class Rollouts:
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
         self.stream = Stream(made.prompts.train, recipe.seed)
-        self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival)
+        self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival, made.near)
         self.dealing = Dealing(made.objective, recipe.train.micro_tokens or 0, again=self.per_rollout > 1)
         self.records, self.rates, self.guards = Records(run, self.per_rollout), Rates(), RolloutGuards()
         self.cursor = 0
@@ -121,6 +124,7 @@ class Rollouts:
         if self._open is None or self._open.number != number:
             if step == 0:
                 self.records.begin_anew()
+                self._carried(Carrier.forget)
             put_back = self._lent.undisturbed()
             self._open = self._rolled(number, again=within > 0) if self._speaks(number) else self._read(number)
             put_back()
@@ -171,7 +175,7 @@ class Rollouts:
             raise self.records.lost(number)
         known = len(journal.answers), len(journal.passes)
         if not again:
-            self.speaking.sync(version)
+            self.speaking.sync(self._spoke(number), version)
         groups, drawn = self._enough(journal)
         self.speaking.rest()
         began = time.perf_counter()
@@ -187,6 +191,16 @@ class Rollouts:
         if not again:
             self._tell(version + 1, groups, drawn)
         return _Open(number, dealt.rows, _best_paid(drawn))
+
+    def _spoke(self, number: int) -> int:
+        """How many steps those weights had behind them that answer a rollout."""
+        every = self.rollout.follow.every if self.rollout.follow else 1
+        return (number - number % every) * self.per_rollout
+
+    def _carried(self, what: Callable[[Carrier], None]) -> None:
+        """Where an engine elsewhere follows the weights, have its carrier do something."""
+        if isinstance(self.made.engine, Elsewhere) and self.made.engine.carrier is not None:
+            what(self.made.engine.carrier)
 
     def _enough(self, journal: Journal) -> tuple[list[Group], list[Group]]:
         """The groups that train, and all that were answered. Where prompts without contrast give way, as many more are
@@ -277,9 +291,8 @@ class Rollouts:
     def evaluate(self, step: int) -> tuple[float, dict[str, float]]:
         """How held-out prompts are answered greedily: what is wanting to a perfect score, and the score."""
         put_back, held_out = self._lent.undisturbed(), self.made.prompts.held_out
-        self.speaking.sync(step)
         draws = [Draw(place, place, prompt) for place, prompt in enumerate(held_out)]
-        groups = self.speaking.greedy(draws)
+        groups = self.speaking.greedy(draws, step)
         self.made.judging.judge(groups)
         values = [one for group in groups for one in group.first if one is not None]
         self.speaking.rest()
@@ -302,7 +315,8 @@ class Rollouts:
         """Where it stands: as the open rollout began, where steps of it are still to come."""
         number, within = divmod(self._last + 1, self.per_rollout)
         base = self._before if within else self._now()
-        self.records.prune(number, self.recipe.train.keep)
+        oldest = self.records.prune(number, self.recipe.train.keep)
+        self._carried(lambda carrier: carrier.prune(self._spoke(oldest)))
         self.records.rates(self.rates.rows(self.stream.prompts))
         return {**base, "guards": self.guards.state(), "saved": list(self.records.saved)}
 
@@ -320,6 +334,7 @@ class Rollouts:
     def close(self) -> None:
         """The run has made its last step, and its checkpoint."""
         self.records.end()
+        self._carried(Carrier.forget)
 
 
 def _indices(group: Group) -> range:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from luthier.engines import LocalEngine
 from luthier.engines.switched import AdapterOff
 from luthier.recipe.schema import Rollout
+from luthier.train.rollouts.carrying import Elsewhere
 from luthier.train.rollouts.drawn import Answer, Draw, Group
 from luthier.train.rollouts.journal import Journal
 from luthier.types import Completion, Engine, Request, Sampling
@@ -17,9 +18,13 @@ from luthier.types import Completion, Engine, Request, Sampling
 class Speaking:
     """Asks an engine for `n` answers to each prompt that was drawn."""
 
-    def __init__(self, engine: Engine, rollout: Rollout, seed: int, rival: Engine | None = None) -> None:
-        """`rival`: another policy, which draws the latter half of each group."""
+    def __init__(
+        self, engine: Engine, rollout: Rollout, seed: int, rival: Engine | None = None, near: Engine | None = None
+    ) -> None:
+        """`rival`: another policy, which draws the latter half of each group. `near`: what answers greedily, where the
+        engine may have other weights than those that train."""
         self.engine, self.n, self._seed, self._rival = engine, rollout.n, seed, rival
+        self._near = near or engine
         self._rivals = self.n // 2 if rival is not None else 0
         self._sampling = Sampling(
             max_new_tokens=rollout.max_new_tokens,
@@ -57,23 +62,29 @@ class Speaking:
 
     def rest(self) -> None:
         """The engines are not needed for a while: their pages' memory is given back."""
-        for engine in (self.engine, self._rival):
+        for engine in (self.engine, self._rival, self._near):
             inside = engine.engine if isinstance(engine, AdapterOff) else engine
             if isinstance(inside, LocalEngine):
                 inside.rest()
 
-    def sync(self, version: int) -> None:
-        """The weights have so many steps behind them."""
-        self.engine.sync(version)
+    def sync(self, version: int, now: int) -> None:
+        """The weights have `now` steps behind them, and those that had `version` are to answer: the same, but for an
+        engine elsewhere."""
+        if isinstance(self.engine, Elsewhere):
+            self.engine.use(version, now)
+        else:
+            self.engine.sync(now)
 
-    def greedy(self, draws: Sequence[Draw]) -> list[Group]:
-        """One answer to each prompt, the likeliest token at every place; written nowhere."""
+    def greedy(self, draws: Sequence[Draw], now: int) -> list[Group]:
+        """One answer to each prompt, the likeliest token at every place, by the weights that train, which have `now`
+        steps behind them; written nowhere."""
+        self._near.sync(now)
         sampling = Sampling(max_new_tokens=self._sampling.max_new_tokens)
         requests = [
             Request(d.prompt.ids, sampling, id=d.place, turns=d.prompt.example.prompt, tools=d.prompt.example.tools)
             for d in draws
         ]
-        found = {int(one.request): one for one in self.engine.run(requests)}
+        found = {int(one.request): one for one in self._near.run(requests)}
         return [Group(d.place, d.position, d.prompt, [Answer.of(found[d.place], d.prompt.where)]) for d in draws]
 
     def _whole(self, group: Group, journal: Journal, ended: Callable[[Group], None]) -> None:
