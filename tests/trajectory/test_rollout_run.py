@@ -4,10 +4,12 @@ a reason."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bench import Bench
+from serving import serving
 
 from luthier.run import Run
 
@@ -129,3 +131,21 @@ def test_a_run_without_rollouts_has_nothing_to_show(questions: Bench, capfd: pyt
 
     assert questions.inside(main, "samples", "run") == 1
     assert "keeps nothing of what its model said" in capfd.readouterr().err
+
+
+def test_a_server_answers_by_the_weights_that_train(questions: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shared = questions.content["model"]["name"], questions.folder / "shared"
+    shared.mkdir()
+    monkeypatch.setenv("SERVER_KEY", "the-admin-key")
+    with serving([model], shared, ("admin the-admin-key",)) as server:
+        asked = {"url": f"{server.url}/v1", "model": Path(model).name, "key_env": "SERVER_KEY"}
+        rollout = {"n": 4, "max_new_tokens": 8, "engine": {"openai": asked}, "follow": {"folder": str(shared)}}
+        for objective, ahead in (("grpo", 0), ("grpo", 1), ("xpo", 0)):
+            output = f"{objective}-{ahead}"
+            keys = {**KEYS, "rollout": {**rollout, "ahead": ahead}, "objective": objective, "output": output}
+            assert questions.here("train", **keys, validate={"share": 0.2, "every": 3}) == 0
+            run = Run(questions.folder / output)
+            assert len(list(run.events("rollout"))) == 3 == len(list(run.events("step"))) and run.adapter.is_dir()
+            assert len(list(run.events("evaluation"))) == 1 and not list(shared.iterdir())
+            if output == "grpo-0":
+                assert all(step["mismatch"] < 1e-4 for step in run.events("step"))

@@ -122,6 +122,9 @@ def _engine(recipe: Recipe, needs: Any, refuse: Any, elsewhere: bool) -> None:
         if follow is not None:
             what = f"the engine {engine.name!r} answers with the very weights that train: nothing has to follow"
             refuse(("rollout", "follow"), what, "leave rollout.follow out")
+        if rollout.ahead:
+            what = f"the engine {engine.name!r} answers with the very weights that train, and cannot while they change"
+            refuse(("rollout", "ahead"), what, "leave rollout.ahead out, or take an engine elsewhere (openai, vllm)")
         return
     if engine.args.get("ask", "tokens") != "tokens":
         refuse(
@@ -139,12 +142,12 @@ def _engine(recipe: Recipe, needs: Any, refuse: Any, elsewhere: bool) -> None:
             "an engine elsewhere tells how likely a token was at temperature 1, not at the one it was drawn at",
             "set rollout.temperature=1, or rollout.engine=local",
         )
-    stale = follow is None or follow.every > 1
+    stale = follow is None or follow.every > 1 or rollout.ahead > 0
     if stale and not ratios:
         refuse(
             ("rollout", "engine"),
             f"what this engine says is not what the model that learns would say, and {name!r} has no way to correct it",
-            "set rollout.follow, every 1, or take a policy gradient (grpo, …), which has `correction`",
+            "set rollout.follow (every: 1, and no rollout.ahead), or take a policy gradient (grpo, …)",
         )
     if stale and "none" in ratios:
         refuse(

@@ -291,6 +291,8 @@ def digest(recipe: Recipe) -> str:
     content = {key: value for key, value in flat(recipe).items() if not is_free(key)}
     if not recipe.reward:  # runs from before there was such a key go on
         del content["reward"]
+    if not content.get("rollout.ahead"):
+        content.pop("rollout.ahead", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 

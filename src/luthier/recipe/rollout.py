@@ -51,6 +51,9 @@ class Rollout:
     follow: Follow | None = None
     """How an engine elsewhere comes by the weights that train. Default: not at all. What it says is another policy's
     then, and each token counts by how likely the model that learns finds it (`objective.correction`)."""
+    ahead: Annotated[Int, Field(ge=0, le=1), Why("what speaks is what learns")] = 0
+    """1: the answers of the next rollout are drawn while this one trains, by the weights it began with, and corrected
+    for. Only where the engine has weights of its own."""
     top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
     """Draw among the likeliest tokens that hold this share of the probability. Only for objectives of pairs."""
     top_k: Annotated[Int, Field(ge=0)] = 0

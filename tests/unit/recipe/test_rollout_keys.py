@@ -121,6 +121,8 @@ def test_the_digest_of_other_runs_is_what_it_was() -> None:
         ("objective: grpo\nreward: f1\nrollout: {samples: 3}", r"unknown key 'rollout.samples'"),
         ("objective: nash_md\nreward: f1\nrollout: {n: 3}", r"half of the answers drawn by the rival"),
         ("objective: grpo\nreward: f1\nrollout: {follow: {every: 2}}", r"recipe:6: .*'local' answers with the very"),
+        ("objective: grpo\nreward: f1\nrollout: {ahead: 1}", r"recipe:6: .* cannot while they change"),
+        (f"objective: online_dpo\nreward: f1\n{FOLLOWED[:-1]}, ahead: 1}}", r"no rollout.ahead"),
         (f"objective: grpo\nreward: f1\nadapt: full\n{FOLLOWED}", r"the base's own weights train, and only an adapter"),
         (
             f"objective: grpo\nreward: f1\n{FAR}, temperature: 0.7}}",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +30,13 @@ from luthier.recipe.schema import Follow, Recipe, Reward, Rollout, Validate
 from luthier.run import Run
 from luthier.train import Beside, fit
 from luthier.train.rollouts.carrying import Carrier, Elsewhere
+from luthier.train.rollouts.journal import Journal
 from luthier.train.rollouts.judging import Judging
 from luthier.train.rollouts.source import Made, Rollouts
 from luthier.types import Encoded, Example, Source, Turn
 
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tiny", "serving", "luthier.train.fitting"])
 TIS: dict[str, Any] = {"grpo": {"kl": 0.0, "correction": "truncate"}}
 STOPS = frozenset(range(2, 40))
 """Many tokens end an answer, so that some do."""
@@ -129,6 +136,19 @@ def names(served: Served) -> list[str]:
     return [one["name"] for one in found]
 
 
+def loads_of(learner: Learner) -> list[str]:
+    """The adapters that are loaded, as they come."""
+    loaded: list[str] = []
+    load = learner.asked.load_adapter
+
+    def loading(name: str, folder: str) -> None:
+        loaded.append(name)
+        load(name, folder)
+
+    learner.asked.load_adapter = loading  # type: ignore[method-assign]
+    return loaded
+
+
 def watched(learner: Learner) -> list[list[Encoded]]:
     steps: list[list[Encoded]] = []
     ask = learner.source.next
@@ -172,9 +192,7 @@ def test_answers_of_the_same_weights_are_those_of_the_local_engine(
 ) -> None:
     """The first rollout: the adapter changes nothing yet, and the policy as loaded says how likely each answer is."""
     learner = Learner(tmp_path / "run", base, url(served), follow(shared, every=2), steps=4, save_every=1)
-    loaded: list[str] = []
-    load = learner.asked.load_adapter
-    learner.asked.load_adapter = lambda name, folder: (loaded.append(name), load(name, folder))[1]  # type: ignore[method-assign]
+    loaded = loads_of(learner)
     learner.fit()
     assert [name[-6:] for name in loaded] == ["000000", "000002"], "every second rollout"
     far = [step["mismatch"] for step in learner.events("step")]
@@ -258,3 +276,98 @@ def test_a_killed_run_goes_on_with_the_adapter_that_spoke(
     again = learner("killed").fit()
     assert all(torch.equal(weight, again.weights()[name]) for name, weight in whole.weights().items())
     assert whole.said(7) == again.said(7) and names(served) == []
+
+
+# ahead
+def test_the_next_rollout_is_answered_while_this_one_trains(
+    base: Path, shared: Path, served: Served, tmp_path: Path
+) -> None:
+    learner = Learner(tmp_path / "run", base, url(served), {**follow(shared), "ahead": 1}, steps=4)
+    loaded, by, ahead = loads_of(learner), set(), []
+
+    def watch(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "step":
+            ahead.append((learner.run.rollouts / f"open-{event['step'] + 1:06d}.jsonl").is_file())
+
+    answer = Journal.answer
+
+    def answered(self: Journal, *args: Any) -> None:
+        by.add((self.path.stem, threading.current_thread() is threading.main_thread()))
+        answer(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "answer", answered)
+        learner.fit(watch)
+    assert [name[-6:] for name in loaded] == ["000000", "000001", "000002"], "the last one begins no other"
+    assert by == {("open-000001", True), *((f"open-{step:06d}", False) for step in (2, 3, 4))}
+    assert ahead == [True, True, True, False]
+    far = [step["mismatch"] for step in learner.events("step")]
+    assert far[0] < 1e-4 and min(far[1:]) > 1e-3, "one step old"
+    assert names(served) == [] and not list(shared.iterdir())
+    assert all(event["made_per_s"] > 0 for event in learner.events("rollout"))
+
+
+def test_what_the_server_refuses_meanwhile_is_told_when_it_is_needed(
+    base: Path, shared: Path, served: Served, tmp_path: Path
+) -> None:
+    learner = Learner(tmp_path / "run", base, url(served), {**follow(shared), "ahead": 1}, steps=4)
+
+    def watch(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "rollout" and event["step"] == 2:
+            learner.asked._words = replace(learner.asked._words, name="nobody")  # type: ignore[attr-defined]
+            learner.source.made.engine.carrier._name = lambda version: "nobody"  # type: ignore
+
+    learner.asked.load_adapter = lambda name, folder: None  # type: ignore[method-assign]
+    with pytest.raises(LuthierError, match="there is no model"):
+        learner.fit(watch)
+
+
+def learn_ahead(folder: Path, base: Path, shared: Path, url: str, die: tuple[str, int] = ("", 0)) -> Any:
+    """Two updates of each rollout, groups without contrast drawn again; dies at the n-th of a kind of event, or in the
+    thread that draws ahead."""
+    seen = 0
+    keys = {"follow": Follow(folder=str(shared)), "ahead": 1, "updates": 2, "dynamic": True, "prompts": 2}
+    learner = Learner(folder, base, url, keys, steps=8, save_every=1)
+
+    def now(place: str) -> None:
+        nonlocal seen
+        seen += place == die[0]
+        if die[0] and seen == die[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    answer = Journal.answer
+
+    def answered(self: Journal, *args: Any) -> None:
+        now("answering" if threading.current_thread() is threading.main_thread() else "answering ahead")
+        answer(self, *args)
+
+    Journal.answer = answered  # type: ignore[method-assign]
+    try:
+        learner.fit(lambda event: now(event["kind"]))
+    finally:
+        Journal.answer = answer  # type: ignore[method-assign]
+    return learner.weights()
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [("answering ahead", 13)],
+        pytest.param(
+            [("answering ahead", 3), ("step", 4), ("checkpoint", 5), ("rollout", 3)], marks=pytest.mark.slow, id="more"
+        ),
+    ],
+)
+def test_a_run_that_draws_ahead_ends_the_same_wherever_it_is_killed(
+    places: list[tuple[str, int]], base: Path, shared: Path, served: Served, tmp_path: Path
+) -> None:
+    whole = learn_ahead(tmp_path / "whole", base, shared, url(served))
+    for number, place in enumerate(places):
+        folder = tmp_path / str(number)
+        process = PROCESSES.Process(target=learn_ahead, args=(folder, base, shared, url(served), place))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        again = learn_ahead(folder, base, shared, url(served))
+        assert all(torch.equal(weight, again[name]) for name, weight in whole.items()), place
+    assert names(served) == [] and not list(shared.iterdir())

@@ -21,6 +21,7 @@ from luthier.data import Prompts
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
+from luthier.train.rollouts.ahead import Ahead
 from luthier.train.rollouts.carrying import Carrier, Elsewhere
 from luthier.train.rollouts.dealing import Dealing
 from luthier.train.rollouts.drawn import Draw, Group, Stream
@@ -79,6 +80,7 @@ class Rollouts:
         self.per_rollout = rollout.updates * self.minibatches
         self.stream = Stream(made.prompts.train, recipe.seed)
         self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival, made.near)
+        self.ahead = Ahead(self.speaking)
         self.dealing = Dealing(made.objective, recipe.train.micro_tokens or 0, again=self.per_rollout > 1)
         self.records, self.rates, self.guards = Records(run, self.per_rollout), Rates(), RolloutGuards()
         self.cursor = 0
@@ -126,7 +128,8 @@ class Rollouts:
                 self.records.begin_anew()
                 self._carried(Carrier.forget)
             put_back = self._lent.undisturbed()
-            self._open = self._rolled(number, again=within > 0) if self._speaks(number) else self._read(number)
+            speaks = self._speaks(number)
+            self._open = self._rolled(number, version, again=within > 0) if speaks else self._read(number)
             put_back()
         self._last = step
         update, part = divmod(within, self.minibatches)
@@ -163,14 +166,15 @@ class Rollouts:
         return _Open(number, [[self.made.encode(draw.prompt.example)] for draw in draws])
 
     # a rollout
-    def _rolled(self, number: int, *, again: bool) -> _Open:
+    def _rolled(self, number: int, version: int, *, again: bool) -> _Open:
         """Draw, answer, judge, give credit. `again`: steps of it were done before the run was killed, so all of it must
         lie on disk."""
-        version = number * self.per_rollout
         self._before = self._now()
         self._clock = clock = Clock()
-        head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
-        journal = Journal(self.records.journal(number), head)
+        began = time.perf_counter()
+        clock.made += self.ahead.wait()
+        clock.speaking += time.perf_counter() - began
+        journal = self._journal(number)
         if again and not journal.answers:
             raise self.records.lost(number)
         known = len(journal.answers), len(journal.passes)
@@ -190,12 +194,19 @@ class Rollouts:
         )
         if not again:
             self._tell(version + 1, groups, drawn)
+        if self.rollout.ahead and (number + 1) * self.per_rollout < self.total and not self.guards.learnt:
+            self.speaking.sync(self._spoke(number + 1), version)
+            self.ahead.begin(self.stream.take(self.cursor, self.prompts), self._journal(number + 1))
         return _Open(number, dealt.rows, _best_paid(drawn))
 
     def _spoke(self, number: int) -> int:
         """How many steps those weights had behind them that answer a rollout."""
-        every = self.rollout.follow.every if self.rollout.follow else 1
-        return (number - number % every) * self.per_rollout
+        every, begun = self.rollout.follow.every if self.rollout.follow else 1, max(0, number - self.rollout.ahead)
+        return (begun - begun % every) * self.per_rollout
+
+    def _journal(self, number: int) -> Journal:
+        head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
+        return Journal(self.records.journal(number), head)
 
     def _carried(self, what: Callable[[Carrier], None]) -> None:
         """Where an engine elsewhere follows the weights, have its carrier do something."""
@@ -333,6 +344,7 @@ class Rollouts:
 
     def close(self) -> None:
         """The run has made its last step, and its checkpoint."""
+        self.ahead.stop()
         self.records.end()
         self._carried(Carrier.forget)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from luthier.engines import LocalEngine
 from luthier.engines.switched import AdapterOff
@@ -37,28 +38,33 @@ class Speaking:
         """The groups of these draws. What the journal holds is not drawn again; `ended` is told of each group when all
         of its answers are there."""
         groups = {draw.place: Group(draw.place, draw.position, draw.prompt, rivals=self._rivals) for draw in draws}
-        missing: dict[int, int] = {}
-        requests: tuple[list[Request], list[Request]] = ([], [])
-        for draw in draws:
-            wanted = [i for i in range(self.n) if (draw.place, i) not in journal.answers]
-            missing[draw.place] = len(wanted)
-            for index in wanted:
-                requests[index >= self.n - self._rivals].append(self._request(draw, index))
+        missing = {draw.place: len(self._missing(draw, journal)) for draw in draws}
+        answers = self.begin(draws, journal)
         for place in [place for place, count in missing.items() if not count]:
             self._whole(groups[place], journal, ended)
-        for completion in self._asked(*requests):
-            place, index = map(int, str(completion.request).split())
-            journal.answer(place, index, Answer.of(completion, groups[place].prompt.where))
+        for place, index, answer in answers:
+            journal.answer(place, index, answer)
             missing[place] -= 1
             if not missing[place]:
                 self._whole(groups[place], journal, ended)
         return list(groups.values())
 
-    def _asked(self, own: Sequence[Request], rivals: Sequence[Request]) -> Iterator[Completion]:
-        if own:
-            yield from self.engine.run(own)
-        if rivals and self._rival is not None:
-            yield from self._rival.run(rivals)
+    def begin(self, draws: Sequence[Draw], journal: Journal) -> Iterator[tuple[int, int, Answer]]:
+        """Place, index and answer of all that the journal lacks of these draws, each as it ends. The engine is asked
+        now, by the weights that answer now, whenever the answers are fetched."""
+        requests: tuple[list[Request], list[Request]] = ([], [])
+        for draw in draws:
+            for index in self._missing(draw, journal):
+                requests[index >= self.n - self._rivals].append(self._request(draw, index))
+        asked = [
+            engine.run(some)
+            for engine, some in zip((self.engine, self._rival), requests, strict=True)
+            if engine is not None and some
+        ]
+        return _told(asked, {draw.place: draw.prompt.where for draw in draws})
+
+    def _missing(self, draw: Draw, journal: Journal) -> list[int]:
+        return [index for index in range(self.n) if (draw.place, index) not in journal.answers]
 
     def rest(self) -> None:
         """The engines are not needed for a while: their pages' memory is given back."""
@@ -98,6 +104,12 @@ class Speaking:
         sampling = replace(self._sampling, seed=seed_of(self._seed, draw.place, index))
         request_id = f"{draw.place} {index}"
         return Request(draw.prompt.ids, sampling, id=request_id, turns=example.prompt, tools=example.tools)
+
+
+def _told(asked: Sequence[Iterator[Completion]], where: Mapping[int, str]) -> Iterator[tuple[int, int, Answer]]:
+    for completion in chain.from_iterable(asked):
+        place, index = map(int, str(completion.request).split())
+        yield place, index, Answer.of(completion, where[place])
 
 
 def seed_of(seed: int, place: int, index: int) -> int:
