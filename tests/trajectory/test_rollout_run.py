@@ -140,12 +140,12 @@ def test_a_server_answers_by_the_weights_that_train(questions: Bench, monkeypatc
     with serving([model], shared, ("admin the-admin-key",)) as server:
         asked = {"url": f"{server.url}/v1", "model": Path(model).name, "key_env": "SERVER_KEY"}
         rollout = {"n": 4, "max_new_tokens": 8, "engine": {"openai": asked}, "follow": {"folder": str(shared)}}
-        for objective, ahead in (("grpo", 0), ("grpo", 1), ("xpo", 0)):
+        for objective, ahead in (("grpo", 1), ("xpo", 0)):
             output = f"{objective}-{ahead}"
             keys = {**KEYS, "rollout": {**rollout, "ahead": ahead}, "objective": objective, "output": output}
-            assert questions.here("train", **keys, validate={"share": 0.2, "every": 3}) == 0
+            keys["train"] = {**KEYS["train"], "steps": 2}
+            assert questions.here("train", **keys, validate={"share": 0.2, "every": 2}) == 0
             run = Run(questions.folder / output)
-            assert len(list(run.events("rollout"))) == 3 == len(list(run.events("step"))) and run.adapter.is_dir()
+            assert len(list(run.events("rollout"))) == 2 == len(list(run.events("step"))) and run.adapter.is_dir()
             assert len(list(run.events("evaluation"))) == 1 and not list(shared.iterdir())
-            if output == "grpo-0":
-                assert all(step["mismatch"] < 1e-4 for step in run.events("step"))
+            assert all(step["mismatch"] < 1e-4 for step in list(run.events("step"))[:ahead])

@@ -83,11 +83,15 @@ class Group:
 
     def of(self, indices: Sequence[int]) -> Group:
         """The same with these of its answers alone, in their order."""
-        lists = {
-            name: [value[i] for i in indices] if (value := getattr(self, name)) else []
-            for name in ("answers", "parts", "rewards", "right", "first")
-        }
-        return replace(self, rivals=sum(i >= self.own.stop for i in indices), **lists)
+        return replace(
+            self,
+            answers=[self.answers[i] for i in indices],
+            parts=[self.parts[i] for i in indices if self.parts],
+            rewards=[self.rewards[i] for i in indices if self.rewards],
+            right=[self.right[i] for i in indices if self.right],
+            first=[self.first[i] for i in indices if self.first],
+            rivals=sum(i >= self.own.stop for i in indices),
+        )
 
     @property
     def teaches(self) -> bool:
