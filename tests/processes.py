@@ -119,3 +119,15 @@ def weights(run: Path) -> dict[str, Any]:
 def rows(folder: Path, name: str, content: Sequence[Mapping[str, Any]]) -> str:
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     return f"{name}.jsonl"
+
+
+def must_be_gone(group: int) -> None:
+    """Of a process group that was ended nobody is left, once the system has tidied up."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the process group {group} is still there")

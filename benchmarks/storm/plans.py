@@ -68,7 +68,7 @@ class Mix:
         drawn = random.Random(f"{self.seed}/{client}/{number}")
         nonce = f"n{client:04d}x{random.Random(f'{self.seed}/{client}').getrandbits(32):08x}"
         chat = drawn.random() < CHAT
-        words = f"My number is {nonce}. Write a line about {drawn.choice(SUBJECTS)} for guest {number}."
+        words = f"Write a line about {drawn.choice(SUBJECTS)} for guest {number}. My number is {nonce}."
         body: dict[str, Any] = {"messages": [{"role": "user", "content": words}]} if chat else {"prompt": words}
         body["model"] = self.base
         if self.adapters and drawn.random() >= BASE:

@@ -93,7 +93,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             from luthier.workflow.faults import report
 
-            resumes = function.__name__ in ("train", "demo", "generate", "run")
+            resumes = function.__name__ in ("train", "demo", "generate", "run", "curate")
             raise typer.Exit(report(error, debug=_debug.on, resumes=resumes)) from error
 
     return guarded
@@ -125,8 +125,10 @@ def train(
 ) -> None:
     """Train what the recipe says, score it before and after, write the report. Run it again to resume."""
     if processes > 1:
+        from luthier import verbs
         from luthier.distributed.launch import launch
 
+        verbs.alone(recipe, overrides or (), processes)
         launch(processes, ["train", str(recipe), *(overrides or ()), *([DEBUG] if _debug.on else ())])
         return
     from luthier import verbs
@@ -278,11 +280,30 @@ def data(
     recipe: RecipePath,
     overrides: Overrides = None,
     show: Annotated[int, typer.Option(min=0, help="Show so many rows, the tokens that train coloured.")] = 0,
+    diff: Annotated[int, typer.Option(min=0, help="Show so many changes of each step, coloured.")] = 0,
 ) -> None:
     """Read, render and tokenise the data, and show the ledger, without training."""
     from luthier import verbs
 
-    verbs.data(recipe, overrides or (), show=show)
+    verbs.data(recipe, overrides or (), show=show, diff=diff)
+
+
+@_verb
+def curate(
+    given: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE|FILES", help="A recipe, or files of rows; keys as steps=[exact]."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="A file for the rows; ledger and changes go beside it.")] = None,
+    first: Annotated[int | None, typer.Option("--try", min=1, help="Of each source only so many rows.")] = None,
+    why: Annotated[str | None, typer.Option(metavar="FILE:LINE", help="Tell what became of one row.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="Show so many changes of each step, coloured.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one for each processor.")] = None,
+) -> None:
+    """Bring rows through the steps of a recipe, and write what comes of them. Run again, it does only what is new."""
+    from luthier.workflow import curation
+
+    curation.curate(given, curation.Asked(out, first, why, show, processes))
 
 
 @_verb

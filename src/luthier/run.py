@@ -16,10 +16,28 @@ from typing import Any, BinaryIO, TextIO
 
 from luthier.errors import LuthierError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What a full disk raises while this is written names it: the system itself does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in FULL:
+            error.filename = str(path)
+        raise
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write the whole file or leave the old one: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        _write_atomically(path, text)
+
+
+def _write_atomically(path: Path, text: str) -> None:
     # mkstemp would make it unreadable to others; threads may write the same file
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -116,7 +134,7 @@ class Run:
         """Append one event and return it. Raises LuthierError where the folder is this process's no more."""
         self.still_held()
         event = {"kind": kind, "time": round(time.time(), 3), **fields}
-        with self.events_path.open("a+b") as file:
+        with naming(self.events_path), self.events_path.open("a+b") as file:
             cut_half_line(file)
             file.write(json_line(event).encode("utf-8", "backslashreplace"))
         return event
@@ -183,9 +201,9 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises LuthierError if another process holds it."""
         with self._taken() as file:
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            with naming(self.folder / ".lock"):
+                file.truncate(0)
+                os.write(file.fileno(), str(os.getpid()).encode())  # at once: nothing is left to fail when it is closed
             self._held.append(_identity(os.fstat(file.fileno())))
             try:
                 yield
@@ -235,7 +253,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             return (self.folder / ".lock").open("a+")
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise
             taken = isinstance(error, FileExistsError | NotADirectoryError)
             why = "there is a file of that name" if taken else (error.strerror or str(error)).lower()

@@ -58,8 +58,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
     if processes != 1:
         from luthier.workflow import together
 
-        # what is wrong with the recipe is told before there are any
-        output = resolve(_loaded(recipe, overrides), REGISTRIES).recipe.output
+        output = alone(recipe, overrides, processes).output
         return together.train(recipe, overrides, processes, Run(Path(output).expanduser()))
     from luthier.workflow import resume_check, scoring, training
 
@@ -70,6 +69,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         if not group.first:
             return _help(recipe, overrides, group)
         job = Job(models_located(resolve(_loaded(recipe, overrides), REGISTRIES).recipe))
+        job.must_be_alone(group.world)
         run = Run(Path(job.recipe.output).expanduser())
         stack.enter_context(run.locked())
         held = resume_check.held(run, job.recipe)
@@ -89,6 +89,14 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
             _report(run)
         closing(run)
     return run
+
+
+def alone(recipe: Recipe | str | Path, overrides: Sequence[str], processes: int) -> Recipe:
+    """The recipe resolved, before so many processes are started for it: what is wrong with it, or cannot be done by
+    several, is told once."""
+    resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
+    Job(resolved).must_be_alone(processes)
+    return resolved
 
 
 def _help(recipe: Recipe | str | Path, overrides: Sequence[str], group: Group) -> Run:
@@ -166,12 +174,20 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
     return run
 
 
-def data(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0) -> Prepared | Prompts:
-    """Show the ledger of a recipe's data without training, and the first rows with the tokens that train coloured."""
+def data(
+    recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0, diff: int = 0
+) -> Prepared | Prompts:
+    """Show the ledger of a recipe's data without training, the first rows with the tokens that train coloured, and the
+    first changes of each step (`diff`)."""
     resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
     job = Job(resolved).lenient()  # what is lost is to be seen, too
     if show:
         console().print(job.shown(show))
+    if diff:
+        from luthier.data.curation import shown
+
+        for one in shown.samples(job.rows.ledger.steps, diff):
+            console().print(one)
     job.rows.refuse_lost(resolved.train.max_lost)
     job.check_data()
     return job.rows
@@ -281,6 +297,7 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
     `adapt` instead of a recipe: the table of adapters; the name of one: its card.
     """
     from luthier.models.adapters.kit import guide
+    from luthier.workflow.teaching import forecast
 
     name = str(recipe)
     if name == "adapt":
@@ -300,7 +317,10 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
                 f"{name!r} is neither a recipe nor a way to adapt a model",
                 fix=f"{suggest(name, REGISTRIES['adapter'].names())}; of a recipe, give the path",
             )
-        console().print(explained(_loaded(recipe, overrides), REGISTRIES))
+        loaded = _loaded(recipe, overrides)
+        console().print(explained(loaded, REGISTRIES))
+        for line in forecast.lines(Job(resolve(loaded, REGISTRIES).recipe)):
+            console().print(line, markup=False)
 
 
 def schema() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from luthier.data import FORMATS, Ledger, formats_table, read
 from luthier.data.reading.formats import recognise
 from luthier.data.reading.formats.shape import BadRow
 from luthier.errors import LuthierError
+from luthier.recipe import Source as Entry
 from luthier.types import Example, Format
 
 USER, REPLY = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
@@ -81,9 +82,36 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"prompt": [USER], "tests": [{"input": "2 2", "output": "4"}], "solution": "4"},
         {"question": "2+2?", "tests": {"inputs": ["2 2"], "outputs": ["4"]}, "solution": "4"},
     ],
+    "curated": [
+        {"example": {"prompt": [USER], "responses": [{"turns": [REPLY], "reward": 1.0}]}, "source": ["a.jsonl", 3]},
+        {"example": {"prompt": [USER], "responses": [{"turns": [REPLY]}], "meta": {"margin": 1}}},
+    ],
     "task": [{"prompt": "2+2?"}, {"prompt": "2+2?", "answer": "4"}, {"prompt": [USER], "answer": "4"}],
-}
+    "shp": [{"history": "2+2?", "human_ref_A": "4", "human_ref_B": "5", "labels": 1, "score_ratio": 3.0}],
+    "ultrafeedback": [
+        {
+            "instruction": "Add",
+            "models": ["a", "b"],
+            "completions": [{"response": "4", "fine-grained_score": 4.5}, {"response": "5", "fine-grained_score": 1}],
+        },
+    ],
+    "camel": [
+        {"role_1": "Sum_RoleType.ASSISTANT", "topic;": "sums", "message_1": "2+2?", "message_2": "4"},
+        {
+            "role_1": "a", "role_2": "b",
+            "message_1": {"role_type": "USER", "content": "2+2?"},
+            "message_2": {"role_type": "ASSISTANT", "content": "4"},
+        },
+    ],
+    "wikihow": [{"headline": "Add.", "title": "How to Add1", "text": "4"}],
+}  # fmt: skip
+BY_NAME = ("wikihow",)
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "curated": [
+        ({"example": "2+2?"}, "'example' is text, not an object"),
+        ({"example": {"prompt": "2+2?"}}, "'example' is not what"),
+        ({"example": {"prompt": [USER], "responses": [REPLY]}}, "'example' is not what"),
+    ],
     "alpaca": [
         ({"instruction": "Add", "output": None}, "'output' is null, not text"),
         ({"instruction": "Add", "output": 4}, "'output' is a number, not text"),
@@ -189,6 +217,21 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompt": "2+2?", "statement": "2 + 2 = 4", "proof": ["4"]}, "'proof' is a list, not text"),
     ],
     "task": [({"prompt": ""}, "'prompt' is empty"), ({"prompt": 4}, "'prompt' is a number")],
+    "shp": [
+        ({"history": "2+2?", "human_ref_A": "4", "human_ref_B": "4", "labels": 1}, "are the same"),
+        ({"history": "2+2?", "human_ref_A": "4", "human_ref_B": "5", "labels": "A"}, "'labels' is another text"),
+        ({"history": " ", "human_ref_A": "4", "human_ref_B": "5", "labels": 0}, "'history' is empty"),
+    ],
+    "ultrafeedback": [
+        ({"instruction": "Add", "models": [], "completions": [{"response": "4"}]}, "fewer than two completions"),
+        ({"instruction": "Add", "models": [], "completions": ["4"]}, "a completion is text, not an object"),
+        ({"instruction": " ", "models": [], "completions": []}, "'instruction' is empty"),
+    ],
+    "camel": [
+        ({"role_1": "a", "message_1": "2+2?", "message_2": ""}, "no message of the assistant"),
+        ({"role_1": "a", "message_1": {"content": "2+2?"}, "message_2": "4"}, "no role_type of user or assistant"),
+    ],
+    "wikihow": [({"headline": "Add.", "title": "How to Add", "text": "\n"}, "'text' is empty")],
 }
 
 
@@ -208,13 +251,14 @@ def test_a_format_keeps_its_contract(name: str) -> None:
 @pytest.mark.parametrize(("name", "row"), rows(GOOD))
 def test_a_good_row_is_recognised_and_read(name: str, row: dict[str, Any]) -> None:
     found = recognise(row)
-    assert found is not None and found[0] == name
-    example = found[1].read(row)
+    assert (found is not None and found[0] == name) != (name in BY_NAME)
+    example = FORMATS.build(name).read(row)
     assert isinstance(example, Example)
-    assert len(example.responses) == {"ranked": len(row.get("responses", ())), "preference": 2, "task": 0}.get(name, 1)
+    counts = {"ranked": len(row.get("responses", ())), "preference": 2, "shp": 2, "ultrafeedback": 2, "task": 0}
+    assert len(example.responses) == counts.get(name, 1)
     if name != "text":
         assert example.prompt[-1].role == "user" and example.prompt[-1].text in (
-            *("2+2?", "2+2 is", "Add", "Add\n2+2"),
+            *("2+2?", "2+2 is", "Add", "Add\n2+2", "How to Add"),
             "2+2?\nYour code should pass this test:\nassert 4",
         )
         assert all(response.turns[-1].role == "assistant" for response in example.responses)
@@ -233,7 +277,7 @@ def test_a_bad_row_is_dropped_with_its_reason_and_line(
     good = next(one for one in GOOD[name] if recognise(one) == recognise(row))
     path.write_text(json.dumps(good) + "\n\n" + json.dumps(row) + "\n" + json.dumps(good) + "\n")
     ledger = Ledger()
-    examples = list(read([str(path)], ledger))
+    examples = list(read([Entry(path=str(path), format=name if name in BY_NAME else None)], ledger))
     assert [example.source.row for example in examples if example.source] == [1, 4]
     (dropped,) = ledger.reasons.values()
     assert dropped.count == 1 and dropped.rows == [f"{path}:3"]

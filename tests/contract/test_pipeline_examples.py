@@ -22,7 +22,9 @@ PLAIN = {
     "raft": [f"stages.rounds.stages.best.{ANY}"],
     "star": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
     "best_worst_dpo": [f"stages.rounds.stages.pairs.{ANY}"],
+    "constitution": [f"stages.pairs.{ANY}", "stages.revised.temperature=1.0", "stages.revised.rounds=1"],
     "instructgpt": [],
+    "sequence_kd": [],
     "r1": [f"stages.right.{ANY}", "stages.right.above=0.01"],
 }
 
@@ -52,7 +54,7 @@ def test_a_pipeline_holds_together_and_finds_its_data(path: Path, tmp_path: Path
 def test_a_tiny_model_goes_through_a_pipeline(path: Path, tmp_path: Path) -> None:
     start, end = "<|im_start|>", "<|im_end|>"
     tokenizer = letters("<|endoftext|>", start, end, bos_token=start, eos_token=end, chat_template=CHATML)
-    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": 1024}
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": 8192}
     module = tiny.model(0, **sizes, initializer_range=0.3, bos_token_id=1, eos_token_id=2)
     module.lm_head.weight.data[2] *= 4  # the end comes now and then
     module.save_pretrained(tmp_path / "model")
@@ -64,7 +66,7 @@ def test_a_tiny_model_goes_through_a_pipeline(path: Path, tmp_path: Path) -> Non
         way = stage.name.replace("/1/", "/stages/").replace("/", ".")
         if "/" not in stage.name or "/1/" in stage.name:
             given += [f"stages.{way}.train.steps=1", f"stages.{way}.evaluate=[]"] if stage.kind == "train" else []
-            given += [f"stages.{way}.data.limit=12"] if stage.kind == "generate" else []
+            given += [f"stages.{way}.data.limit=12"] if stage.kind in ("generate", "revise") else []
     out = verbs.run(tmp_path / "pipeline.yaml", given)
     assert {stage["state"] for stage in json.loads((out / "pipeline.json").read_text())["stages"].values()} == {
         "finished"

@@ -17,7 +17,7 @@ def test_there_is_a_recipe_for_each_way():
     names = {path.stem for path in RECIPES}
     assert names >= {"lora", "full", "freeze", "freeze_lora", "pretrain", "alpaca", "sharegpt", "messages", "gsm8k"}
     assert names >= {"llamafactory", "mix", "streaming", "completion", "early_stopping"}
-    assert names >= {"dpo", "simpo", "kto", "reward", "process_reward", "best_of", "grpo"}
+    assert names >= {"dpo", "simpo", "kto", "reward", "process_reward", "best_of", "grpo", "gkd", "distil"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -154,7 +154,7 @@ def test_a_share_that_holds_out_nothing_or_everything(
     [
         (["evaluate.0.data=absent.jsonl"], "absent.jsonl: no such file"),
         (["evaluate.0.data=long.jsonl"], "long.jsonl:1: the prompt has"),
-        (["evaluate.0.data=bare.jsonl"], "they have no answer"),
+        (["evaluate.0.data=bare.jsonl"], "they have no `answer`"),
         (
             [
                 "evaluate.0.data=rows.jsonl",

@@ -91,6 +91,6 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 def test_generated_documentation_is_current() -> None:
     from luthier.workflow.docs import filled
 
-    for name in ("recipes.md", "generation.md"):
+    for name in ("recipes.md", "generation.md", "acquire.md"):
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert filled(page) == page, "run `make docs`"

@@ -90,7 +90,7 @@ def learn_and_die(folder: Path, where: str, count: int) -> None:
 
     before(Journal, "answer", "answering")
     before(Journal, "judged", "scoring")
-    before(Judging, "early", "before scoring")
+    before(Judging, "asked", "before scoring")
     before(Journal, "computed", "reading")
     before(Records, "write", "recording")
     before(Records, "rates", "writing rates")

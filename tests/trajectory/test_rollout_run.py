@@ -96,11 +96,13 @@ def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, 
     ("more", "words"),
     [
         ({"reward": ["perplexity"]}, "judges no answer that a model draws"),
-        ({"data": "rows.jsonl", "rollout": {"max_new_tokens": 200}}, "leave no room for an answer of 200 tokens"),
-        (
-            {"rollout": {"max_new_tokens": 8, "engine": FAR}},
-            "the endpoint cannot be reached",
-        ),
+        ({"reward": ["contains", "step_accuracy"]}, "'step_accuracy' judges no answer that a model draws"),
+        ({"rollout": {"max_new_tokens": 128}}, "an answer of 128 tokens leaves no prompt room in 128"),
+        ({"objective": "reinforce", "rollout": {"max_new_tokens": 8, "updates": 3}}, "set rollout.updates=1, or clip"),
+        ({"objective": {"sum": {"reinforce": 1, "ppo": 1}}, "rollout": {"updates": 2, "max_new_tokens": 8}}, "clip"),
+        ({"objective": "dapo", "reference": "tiny"}, "'dapo' has no reference, but `reference.model` names one"),
+        ({"adapt": "eva"}, "is measured on rows with answers first"),
+        ({"objective": "xpo", "reference": "tiny"}, "only where it is the model with its adapter off"),
         (
             {"objective": "nash_md", "rollout": {"max_new_tokens": 8, "engine": FAR, "follow": {"folder": "there"}}},
             "which the engine 'openai' does not do",
@@ -111,18 +113,75 @@ def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, 
         ({"objective": "gkd"}, "learns from a teacher, and none is named"),
         ({"teacher": "tiny"}, "has no teacher, but `teacher` names one"),
         ({"objective": "xpo", "adapt": "full"}, "only where it is the model with its adapter off"),
-        ({"objective": "xpo", "rollout": {"n": 3}}, "set rollout.n=4"),
+        ({"objective": "xpo", "rollout": {"n": 3, "max_new_tokens": 8}}, "set rollout.n=4"),
         ({"objective": "nash_md", "adapt": "full"}, "the reference helps to draw rivals"),
-        ({"objective": "nash_md", "rollout": {"n": 3}}, "drawn by the rival that they are held against"),
+        (
+            {"objective": "nash_md", "rollout": {"n": 3, "max_new_tokens": 8}},
+            "drawn by the rival that they are held against",
+        ),
     ],
 )
-def test_what_cannot_be_is_told_before_a_step(
+def test_what_cannot_be_is_told_by_explain(
     questions: Bench, capfd: pytest.CaptureFixture[str], more: dict[str, Any], words: str
 ) -> None:
-    assert questions.here("train", **{**KEYS, **more}) == 1
-    shown = capfd.readouterr().err
-    assert words in " ".join(shown.split()) and "Traceback" not in shown
+    for verb in ("explain", "train"):
+        assert questions.here(verb, **{**KEYS, **more}) == 1
+        shown = capfd.readouterr().err
+        assert words in " ".join(shown.split()) and "Traceback" not in shown
+    assert not questions.run.exists()
+
+
+def test_an_engine_that_cannot_be_reached_is_told_before_a_step(
+    questions: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert questions.here("train", **{**KEYS, "rollout": {"max_new_tokens": 8, "engine": FAR}}) == 1
+    assert "the endpoint cannot be reached" in " ".join(capfd.readouterr().err.split())
     assert not list((questions.run / "checkpoints").glob("step-*"))
+
+
+def test_several_updates_go_with_whatever_is_clipped(questions: Bench) -> None:
+    for objective in ("rloo", "grpo", {"reinforce": {"clip_high": 0.2}}, "online_dpo", {"vapo": {"clip_low": "none"}}):
+        assert questions.here("explain", "rollout.updates=3", **{**KEYS, "objective": objective}) == 0
+
+
+def test_prompts_that_leave_no_room_are_told_before_a_step(questions: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    keys = {**KEYS, "data": "rows.jsonl", "rollout": {"max_new_tokens": 120}}
+    assert questions.here("train", **keys) == 1
+    assert "leave no room for an answer of 120 tokens" in " ".join(capfd.readouterr().err.split())
+    assert not list((questions.run / "checkpoints").glob("step-*"))
+
+
+def test_several_processes_are_refused_before_there_are_any(
+    questions: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_: Any) -> None:
+        raise AssertionError("processes were started")
+
+    monkeypatch.setattr("luthier.distributed.launch.launch", launch)
+    assert questions.here("train", "--processes", "2", **KEYS) == 1
+    assert "--processes: the objective 'grpo' learns from what the model says" in capfd.readouterr().err
+    from luthier import verbs
+    from luthier.errors import LuthierError
+
+    monkeypatch.chdir(questions.folder)
+    with pytest.raises(LuthierError, match="drawn by one process"):
+        verbs.train("recipe.yaml", processes=2)
+
+
+def test_held_out_rows_that_cannot_be_judged_are_told_at_the_start(
+    questions: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "say a", "answer": "a"}, {"prompt": "say b"}]
+    (questions.folder / "apart.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert questions.here("train", **KEYS, validate={"data": "apart.jsonl"}) == 1
+    assert "apart.jsonl:2: 1 of 2 rows of validate.data have no `answer`" in " ".join(capfd.readouterr().err.split())
+    assert questions.here("data", **KEYS, validate={"data": "apart.jsonl"}) == 1
+    capfd.readouterr()
+    task = {"data": "apart.jsonl", "scorers": ["contains"], "max_new_tokens": 2}
+    assert questions.here("train", "train.steps=1", **KEYS, evaluate=task) == 0
+    told = " ".join(capfd.readouterr().err.split())
+    assert told.index("1 of 2 rows will not be judged by contains") < told.index("path:")
+    assert "apart.jsonl:2)" in told
 
 
 def test_a_run_without_rollouts_has_nothing_to_show(questions: Bench, capfd: pytest.CaptureFixture[str]) -> None:

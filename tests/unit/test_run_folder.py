@@ -1,12 +1,18 @@
 """The run folder: lines that stay lines, files that are not whole, and a folder that is taken away under a process."""
 
+import errno
 import json
+import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from luthier.errors import LuthierError
 from luthier.run import Run, write_atomically
+from luthier.train.rollouts.journal import Journal
+from luthier.workflow.faults import words
 
 ENDS = "a\x0bb\x0cc\x1cd\x1ee\x85f\u2028g\u2029h\ri\nj"
 
@@ -126,3 +132,33 @@ def test_a_folder_in_use_is_refused(run):
         pass
     with run.locked():
         run.event("start")
+
+
+# a disk without space
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "write"),
+    [
+        ("summary.json", "fsync", lambda run: run.write_json(run.summary_path, {})),
+        (".lock", "write", lambda run: run.locked().__enter__()),
+        ("rollouts/open.jsonl", "fsync", lambda run: Journal(run.rollouts / "open.jsonl", {"rollout": 0}).close()),
+    ],
+)
+def test_a_full_disk_is_named(
+    run: Run, name: str, call: str, write: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left") as told:
+        write(run)
+    assert words(told.value).startswith(f"{run.folder / name}: no space left on the disk\n  → free space")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_event_that_finds_no_space_names_its_file(run: Run) -> None:
+    run.events_path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as told:
+        run.event("start", text="x" * 100_000)
+    assert words(told.value).startswith(f"{run.events_path}: no space left on the disk")

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "FORMATS",
+    "MATERIALS",
+    "STEPS",
     "Ledger",
     "Prepared",
     "Prompt",
     "Prompts",
     "Template",
     "formats_table",
+    "materials_table",
     "prepare",
     "prompts",
     "read",
@@ -22,6 +25,9 @@ __all__ = [
 _HOMES = {
     "FORMATS": "luthier.data.reading.formats",
     "formats_table": "luthier.data.reading.formats",
+    "STEPS": "luthier.data.steps",
+    "MATERIALS": "luthier.data.reading.materials",
+    "materials_table": "luthier.data.reading.materials",
     "Ledger": "luthier.data.ledger",
     "Prepared": "luthier.data.preparation",
     "prepare": "luthier.data.preparation",
@@ -41,7 +47,9 @@ if TYPE_CHECKING:
     from luthier.data.prompting import Prompt, Prompts, prompts, show_prompts
     from luthier.data.reading.feeds import read
     from luthier.data.reading.formats import FORMATS, formats_table
+    from luthier.data.reading.materials import MATERIALS, materials_table
     from luthier.data.show import show
+    from luthier.data.steps import STEPS
 
 
 def __getattr__(name: str) -> Any:

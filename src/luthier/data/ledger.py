@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.data.statistics import PreferenceStatistics
+from luthier.data.tally import LISTED, Reason, StepTally, Tally
 from luthier.types import Source
 
 if TYPE_CHECKING:
@@ -17,38 +18,14 @@ if TYPE_CHECKING:
 
     from luthier.data.store import View
 
-LISTED = 10_000
-"""Dropped rows named for each reason in ledger.json; the counts are always exact."""
 SHOWN = 3
 """Dropped rows named for each reason on screen."""
 PERCENTILES = (50, 90, 95, 99, 100)
 
 
 @dataclass
-class Tally:
-    """Rows of one source."""
-
-    read: int = 0
-    kept: int = 0
-    dropped: int = 0
-    shape: str = ""
-    """The row shape; several where its files differ."""
-    used: int = 0
-    """Rows of the training mix that come from here (more than kept when a weight repeats them)."""
-
-
-@dataclass
-class Reason:
-    """Why rows were dropped: how many, and which."""
-
-    count: int = 0
-    rows: list[str] = field(default_factory=list)
-    fix: str | None = None
-
-
-@dataclass
 class Ledger:
-    """Counts of rows and tokens. `read` = `kept` + `dropped`; texts that were split count as one kept row."""
+    """Counts of rows and tokens. `read` + `made` = `kept` + `dropped`; texts that were split count as one kept row."""
 
     sources: dict[str, Tally] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
@@ -89,6 +66,8 @@ class Ledger:
     """What is to be said of the chat template."""
     joints: dict[str, int] = field(default_factory=dict)
     """What divides the judged steps of the kept rows, and how often."""
+    steps: list[StepTally] = field(default_factory=list)
+    """What each step of curation did."""
     preferences: PreferenceStatistics | None = None
     """Pairs, labels and lengths, where responses are judged."""
     validation: Ledger | None = None
@@ -110,9 +89,19 @@ class Ledger:
         return sum(tally.dropped for tally in self.sources.values())
 
     @property
+    def rows_made(self) -> int:
+        """Rows that steps have made."""
+        return sum(tally.made for tally in self.sources.values())
+
+    @property
+    def asked(self) -> int:
+        """Rows left out by steps of curation, which were asked to."""
+        return sum(step.dropped for step in self.steps)
+
+    @property
     def lost(self) -> float:
         """Share of the rows left out without being asked to."""
-        return (self.rows_dropped - self.deduplicated) / max(self.rows_read, 1)
+        return (self.rows_dropped - self.deduplicated - self.asked) / max(self.rows_read, 1)
 
     @property
     def separator(self) -> str | None:
@@ -150,10 +139,7 @@ class Ledger:
     def drop(self, name: str, source: Source | None, reason: str, fix: str | None = None) -> None:
         """One more row of this source is left out."""
         self.sources.setdefault(name, Tally()).dropped += 1
-        entry = self.reasons.setdefault(reason, Reason(fix=fix))
-        entry.count += 1
-        if len(entry.rows) < LISTED:
-            entry.rows.append(str(source))
+        self.reasons.setdefault(reason, Reason(fix=fix)).add(str(source))
 
     def note(self, what: str, source: Source | None = None) -> None:
         """This was done to the data, or to one more row of it."""
@@ -171,6 +157,21 @@ class Ledger:
             self.lengths = {f"p{p}": int(value) for p, value in zip(PERCENTILES, values, strict=True)}
             self.mean_length = round(float(lengths.mean()), 1)
 
+    def absorb(self, other: Ledger) -> None:
+        """Enter what another ledger says of rows that were read apart from these."""
+        for name, tally in other.sources.items():
+            ours = self.sources.setdefault(name, Tally())
+            for shape in tally.shape.split(", ") if tally.shape else ():
+                self.recognised(name, shape)
+            ours.read, ours.kept = ours.read + tally.read, ours.kept + tally.kept
+            ours.dropped, ours.made = ours.dropped + tally.dropped, ours.made + tally.made
+        for ours_of, theirs_of in ((self.reasons, other.reasons), (self.notes, other.notes)):
+            for what, entry in theirs_of.items():
+                ours_of.setdefault(what, Reason()).join(entry)
+        for key, count in other.unread.items():
+            self.unread[key] = self.unread.get(key, 0) + count
+        self.steps += other.steps
+
     def main_reasons(self) -> list[tuple[str, Reason]]:
         """Reasons, the commonest first."""
         return sorted(self.reasons.items(), key=lambda item: -item[1].count)
@@ -182,6 +183,8 @@ class Ledger:
                 "read": self.rows_read,
                 "kept": self.rows_kept,
                 "dropped": self.rows_dropped,
+                "made": self.rows_made,
+                "asked": self.asked,
                 "lost_share": round(self.lost, 6),
                 "without_scored_token": self.unscored,
                 "truncated": self.truncated,
@@ -197,10 +200,8 @@ class Ledger:
             "length": {**self.lengths, "mean": self.mean_length},
             "notes": {what: {"count": entry.count, "rows": entry.rows} for what, entry in self.notes.items()},
             "sources": {name: vars(tally) for name, tally in self.sources.items()},
-            "dropped": {
-                reason: {"count": entry.count, "rows": entry.rows, "fix": entry.fix}
-                for reason, entry in self.main_reasons()
-            },
+            "dropped": {reason: entry.to_json() for reason, entry in self.main_reasons()},
+            "steps": [step.to_json() for step in self.steps],
             "shortened": self.shortened,
             "weighed": [self.weighed, self.weighed_first],
             "unread_keys": self.unread,
@@ -217,10 +218,7 @@ class Ledger:
         mean = length.pop("mean")
         return cls(
             sources={name: Tally(**tally) for name, tally in content["sources"].items()},
-            reasons={
-                name: Reason(entry["count"], list(entry["rows"]), entry["fix"])
-                for name, entry in content["dropped"].items()
-            },
+            reasons={name: Reason.from_json(entry) for name, entry in content["dropped"].items()},
             notes={what: Reason(entry["count"], list(entry["rows"])) for what, entry in content["notes"].items()},
             unscored=rows["without_scored_token"],
             truncated=rows["truncated"],
@@ -233,6 +231,7 @@ class Ledger:
             examples=content["examples"],
             tokens=content["tokens"]["total"],
             scored=content["tokens"]["scored"],
+            steps=[StepTally.from_json(step) for step in content.get("steps", ())],  # runs from before there were any
             lengths=length,
             mean_length=mean,
             shortened=content["shortened"],
@@ -259,10 +258,15 @@ class Ledger:
             table.add_column(heading, justify="right")
         for name, tally in self.sources.items():
             table.add_row(Text(name), tally.shape, *(f"{getattr(tally, heading):,}" for heading in headings))
-        parts: list[RenderableType] = [table, *self._notes()]
+        parts: list[RenderableType] = [table, *self._steps(), *self._notes()]
         if self.validation:
             parts.append(self.validation.table("Validation data", train=False))
         return Group(*parts)
+
+    def _steps(self) -> list[RenderableType]:
+        from luthier.data.curation import shown
+
+        return [shown.table(self.steps)] if self.steps else []
 
     def _division(self, separator: str) -> Text:
         from rich.text import Text

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier import __version__, cache
+from luthier.data.curation.feeds import CuratedFeed, opened
+from luthier.data.curation.stages import Settings
 from luthier.data.encode.rendering import RowFault
 from luthier.data.encode.template import Template
 from luthier.data.encode.tokenised import LossOn, Tokenised
 from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
-from luthier.data.reading.feeds import Feed, feed
+from luthier.data.reading.feeds import Feed
 from luthier.data.store import Store, View, Writer, content_hash, digest, group_hash
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -49,16 +51,23 @@ class Prepared:
             _refuse_lost(ledger, max_lost)
 
 
-def prepare(recipe: Recipe, template: Template, needs: Needs = PLAIN, context: int | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    template: Template,
+    needs: Needs = PLAIN,
+    context: int | None = None,
+    settings: Settings | None = None,
+) -> Prepared:
     """Tokens of the recipe's data, from the cache where they are there already. `needs`: the objective's; `context`:
-    the longest row that the model can read, if known: no advice goes beyond it.
+    the longest row that the model can read, if known: no advice goes beyond it; `settings`: how steps are run.
 
     Raises LuthierError for data that cannot be read, tokens without an embedding, rows longer than train.max_tokens
     where long_rows is error, nothing to train on, and a share of lost rows above train.max_lost.
     """
     rules, share = Rules.of(recipe, needs, context), 0.0 if recipe.validate.data else recipe.validate.share
-    train = _stored([feed(entry) for entry in recipe.data], rules, template, _Enough.of(recipe, share))
-    apart = _stored([feed(entry) for entry in recipe.validate.data], rules, template) if recipe.validate.data else None
+    settings, others = settings or Settings.of(recipe), recipe.validate.data
+    train = _stored(opened(recipe.data, recipe.steps, settings), rules, template, _Enough.of(recipe, share))
+    apart = _stored(opened(others, (), settings, "validate.data"), rules, template) if others else None
     ledger = train.ledger
     out = held_out(train.store.arrays["groups"], share)
     weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
@@ -120,7 +129,7 @@ def _refuse_lost(ledger: Ledger, max_lost: float) -> None:
 
 @dataclass
 class _Stored:
-    feeds: list[Feed]
+    feeds: list[Feed | CuratedFeed]
     store: Store
     ledger: Ledger
 
@@ -144,7 +153,9 @@ class _Enough:
         return sum(not held_out(groups[i : i + 1], self.share)[0] for i in range(len(tokenised)))
 
 
-def _stored(feeds: list[Feed], rules: Rules, template: Template, enough: _Enough | None = None) -> _Stored:
+def _stored(
+    feeds: list[Feed | CuratedFeed], rules: Rules, template: Template, enough: _Enough | None = None
+) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
     key = [LAYOUT, __version__, template.digest, template.rows, repr(rules), repr(enough), [one.key() for one in feeds]]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
@@ -157,7 +168,9 @@ def _stored(feeds: list[Feed], rules: Rules, template: Template, enough: _Enough
     return _Stored(feeds, Store(folder / "store"), ledger)
 
 
-def _fill(feeds: list[Feed], rules: Rules, template: Template, folder: Path, enough: _Enough | None) -> Ledger:
+def _fill(
+    feeds: list[Feed | CuratedFeed], rules: Rules, template: Template, folder: Path, enough: _Enough | None
+) -> Ledger:
     ledger, truncation = Ledger(), Truncation(rules)
     seen: set[int] = set()
     ledger.remarks += [template.remark] if template.remark else []
@@ -186,7 +199,7 @@ class _Wanted:
 
 
 def _encoded(
-    one: Feed, ledger: Ledger, template: Template, loss_on: LossOn, wanted: _Wanted
+    one: Feed | CuratedFeed, ledger: Ledger, template: Template, loss_on: LossOn, wanted: _Wanted
 ) -> Iterator[tuple[Example, Tokenised | LuthierError]]:
     """The rows of a feed as tokens, none of them read before it is wanted."""
     rows = one.examples(ledger)

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from luthier.data.curation.feeds import CuratedFeed, opened
+from luthier.data.curation.stages import Settings
 from luthier.data.encode.template import Template
 from luthier.data.ledger import PERCENTILES, Ledger
 from luthier.data.mixing import held_out, mix
-from luthier.data.reading.feeds import Feed, feed
+from luthier.data.reading.feeds import Feed
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.types import RAW, Example, Response, Turn
@@ -66,15 +68,19 @@ class Prompts:
         return hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
 
 
-def prompts(recipe: Recipe, template: Template, context: int | None = None) -> Prompts:
-    """The recipe's rows as prompts. `context`: the longest row that the model can read, if known.
+def prompts(
+    recipe: Recipe, template: Template, context: int | None = None, settings: Settings | None = None
+) -> Prompts:
+    """The recipe's rows as prompts. `context`: the longest row that the model can read, if known; `settings`: how
+    steps are run.
 
     Raises LuthierError for data that cannot be read, prompts that leave no room for an answer where train.long_rows is
     error, a share of lost rows above train.max_lost, and where none is left.
     """
     ledger, room = Ledger(), _Room.of(recipe, context)
     ledger.remarks += [template.remark] if template.remark else []
-    feeds = [feed(entry) for entry in recipe.data]
+    settings = settings or Settings.of(recipe)
+    feeds = opened(recipe.data, recipe.steps, settings)
     read = [(number, prompt) for number, one in enumerate(feeds) for prompt in _read(one, ledger, template, room)]
     share = 0.0 if recipe.validate.data else recipe.validate.share
     hashes = np.array([int(prompt.key[:16], 16) for _, prompt in read], np.uint64)
@@ -83,7 +89,8 @@ def prompts(recipe: Recipe, template: Template, context: int | None = None) -> P
     ledger.held_out = len(apart)
     if recipe.validate.data:
         ledger.validation = Ledger()
-        apart = tuple(p for e in recipe.validate.data for p in _read(feed(e), ledger.validation, template, room))
+        others = opened(recipe.validate.data, (), settings, "validate.data")
+        apart = tuple(p for one in others for p in _read(one, ledger.validation, template, room))
         _measure(ledger.validation, apart)
     numbers = np.array([number for number, _ in read], np.int32)
     weights, samples = [one.entry.weight for one in feeds], [one.samples for one in feeds]
@@ -171,7 +178,7 @@ class _Room:
             )
 
 
-def _read(one: Feed, ledger: Ledger, template: Template, room: _Room) -> Iterator[Prompt]:
+def _read(one: Feed | CuratedFeed, ledger: Ledger, template: Template, room: _Room) -> Iterator[Prompt]:
     """The prompts of a feed; the ledger knows what became of the others."""
     for example in itertools.islice(one.examples(ledger), room.enough if one.entry.streaming else None):
         where = str(example.source)

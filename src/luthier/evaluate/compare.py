@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
-from luthier.evaluate.comparison import Answer, Comparison, Sample, number
+from luthier.evaluate.comparison import Answer, Comparison, Sample, number, tested
 from luthier.evaluate.scored import ScoredTask
 from luthier.evaluate.verdicts import Verdict, verdicts
 from luthier.scorers.metric import Metric, reference, text
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from luthier.recipe.schema import Task
 
 __all__ = ["BATCH", "check", "compare"]
+
+SHOWN = 3
+"""Rows named in a message."""
 
 
 def compare(
@@ -51,10 +54,11 @@ def compare(
     with _progress() as progress:
         outcomes = {system.name: questions.put_to(system, metrics, progress) for system in systems}
     found = verdicts(metrics, rows, outcomes, task.best_of, by)
+    clusters = _clusters(rows)
     return Comparison(
         task=task.name,
         systems=tuple(outcomes),
-        scores=tuple(verdict.score(seed) for verdict in found),
+        scores=tested(verdict.score(seed, clusters) for verdict in found),
         samples=tuple(_sample(index, row, found, outcomes) for index, row in enumerate(rows)),
         seconds={name: outcome.seconds for name, outcome in outcomes.items()},
         cut={
@@ -64,12 +68,32 @@ def compare(
     )
 
 
-def check(scored: ScoredTask, examples: Sequence[Example], template: Template, context: int | None) -> None:
+def _clusters(rows: Sequence[Example]) -> list[int]:
+    """The number of each row's cluster: rows that ask the same are one."""
+    asked: dict[str, int] = {}
+    texts = (repr((row.prompt, row.tools)) if row.prompt else str(index) for index, row in enumerate(rows))
+    return [asked.setdefault(text, index) for index, text in enumerate(texts)]
+
+
+def check(scored: ScoredTask, examples: Sequence[Example], template: Template, context: int | None) -> list[str]:
     """Raise LuthierError, before there is a model, for what `compare` would refuse then: rows that no scorer can judge
-    or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn."""
+    or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn. In words,
+    which scorers will have nothing to say of some rows."""
     rows = tuple(examples[: scored.task.limit])
     _check(scored, rows)
     Questions(scored.task, rows, template, 0, None).check_lengths(scored.metrics, context)
+    return [
+        f"{len(lacking):,} of {len(rows):,} rows will not be judged by {label}: they have {lacking[0][1]} "
+        f"({', '.join(str(row.source) for row, _ in lacking[:SHOWN])}{', …' if len(lacking) > SHOWN else ''})"
+        for label, metric in scored.metrics.items()
+        if (lacking := _lacking(metric, rows))
+    ]
+
+
+def _lacking(metric: Metric, rows: Sequence[Example]) -> list[tuple[Example, str]]:
+    """The rows without what the scorer judges by, and what that is."""
+    found = [(row, metric.lacks(row)) for row in rows]
+    return [(row, what) for row, what in found if what is not None]
 
 
 def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
@@ -106,6 +130,9 @@ def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
             fix="plain text can be scored by `perplexity` alone",
         )
     for label, metric in judging.items():
+        lacking = _lacking(metric, rows)
+        if len(lacking) == len(rows):
+            raise _no_judgement(task, label, len(rows), f"they have {lacking[0][1]}", lacking[0][0])
         # a reference that cannot be judged against itself has nothing to say about answers either; one that is judged
         # beside others may well have
         if (
@@ -116,9 +143,10 @@ def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
             raise _no_judgement(task, label, len(rows), "they have no answer, or none of the kind it compares")
 
 
-def _no_judgement(task: Task, label: str, rows: int, lacking: str) -> LuthierError:
+def _no_judgement(task: Task, label: str, rows: int, lacking: str, first: Example | None = None) -> LuthierError:
     return LuthierError(
         f"the scorer {label!r} can judge none of the {rows} rows of the task {task.name!r}: {lacking}",
+        where=str(first.source) if first is not None and first.source else None,
         fix="give the rows what it judges by (an `answer`, a last assistant turn, `chosen` and `rejected`), or take "
         "another scorer",
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from luthier.evaluate.bootstrap import Estimate
+from luthier.evaluate.intervals import DISCORDANT, Estimate, detectable, holm
 from luthier.run import Run, json_line, write_atomically
 from luthier.types import Example
 
@@ -27,6 +27,8 @@ class Score:
     rows: int
     unscored: int
     """Rows the scorer could not judge (no reference of its kind)."""
+    prompts: int
+    """Different prompts among the rows: so many independent witnesses there are."""
     systems: Mapping[str, Estimate]
     difference: Mapping[str, Estimate]
 
@@ -82,6 +84,7 @@ class Comparison:
                     "range": [_finite(end) for end in score.range],
                     "rows": score.rows,
                     "unscored": score.unscored,
+                    "prompts": score.prompts,
                     "systems": {name: _estimate(estimate) for name, estimate in score.systems.items()},
                     "difference": {name: _estimate(estimate) for name, estimate in score.difference.items()},
                 }
@@ -113,8 +116,9 @@ class Comparison:
         return table
 
     def notes(self) -> list[str]:
-        """What a reader of the scores must know: rows without a judgement, answers cut off."""
-        notes = [
+        """What a reader of the scores must know: what so many rows show, rows without a judgement, answers cut off."""
+        notes = [_shows(self.headline)] if self.headline.difference and self.headline.prompts > 1 else []
+        notes += [
             f"{score.scorer}: {score.unscored} of {score.rows + score.unscored} rows could not be judged by it"
             for score in self.scores
             if score.unscored
@@ -167,16 +171,54 @@ def _cell(estimate: Estimate, colour: str = "") -> Text:
     return cell
 
 
-def improved(higher_is_better: bool, low: float | None, high: float | None) -> bool | None:
-    """True or False when the interval of a difference lies wholly on one side of 0, else None."""
-    if low is None or high is None or low <= 0 <= high:
+def tested(scores: Iterable[Score]) -> tuple[Score, ...]:
+    """The scores, the p-values of each system raised for all scores that test it."""
+    found = list(scores)
+    for name in found[0].difference if found else ():
+        known = {score.scorer: one.p for score in found if (one := score.difference[name]).p is not None}
+        raised = holm(known)
+        found = [
+            replace(
+                score,
+                difference={
+                    **score.difference,
+                    name: replace(score.difference[name], raised=raised.get(score.scorer)),
+                },
+            )
+            for score in found
+        ]
+    return tuple(found)
+
+
+def _shows(score: Score) -> str:
+    """What so many rows can show."""
+    rows = f"{score.rows} rows" if score.prompts == score.rows else f"{score.prompts} different prompts"
+    points = 100 * detectable(score.prompts)
+    return (
+        f"{rows} show a difference of {points:.{0 if points >= 10 else 1}f} points four times out of five "
+        f"(right by one system alone: {DISCORDANT:.0%} of the rows)"
+    )
+
+
+def improved(higher_is_better: bool, low: float | None, high: float | None, raised: float | None = None) -> bool | None:
+    """Did it become better (True) or worse (False)? None where that is not sure: the interval of the difference holds
+    0, or chance alone, with all that was tested beside it, does as much more often than one time in twenty."""
+    if low is None or high is None or low <= 0 <= high or (raised is not None and raised >= 0.05):
         return None
     return (low > 0) == higher_is_better
 
 
 def _verdict(score: Score, difference: Estimate) -> Text:
-    better = improved(score.higher_is_better, difference.low, difference.high)
-    return _cell(difference, {True: "green", False: "red", None: ""}[better])
+    better = improved(score.higher_is_better, difference.low, difference.high, difference.raised)
+    cell = _cell(difference, {True: "green", False: "red", None: ""}[better])
+    if difference.p is not None:
+        cell.append(f"\n{difference.better} up, {difference.worse} down, {p_value(difference.p)}", style="not bold dim")
+    return cell
+
+
+def p_value(p: float) -> str:
+    """As people write it."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.{3 if p < 0.1 else 2}f}"
 
 
 _ENDS = str.maketrans(dict.fromkeys("\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029", "↵"))
@@ -193,7 +235,9 @@ def _finite(value: float | None) -> float | None:
 
 
 def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": _finite(estimate.value), "low": _finite(estimate.low), "high": _finite(estimate.high)}
+    """Value and interval always; of a difference, what else is known."""
+    known = {name: _finite(value) for name, value in asdict(estimate).items()}
+    return {name: value for name, value in known.items() if name in ("value", "low", "high") or value is not None}
 
 
 def _line(task: str, row: int, sample: Sample) -> str:

@@ -23,6 +23,10 @@ class Curves:
     not_finite: int
     rollouts: dict[str, Points] = field(default_factory=dict)
     """Of what the model said while it learnt from that."""
+    parts: dict[str, Points] = field(default_factory=dict)
+    """Of each part of the reward, by its name, where there are several."""
+    scores: Points = ()
+    """Of held-out prompts that the model answered: what the first part of the reward says."""
 
     @property
     def loss(self) -> Points:
@@ -37,30 +41,41 @@ FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "mismatch_k3", "d
 
 SPOKEN = ("reward", "right", "silent", "length", "cut", "entropy", "made_per_s")
 """The fields of a `rollout` event that make one."""
+PART = "reward_"
+"""Begins the fields of the parts of the reward; `reward_std` is none."""
 
 
 def read_curves(run: Run) -> Curves:
     """The curves of a run. Where a step was taken again after a resume, its last event counts."""
     values: dict[str, dict[float, float]] = {field: {} for field in FIELDS}
     evaluation: dict[float, float] = {}
+    scores: dict[float, float] = {}
     spoken: dict[str, dict[float, float]] = {name: {} for name in SPOKEN}
+    parts: dict[str, dict[float, float]] = {}
     for event in run.events():
         if event["kind"] == "step":
             for field in FIELDS:
                 if event.get(field) is not None:
                     values[field][event["step"]] = float(event[field])
+        elif event["kind"] == "evaluation" and event.get("score") is not None:  # the loss is what is wanting of it
+            scores[event["step"]] = float(event["score"])
         elif event["kind"] == "evaluation" and event.get("loss") is not None:
             evaluation[event["step"]] = float(event["loss"])
         elif event["kind"] == "rollout":
             for name in SPOKEN:
                 if event.get(name) is not None:
                     spoken[name][event["step"]] = float(event[name])
-    everything = [*values.values(), evaluation, *spoken.values()]
+            for name in event:
+                if name.startswith(PART) and name != "reward_std":
+                    parts.setdefault(name.removeprefix(PART), {})[event["step"]] = float(event[name])
+    everything = [*values.values(), evaluation, scores, *spoken.values(), *parts.values()]
     return Curves(
         steps={field: _points(points) for field, points in values.items()},
         evaluation=_points(evaluation),
         not_finite=sum(not math.isfinite(value) for points in everything for value in points.values()),
         rollouts={name: _points(points) for name, points in spoken.items()},
+        parts={name: _points(points) for name, points in parts.items()} if len(parts) > 1 else {},
+        scores=_points(scores),
     )
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
-from luthier.evaluate.bootstrap import Estimate, interval, resamples
+from luthier.evaluate.bootstrap import interval, resamples
+from luthier.evaluate.intervals import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,7 +90,7 @@ class Lengths:
         known_R = values_R[np.isfinite(values_R)]  # a resample may hold no user of a model that few talked with
         if any(len(self.sums[name]) < 2 for name in names) or not len(known_R):
             return Estimate(value)
-        return interval(value, known_R)
+        return interval(value, known_R, min(len(self.sums[name]) for name in names))
 
 
 def _drawn(tables: Mapping[str, NDArray[np.float64]], users: int, seed: int) -> dict[str, NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.evaluate import said
 from luthier.evaluate.charts import Line, interval_chart, line_chart, write_loss_plot
-from luthier.evaluate.comparison import improved, number
+from luthier.evaluate.comparison import improved, number, p_value
 from luthier.evaluate.curves import Points, read_curves, smoothed
 from luthier.run import Run, write_atomically
 
@@ -35,7 +35,7 @@ def write_report(run: Run) -> Path:
     run.still_held()
     write_loss_plot(run)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    page.filters.update(number=number, plain=plain, quantity=quantity, columns=columns, words=words)
+    page.filters.update(number=number, p_value=p_value, plain=plain, quantity=quantity, columns=columns, words=words)
     source = files("luthier.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
     write_atomically(run.report_path, page.from_string(source).render(**_content(run)))
     return run.report_path
@@ -118,7 +118,7 @@ def _task(name: str, comparison: Mapping[str, Any] | None, samples: list[dict[st
 
 def _score(score: Mapping[str, Any]) -> dict[str, Any]:
     difference = {
-        system: {**one, "improved": improved(score["higher_is_better"], one["low"], one["high"])}
+        system: {**one, "improved": improved(score["higher_is_better"], one["low"], one["high"], one.get("raised"))}
         for system, one in score["difference"].items()
     }
     picture = interval_chart(score["systems"], score["range"])
@@ -159,6 +159,11 @@ def _charts(run: Run) -> list[dict[str, Any]]:
     }
     spoken = {
         "Reward": [Line("reward", curves.rollouts["reward"], "raw"), *_smooth(curves.rollouts["reward"])],
+        **{
+            f"Reward: {name.replace('_', ' ')}": [Line(name, points, "raw"), *_smooth(points)]
+            for name, points in curves.parts.items()
+        },
+        "Held-out score": [Line("held out", curves.scores, "evaluation")],
         "Share right": [Line("right", curves.rollouts["right"], "raw"), *_smooth(curves.rollouts["right"])],
         "Groups without contrast, answers cut off": [
             Line("without contrast", curves.rollouts["silent"]),

@@ -20,9 +20,10 @@ CHANGED = 5
 
 
 def table(run: Run, step: int | None, count: int, *, worst: bool = False) -> RenderableType:
-    """The best paid answers of the rollout that served a step, or the worst.
+    """The best paid answers of the rollout that served a step, or the worst: before those the ones of which nothing
+    could be said.
 
-    Raises LuthierError for a run without rollouts, and for a step before the first.
+    Raises LuthierError for a run without rollouts, and for a step that none has served.
     """
     from rich.console import Group
     from rich.rule import Rule
@@ -31,9 +32,13 @@ def table(run: Run, step: int | None, count: int, *, worst: bool = False) -> Ren
     path = at(run, step)
     answers = list(run.lines(path, "text"))
     known = [answer for answer in answers if answer["reward"] is not None]
-    chosen = sorted(known, key=lambda answer: answer["reward"], reverse=not worst)[:count]
-    rest = len(answers) - len(known)
-    head = f"{path.stem}: {len(answers):,} answers" + (f", {rest:,} of which nothing could be said" if rest else "")
+    unsaid = [answer for answer in answers if answer["reward"] is None]
+    order = sorted(known, key=lambda answer: answer["reward"], reverse=not worst)
+    chosen = [*unsaid, *order][:count] if worst else [*order, *unsaid][:count]
+    head = f"{path.stem}: {len(answers):,} answers"
+    if unsaid:
+        shown = "first here" if worst else "shown by --worst"
+        head += f", {len(unsaid):,} of which nothing could be said ({shown})"
     parts: list[RenderableType] = [Text(head, "bold")]
     for answer in chosen:
         parts += [Rule(Text(_title(answer)), align="left"), Text(answer["asked"], "dim"), Text(answer["text"])]
@@ -55,6 +60,15 @@ def at(run: Run, step: int | None) -> Path:
     if not before:
         raise LuthierError(
             f"there is no rollout at step {step}", where=str(run.rollouts), fix="steps are counted from 1"
+        )
+    begun = int(files[-1].stem.removeprefix("step-"))
+    last = max((int(event["step"]) for event in run.events("step")), default=begun)
+    last = max(last, begun)
+    if step > last:
+        raise LuthierError(
+            f"the run has not come to step {step}: its last is {last}",
+            where=str(run.rollouts),
+            fix=f"give --step {last}, or leave it out for the last rollout",
         )
     return before[-1]
 
@@ -114,4 +128,5 @@ def _title(answer: Mapping[str, Any]) -> str:
     said = ", ".join(f"{name} {'?' if value is None else f'{value:g}'}" for name, value in answer["parts"].items())
     cut = ", cut off" if answer["finish"] == "length" else ""
     advantage = "" if answer["advantage"] is None else f", advantage {answer['advantage']:+.3f}"
-    return f"{answer['reward']:g} ({said}){advantage}, {answer['tokens']} tokens{cut} · {answer['source']}"
+    worth = "nothing could be said" if answer["reward"] is None else f"{answer['reward']:g}"
+    return f"{worth} ({said}){advantage}, {answer['tokens']} tokens{cut} · {answer['source']}"

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import Outcome, best, judges_words
-from luthier.evaluate.bootstrap import estimates
 from luthier.evaluate.comparison import Score
+from luthier.evaluate.estimates import estimates
+from luthier.evaluate.intervals import Estimate
 from luthier.scorers.groups import statistics_of_groups
 from luthier.scorers.metric import Metric
 from luthier.scorers.preference import Judgement
@@ -44,6 +45,14 @@ class Gain(Metric):
         sign = 1.0 if self.of.higher_is_better else -1.0
         return sign * (self.of.pooled(totals_BK[:, :half]) - self.of.pooled(totals_BK[:, half:]))
 
+    def gained(self, rows_NK: NDArray[np.float64], seed: int, clusters: Sequence[int]) -> Estimate:
+        """What one system gains: its two sets of answers are two systems over the same rows."""
+        half = rows_NK.shape[1] // 2
+        sets = {"ours": rows_NK[:, :half], "theirs": rows_NK[:, half:]}
+        first, later = ("theirs", "ours") if self.of.higher_is_better else ("ours", "theirs")
+        _, difference = estimates(self.of, {first: sets[first], later: sets[later]}, seed, clusters)
+        return difference[later]
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -53,8 +62,11 @@ class Verdict:
     metric: Metric
     statistics: Mapping[str, list[Statistics]]
 
-    def score(self, seed: int) -> Score:
-        """The value of each system over the rows that every system could be judged on, which makes pairs of them."""
+    def score(self, seed: int, clusters: Sequence[int]) -> Score:
+        """The value of each system over the rows that every system could be judged on, which makes pairs of them.
+
+        `clusters`: the number of each row's cluster; rows of one cluster are no independent witnesses.
+        """
         rows = len(next(iter(self.statistics.values())))
         judged = [index for index in range(rows) if all(each[index] is not None for each in self.statistics.values())]
         if not judged:
@@ -66,13 +78,17 @@ class Verdict:
             name: np.array([each[index] for index in judged], dtype=np.float64)
             for name, each in self.statistics.items()
         }
-        systems, difference = estimates(self.metric, stacked, seed)
+        alike = [clusters[index] for index in judged]
+        systems, difference = estimates(self.metric, stacked, seed, alike)
+        if isinstance(self.metric, Gain):
+            systems = {name: self.metric.gained(rows_NK, seed, alike) for name, rows_NK in stacked.items()}
         return Score(
             scorer=self.label,
             higher_is_better=self.metric.higher_is_better,
             range=self.metric.ends if isinstance(self.metric, Gain) else self.metric.range,
             rows=len(judged),
             unscored=rows - len(judged),
+            prompts=len(set(alike)),
             systems=systems,
             difference=difference,
         )

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from luthier.forward import packing
+from luthier.forward import buckets, packing
 from luthier.forward.batches import Batch, Layout
-from luthier.forward.head import Head, Teacher, readouts
+from luthier.forward.head import Head, Likeliest, Teacher, readouts
 from luthier.forward.readouts import LOGP, MEAN_LOGP, TOP, TOP_IDS, TOP_K, of_a_teacher
 from luthier.models import dropout, positions
 from luthier.models.blocks import attention
@@ -31,6 +31,14 @@ from luthier.types import Reads
 
 PACKABLE = {"full_attention", "sliding_attention"}
 """Layer types whose tokens reach each other through attention alone."""
+
+
+class Teaches(Protocol):
+    """Whose distribution a model is compared with: another model's pass, or what was kept of one."""
+
+    def taught(self, batch: Batch) -> Teacher | Likeliest:
+        """What it thinks at the batch's scored tokens."""
+        ...
 
 
 class Forward:
@@ -95,24 +103,24 @@ class Forward:
         batch: Batch,
         asked: Sequence[str] = (LOGP,),
         heads: Sequence[tuple[str, Reads]] = (),
-        teacher: Forward | None = None,
+        teacher: Teaches | None = None,
         apart: Sequence[str] = (),
     ) -> Rows:
         """The micro-batch as an objective sees it, with gradients where gradients are enabled.
 
         `asked`: what is read of each scored token (`luthier.forward.readouts`); `heads`: which scalar heads are read,
-        and where; `teacher`: the model whose distribution some readouts compare with; `apart`: the heads whose
+        and where; `teacher`: whose distribution some readouts compare with; `apart`: the heads whose
         gradient ends at the head.
         """
         found: dict[str, Tensor] = {}
         values: dict[str, tuple[Tensor, Tensor]] = {}
+        beside = teacher.taught(batch) if teacher and of_a_teacher(asked) else None
         if not heads and self.head is None:
-            found = self._whole_head(batch, asked)
+            found = self._whole_head(batch, asked, beside)
         else:
             hidden_TD = self.hidden(batch)
             if asked:
                 head, hidden_SD = self.head or self._no_plain_head(), hidden_TD.index_select(0, batch.hidden_S)
-                beside = teacher.taught(batch) if teacher and of_a_teacher(asked) else None
                 found = readouts(hidden_SD, batch.target_S, head, asked, beside)
             values = {
                 role: self._values(hidden_TD.detach() if role in apart else hidden_TD, batch, role, reads)
@@ -157,6 +165,14 @@ class Forward:
                 fix="set train.layout=padded, or take a teacher of the same family",
             )
         return Teacher(self.hidden(batch).index_select(0, batch.hidden_S), self.head)
+
+    @torch.no_grad()
+    def likeliest(self, batch: Batch, count: int, known: int) -> Likeliest:
+        """The `count` likeliest tokens at the batch's scored places among the first `known`, and what all others hold
+        together; of any head."""
+        if self.head is None:
+            return buckets.likeliest_of(self._logits(batch), count, known)
+        return buckets.likeliest(self.hidden(batch).index_select(0, batch.hidden_S), self.head, count, known)
 
     def _values(self, hidden_TD: Tensor, batch: Batch, role: str, reads: Reads) -> tuple[Tensor, Tensor]:
         """What a scalar head says where it is read, and the row of each reading."""
@@ -223,17 +239,23 @@ class Forward:
     def _pass(self) -> AbstractContextManager[None]:
         return attention.unmasked() if self.layout == "packed" else nullcontext()
 
-    def _whole_head(self, batch: Batch, asked: Sequence[str]) -> dict[str, Tensor]:
-        """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
-        beyond = set(asked) - {LOGP, MEAN_LOGP, TOP_K}
-        if beyond:
-            raise ValueError(f"{', '.join(sorted(beyond))} need an output head that is W h + b, scale and soft cap")
+    def _logits(self, batch: Batch) -> Tensor:
+        """The model's own logits at the scored places: S, V in fp32."""
         inputs, first = self._inputs(batch)
         with self.backbone(batch), self._pass():
-            logits = self.causal_lm(**inputs).logits[:, first:]
-        scored_SV = logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float() / self.temperature
-        logp_SV = torch.log_softmax(scored_SV, -1)
+            logits: Tensor = self.causal_lm(**inputs).logits[:, first:]
+        return logits.reshape(-1, logits.shape[-1])[batch.hidden_S].float() / self.temperature
+
+    def _whole_head(self, batch: Batch, asked: Sequence[str], teacher: Teacher | Likeliest | None) -> dict[str, Tensor]:
+        """For models whose head is not a plain linear map: the model's own logits, at the scored places only."""
+        compared = [name for name in asked if of_a_teacher([name])] if isinstance(teacher, Likeliest) else []
+        beyond = set(asked) - {LOGP, MEAN_LOGP, TOP_K, *compared}
+        if beyond:
+            raise ValueError(f"{', '.join(sorted(beyond))} need an output head that is W h + b, scale and soft cap")
+        logp_SV = torch.log_softmax(self._logits(batch), -1)
         found = {LOGP: logp_SV.gather(1, batch.target_S[:, None]).squeeze(1)}
+        if isinstance(teacher, Likeliest):
+            found |= buckets.readouts_of(logp_SV, compared, teacher)
         if MEAN_LOGP in asked:
             found[MEAN_LOGP] = logp_SV.mean(-1)
         if TOP_K in asked:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from luthier.forward.batches import ROUND, ROUND_FROM
-from luthier.forward.readouts import LOGP, MEAN_LOGP
+from luthier.forward.readouts import LOGP, MEAN_LOGP, of_a_teacher
 from luthier.models.blocks.kernels import online_softmax_
 
 CHUNK, BLOCK = 1024, 8192
@@ -62,12 +62,39 @@ class Teacher:
     head: Head
 
 
+@dataclass(frozen=True)
+class Likeliest:
+    """A teacher's likeliest tokens at the same places, and what it gives to all others together."""
+
+    ids_SK: Tensor
+    """Which tokens; negative: none."""
+    logp_SK: Tensor
+    """fp32, falling."""
+    rest_S: Tensor
+    """The log-probability of all others together."""
+
+    @property
+    def buckets_SB(self) -> Tensor:
+        """All of it, the rest last, so that it sums to one: what was stored was rounded."""
+        found_SB = torch.cat([self.logp_SK.masked_fill(self.ids_SK < 0, -torch.inf), self.rest_S[:, None]], 1)
+        return found_SB - torch.logsumexp(found_SB, -1, keepdim=True)
+
+
 def readouts(
-    hidden_SD: Tensor, target_S: Tensor, head: Head, asked: Sequence[str] = (LOGP,), teacher: Teacher | None = None
+    hidden_SD: Tensor,
+    target_S: Tensor,
+    head: Head,
+    asked: Sequence[str] = (LOGP,),
+    teacher: Teacher | Likeliest | None = None,
 ) -> dict[str, Tensor]:
     """What is asked for of each token (`luthier.forward.readouts`), S in fp32 and differentiable; log pi is always
     among it. Raises ValueError where a teacher is asked of and none is there."""
-    from luthier.forward import statistics
+    from luthier.forward import buckets, statistics
+
+    if isinstance(teacher, Likeliest):
+        beside = [name for name in asked if not of_a_teacher([name])]
+        found = buckets.readouts(hidden_SD, target_S, head, [name for name in asked if name not in beside], teacher)
+        return found if {LOGP} >= set(beside) else {**found, **readouts(hidden_SD, target_S, head, beside)}
 
     plainly = {LOGP, MEAN_LOGP} >= set(asked)
     if not plainly:

@@ -19,8 +19,8 @@ READOUTS = {
     MEAN_LOGP: "the mean over the vocabulary of log pi (label smoothing)",
     ENTROPY: "the entropy of pi, in nats",
     TOP_K: "the log-probabilities of the most probable tokens (`top_k`), without gradient, and their ids (`top_ids`)",
-    KL: "KL(teacher, pi), over the whole vocabulary",
-    REVERSE_KL: "KL(pi, teacher), over the whole vocabulary",
+    KL: "KL(teacher, pi), over the whole vocabulary, or over what is known of the teacher (`luthier.forward.buckets`)",
+    REVERSE_KL: "KL(pi, teacher), over the same",
     JSD: "before a beta between 0 and 1: the generalised Jensen-Shannon divergence (`luthier.forward.divergence`)",
 }
 

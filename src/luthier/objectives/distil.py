@@ -33,7 +33,8 @@ class GKD(Objective):
 
     With M = beta T + (1 - beta) S of teacher T and student S: beta KL(T, M) + (1 - beta) KL(S, M), which is symmetric
     and log 2 at most for beta = 1/2. beta 0 stands for KL(T, S) and 1 for KL(S, T): what the divergence is next to, by
-    beta and by 1 - beta, where it itself is 0. Both models need the same vocabulary.
+    beta and by 1 - beta, where it itself is 0. Both models need the same vocabulary. With `teacher.top` the
+    teacher's likeliest tokens alone are looked at one by one, and all others as one.
     """
 
     beta: Annotated[Share, Why("the authors' middle")] = 0.5

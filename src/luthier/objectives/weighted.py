@@ -183,6 +183,7 @@ def _union(all_needs: list[Needs]) -> Needs:
         rewards=any(needs.rewards for needs in all_needs if needs.rollouts or not any(n.rollouts for n in all_needs)),
         dynamic=any(needs.dynamic for needs in all_needs),
         own=max(needs.own for needs in all_needs),
+        again=all(needs.again for needs in all_needs),
         rivals=next((needs.rivals for needs in all_needs if needs.rivals != "self"), "self"),
         mixture=next((needs.mixture for needs in all_needs if needs.rivals == "mixture"), 0.0),
         preference=next((needs.preference for needs in all_needs if needs.preference), None),

@@ -26,6 +26,7 @@ from luthier.recipe.schema import (
     Rollout,
     Source,
     Task,
+    Teacher,
     Train,
     Validate,
     Why,
@@ -217,6 +218,7 @@ def type_words(hint: Any) -> str:
         Train: "mapping",
         Validate: "mapping",
         Reference: "text or mapping",
+        Teacher: "text or mapping",
         Rollout: "mapping",
         Follow: "mapping",
         Reward: "scorer",
@@ -300,6 +302,7 @@ def json_schema(seams: Seams | None = None) -> dict[str, Any]:
                 _shorten(prop, prop["items"])
     defs["Source"] = {"anyOf": [{"type": "string", "description": docs(Source)["path"]}, defs["Source"]]}
     defs["Model"] = {"anyOf": [{"type": "string", "description": docs(Model)["name"]}, defs["Model"]]}
+    defs["Teacher"] = {"anyOf": [{"$ref": "#/$defs/Model"}, defs["Teacher"]]}
     short = [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 3}]
     defs["Reward"] = {"anyOf": [defs["Reward"], *short]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Luthier recipe"}

@@ -7,16 +7,16 @@ from typing import Any, NoReturn
 
 from luthier.errors import LuthierError
 from luthier.recipe.document import Key, dotted
-from luthier.recipe.load import Loaded
+from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.schema import Follow, Recipe, Rollout
 
 LEARNERS = "grpo and other objectives that learn from what the model says"
 
 
-def filled(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> tuple[Recipe, dict[Key, str]]:
+def filled(loaded: Loaded, recipe: Recipe, needs: Any, seams: Seams) -> tuple[Recipe, dict[Key, str]]:
     """The recipe with `rollout:` written out where the objective needs it, and why each value is what it is.
 
-    `needs`: the objective's `luthier.types.Needs`; `elsewhere`: has the engine weights of its own?
+    `needs`: the objective's `luthier.types.Needs`.
     """
     if not needs.rollouts:
         return recipe, {}
@@ -32,7 +32,7 @@ def filled(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> tu
         rollout = replace(rollout, dynamic=needs.dynamic)
         reasons["rollout", "dynamic"] = f"from objective: {recipe.objective.name}"
     recipe = replace(recipe, rollout=rollout, train=train)
-    if elsewhere:
+    if elsewhere(recipe, seams):
         recipe = _far(loaded, recipe, reasons)
     return recipe, reasons
 
@@ -55,7 +55,7 @@ def _far(loaded: Loaded, recipe: Recipe, reasons: dict[Key, str]) -> Recipe:
     return replace(recipe, rollout=rollout, objective=objective)
 
 
-def check(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> None:
+def check(loaded: Loaded, recipe: Recipe, needs: Any, seams: Seams) -> None:
     """Raises LuthierError where the recipe asks for rollouts that its objective does not take, or cannot take so."""
 
     def refuse(key: Key, what: str, fix: str) -> NoReturn:
@@ -70,9 +70,11 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> Non
                 what = f"`{key}:` is for {LEARNERS}; {name!r} learns from the rows as they are"
                 refuse((key,), what, f"leave `{key}:` out, or set another `objective:`")
         return
-    _rewards(recipe, needs, refuse)
+    _rewards(recipe, needs, seams, refuse)
+    _adapters(recipe, needs, seams, refuse)
     if rollout is None:
         return
+    _lengths(recipe, rollout, needs, refuse)
     if rollout.n < needs.responses:
         what = f"the objective {name!r} compares {needs.responses} answers to a prompt, and rollout.n is {rollout.n}"
         refuse(("rollout", "n"), what, f"set rollout.n={needs.responses} or more")
@@ -89,11 +91,47 @@ def check(loaded: Loaded, recipe: Recipe, needs: Any, *, elsewhere: bool) -> Non
                 f"leave rollout.{key} out",
             )
     _noise(recipe, refuse)
-    _engine(recipe, needs, refuse, elsewhere)
+    _engine(recipe, needs, seams, refuse)
+
+
+def _lengths(recipe: Recipe, rollout: Rollout, needs: Any, refuse: Any) -> None:
+    """How long answers may be, and how often they are learnt from."""
+    name, train = recipe.objective.name, recipe.train
+    if rollout.max_new_tokens >= train.max_tokens:
+        what = f"an answer of {rollout.max_new_tokens:,} tokens leaves no prompt room in {train.max_tokens:,}"
+        refuse(("rollout", "max_new_tokens"), what, "raise train.max_tokens, or lower rollout.max_new_tokens")
+    if rollout.updates > 1 and not needs.again:
+        refuse(
+            ("rollout", "updates"),
+            f"{name!r} does not clip the ratio of the policy to the one that spoke: nothing bounds how far "
+            f"{rollout.updates} passes over the same answers lead",
+            "set rollout.updates=1, or clip (objective.clip_low, objective.clip_high)",
+        )
+
+
+def _adapters(recipe: Recipe, needs: Any, seams: Seams, refuse: Any) -> None:
+    if "adapter" not in seams:
+        return
+    found = [seams["adapter"].build(plugin.name, plugin.args) for plugin in recipe.adapt]
+    if any(adapter.sample_rows for adapter in found):
+        what = "what `adapt:` adds is measured on rows with answers first, and these are prompts"
+        refuse(("adapt",), what, "take `adapt: lora`, or train on answers first (sft) and go on from that run")
+    own = recipe.reference.model is None and any(adapter.kind != "base" for adapter in found)
+    if needs.rivals != "self" and not own:
+        draws = "draws" if needs.rivals == "reference" else "helps to draw"
+        refuse(
+            ("adapt",),
+            f"for {recipe.objective.name!r} the reference {draws} rivals, and it can only where it is the model with "
+            "its adapter off",
+            "take `adapt: lora` and leave `reference:` out",
+        )
 
 
 def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
     name = recipe.objective.name
+    if recipe.reference.model is not None and not needs.reference:
+        what = f"the objective {name!r} has no reference, but `reference.model` names one"
+        refuse(("reference", "model"), what, "leave it out")
     if "teacher" in needs.roles and recipe.teacher is None:
         refuse(
             ("objective",), f"the objective {name!r} learns from a teacher, and none is named", "set `teacher: MODEL`"
@@ -102,10 +140,22 @@ def _teacher(recipe: Recipe, needs: Any, refuse: Any) -> None:
         refuse(
             ("teacher",), f"the objective {name!r} has no teacher, but `teacher` names one", "leave it out, or take gkd"
         )
+    if recipe.teacher is not None and recipe.teacher.top is not None and needs.rollouts:
+        refuse(
+            ("teacher", "top"),
+            "`teacher.top` keeps what a teacher says of rows that are known beforehand, and here the model answers "
+            "itself",
+            "set `own: 0` of gkd, or leave `teacher.top` out: the teacher then stays beside the model",
+        )
 
 
-def _rewards(recipe: Recipe, needs: Any, refuse: Any) -> None:
+def _rewards(recipe: Recipe, needs: Any, seams: Seams, refuse: Any) -> None:
     name = recipe.objective.name
+    for index, reward in enumerate(recipe.reward if "scorer" in seams else ()):
+        scorer = seams["scorer"].get(reward.scorer.name)
+        if getattr(scorer, "needs_likelihood", False) or getattr(scorer, "needs_rewards", False):
+            what = f"the scorer {reward.scorer.name!r} judges no answer that a model draws"
+            refuse(("reward", index), what, "take one that does: json_match, f1, reward_model, …")
     if not recipe.reward and needs.rewards:
         what = f"the objective {name!r} learns from what answers are worth, and no `reward:` says it"
         refuse(("objective",), what, "name scorers: `reward: [json_match]`; docs/on-policy.md says more")
@@ -114,11 +164,23 @@ def _rewards(recipe: Recipe, needs: Any, refuse: Any) -> None:
         refuse(("reward",), what, "give one of them a weight, or add a scorer that is no gate")
 
 
-def _engine(recipe: Recipe, needs: Any, refuse: Any, elsewhere: bool) -> None:
+def elsewhere(recipe: Recipe, seams: Seams) -> bool:
+    """Are answers written by an engine with weights of its own?"""
+    return "engine" in seams and bool(seams["engine"].get((recipe.rollout or Rollout()).engine.name).elsewhere)
+
+
+def _engine(recipe: Recipe, needs: Any, seams: Seams, refuse: Any) -> None:
     rollout, name = recipe.rollout, recipe.objective.name
     assert rollout is not None
     follow, engine = rollout.follow, rollout.engine
-    if not elsewhere:
+    if needs.rivals == "mixture" and "engine" in seams and not seams["engine"].get(engine.name).mixes:
+        refuse(
+            ("rollout", "engine"),
+            f"{name!r} compares answers with what a mixture of two models draws, which the engine {engine.name!r} does "
+            "not do",
+            "set rollout.engine=local, or take `objective: xpo` (the reference alone draws the rivals)",
+        )
+    if not elsewhere(recipe, seams):
         if follow is not None:
             what = f"the engine {engine.name!r} answers with the very weights that train: nothing has to follow"
             refuse(("rollout", "follow"), what, "leave rollout.follow out")

@@ -20,7 +20,9 @@ def is_place(name: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """The path from the root of the file system."""
+    """The path from the root of the file system; an address of the web as it is."""
+    if path.startswith(("http://", "https://")):
+        return path
     return str(Path(path).expanduser().resolve())
 
 
@@ -43,7 +45,7 @@ def find(tree: Node, folder: Path | None) -> dict[Key, str]:
 
 
 def _names_a_place(key: Key, given: str) -> bool:
-    if key in (("model", "name"), ("reference", "model", "name"), ("teacher", "name")):
+    if key in (("model", "name"), ("reference", "model", "name"), ("teacher", "model", "name")):
         return given not in ALIASES
     is_source = len(key) >= 3 and "data" in key and key[-1] in ("path", "llamafactory")
     return is_source or key[-2:] in (("reward_model", "run"), ("reward_model", ""))
@@ -63,7 +65,9 @@ def models_located(recipe: Recipe) -> Recipe:
 
     second = recipe.reference.model
     reference = recipe.reference if second is None else replace(recipe.reference, model=model(second))
-    teacher = None if recipe.teacher is None else model(recipe.teacher)
+    teacher = recipe.teacher
+    if teacher is not None and teacher.model is not None:
+        teacher = replace(teacher, model=model(teacher.model))
     return replace(recipe, model=model(recipe.model), reference=reference, teacher=teacher)
 
 

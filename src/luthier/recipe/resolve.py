@@ -17,12 +17,18 @@ from luthier.recipe import abilities, on_policy
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.places import absolute, located
-from luthier.recipe.schema import Plugin, Recipe, Rollout
+from luthier.recipe.rollout import BESIDE
+from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
-from luthier.registry import Registry
+from luthier.registry import Registry, suggest
 
 LARGEST_MICRO = 2048
 """Tokens of a forward pass beyond which a CPU gains nothing more, and memory only grows."""
+
+SPOKEN_MICRO = 1024
+"""The same on a processor where a model learns from what it says: its groups share their prompts, so that few tokens
+are computed for many answers; a group or two at a time hold a quarter less memory than four, and take a few per cent
+longer (benchmarks/NOTES.md)."""
 
 DTYPE_REASONS = {
     "bf16": "half the memory of fp32, same loss within noise",
@@ -30,7 +36,7 @@ DTYPE_REASONS = {
 }
 
 FREE = (
-    "output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep",
+    "output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep", "allow_drop",
     "rollout.follow.folder",
     *(f"rollout.engine.openai.{key}" for key in ("url", "key_env", "concurrency", "timeout", "retries")),
 )  # fmt: skip
@@ -61,10 +67,8 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     learns: dict[Key, str] = {}
     if seams and "objective" in seams:
         needs = seams["objective"].build(recipe.objective.name, recipe.objective.args).needs
-        engine = (recipe.rollout or Rollout()).engine.name
-        elsewhere = "engine" in seams and bool(seams["engine"].get(engine).elsewhere)
-        recipe, learns = on_policy.filled(loaded, recipe, needs, elsewhere=elsewhere)
-        on_policy.check(loaded, recipe, needs, elsewhere=elsewhere)
+        recipe, learns = on_policy.filled(loaded, recipe, needs, seams)
+        on_policy.check(loaded, recipe, needs, seams)
         recipe = _plugins(replace(loaded, recipe=recipe), seams) if learns else recipe
     recipe, reasons = _derive(recipe, seams)
     train, more = abilities.adjust(recipe.train, adapters)
@@ -83,9 +87,12 @@ def _derive(recipe: Recipe, seams: Seams | None) -> tuple[Recipe, dict[Key, str]
         train = replace(train, lr=rate)
         reasons["train", "lr"] = f"from {way}"
     if train.micro_tokens is None:
-        tokens = max(train.max_tokens, min(LARGEST_MICRO, train.batch * train.max_tokens))
+        speaks = recipe.rollout is not None and not machine.uses_gpu()
+        most = SPOKEN_MICRO if speaks else LARGEST_MICRO
+        tokens = max(train.max_tokens, min(most, train.batch * train.max_tokens))
         train = replace(train, micro_tokens=tokens)
-        reasons["train", "micro_tokens"] = "from batch x max_tokens, up to 2,048, and never less than one row"
+        words = f"{most:,}{' where the model answers itself, on a processor' if speaks else ''}"
+        reasons["train", "micro_tokens"] = f"from batch x max_tokens, up to {words}, and never less than one row"
     return replace(recipe, model=model, train=train), reasons
 
 
@@ -206,10 +213,22 @@ def _plugins(loaded: Loaded, seams: Seams) -> Recipe:
         except LuthierError as error:
             named = [arg for arg in plugin.args if repr(arg) in error.what]
             origin = loaded.nearest((*key, plugin.name, *named[:1]))
-            raise LuthierError(error.what, where=str(origin) if origin else dotted(key), fix=error.fix) from error
+            known = plugin.name in seams[kind].names()
+            fix = misspelt(plugin, seams[kind]) if known and key[0] == "reward" else None
+            raise LuthierError(
+                error.what, where=str(origin) if origin else dotted(key), fix=fix or error.fix
+            ) from error
         args = {field.name: plain(getattr(built, field.name)) for field in dataclasses.fields(built) if field.init}
         recipe = _put(recipe, key, Plugin(name=plugin.name, args=args))
     return recipe
+
+
+def misspelt(plugin: Plugin, scorers: Registry) -> str | None:
+    """What may be meant by a key that a scorer has not, where it stands among its keys in an entry of `reward:`: there
+    the entry's own are written, too. None where it has all."""
+    known = [field.name for field in dataclasses.fields(scorers.get(plugin.name)) if field.init]
+    wrong = next((key for key in plugin.args if key and key not in known), None)
+    return None if wrong is None else suggest(wrong, [*known, *BESIDE])
 
 
 def _put(value: Any, key: Key, new: Any) -> Any:
@@ -293,6 +312,8 @@ def digest(recipe: Recipe) -> str:
         del content["reward"]
     if not content.get("rollout.ahead"):
         content.pop("rollout.ahead", None)
+    for key in [key for key, value in content.items() if value == [] and key.split(".")[-1] == "steps"]:
+        del content[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
@@ -328,7 +349,7 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys that shape the weights and differ, with both values (None where absent)."""
     a, b = flat(old), flat(new)
     # a folder that is gone by now is the same one for all that
-    for key in ("model.name", "reference.model.name", "teacher.name"):
+    for key in ("model.name", "reference.model.name", "teacher.model.name"):
         if key in a and key in b and absolute(b[key]) == a[key]:
             b[key] = a[key]
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not is_free(key)]

@@ -6,6 +6,7 @@ Nothing here imports torch. Plug-ins are kept as names with arguments and built 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -44,7 +45,9 @@ __all__ = [
     "Seam",
     "Source",
     "Sources",
+    "Steps",
     "Task",
+    "Teacher",
     "Train",
     "Validate",
     "Why",
@@ -76,6 +79,13 @@ def _model(value: Any) -> Any:
 ModelField = Annotated[Model, BeforeValidator(_model)]
 
 
+def _steps(value: Any) -> Any:
+    return () if value is None else listed(value)
+
+
+Steps = Annotated[tuple[PluginField, ...], BeforeValidator(_steps), Seam("step")]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Source:
     """One entry of `data:`. Exactly one of path, hub and llamafactory."""
@@ -91,8 +101,9 @@ class Source:
     """The hub configuration, or the entry of dataset_info.json."""
     split: Annotated[str, Why("the name nearly every data set gives its training rows")] = "train"
     """The split of a hub data set, or of a saved one."""
-    format: Annotated[str | None, Why("the columns say it")] = None
-    """Row shape by name. Default: recognised by the columns."""
+    format: Annotated[PluginField | None, Why("the columns say it")] = None
+    """Row shape by name. Default: recognised by the columns. Or a material that becomes rows, with its keys:
+    {whatsapp: {me: Lena}}."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our column name → the column in your file, where they differ."""
     weight: Annotated[Float, Field(gt=0)] | None = None
@@ -106,6 +117,8 @@ class Source:
     streaming: bool = False
     """Read the first rows alone, as many as train.steps × train.batch needs, all before the first step; a hub data set
     without a copy on disk."""
+    steps: Steps = ()
+    """What is done to its rows before they train: clean, dedup, select, … in this order (docs/curation.md)."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -117,6 +130,13 @@ class Source:
         if self.llamafactory is not None and self.name is None:
             what = "needs a `name`: which entry of dataset_info.json is meant"
             raise Misfit("llamafactory", what, "write `name: …` beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Source:
+        if self.steps and self.streaming and self.limit is None:
+            what = "work on a source that has an end, and a streamed one may have none"
+            raise Misfit("steps", what, "set `limit:` beside it, or leave `streaming` out")
         return self
 
 
@@ -173,7 +193,8 @@ class Train:
     """Drop rows whose rendered tokens equal an earlier row's. They are always counted."""
     micro_tokens: Annotated[Int, Field(gt=0)] | None = None
     """Token budget of one forward pass, prefixes that rows share counted once: what bounds memory, whatever the
-    objective. Default: as many as the batch needs, up to 2,048 (halved on out-of-memory)."""
+    objective. Default: as many as the batch needs, up to 2,048 (1,024 on a processor where a model learns from what it
+    says), and halved on out-of-memory."""
     parts: Annotated[Int, Field(gt=0)] | None = None
     """Cut each step into at least so many micro-batches, whatever the number of processes, and add their gradients up
     in fp64: 1, 2 or `parts` processes, each with as many threads, then train the same weights to the bit, and a run may
@@ -236,6 +257,40 @@ def _reference(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Teacher:
+    """`teacher:` a model; or a mapping with these keys. Only for objectives that learn a teacher's distribution."""
+
+    model: ModelField | None = None
+    """Alias, hub id, folder or run, of the same vocabulary. Left out beside `top`: the rows bring what a teacher said
+    of their tokens (`logprobs`)."""
+    top: Annotated[Int, Field(gt=0)] | None = None
+    """Keep so many of its likeliest tokens at each scored token, read once before the first step and cached on disk:
+    later epochs and runs need no teacher in memory. All other tokens count as one. Only for rows that are known
+    beforehand (gkd with `own: 0`). Default: the teacher is run beside the model, over its whole vocabulary."""
+    kept: Annotated[
+        Literal["fp16", "fp32"], Why("half the disk of fp32; how far it is off is told, and is next to nothing")
+    ] = "fp16"
+    """Type of the log-probabilities on disk."""
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Teacher:
+        if self.model is None and self.top is None:
+            raise Misfit("model", "is missing: nobody is named", "write `model: …`, or `top: …` where rows bring it")
+        return self
+
+
+def _teacher(value: Any) -> Any:
+    """A model's own keys may stand beside those of the teacher."""
+    if isinstance(value, str | PurePath):
+        return {"model": value}
+    own = {field.name for field in dataclasses.fields(Model)}
+    if isinstance(value, dict) and "name" in value and "model" not in value:
+        model = {key: value[key] for key in value if key in own}
+        return {"model": model, **{key: value[key] for key in value if key not in own}}
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Task:
     """One entry of `evaluate:` rows with known answers, generated for and scored, base against tuned."""
 
@@ -291,6 +346,10 @@ class Recipe:
     """What to train: a name, or a mapping with `name`, `revision`, `dtype`, `trust_remote_code`."""
     data: Sources
     """What to train on: a path, a source, or a list of them."""
+    steps: Steps = ()
+    """What is done to the rows of all sources together, behind the steps of each (docs/curation.md)."""
+    allow_drop: Annotated[Float, Field(ge=0, le=1), Why("a step that takes most rows was told something wrong")] = 0.5
+    """Stop where a step drops more than this share of its rows. Steps that are told how many to keep may drop more."""
     objective: Annotated[PluginField, Seam("objective"), Why("answers to prompts are what most data is")] = Plugin(
         name="sft"
     )
@@ -308,8 +367,8 @@ class Recipe:
     """The base in few bits while an adapter trains: nf4 (QLoRA) or int8. Default: not at all."""
     reference: Annotated[Reference, BeforeValidator(_reference)] = Field(default_factory=Reference)
     """What preference objectives compare the model with."""
-    teacher: ModelField | None = None
-    """Whose distribution is learnt: alias, hub id, folder or run, of the same vocabulary. Only for objectives with a
+    teacher: Annotated[Teacher | None, BeforeValidator(_teacher)] = None
+    """Whose distribution is learnt: a model of the same vocabulary, and what is kept of it. Only for objectives with a
     teacher (gkd)."""
     rollout: Rollout | None = None
     """How the model answers prompts. For objectives that learn from what it says (grpo, …), and for no others."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from luthier.errors import LuthierError
 from luthier.recipe import rollout
 from luthier.recipe.document import Key, Node, Override, dotted
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Teacher, Why
 from luthier.registry import suggest
 
 PEERS = {
@@ -138,10 +138,12 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
     if hint is Plugin:
         return _plugin(node, key)
     if hint is Reward:
-        node = _reward(node)
+        node = _reward(node, key)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
-    if hint is Reference and isinstance(node.value, str):
+    if hint is Teacher:
+        node = _teacher(node)
+    if hint in (Reference, Teacher) and isinstance(node.value, str):
         node = Node({"model": Node(node.value, node.origin)}, node.origin)
     if hint is Model and isinstance(node.value, str):
         node = Node({"name": Node(node.value, node.origin)}, node.origin)
@@ -174,8 +176,9 @@ def _plugin(node: Node, key: Key) -> Node:
     raise LuthierError(what, where=str(node.origin), fix="write `name` or `{name: {key: value}}`")
 
 
-def _reward(node: Node) -> Node:
-    """An entry of `reward:` with its scorer under a key of its own."""
+def _reward(node: Node, key: Key) -> Node:
+    """An entry of `reward:` with its scorer under a key of its own. Raises LuthierError at a key beside the scorer's
+    name that is none of an entry's."""
     if isinstance(node.value, str):
         return Node({"scorer": node}, node.origin)
     name = rollout.named(node.value) if isinstance(node.value, dict) else None
@@ -184,10 +187,26 @@ def _reward(node: Node) -> Node:
     args = node.value[name]
     found = rollout.parted(node.value, args.value)
     if found is None:
+        for other, child in node.value.items():
+            if other not in rollout.BESIDE and difflib.get_close_matches(other, rollout.BESIDE, n=1, cutoff=0.6):
+                raise LuthierError(
+                    f"unknown key {dotted((*key, other))!r}",
+                    where=str(child.origin),
+                    fix=suggest(other, list(rollout.BESIDE)),
+                )
         return node
     own, inner = found
     scorer = Node({name: Node(inner, args.origin)}, node.origin)
     return Node({"scorer": scorer, **own}, node.origin)
+
+
+def _teacher(node: Node) -> Node:
+    """A teacher whose model's own keys stand beside those of the teacher, with the model under a key of its own."""
+    if not isinstance(node.value, dict) or "name" not in node.value or "model" in node.value:
+        return node
+    model = {name: child for name, child in node.value.items() if name in slots(Model)}
+    rest = {name: child for name, child in node.value.items() if name not in model}
+    return Node({"model": Node(model, node.origin), **rest}, node.origin)
 
 
 def _mapping(node: Node, cls: type, key: Key, whole: bool) -> Node:

@@ -83,6 +83,10 @@ class JsonMatch(Metric):
     """Partial credit for objects. true: the share of equal top-level fields, out of those either side has, so that
     invented fields cost. A list of names: the share of these that are equal, whatever else there is."""
 
+    def lacks(self, example: Example) -> str | None:
+        found = next(json_values(reference(example) or ""), NOTHING)
+        return "no `answer` that is JSON" if found is NOTHING else None
+
     def __call__(self, example: Example, response: Response) -> float | None:
         expected: Any = next(json_values(reference(example) or ""), NOTHING)
         if expected is NOTHING:

@@ -83,6 +83,9 @@ class Contains(Metric):
     whole_words: bool = False
     """Not inside a longer word or number: 5 is not in 15. For scripts that put spaces between words."""
 
+    def lacks(self, example: Example) -> str | None:
+        return None if (reference(example) or "").strip() else "no `answer` that says anything"
+
     def __call__(self, example: Example, response: Response) -> float | None:
         expected = (reference(example) or "").strip()
         if not expected:  # nothing is contained in everything

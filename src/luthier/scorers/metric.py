@@ -39,9 +39,23 @@ class Metric(ABC):
     sees_group: ClassVar[bool] = False
     """True: it has `group` and judges the responses to one prompt beside one another (`types.GroupScorer`)."""
 
+    @property
+    def waits(self) -> bool:
+        """True: its time goes by in other processes or on the network, and what it says hangs on nothing that is asked
+        beside it. It is asked in a thread of its own then, of many at once, while answers are still drawn."""
+        return False
+
     def check(self) -> None:
         """Raise, before anything is generated, what could only be raised later."""
         return
+
+    def files(self) -> tuple[str, ...]:
+        """Files, besides what the recipe says, that its judgements hang on: with another content it is another."""
+        return ()
+
+    def lacks(self, example: Example) -> str | None:
+        """In words (no `answer`), what a row lacks and nothing can be said of responses without; None: nothing."""
+        return "no `answer`" if self.needs_reference and reference(example) is None else None
 
     @abstractmethod
     def __call__(self, example: Example, response: Response) -> float | None:

@@ -62,7 +62,17 @@ class Python(Metric):
                 fix="write the file, a colon and the function: rewards.py:polite",
             )
         object.__setattr__(self, "function", f"{Path(path).expanduser().resolve()}:{name}")
+        object.__setattr__(self, "_known", _function(self.function))  # it stays, whatever becomes of the file meanwhile
         self._wanted()
+
+    _known: ClassVar[Callable[..., Any]]
+
+    @property
+    def waits(self) -> bool:
+        return inspect.iscoroutinefunction(self._known)
+
+    def files(self) -> tuple[str, ...]:
+        return (self.function.rpartition(":")[0],)
 
     def __call__(self, example: Example, response: Response) -> float | None:
         return self.many([(example, response)])[0]
@@ -76,7 +86,7 @@ class Python(Metric):
         if not pairs:
             return []
         given = [{name: GIVEN[name](*pair) for name in self._wanted()} for pair in pairs]
-        function = _function(self.function)
+        function = self._known
         if self.batch:
             together = {name: [one[name] for one in given] for name in self._wanted()}
             scores = self._called(lambda: _result(function(**together)), pairs)
@@ -96,7 +106,7 @@ class Python(Metric):
     def _wanted(self) -> list[str]:
         """Which of the plain values the function takes. Raises LuthierError for a parameter that is none of them."""
         wanted: list[str] = []
-        for name, parameter in inspect.signature(_function(self.function)).parameters.items():
+        for name, parameter in inspect.signature(self._known).parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 return list(GIVEN)
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY) or (
@@ -152,7 +162,7 @@ class Python(Metric):
 
     def _wrong(self, what: str, fix: str) -> LuthierError:
         path = self.function.rpartition(":")[0]
-        line = inspect.unwrap(_function(self.function)).__code__.co_firstlineno
+        line = inspect.unwrap(self._known).__code__.co_firstlineno
         return LuthierError(f"{self._name} {what}", where=f"{path}:{line}", fix=fix)
 
     @property
@@ -226,7 +236,7 @@ def _loaded(path: str, changed: int) -> Any:
     sys.path.insert(0, str(Path(path).parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         line = error.lineno if isinstance(error, SyntaxError) else None
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]

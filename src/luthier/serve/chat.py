@@ -60,7 +60,8 @@ def chat(
 ) -> None:
     """Read lines from stdin until it ends or says /exit, and answer each; works in a terminal and in a pipe.
 
-    Raises LuthierError when `both` is asked of a model without an adapter.
+    Raises LuthierError when `both` is asked of a model without an adapter, and at the end of a pipe some of whose
+    lines could not be answered.
     """
     if sys.stdin is None:
         raise LuthierError("there is no input to read", fix="type in a terminal, or give lines through a pipe")
@@ -73,9 +74,11 @@ def chat(
         try:
             line = console.input("[bold]you ▸[/] " if console.is_terminal else "")
         except (EOFError, KeyboardInterrupt):
-            return
+            break
         if not talk.hear(line):
-            return
+            break
+    if talk.refused and not console.is_terminal:
+        raise LuthierError(f"lines without an answer: {talk.refused}", fix="each says why where its answer would be")
 
 
 def scores_only(model: str | Path, base: str | None = None) -> LuthierError:
@@ -112,6 +115,8 @@ class Chat:
         self._tuned, self._both = policy.has_adapter, False
         self._system = system
         self.turns: list[Turn] = []
+        self.refused = 0
+        """Lines that could not be answered, and commands that are none."""
         self._reset()
         if both:
             self._require_adapter()
@@ -128,6 +133,7 @@ class Chat:
             elif line:
                 self._answer(line)
         except LuthierError as error:
+            self.refused += 1
             self._console.print(str(error), style="yellow", markup=False)
         return True
 

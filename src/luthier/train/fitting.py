@@ -23,6 +23,7 @@ from luthier.train.loop.losses import Losses, Objective
 from luthier.train.loop.progress import FitResult
 from luthier.train.optim.weights import Policy, Weights
 from luthier.train.roles import Known, Setting, backbone, resolve
+from luthier.train.roles.teacher import Said
 from luthier.train.rollouts.source import Rollouts
 from luthier.train.rollouts.surroundings import Surroundings
 from luthier.train.telemetry.log import Log, Watch
@@ -49,6 +50,10 @@ class Beside:
     """Called with every event."""
     group: Group = NO_OTHERS
     """The processes that train together."""
+    digests: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    """Which weights the further models have, told without loading them."""
+    said: Said | None = None
+    """What a teacher said of the rows, where they bring it themselves."""
 
 
 ALONE = Beside()
@@ -100,7 +105,7 @@ def fit(
         every = source.every()
         known = [examples for examples in (every, prepared.validation) if examples is not None]
         seen = Known(known, all_of_it=every is not None, passes=source.epoch(source.total - 1))
-        setting = Setting(policy, forward, recipe, budget, seen, paths, log.screen.say)
+        setting = Setting(policy, forward, recipe, budget, seen, paths, log.screen.say, beside.digests, beside.said)
         roles = resolve(objective.needs, setting, beside.openers, stack)
         if isinstance(source, Rollouts):
             source.attach(Surroundings(forward, budget, log, roles.reference))

@@ -75,6 +75,8 @@ class Needs:
     """Prompts whose answers are all right, or none, give way to others (`rollout.dynamic`, unless the recipe says)."""
     own: float = 1.0
     """With rollouts: the share of steps whose responses the model draws; in the others the data's own are taken."""
+    again: bool = True
+    """With rollouts: may one be gone through more than once? Not where nothing bounds how far that leads."""
     rivals: Literal["self", "reference", "mixture"] = "self"
     """With rollouts: who draws what a response is compared with. self: the model, all of a group. reference: half of
     each group, which the column `of_reference` says. mixture: of the model and the reference, half of each group, for

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from luthier.errors import LuthierError
 from luthier.recipe.describe import show
-from luthier.run import cut_half_line, json_line, write_atomically
+from luthier.run import cut_half_line, json_line, naming, write_atomically
 
 
 @dataclass
@@ -26,9 +26,10 @@ class Answers:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One more line, on the disk when this returns."""
-        self.file.write(json_line(row).encode("utf-8", "backslashreplace"))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.path):
+            self.file.write(json_line(row).encode("utf-8", "backslashreplace"))
+            self.file.flush()
+            os.fsync(self.file.fileno())
         self.done.add((row["key"], row["index"]))
 
 

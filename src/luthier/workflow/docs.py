@@ -1,4 +1,4 @@
-"""The generated parts of docs/recipes.md and docs/generation.md, and docs/adapters.md.
+"""The generated parts of docs/recipes.md, docs/generation.md and docs/acquire.md, and docs/adapters.md.
 
 `python -m luthier.workflow.docs` writes them, tests say when they are stale.
 """
@@ -11,22 +11,36 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from luthier.data import formats_table
+from luthier.data import formats_table, materials_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
-from luthier.recipe.schema import Follow, Model, Recipe, Reference, Reward, Rollout, Source, Task, Train, Validate
+from luthier.recipe.schema import (
+    Follow,
+    Model,
+    Recipe,
+    Reference,
+    Reward,
+    Rollout,
+    Source,
+    Task,
+    Teacher,
+    Train,
+    Validate,
+)
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
 PAGE = Path("docs/recipes.md")
 GENERATION_PAGE = Path("docs/generation.md")
+ACQUIRE_PAGE = Path("docs/acquire.md")
 ADAPTERS_PAGE = Path("docs/adapters.md")
 KEYS = (
     ("", Recipe),
     ("model", Model),
     ("data", Source),
     ("reference", Reference),
+    ("teacher", Teacher),
     ("rollout", Rollout),
     ("rollout.follow", Follow),
     ("reward", Reward),
@@ -43,8 +57,10 @@ PLUGINS = {
     "schedule": "`train.schedule`",
     "scorer": "`evaluate.scorers`, `reward`",
     "engine": "`engine`",
+    "step": "`steps`",
     "exporter": "`export`",
     "tracker": "`train.trackers`",
+    "material": "`data.*.format`, materials",
 }
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -99,6 +115,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "plugins": plugins,
     "shapes": formats_table,
     "generation": generation,
+    "materials": materials_table,
 }
 
 
@@ -109,7 +126,7 @@ def filled(page: str) -> str:
 
 def main() -> None:
     """Write docs/adapters.md, and the generated parts of the other pages; the rest of these stays as it is."""
-    for page in (PAGE, GENERATION_PAGE):
+    for page in (PAGE, GENERATION_PAGE, ACQUIRE_PAGE):
         if not page.exists():
             sys.exit(f"run this in the repository's root: there is no {page}")
         write_atomically(page, filled(page.read_text(encoding="utf-8")))

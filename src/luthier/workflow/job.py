@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,10 +20,13 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.data import Prepared, Prompts, Template
+    from luthier.data.curation.stages import Settings
+    from luthier.distributed.group import Group
     from luthier.engines.opening import Opening
     from luthier.evaluate import ScoredTask
     from luthier.models import Policy
     from luthier.models.heads import HeadCard
+    from luthier.train import Beside
     from luthier.train.rollouts.judging import Judging
     from luthier.train.rollouts.source import Rollouts
     from luthier.types import Encoded, Engine, Example
@@ -61,7 +65,8 @@ class Job:
 
         recipe = self.recipe
         longest, _ = expected_max_context(recipe.model, recipe.adapt)
-        prepared = prepare(recipe, self.template, self.objective.needs, longest)
+        with self._steps() as settings:
+            prepared = prepare(recipe, self.template, self.objective.needs, longest, settings)
         console(stderr=True).print(prepared.ledger.table())
         if recipe.validate.share > 0 and prepared.validation is None:
             what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
@@ -78,9 +83,16 @@ class Job:
         from luthier.models import expected_max_context
 
         recipe = self.recipe
-        found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0])
+        with self._steps() as settings:
+            found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0], settings)
         console(stderr=True).print(found.ledger.table())
         return found
+
+    def _steps(self) -> AbstractContextManager[Settings]:
+        """How the steps of its data are run."""
+        from luthier.workflow import curation
+
+        return curation.settings(self.recipe.seed, self.recipe.allow_drop, recipe=self.recipe)
 
     @property
     def speaks(self) -> bool:
@@ -101,13 +113,7 @@ class Job:
         return show(self.prepared.train, self.template, count)
 
     def sample(self, count: int) -> list[Encoded]:
-        """Rows that adapters measure their first weights on. Raises LuthierError where rows are prompts alone."""
-        if count and self.speaks:
-            raise LuthierError(
-                "what `adapt:` adds is measured on rows with answers first, and these are prompts",
-                where="adapt",
-                fix="take `adapt: lora`, or train on answers first (sft) and go on from that run",
-            )
+        """Rows that adapters measure their first weights on."""
         return [self.prepared.train[row] for row in range(min(count, len(self.prepared.train)))] if count else []
 
     @cached_property
@@ -120,19 +126,22 @@ class Job:
 
     @cached_property
     def _speaking(self) -> Opening:
-        """What opens the engine of rollouts. Raises LuthierError where it cannot do what the objective asks."""
+        """What opens the engine of rollouts. Raises LuthierError for what would be refused when it is opened."""
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         named = self.recipe.rollout.engine
         opening: Opening = REGISTRIES["engine"].build(named.name, named.args)
         opening.ready(base=False)
-        if self.objective.needs.rivals == "mixture" and not opening.mixes:
-            raise LuthierError(
-                f"{self.recipe.objective.name!r} compares answers with what a mixture of two models draws, which the "
-                f"engine {named.name!r} does not do",
-                where="rollout.engine",
-                fix="set rollout.engine=local, or take `objective: xpo` (the reference alone draws the rivals)",
-            )
         return opening
+
+    def must_be_alone(self, processes: int) -> None:
+        """Raises LuthierError where several processes are to learn from what one of them says."""
+        if processes > 1 and self.speaks:
+            raise LuthierError(
+                f"the objective {self.recipe.objective.name!r} learns from what the model says, and that is drawn by "
+                "one process",
+                where="--processes",
+                fix="train with one process",
+            )
 
     def rollouts(self, policy: Policy, run: Run) -> Rollouts:
         """What the model is to learn from: what it says to the prompts."""
@@ -213,7 +222,7 @@ class Job:
         """Have the files of all its models in the cache."""
         from luthier.models import fetch
 
-        for model in (self.recipe.model, self.recipe.reference.model, self.recipe.teacher):
+        for model in (self.recipe.model, *self._others.values()):
             if model is not None:
                 fetch(model)
 
@@ -228,7 +237,10 @@ class Job:
 
         if self.speaks:
             _ = self._speaking
-            self.judging.check([prompt.example for prompt in self.prompts.train])
+            apart = self.prompts.held_out if self.recipe.validate.data else ()
+            train, held_out = ([prompt.example for prompt in some] for some in (self.prompts.train, apart))
+            for remark in self.judging.check(train, held_out):
+                say(remark)
             for prompt in self.prompts.train if self.objective.needs.own < 1 else ():
                 self._answered(prompt.example)
             return
@@ -252,38 +264,61 @@ class Job:
             role: HeadCard(reads, self.recipe.objective.name, separator) for role, reads in self.objective.needs.heads
         }
 
-    def openers(self, policy: Policy, run: Run | None) -> Mapping[str, Callable[[], Policy]]:
-        """The models beside the one that trains, by role, each loaded when it is wanted."""
-        named = {"reference": self.recipe.reference.model, "teacher": self.recipe.teacher}
-        if named["reference"] is not None and not self.objective.needs.reference:
-            raise LuthierError(
-                f"the objective {self.recipe.objective.name!r} has no reference, but `reference.model` names one",
-                where="reference.model",
-                fix="leave it out",
-            )
-        return {
-            role: partial(self._second, role, model, policy, run) for role, model in named.items() if model is not None
-        }
+    @property
+    def _others(self) -> dict[str, Model]:
+        """The models beside the one that trains, by role."""
+        teacher = None if self.recipe.teacher is None else self.recipe.teacher.model
+        named = {"reference": self.recipe.reference.model, "teacher": teacher}
+        return {role: model for role, model in named.items() if model is not None}
+
+    def beside(self, policy: Policy, run: Run | None, group: Group) -> Beside:
+        """What trains beside the model: further ones by role, each loaded when it is wanted."""
+        from luthier.train import Beside
+        from luthier.workflow.teaching.said import SaidByRows
+
+        openers = {role: partial(self._second, role, model, policy, run) for role, model in self._others.items()}
+        digests = {role: partial(self._known, role, model, policy, run) for role, model in self._others.items()}
+        by_rows = self.recipe.teacher is not None and self.recipe.teacher.model is None
+        said = SaidByRows(self.recipe, self.template) if by_rows else None
+        if said is not None:
+            _written_down(run, "teacher", "in the rows", said.digest)
+        return Beside(openers, digests=digests, said=said, group=group)
+
+    def _known(self, role: str, model: Model, policy: Policy, run: Run | None) -> str:
+        """Which weights a second model has, none of them loaded. `run` (None: another process does) writes it down.
+        Raises LuthierError where it does not go with the model, or is not what the run was trained with."""
+        from luthier.models import fetch
+        from luthier.models.loading.digest import weights_digest
+        from luthier.models.loading.tokenizer import load_tokenizer
+
+        folder = fetch(model).folder
+        tokenizer = load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
+        data_check.vocabulary(policy.tokenizer, tokenizer, model.name, role)
+        return _written_down(run, role, model.name, weights_digest(folder))
 
     def _second(self, role: str, model: Model, policy: Policy, run: Run | None) -> Policy:
-        """A second model. `run` (None: another process does) writes down which it was: when it goes on or is scored,
-        that must be the same."""
+        """A second model."""
         from luthier import models
-        from luthier.models.loading.digest import must_be
 
+        self._known(role, model, policy, run)
         second = models.load(model, train=False)
-        data_check.vocabulary(policy.tokenizer, second.tokenizer, model.name, role)
-        if run is None:
-            return second
-        summary = run.read_json(run.summary_path)
-        if any(run.checkpoints.glob("step-*")):
-            must_be(summary.get(role), second.digest, model.name, run.folder)
-        run.write_json(run.summary_path, {**summary, role: second.digest})
-        for store in () if self.speaks else (self.prepared.train, self.prepared.validation):
+        for store in () if self.speaks or run is None else (self.prepared.train, self.prepared.validation):
             if store is not None:
                 data_check.context(store, models.max_context(second.module), f"the {role}")
                 data_check.embeddings(store, models.embeddings(second.module), second.tokenizer, f"the {role}")
         return second
+
+
+def _written_down(run: Run | None, role: str, name: str, digest: str) -> str:
+    """The digest, which the run keeps. Raises LuthierError where it goes on with another than it was trained with."""
+    from luthier.models.loading.digest import must_be
+
+    if run is not None:
+        summary = run.read_json(run.summary_path)
+        if any(run.checkpoints.glob("step-*")):
+            must_be(summary.get(role), digest, name, run.folder, role)
+        run.write_json(run.summary_path, {**summary, role: digest})
+    return digest
 
 
 def _named(task: Task) -> Task:

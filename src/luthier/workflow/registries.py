@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.data import FORMATS
+from luthier.data import FORMATS, MATERIALS, STEPS
 from luthier.engines import ENGINES
 from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
 from luthier.objectives import OBJECTIVES
@@ -22,7 +22,9 @@ REGISTRIES: dict[str, Registry] = {
     "tracker": TRACKERS,
     "exporter": EXPORTERS,
     "format": FORMATS,
+    "material": MATERIALS,
     "engine": ENGINES,
+    "step": STEPS,
 }
-"""Kind → registry. The kinds are those of `recipe.schema.Seam`, the credit of objectives, the row shapes of
-`data.*.format`, and the engines."""
+"""Kind → registry. The kinds are those of `recipe.schema.Seam`, the credit of objectives, the row shapes and
+materials of `data.*.format`, and the engines."""

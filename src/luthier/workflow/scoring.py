@@ -19,6 +19,7 @@ from luthier.scorers.metric import Metric
 from luthier.types import Encoded, Engine, Example
 from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
+from luthier.workflow.screen import say
 
 if TYPE_CHECKING:
     from luthier.evaluate import Comparison
@@ -130,7 +131,9 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     _opening(recipe, tasks)
     for task in tasks:
         rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
-        check_task(job.scored(task), rows, job.template, models.expected_max_context(recipe.model, recipe.adapt)[0])
+        longest = models.expected_max_context(recipe.model, recipe.adapt)[0]
+        for remark in check_task(job.scored(task), rows, job.template, longest):
+            say(f"{task.name}: {remark}")
         if job.scored(task).needs_rewards and not gives_rewards(job.objective):
             raise no_rewards(recipe.objective.name)
 

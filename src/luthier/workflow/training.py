@@ -28,7 +28,6 @@ def fit(job: Job, run: Run, group: Group) -> None:
     from luthier.distributed.group import use_threads
     from luthier.evaluate import record_environment
     from luthier.models import heads
-    from luthier.train import Beside
     from luthier.train import fit as trained
 
     recipe = job.recipe
@@ -51,9 +50,9 @@ def fit(job: Job, run: Run, group: Group) -> None:
     if what_becomes is not None:
         say(what_becomes)
     policy.ends = job.template.stop_ids
-    openers = job.openers(policy, run if group.first else None)
+    beside = job.beside(policy, run if group.first else None, group)
     given = job.prepared if not job.speaks else Given(job.rollouts(policy, run))
-    trained(policy, job.objective, given, recipe, run, Beside(openers, group=group))
+    trained(policy, job.objective, given, recipe, run, beside)
     group.leave()
     if group.first:
         run.still_held()

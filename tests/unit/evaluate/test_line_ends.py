@@ -17,7 +17,7 @@ TEXT = "begin" + "x".join(ENDS) + "end"
 
 def comparison(task: str) -> Comparison:
     score = Score(
-        "f1", True, (0.0, 1.0), 1, 0, {"base": Estimate(0.5), "tuned": Estimate(1.0)}, {"tuned": Estimate(0.5)}
+        "f1", True, (0.0, 1.0), 1, 0, 1, {"base": Estimate(0.5), "tuned": Estimate(1.0)}, {"tuned": Estimate(0.5)}
     )
     answers = {name: Answer(TEXT, "stop", {"f1": 1.0}) for name in ("base", "tuned")}
     sample = Sample(Example((Turn("user", TEXT),)), TEXT, answers)

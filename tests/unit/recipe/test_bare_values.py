@@ -21,6 +21,7 @@ PLACES = {
     "exporter": lambda plugin: {"export": plugin},
     "scorer": lambda plugin: {"evaluate": {"data": "h.jsonl", "scorers": plugin}},
     "engine": lambda plugin: {"engine": plugin},
+    "step": lambda plugin: {"steps": [plugin]},
 }
 """Where a recipe names a plug-in of each kind."""
 

@@ -119,6 +119,16 @@ def test_the_digest_of_other_runs_is_what_it_was() -> None:
         ("objective: grpo\nreward: [{weight: 1}]", r"'reward.0.scorer' is missing"),
         ("objective: grpo\nreward: [{f1: {}, contains: {}}]", r"unknown key 'reward.0.f1'"),
         ("objective: grpo\nreward: f1\nrollout: {samples: 3}", r"unknown key 'rollout.samples'"),
+        (
+            "objective: grpo\nreward: [{f1: {wieght: 1}}]",
+            r"recipe:5: scorer 'f1' has no key 'wieght'\s+→ did you mean 'weight'",
+        ),
+        (
+            "objective: grpo\nreward: [{f1: {}, wieght: 1}]",
+            r"recipe:5: unknown key 'reward.0.wieght'\s+→ did you mean 'weight'",
+        ),
+        ("objective: grpo\nreward: [{f1: {}, gates: true}]", r"'reward.0.gates'\s+→ did you mean 'gate'"),
+        ("objective: grpo\nreward: [{contains: {whole_word: true}}]", r"did you mean 'whole_words'"),
         ("objective: nash_md\nreward: f1\nrollout: {n: 3}", r"half of the answers drawn by the rival"),
         ("objective: grpo\nreward: f1\nrollout: {follow: {every: 2}}", r"recipe:6: .*'local' answers with the very"),
         ("objective: grpo\nreward: f1\nrollout: {ahead: 1}", r"recipe:6: .* cannot while they change"),
@@ -168,3 +178,16 @@ def test_editors_know_the_short_forms() -> None:
     schema = json_schema(REGISTRIES)
     assert {"type": "string"} in schema["$defs"]["Reward"]["anyOf"]
     assert "temperature" in schema["$defs"]["Rollout"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "longest", "micro"), [(False, 1024, 1024), (False, 512, 1024), (False, 1500, 1500), (True, 512, 2048)]
+)
+def test_micro_batches_of_what_was_said_are_smaller_on_a_processor(
+    gpu: bool, longest: int, micro: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.machine.uses_gpu", lambda: gpu)
+    monkeypatch.setattr("luthier.machine.best_dtype", lambda: "fp32")
+    recipe = resolved("objective: grpo\nreward: json_match", f"train.max_tokens={longest}")
+    assert recipe.train.micro_tokens == micro
+    assert resolved("objective: sft", "train.max_tokens=512").train.micro_tokens == 2048

@@ -336,3 +336,7 @@ def silenced(one: Example) -> str:
         "for _n, _v in list(globals().items()):\n    if callable(_v) and _n not in ('_E', '_v') and _n[:2] != '__' and not isinstance(_v, type):\n"
         "        globals()[_n] = lambda *a, **k: _E()\n```"
     )
+
+
+def test_a_program_sees_no_argument_of_ours() -> None:
+    assert score([{"input": "", "output": "['-c']"}], "import sys\nprint(sys.argv)") == 1.0

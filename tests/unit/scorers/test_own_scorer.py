@@ -172,3 +172,10 @@ def test_a_file_that_fails_names_its_line_and_a_changed_one_is_read_again(tmp_pa
     assert scores(path, "f", "a") == [1.0]
     path.write_text("def f(response):\n    return 22\n", encoding="utf-8")
     assert scores(path, "f", "a") == [22.0]
+
+
+def test_a_file_that_leaves_the_program_as_it_is_read_is_told(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text("import sys\n\nsys.exit('no key')\n")
+    with pytest.raises(LuthierError, match=r"rewards.py:3: the file fails when it is run: SystemExit: no key"):
+        SCORERS.build("python", {"function": f"{path}:polite"})

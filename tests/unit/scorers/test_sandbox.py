@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import must_be_gone
 
 from luthier.errors import LuthierError
 from luthier.scorers import sandbox
@@ -137,3 +138,42 @@ def test_the_walls_are_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: 
     BOX.tell("code")
     BOX.tell("code")
     assert [record.message for record in caplog.records] == [f"code: programs run behind {BOX.walls()}"]
+
+
+# a process that is talked with
+def test_what_is_talked_with_answers_and_works_in_a_folder_of_ours_alone(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("word")
+    folder = tmp_path / "own"
+    folder.mkdir()
+    line = f"read a; echo told $a; echo kept > here; cat {tmp_path}/secret; echo x > {tmp_path}/new; read b; echo $b"
+    box = Sandbox(Limits(seconds=5), kind=kind)
+    talking = box.talk(["/bin/bash", "-c", line.replace("cat ", "read s < ") + " $s"], folder)
+    said, _ = talking.process.communicate(b"one\ntwo\n", timeout=30)
+    assert said.startswith(b"told one\n") and said.endswith(b"two\n") and b"word" not in said
+    assert (folder / "here").read_text() == "kept\n" and not (tmp_path / "new").exists()
+
+
+def test_its_time_is_counted_and_it_outlives_the_thread_that_asked_for_it(kind: Kind, tmp_path: Path) -> None:
+    """The kernel ends it with the thread that started it: that is one which stays."""
+    begun = []
+    box = Sandbox(Limits(seconds=20), kind=kind)
+    line = "read a; i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo done; read b"
+    asking = threading.Thread(target=lambda: begun.append(box.talk(["/bin/bash", "-c", line], tmp_path)))
+    asking.start()
+    asking.join()
+    (talking,) = begun
+    process = talking.process
+    assert process.stdin is not None and process.stdout is not None
+    before = sum(talking.command.cpu_times()[:2])
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"done\n"
+    assert sum(talking.command.cpu_times()[:2]) > before
+    talking.stop()
+    assert not talking.command.is_running() and process.returncode is not None
+    must_be_gone(process.pid)
+
+
+def test_what_cannot_begin_is_told(tmp_path: Path) -> None:
+    with pytest.raises(sandbox.NeverBegan):
+        BOX.talk(["/bin/cat"], tmp_path / "not-there")

@@ -137,6 +137,13 @@ def test_what_cannot_be_answered_leaves_the_conversation_as_it_was(policy: Polic
     assert "did you mean '/reset'" in out.getvalue()
 
 
+def test_a_pipe_some_of_whose_lines_were_not_answered_does_not_end_well(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LuthierError, match="lines without an answer: 1"):
+        talk(policy, ["hello", "x" * 600, "hello"], monkeypatch)
+
+
 def test_exit_and_the_end_of_input_end_it(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     assert talk(policy, ["/exit", "hi"], monkeypatch) == ""
     assert talk(policy, [], monkeypatch) == ""

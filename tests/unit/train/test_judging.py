@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from luthier.scorers import SCORERS
 from luthier.scorers.metric import Metric, text
 from luthier.train.rollouts.drawn import Answer, Group
 from luthier.train.rollouts.judging import Judging
-from luthier.types import Example, Response
+from luthier.types import Example, Response, Turn
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Words(Metric):
     def __call__(self, example: Example, response: Response) -> float | None:
         if "bang" in text(response):
             raise KeyError("no such word")
+        if "leave" in text(response):
+            raise SystemExit(3)
         return None if "hush" in text(response) else len(text(response).split()) / 10
 
 
@@ -78,9 +80,13 @@ def reward(name: str, weight: float | None = None, *, gate: bool = False) -> Rew
 
 
 def judged(rewards: Sequence[Reward], *texts: str) -> Group:
+    return judged_by(Judging(rewards), *texts)
+
+
+def judged_by(judging: Judging, *texts: str) -> Group:
     answers = [Answer((3, 4, 1), np.zeros(3, np.float32), said, "stop") for said in texts]
     group = Group(0, 0, prompts(1)[0], answers)
-    Judging(rewards).judge([group])
+    judging.judge([group])
     return group
 
 
@@ -117,7 +123,7 @@ def test_a_scorer_of_many_is_asked_for_all_groups_at_once_and_one_of_groups_for_
     judging.judge(groups)
     assert Batched.asked == [4]
     assert [group.rewards for group in groups] == [pytest.approx([0.1, 1.2]), pytest.approx([1.3, 0.1])]
-    assert [part.late for part in judging.parts] == [True, False]
+    assert [part.when for part in judging.parts] == ["all", "each"]
 
 
 def test_a_first_scorer_of_any_number_calls_nothing_right() -> None:
@@ -142,11 +148,53 @@ def test_a_scorer_that_fails_is_named_with_the_row() -> None:
         judged([reward("batched")], "bang")
 
 
+@pytest.mark.parametrize("name", ["words", "batched"])
+def test_a_scorer_that_leaves_the_program_is_an_error_of_that_scorer(name: str) -> None:
+    with pytest.raises(LuthierError, match=rf"the scorer {name!r} failed: SystemExit: 3"):
+        judged([reward(name)], "leave")
+
+
 def test_scorers_that_judge_no_answer_are_refused() -> None:
     with pytest.raises(LuthierError, match="judges no answer that a model draws"):
         Judging([reward("perplexity")])
-    with pytest.raises(LuthierError, match="'contains' compares with a known answer, and no row has one"):
-        Judging([reward("contains")]).check([Example(prompt=prompts(1)[0].example.prompt)])
+
+
+def rows(count: int, *, answered: int) -> list[Example]:
+    return [replace(prompt.example, answer="w5" if i < answered else None) for i, prompt in enumerate(prompts(count))]
+
+
+def test_rows_without_what_a_scorer_judges_by_are_told_before_anything_is_said() -> None:
+    judging = Judging([reward("words"), reward("contains")])
+    assert judging.check(rows(10, answered=10)) == []
+    (remark,) = judging.check(rows(10, answered=8))
+    assert "2 of 10 rows have no `answer` that says anything (q.jsonl:9, q.jsonl:10)" in remark
+    with pytest.raises(LuthierError, match=r"q.jsonl:8: 3 of 10 rows have no .* so that the scorer 'contains'"):
+        judging.check(rows(10, answered=7))
+
+
+def test_of_rows_held_out_none_may_lack_what_the_first_scorer_judges_by() -> None:
+    assert Judging([reward("words"), reward("contains")]).check(rows(4, answered=4), rows(9, answered=8)) == []
+    with pytest.raises(LuthierError, match=r"q.jsonl:9: 1 of 9 rows of validate.data have no `answer`"):
+        Judging([reward("contains"), reward("words")]).check(rows(4, answered=4), rows(9, answered=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("exact_match", {"answer": "72"}, "no `answer`"),
+        ("json_match", {"answer": '{"a": 1}'}, "no `answer` that is JSON"),
+        ("maths", {"answer": "72"}, "no `answer`"),
+        ("code", {"meta": {"tests": "assert f(1) == 2"}}, "no `tests`"),
+        ("proof", {"meta": {"statement": "True"}}, "no `statement`"),
+        ("grm_reward", {"answer": "[1, 2]"}, "a list of numbers"),
+    ],
+)
+def test_each_verifier_knows_what_a_row_lacks(name: str, given: dict[str, Any], told: str) -> None:
+    (bare,) = rows(1, answered=0)
+    metric = Judging([reward(name)]).parts[0].metric
+    assert metric.lacks(replace(bare, **given)) is None
+    assert told in (metric.lacks(bare) or "")
+    assert metric(bare, Response((Turn("assistant", "72"),))) is None, "it could say something for all that"
 
 
 # preferred to a rival

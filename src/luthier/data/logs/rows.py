@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.data.ledger import LISTED, Ledger, Reason
+from luthier.data.ledger import Ledger
 from luthier.data.logs.labels import Unknown, label, shown
 from luthier.data.logs.reading import Conversation, Message
+from luthier.data.tally import LISTED, Reason
 from luthier.errors import LuthierError
 from luthier.recipe.engagement import Engagement
 from luthier.run import write_atomically

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
@@ -19,7 +19,10 @@ from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
-from luthier.data.reading.text_files import NumberedRow
+from luthier.data.reading.json_files import read_jsonl
+from luthier.data.reading.materials import MATERIALS, PlacedRow, Tell
+from luthier.data.reading.text_files import NumberedRow, cut
+from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
@@ -33,10 +36,34 @@ class Part:
     """One file (or hub split) of a feed, opened when it is read."""
 
     name: str
-    rows: Callable[[], Iterator[NumberedRow]]
+    rows: Callable[[], Iterator[PlacedRow]]
     fingerprint: Callable[[], str]
     said: Callable[[], tuple[str, ...]] = tuple
     """What the ledger is to say about how it is read."""
+    lined: Path | None = None
+    """The file, where each of its lines is a row: it may be read in pieces."""
+    begins: NumberedRow | None = None
+    """The first row of the whole, where this is a piece: it says the shape."""
+
+    telling: Callable[[Tell], Iterator[PlacedRow]] | None = None
+    """The rows of a material, which has things to say while it is read."""
+    mixed: bool = False
+    """May its rows have different shapes?"""
+
+    def pieces(self, size: int) -> list[Part]:
+        """The part in pieces of about so many bytes, where it can be cut."""
+        if self.lined is None or self.lined.stat().st_size <= size:
+            return [self]
+        first, read = next(self.rows(), None), partial(read_jsonl, self.lined)
+        return [
+            replace(self, rows=partial(read, span), said=tuple if span.start else self.said, begins=first)
+            for span in cut(self.lined, size)
+        ]
+
+    def read(self, tell: Tell) -> Iterator[tuple[Source, Any]]:
+        """The rows with their places."""
+        for place, row in self.telling(tell) if self.telling else self.rows():
+            yield place if isinstance(place, Source) else Source(self.name, place), row
 
 
 @dataclass(frozen=True)
@@ -67,6 +94,28 @@ class Feed:
         more = f"{self.shape!r}, {self.only_mapped}, {self.samples}, {self.media}, {self.said}"
         return f"Feed({self.entry!r}, {names}, {more})"
 
+    def pieces(self, size: int) -> list[Feed]:
+        """The feed in pieces that can be read apart, of about so many bytes where its files can be cut: together they
+        give what it gives. One piece where only `limit` of its rows are taken."""
+        parts = [piece for part in self.parts for piece in part.pieces(size)]
+        if len(parts) == 1 or self.entry.limit is not None:
+            return [self]
+        ahead = self._looked_ahead()
+        made = [replace(self, parts=(part,), said=() if number else self.said) for number, part in enumerate(parts)]
+        for one in made:
+            vars(one).update(ahead)
+        return made
+
+    def _looked_ahead(self) -> dict[str, Any]:
+        """What only the whole source can tell, for its pieces: what `_settled` and `_check_absent` ask."""
+        shapes = [self.shape] if self.shape else [_first_shape(replace(self, parts=(part,))) for part in self.parts]
+        asked = {
+            "_zero_means_wrong": any(isinstance(shape, Stepwise) for shape in shapes),
+            "_repetition": any(isinstance(shape, Preference) for shape in shapes),
+            "_never": bool(self.entry.columns),
+        }
+        return {name: getattr(self, name) for name, wanted in asked.items() if wanted}
+
     def examples(self, ledger: Ledger) -> Iterator[Example]:
         """The readable rows as Examples; the others are dropped into the ledger with their reason."""
         for line in self.said:
@@ -80,8 +129,15 @@ class Feed:
         count = 0
         for line in part.said():
             ledger.note(line)
-        for number, row in part.rows():
-            source = Source(part.name, number)
+        if part.begins is not None and shape is None and isinstance(part.begins[1], Mapping):
+            first = Source(part.name, part.begins[0])
+            name, shape = self._recognise(self._columns(_bare_names(part.begins[1], first), first), first)
+        for source, row in part.read(ledger.note):
+            if isinstance(row, BadRow):
+                count += 1
+                ledger.read(self.name)
+                ledger.drop(self.name, source, str(row), row.fix)
+                continue
             if not isinstance(row, Mapping):
                 raise LuthierError(
                     "the row is not an object with columns", where=str(source), fix='write rows as {"column": "text"}'
@@ -90,25 +146,25 @@ class Feed:
             if bare is not row:
                 ledger.note(f"{part.name}: column names are read without the white space around them", source)
             row = self._columns(bare, source)
-            if shape is None:
+            if shape is None or part.mixed:
                 name, shape = self._recognise(row, source)
-            if count == 0:
+            if count == 0 or part.mixed:
                 shape, said = self._settled(shape, name)
                 ledger.recognised(self.name, said)
             count += 1
-            if self.shape is None and (columns := frozenset(row)) not in known:
+            if self.shape is None and not part.mixed and (columns := frozenset(row)) not in known:
                 self._check_same(row, source, name, shape)
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = with_media(row, shape.read(row))
+                example = _with_said(row, with_media(row, shape.read(row)))
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
                 yield self._mend(example, source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault), fault.fix)
-        if count == 0:
+        if count == 0 and part.begins is None:
             raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
 
     def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
@@ -132,7 +188,7 @@ class Feed:
 
     def _ahead(self, *, mapped: bool = True) -> Iterator[Mapping[str, Any]]:
         """The rows before they are read, up to the first that cannot be: it is told of when reading comes to it."""
-        numbered = ((Source(part.name, number), row) for part in self.parts for number, row in part.rows())
+        numbered = (placed for part in self.parts for placed in part.read(silent))
         try:
             for source, row in numbered:
                 if isinstance(row, Mapping):
@@ -169,9 +225,9 @@ class Feed:
         """Have rows the same shape without this column? A prompt that is mapped is never taken from elsewhere."""
         if name in PROMPTS:
             return False
-        wanted = self.shape or (FORMATS.build(self.entry.format) if self.entry.format else None)
+        wanted = self.shape or _named_shape(self.entry)
         if wanted is not None:
-            return cast(Format, wanted).matches(columns - {name})
+            return wanted.matches(columns - {name})
         whole, less = recognise(columns), recognise(columns - {name})
         return whole is not None and less is not None and whole[0] == less[0]
 
@@ -186,19 +242,20 @@ class Feed:
         return frozenset(never)
 
     def _recognise(self, row: Mapping[str, Any], source: Source) -> tuple[str, Format]:
-        wanted = self.entry.format
-        if wanted is None:
+        shape = _named_shape(self.entry)
+        if shape is None:
             found = recognise(row)
             if found is None:
                 raise unknown_columns(row, source.path)
             return found
-        shape: Format = FORMATS.build(wanted)
+        assert self.entry.format is not None
+        wanted = self.entry.format.name
         if not shape.matches(frozenset(row)):
             raise unknown_columns(row, source.path, wanted)
         return wanted, shape
 
     def _check_same(self, row: Mapping[str, Any], source: Source, name: str, shape: Format) -> None:
-        if self.entry.format is not None:
+        if _named_shape(self.entry) is not None:
             if shape.matches(frozenset(row)):
                 return
             other = "other columns"
@@ -228,6 +285,36 @@ class Feed:
     def _with_media(self, turn: Turn) -> Turn:
         paths = (path if "://" in path else str((self.media or Path()) / path) for path in turn.media)
         return replace(turn, media=tuple(paths))
+
+
+def _first_shape(one: Feed) -> Format | None:
+    """The shape of its first row; None where it has none, which is told when reading comes to it."""
+    first = next(one._ahead(), None)
+    if first is None:
+        return None
+    named = _named_shape(one.entry)
+    if named is not None:
+        return named
+    found = recognise(first)
+    return found[1] if found else None
+
+
+def silent(what: str, source: Source | None) -> None:
+    """Takes what has been said, or will be."""
+
+
+def _named_shape(entry: Entry) -> Format | None:
+    """The row shape that the entry names; None where it names none, or a material."""
+    if entry.format is None or entry.format.name in MATERIALS.names():
+        return None
+    shape: Format = FORMATS.build(entry.format.name, entry.format.args)
+    return shape
+
+
+def _with_said(row: Mapping[str, Any], example: Example) -> Example:
+    """The example with what a teacher told of its tokens, as it stands; whoever learns from that reads it."""
+    said = row.get("logprobs")
+    return example if said is None else replace(example, meta={**example.meta, "logprobs": said})
 
 
 def _bare_names(row: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
@@ -280,14 +367,22 @@ def feed(entry: Entry) -> Feed:
 
         return llamafactory_feed(entry)
     assert entry.path is not None
-    found = find(entry.path, entry.split)
-    return Feed(entry, entry.path, tuple(file_part(path) for path in found.paths), said=found.said)
+    from luthier.data.reading.material_feeds import material_feed, parts
+
+    whole = material_feed(entry)
+    if whole is not None:
+        return whole
+    found = find(entry.path, entry.split, pages=True)
+    read = tuple(part for path in found.paths for part in parts(path, recognised=entry.format is None))
+    return Feed(entry, entry.path, read, said=found.said)
 
 
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
-    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), partial(files.said_of, path))
+    lined = path if reader is read_jsonl and path.suffix.lower() not in PACKED else None
+    said = partial(files.said_of, path)
+    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, lined)
 
 
 def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> Iterator[Example]:
@@ -297,10 +392,13 @@ def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> 
     ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
     known shape and shapes mixed in one file; each names the file, and the line where there is one.
     """
-    entries: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
+    from luthier.data.curation.feeds import opened as curated
+
+    given: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
     tally = Ledger() if ledger is None else ledger
-    for entry in entries:
-        yield from feed(Entry(path=entry) if isinstance(entry, str) else entry).examples(tally)
+    for number, entry in enumerate(Entry(path=entry) if isinstance(entry, str) else entry for entry in given):
+        one = curated([entry], key=f"data.{number}")[0] if entry.steps else feed(entry)
+        yield from one.examples(tally)
 
 
-__all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read"]
+__all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read", "silent"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.data.reading.materials import BY_ENDING
 from luthier.data.reading.sources import READERS, suffix
 from luthier.data.reading.unpacking import unpacked_name
 from luthier.errors import LuthierError
@@ -24,6 +25,8 @@ ABOUT = re.compile(
 """Names of text files that tell about data and are none."""
 LISTINGS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that describe a data set, as `datasets` and LLaMA-Factory write them."""
+OURS = (".ledger.json", ".changes.jsonl.gz")
+"""What `luthier curate` writes beside the rows."""
 SPLIT = re.compile(r"(?:^|[._-])(train|training|test|validation|valid|val|dev|eval)(?:$|[._-])", re.IGNORECASE)
 OTHER = {
     ".zip": "unpack it and name the file inside",
@@ -47,38 +50,61 @@ class Found:
     said: tuple[str, ...] = ()
 
 
-def find(path: str, split: str = "train") -> Found:
-    """The files behind a file, folder or glob. `split`: which of a saved data set with several.
+def find(path: str, split: str = "train", endings: Sequence[str] = (), *, pages: bool = False) -> Found:
+    """The files behind a file, folder or glob. `split`: which of a saved data set with several. `endings`: those of
+    the files that are meant; a file that is named is read whatever its name ends with. `pages`: files that hold no
+    rows, but can be made rows of, are meant, too.
 
     Raises LuthierError when there are none, and for text files beside data files, which may be more data or none.
     """
     place = Path(path).expanduser()
+    if endings:
+        return _of_kind(place, path, endings)
     if place.is_dir():
         saved = _saved(place, split)
-        return saved or _chosen([f for f in sorted(place.rglob("*")) if not _hidden(f, place)], path)
+        return saved or _chosen([f for f in sorted(place.rglob("*")) if not _hidden(f, place)], path, pages)
     if place.is_file():
-        if suffix(place) not in READERS:
+        if suffix(place) not in READERS and not (pages and suffix(place) in BY_ENDING):
             kind = suffix(place) or place.suffix
             advice = f"{OTHER[kind]}; " if kind in OTHER else ""
             raise LuthierError(
-                f"unknown kind of file {kind!r}", where=str(place), fix=f"{advice}known kinds: {_known()}"
+                f"unknown kind of file {kind!r}", where=str(place), fix=f"{advice}known kinds: {_known(pages)}"
             )
         return Found((place,))
     if glob.has_magic(path):
         matches = sorted(map(Path, glob.glob(str(place), recursive=True)))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        return _chosen(matches, path)
+        return _chosen(matches, path, pages)
     raise missing(place)
 
 
-def _known() -> str:
-    return ", ".join(ending[1:] for ending in READERS)
+def _of_kind(place: Path, path: str, endings: Sequence[str]) -> Found:
+    """The files with these endings behind a file, folder or glob. Raises LuthierError when there are none."""
+    if place.is_file():
+        return Found((place,))
+    if place.is_dir():
+        entries = [file for file in sorted(place.rglob("*")) if not _hidden(file, place)]
+    elif glob.has_magic(path):
+        entries = sorted(map(Path, glob.glob(str(place), recursive=True)))  # noqa: PTH207  (as in `find`)
+    else:
+        raise missing(place)
+    files = [entry for entry in entries if entry.is_file() and suffix(entry) in endings]
+    if not files:
+        raise LuthierError("no file of this kind is there", where=path, fix=f"its files end with {', '.join(endings)}")
+    return Found(tuple(files))
 
 
-def _chosen(entries: Sequence[Path], path: str) -> Found:
-    """The data files among these. A glob of text files names them itself."""
+def _known(pages: bool) -> str:
+    return ", ".join(ending[1:] for ending in (*READERS, *(BY_ENDING if pages else ())))
+
+
+def _chosen(entries: Sequence[Path], path: str, with_pages: bool) -> Found:
+    """The data files among these, or the pages where there are no others. A glob of text files names them itself."""
     pattern = glob.has_magic(path)
     files = [entry for entry in entries if entry.is_file() and suffix(entry) in READERS]
-    listings = [file for file in files if file.name in LISTINGS]
+    pages = [entry for entry in entries if with_pages and entry.is_file() and suffix(entry) in BY_ENDING]
+    if not files:
+        files, pages = pages, []
+    listings = [file for file in files if file.name in LISTINGS or file.name.endswith(OURS)]
     about = [file for file in files if suffix(file) == ".txt" and ABOUT.fullmatch(unpacked_name(file).stem)]
     if pattern and suffix(Path(path)) == ".txt":
         about = []
@@ -86,12 +112,16 @@ def _chosen(entries: Sequence[Path], path: str) -> Found:
     if not left:
         what = "no data file matches this pattern" if pattern else "the folder holds no data files"
         only = f" beside {_named(about + listings)}" if about or listings else ""
-        raise LuthierError(what + only, where=path, fix=f"name the file that is data; known kinds: {_known()}")
+        raise LuthierError(
+            what + only, where=path, fix=f"name the file that is data; known kinds: {_known(with_pages)}"
+        )
     _ask_about_texts(left, path)
     said = []
     if about:
         named = _named(about)
         said.append(f"{path}: left out {named}, as it tells about the data; what is to train is a source of its own")
+    if pages:
+        said.append(f"{path}: left out {_named(pages)} beside rows; pages that are to train are a source of their own")
     if listings:
         named = _named(listings)
         said.append(f"{path}: left out {named}, which has no rows (`llamafactory:` reads a LLaMA-Factory listing)")

@@ -46,7 +46,9 @@ def hub_feed(
         builder = _asked(lambda: load_dataset_builder(str(entry.hub), entry.name, data_dir=folder), name)
         return str(builder.hash)
 
-    part = Part(name, rows, fingerprint)
+    from luthier.data.reading.material_feeds import over_rows
+
+    part = over_rows(entry, Part(name, rows, fingerprint))
     return Feed(entry, name, (part,), shape, only_mapped, samples)
 
 

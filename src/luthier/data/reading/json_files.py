@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.data.reading.formats import recognise
 from luthier.data.reading.tables import twofold
-from luthier.data.reading.text_files import NumberedRow, lines, whole_text
+from luthier.data.reading.text_files import NumberedRow, Span, lines, whole_text
 from luthier.errors import LuthierError
 
 
@@ -29,9 +29,9 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 """Refuses two keys of one name, of which the usual one keeps the last."""
 
 
-def read_jsonl(path: Path) -> Iterator[NumberedRow]:
+def read_jsonl(path: Path, span: Span | None = None) -> Iterator[NumberedRow]:
     """One JSON value a line; empty lines are passed over."""
-    for number, line in lines(path):
+    for number, line in lines(path, span):
         if line.strip():
             try:
                 row = DECODER.decode(line)

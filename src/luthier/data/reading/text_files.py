@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,21 @@ from luthier.errors import LuthierError
 
 NumberedRow = tuple[int, Any]
 """A row and its number from 1: its line, or its place."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a file: whole lines from one byte up to another, the first of which has this number."""
+
+    start: int
+    end: int
+    line: int
+
+
 SAMPLE = 4096
 """Bytes that tell an encoding."""
+BLOCK = 2**20
+"""Bytes read at a time where lines are counted."""
 
 
 def whole_text(path: Path) -> str:
@@ -31,14 +45,18 @@ def whole_text(path: Path) -> str:
     return text
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends, decoded one by one: memory stays bounded.
+def lines(path: Path, span: Span | None = None) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends, decoded one by one: memory stays bounded. `span`: of a piece of the file.
 
     A newline alone ends a line: U+2028, U+0085 and their like are characters of a text. Raises LuthierError.
     """
-    offset = 0
+    offset = span.start if span else 0
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
+        if offset:
+            file.seek(offset)
+        for number, line in enumerate(file, span.line if span else 1):
+            if span and offset >= span.end:
+                return
             if number == 1:
                 _check_beginning(path, line)
             try:
@@ -125,4 +143,21 @@ def _beyond_ascii(path: Path) -> bytes:
     return found
 
 
-__all__ = ["NumberedRow", "lines", "whole_text"]
+def cut(path: Path, size: int) -> list[Span]:
+    """A file of lines in pieces of about so many bytes: the same ones on every machine. Not for packed files."""
+    spans: list[Span] = []
+    start, line = 0, 1
+    with path.open("rb") as file:
+        while True:
+            counted, end = 0, start
+            while block := file.read(min(BLOCK, max(0, start + size - end))):
+                counted, end = counted + block.count(b"\n"), end + len(block)
+            rest = file.readline()
+            counted, end = counted + rest.count(b"\n"), end + len(rest)
+            if end == start:
+                return spans
+            spans.append(Span(start, end, line))
+            start, line = end, line + counted
+
+
+__all__ = ["NumberedRow", "Span", "cut", "lines", "whole_text"]

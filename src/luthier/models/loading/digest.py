@@ -39,12 +39,12 @@ def must_be_whole(folder: Path) -> None:
         _header(path)
 
 
-def must_be(known: str | None, found: str, name: str, where: Path) -> None:
+def must_be(known: str | None, found: str, name: str, where: Path, role: str = "reference model") -> None:
     """Raises LuthierError where the weights of the model called `name` are not those that a run was trained with.
     `known`: what it has written down; None in runs that wrote nothing."""
     if known not in (None, found):
         raise LuthierError(
-            f"the reference model {name!r} at hand is not the one that was trained with "
+            f"the {role} {name!r} at hand is not the one that was trained with "
             f"(weights {found[:12]}, trained with {known and known[:12]})",
             where=str(where),
             fix="bring back the weights that it had, or train again with these (another `output:`)",

@@ -93,6 +93,7 @@ class PolicyGradient(Objective):
             responses=1 if estimator.across else 2,
             roles=("reference",) if self.kl else (),
             readouts=("logp", "entropy") if self.entropy else ("logp",),
+            again=self.clip_low != "none" or self.clip_high != "none",
         )
 
     _estimator: ClassVar[Credit]
@@ -166,12 +167,12 @@ class PolicyGradient(Objective):
         found = sums(
             "policy_tokens",
             clipped=beyond_S,
-            drift=leash.k3(-drift(rows)),
+            drift=leash.measured(-drift(rows)),
             entropy=rows.readouts.get("entropy", -rows.logp_S),
         )
         found["ratio_max"] = ratio_S.max().double()
         if rows.ref_S is not None:
-            found |= sums("reference_tokens", kl=leash.k3(rows.logp_S - rows.ref_S))
+            found |= sums("reference_tokens", kl=leash.measured(rows.logp_S - rows.ref_S))
         return {**found, **_mismatch(rows)}
 
 
@@ -184,7 +185,7 @@ def _mismatch(rows: Rows) -> Mapping[str, Tensor]:
     found = sums(
         "sampler_tokens",
         mismatch=gap_S.abs(),
-        mismatch_k3=leash.k3(-gap_S),
+        mismatch_k3=leash.measured(-gap_S),
         mismatch_outside=(ratio_S < 0.9) | (ratio_S > 1.1),
     )
     return {**found, "mismatch_max": gap_S.abs().max().double()}

@@ -36,6 +36,12 @@ def k3(log_ratio: Tensor) -> Tensor:
     return apart.exp() - 1 - apart
 
 
+def measured(log_ratio: Tensor) -> Tensor:
+    """`k3` for people, in float64: of log-ratios next to 0 rounding leaves nothing, or less, of the difference."""
+    apart = bounded(-log_ratio.detach().double())
+    return (apart.expm1() - apart).clamp(min=0)
+
+
 def penalty(rows: Rows, estimator: Estimator, ratio_S: Tensor) -> Tensor:
     """What each token's distance from the reference costs, S; `ratio_S`: the policy by what drew the rows."""
     if rows.ref_S is None:

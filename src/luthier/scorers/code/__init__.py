@@ -62,6 +62,14 @@ class Code(Metric):
         """Raise LuthierError where the walls asked for do not stand; say which do."""
         self._sandbox.tell("code")
 
+    @property
+    def waits(self) -> bool:
+        return True
+
+    def lacks(self, example: Example) -> str | None:
+        tests = tests_of(example, self.share)
+        return "no `tests`, nor asserts as an `answer`" if tests is None or tests.count == 0 else None
+
     def statistics_many(self, pairs: Sequence[tuple[Example, Response]]) -> list[tuple[float, ...] | None]:
         return [None if score is None else (score, 1.0) for score in self.many(pairs)]
 

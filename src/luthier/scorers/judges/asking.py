@@ -132,6 +132,16 @@ def voice(model: str | None, engine: Plugin, *, cache: bool = True) -> Voice:
     return _opened(model, engine.name, json.dumps(engine.args, sort_keys=True, default=str), cache)
 
 
+def far(engine: Plugin) -> bool:
+    """Does a judge of this engine work elsewhere?"""
+    return bool(ENGINES.get(engine.name).elsewhere)
+
+
+def forget() -> None:
+    """Let go of the judges that are open, and of their weights."""
+    _opened.cache_clear()
+
+
 def opening(model: str | None, engine: Plugin) -> Opening:
     """How the judge is opened. Raises LuthierError where its keys are wrong, or it cannot be opened."""
     made: Opening = ENGINES.build(engine.name, engine.args)

@@ -18,7 +18,7 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Float, Int, Plugin, PluginField, Why
 from luthier.scorers.judges import reading, wording
-from luthier.scorers.judges.asking import Question, Said, Voice, opening, voice
+from luthier.scorers.judges.asking import Question, Said, Voice, far, opening, voice
 from luthier.scorers.judges.constitution import Language
 from luthier.scorers.metric import Metric, text
 from luthier.scorers.reward_model import RewardModel
@@ -81,6 +81,10 @@ class GenerativeRM(Metric):
         opening(self.model, self.engine)
         if self.meta is not None:
             RewardModel(self.meta).check()
+
+    @property
+    def waits(self) -> bool:
+        return self.meta is None and far(self.engine)
 
     @property
     def voice(self) -> Voice:

@@ -38,6 +38,9 @@ class GRMReward(Metric):
     needs_reference: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
+    def lacks(self, example: Example) -> str | None:
+        return "no `answer` that is a list of numbers" if known_scores(example) is None else None
+
     def __call__(self, example: Example, response: Response) -> float | None:
         known = known_scores(example)
         if known is None:

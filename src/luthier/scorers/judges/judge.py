@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Float, Int, Plugin, PluginField, Why
 from luthier.scorers.judges import reading, wording
-from luthier.scorers.judges.asking import Question, Said, Voice, opening, voice
+from luthier.scorers.judges.asking import Question, Said, Voice, far, opening, voice
 from luthier.scorers.judges.constitution import SHIPPED, Constitution, Language, constitution
 from luthier.scorers.metric import Metric, reference, text
 from luthier.types import Example, Response, Sampling
@@ -93,6 +93,13 @@ class Judge(Metric):
     def held_against(self) -> str:
         """What an answer is held against."""
         return self.against or ("scale" if self.constitution is None else "group")
+
+    @property
+    def waits(self) -> bool:
+        return far(self.engine)
+
+    def files(self) -> tuple[str, ...]:
+        return () if self.constitution is None or self.constitution in SHIPPED else (self.constitution,)
 
     def check(self) -> None:
         """Raise LuthierError where the judge cannot be opened."""

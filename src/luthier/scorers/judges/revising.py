@@ -9,16 +9,18 @@ Rows that have a response are revised from there on, others are answered first. 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from luthier.engines.choice import WORD
 from luthier.errors import LuthierError
 from luthier.recipe.schema import PluginField
 from luthier.run import write_atomically
@@ -61,12 +63,7 @@ def revised(
 
     None where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than principles.
     """
-    if not 1 <= rounds <= len(written.principles):
-        raise LuthierError(
-            f"{rounds} rounds, and the constitution has {len(written.principles)} principles, one for each",
-            where="rounds",
-            fix=f"take 1 to {len(written.principles)}",
-        )
+    must_have(written, rounds)
     drawn = sampling or Sampling(max_new_tokens=512)
     now = firsts = _first_answers(examples, by, drawn)
     chains: dict[int, list[Revision]] = {place: [] for place in firsts}
@@ -85,6 +82,16 @@ def revised(
         Revised(example, firsts[place], tuple(chains[place])) if place in now else None
         for place, example in enumerate(examples)
     ]
+
+
+def must_have(written: Constitution, rounds: int) -> None:
+    """Raises LuthierError where there are more rounds than principles."""
+    if not 1 <= rounds <= len(written.principles):
+        raise LuthierError(
+            f"{rounds} rounds, and the constitution has {len(written.principles)} principles, one for each",
+            where="rounds",
+            fix=f"take 1 to {len(written.principles)}",
+        )
 
 
 def _first_answers(examples: Sequence[Example], by: Voice, sampling: Sampling) -> dict[int, str]:
@@ -108,9 +115,17 @@ def _said(
     """What is said to each question, by their places; what was cut off, or is empty, is left out. `turns`: what each
     question is the end of."""
     before = {place: tuple((turn.role, turn.text) for turn in some[:-1]) for place, some in (turns or {}).items()}
-    questions = [Question(one, sampling, before.get(place, ())) for place, one in asked.items()]
+    questions = [Question(one, _drawn(sampling, one), before.get(place, ())) for place, one in asked.items()]
     told = zip(asked, by.answers(questions) if questions else (), strict=True)
     return {place: said.text.strip() for place, said in told if said is not None and said.whole and said.text.strip()}
+
+
+def _drawn(sampling: Sampling, question: str) -> Sampling:
+    """Where there is chance each question has a seed of its own, wherever it stands."""
+    if not sampling.temperature:
+        return sampling
+    mixed = hashlib.blake2b(question.encode(errors="surrogatepass"), digest_size=4).digest()
+    return replace(sampling, seed=sampling.seed + int.from_bytes(mixed) * WORD)
 
 
 def write(source: str, target: Path, by: Voice, written: Constitution, rounds: int) -> tuple[int, int, int]:

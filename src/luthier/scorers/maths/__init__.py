@@ -44,6 +44,14 @@ class Maths(Metric):
         if self.symbolic:
             require("math-verify", "math_verify", "maths", "maths")
 
+    @property
+    def waits(self) -> bool:
+        return self.symbolic
+
+    def lacks(self, example: Example) -> str | None:
+        row = reference(example)
+        return None if row is not None and expected_answer(row) else "no `answer`"
+
     def __call__(self, example: Example, response: Response) -> float | None:
         row = reference(example)
         expected = None if row is None else expected_answer(row)

@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 import psutil
 
 from luthier.scorers.proofs.checker import CheckerFailed
-from luthier.scorers.proofs.launch import Limits, end, patience, start
+from luthier.scorers.proofs.launch import Limits, patience, start
 
 PROGRAM = "coqidetop.opt"
 FLAGS = ("-q", "-main-channel", "stdfds", "-async-proofs", "off", "-native-compiler", "no")
@@ -61,8 +61,8 @@ class Session:
 
     def __init__(self, folder: Path, limits: Limits, *, lifetime: float) -> None:
         self.limits, self.lifetime, self._closed = limits, lifetime, False
-        self.process = start([PROGRAM, *FLAGS], folder, limits, cpu=lifetime)
-        self._known = psutil.Process(self.process.pid)
+        self._started = start([PROGRAM, *FLAGS], folder, limits, cpu=lifetime)
+        self.process, self._known = self._started.process, self._started.command
         self.fresh_budget(OURS)
         try:
             self._call("About", "<unit/>")
@@ -75,7 +75,7 @@ class Session:
         """End it; a second time does nothing."""
         if not self._closed:
             self._closed = True
-            end(self.process)
+            self._started.stop()
 
     def fresh_budget(self, seconds: float | None = None) -> None:
         """From here on there is all the time of a proof again, or as many processor seconds as are given."""

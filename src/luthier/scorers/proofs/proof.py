@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.scorers.metric import Metric, text
 from luthier.scorers.proofs.checker import Checker, Claim, Verdict
-from luthier.scorers.proofs.launch import Limits
+from luthier.scorers.proofs.launch import Limits, sandboxed
 from luthier.types import Example, Response
 
 INSTALLED: Mapping[str, str] = {
@@ -39,6 +39,9 @@ class Proof(Metric):
     """MiB of memory one checker may take."""
     fresh: bool = False
     """Coq only: check each proof in processes of its own, about a second each, not in sessions that are kept open."""
+    walls: Literal["required", "best"] = "required"
+    """required: refuse where nothing keeps the checker from this machine's files and network. best: run it all the
+    same, with your rights."""
     needs_reference: ClassVar[bool] = False
 
     def check(self) -> None:
@@ -47,6 +50,14 @@ class Proof(Metric):
             raise LuthierError("`fresh` is for coq only", where="proof", fix=f"leave it out: {self.checker} always is")
         if not self._checker().available():
             raise LuthierError(f"the checker {self.checker} is not there", where="proof", fix=INSTALLED[self.checker])
+        sandboxed(self._limits, self.seconds).tell("proof")
+
+    @property
+    def waits(self) -> bool:
+        return True
+
+    def lacks(self, example: Example) -> str | None:
+        return "no `statement`" if claim_of(example) is None else None
 
     def __call__(self, example: Example, response: Response) -> float | None:
         return self.many([(example, response)])[0]
@@ -68,8 +79,12 @@ class Proof(Metric):
         judged = iter(self._checker().check_many(jobs))
         return [None if claim is None else next(judged) for claim in claims]
 
+    @property
+    def _limits(self) -> Limits:
+        return Limits(self.seconds, self.memory, self.walls)
+
     def _checker(self) -> Checker:
-        limits = Limits(self.seconds, self.memory)
+        limits = self._limits
         if self.checker == "coq":
             from luthier.scorers.proofs.coq import Coq
 

@@ -17,13 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from luthier.errors import LuthierError
 from luthier.scorers.sandbox import walls as kinds
 from luthier.scorers.sandbox.kit import parcel
 from luthier.scorers.sandbox.running import Outcome, Running, start
+from luthier.scorers.sandbox.talking import NeverBegan, Talking, talk
 from luthier.scorers.sandbox.walls import Walls
 
 LOG = logging.getLogger(__name__)
@@ -161,6 +162,16 @@ class Sandbox:
             self.limits.output_kb * 1024,
         )
 
+    def talk(self, command: Sequence[str], folder: Path) -> Talking:
+        """Start a command that is talked with, in a folder of yours that it may write to. Its time by the clock is
+        yours to watch, and so is its end. Raises LuthierError as `walls` does, and NeverBegan."""
+        job = {
+            "command": list(command), "modules": parcel(*LAUNCHER), "start": "", "work": None, "files": {},
+            "stdin": None, "packages": [], "quiet": False, "limits": self.limits.of_kernel(),
+            "processes": self.limits.processes, "reads": self.reads,
+        }  # fmt: skip
+        return talk(self.walls(), job, folder)
+
 
 LAUNCHER = (
     *(["luthier.scorers.sandbox.kernel"] if sys.platform == "linux" else []),
@@ -203,4 +214,4 @@ def _standing(kind: kinds.Kind) -> Walls | None:
     return tried if ended.ended == "exit" and ended.out == "behind walls" else None
 
 
-__all__ = ["CORES", "Limits", "Outcome", "Running", "Sandbox", "Walls", "best"]
+__all__ = ["CORES", "Limits", "NeverBegan", "Outcome", "Running", "Sandbox", "Talking", "Walls", "best"]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 BOOT = """
 import marshal, sys
-with open(0, "rb", closefd=False) as file:
+source = int(sys.argv.pop())  # a program is to see none
+with open(source, "rb", closefd=source != 0) as file:
     job = marshal.loads(file.read())
 for name, code in job["modules"]:
     sys.modules[name] = module = type(sys)(name)
@@ -42,7 +43,8 @@ def main(job: Mapping[str, Any]) -> None:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
         with open(name, "wb") as file:  # noqa: PTH123
             file.write(content)
-    _input(job["stdin"], job["folder"])
+    if not job.get("talks"):  # its input is whoever started it
+        _input(job["stdin"], job["folder"])
     if walls["die"]:
         kernel().die_with_parent()
     if walls["kernel"]:

@@ -173,15 +173,15 @@ def start(walls: Walls, job: Mapping[str, Any], fds: Sequence[int], output: int)
         **job, "folder": where, "ready": ready, "walls": walls.inner(), "reads": reads,
         "launcher": "luthier.scorers.sandbox.inside",
     }  # fmt: skip
-    inner = [kinds.python(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", BOOT]
+    inner = [kinds.python(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", BOOT, "0"]
     try:
-        with _held(marshal.dumps(whole)) as source:
+        with held(marshal.dumps(whole)) as source:
             process = subprocess.Popen(
                 walls.command(where, job["space"], (*extra, *job["reads"]), inner),
                 stdin=source,
                 stdout=subprocess.DEVNULL if job["quiet"] else subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(where),
+                env=environment(where),
                 cwd="/",
                 pass_fds=(ready, *fds),
                 start_new_session=True,
@@ -196,7 +196,7 @@ def start(walls: Walls, job: Mapping[str, Any], fds: Sequence[int], output: int)
     return Running(process, told, folder, output, job["space"])
 
 
-def _held(content: bytes) -> IO[bytes]:
+def held(content: bytes) -> IO[bytes]:
     """The content as an open file that has no name."""
     if sys.platform == "linux":
         opened: IO[bytes] = os.fdopen(os.memfd_create("job"), "w+b")
@@ -207,7 +207,7 @@ def _held(content: bytes) -> IO[bytes]:
     return opened
 
 
-def _environment(folder: str) -> dict[str, str]:
+def environment(folder: str) -> dict[str, str]:
     """All that a program finds in its environment; the hash seed makes the order of sets the same every time."""
     return {
         "PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",

@@ -59,8 +59,9 @@ class Walls:
             "die": self.kind in ("namespaces", "filters"),
         }
 
-    def command(self, folder: str, space: int, reads: tuple[str, ...], inner: list[str]) -> list[str]:
-        """The command line that runs `inner` behind these walls. Raises FileNotFoundError where a tool is absent."""
+    def command(self, folder: str, space: int | None, reads: tuple[str, ...], inner: list[str]) -> list[str]:
+        """The command line that runs `inner` behind these walls. `space`: bytes of a file system of its own in
+        `folder`; None: this machine's folder of that name. Raises FileNotFoundError where a tool is absent."""
         if self.kind == "bubblewrap":
             return [_tool("bwrap"), *_bubble(folder, space, reads), *inner]
         if self.kind == "namespaces":
@@ -91,7 +92,7 @@ def _tool(name: str) -> str:
     return found
 
 
-def _bubble(folder: str, space: int, reads: tuple[str, ...]) -> list[str]:
+def _bubble(folder: str, space: int | None, reads: tuple[str, ...]) -> list[str]:
     asked = ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
     for path in dict.fromkeys((*SYSTEM, *reads)):
         if Path(path).is_symlink() and path in SYSTEM and Path(path).is_dir():
@@ -100,4 +101,5 @@ def _bubble(folder: str, space: int, reads: tuple[str, ...]) -> list[str]:
             asked += ["--ro-bind-try", path, path]
     for path in DEVICES:
         asked += ["--dev-bind", path, path]
-    return [*asked, "--size", str(space), "--tmpfs", folder, "--remount-ro", "/", "--chdir", folder, "--"]
+    place = ["--bind", folder, folder] if space is None else ["--size", str(space), "--tmpfs", folder]
+    return [*asked, *place, "--remount-ro", "/", "--chdir", folder, "--"]

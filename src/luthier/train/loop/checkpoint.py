@@ -101,7 +101,7 @@ def save(run: Run, content: Content) -> Path:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         if shutil.disk_usage(run.checkpoints).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.checkpoints))
         return _write(run.checkpoints / _name(content.step), temporary, tensors, state)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)

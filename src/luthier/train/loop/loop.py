@@ -173,15 +173,19 @@ class Loop:
         ).tolist()
         if not finite(loss, size):
             raise self._not_finite(gradients, loss, lr)
+        # answers that are all worth the same say nothing: neither decay nor momentum is to speak in their place
+        unmoved = gradients.empty or (self.rollouts is not None and size == 0.0)
         if gradients.empty:
             self.log.warn("empty", progress.step + 1, EMPTY)
-        else:
+        if not unmoved:
             self.weights.step(progress.step, lr, size, self.train.clip)
         seen = {**gradients.metrics, **({"penalty": added[0]} if added else {})}
         seconds = time.perf_counter() - began
         if self.rollouts is not None:
             seconds -= self.rollouts.spent
             seen["training_seconds"] = round(seconds, 3)
+            seen["unmoved"] = float(unmoved)
+            seen["unpaid"] = float(self.rollouts.unpaid and not unmoved)
         progress.stepped(loss, gradients.tokens, gradients.computed, seen, seconds)
         if progress.step % self.train.log_every == 0 or progress.step == self.total:
             epoch = round(self.source.epoch(progress.step - 1), 6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from luthier import machine
 from luthier.errors import LuthierError
 from luthier.forward.batches import Batch
-from luthier.forward.forward import Forward
+from luthier.forward.forward import Forward, Teaches
+from luthier.forward.head import Likeliest
 from luthier.forward.likelihoods import each
-from luthier.models import dropout, max_context
+from luthier.models import dropout, embeddings, max_context
 from luthier.recipe import Recipe
+from luthier.recipe.schema import Teacher
+from luthier.train.loop import allocator
 from luthier.train.loop.budget import Budget
-from luthier.train.roles import reference
+from luthier.train.roles import reference, teacher
 from luthier.train.roles.reference import Live, Reference
 from luthier.train.roles.row_weights import RowWeights
+from luthier.train.roles.teacher import Form, Kept, Once, Said
 from luthier.types import Encoded, Needs, TokenStore
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ class Roles:
     reference: Reference | None = None
     live: Live | None = None
     """The reference as a model, where log-probabilities cannot all be known ahead."""
-    teacher: Forward | None = None
+    teacher: Teaches | None = None
     row_weights: RowWeights | None = None
     longest: int = sys.maxsize
     """Tokens of a row that every role can read."""
@@ -71,6 +76,10 @@ class Setting:
     paths: Mapping[str, Any]
     """How further models read rows, as `Forward` takes it."""
     say: Callable[[str], None]
+    digests: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    """Which weights further models have, by role, told without loading them."""
+    said: Said | None = None
+    """What a teacher said of the rows, where they bring it themselves."""
 
 
 def resolve(needs: Needs, setting: Setting, openers: Mapping[str, Opener], stack: ExitStack) -> Roles:
@@ -80,10 +89,7 @@ def resolve(needs: Needs, setting: Setting, openers: Mapping[str, Opener], stack
     if needs.reference:
         _refer(roles, needs, setting, openers.get("reference"), stack)
     if "teacher" in needs.roles:
-        if "teacher" not in openers:
-            raise LuthierError("the objective learns from a teacher, and none is named", fix="name one")
-        roles.teacher = _opened(openers["teacher"](), setting, stack)
-        _comparable(setting.forward, roles.teacher)
+        roles.teacher = _teach(roles, setting, openers, stack)
     if needs.row_weights:
         roles.row_weights = RowWeights(setting.forward, setting.budget)
         for examples in setting.known.examples:
@@ -120,7 +126,63 @@ def _refer(roles: Roles, needs: Needs, setting: Setting, opener: Opener | None, 
     roles.notes.append(f"reference: {about}")
     if differs:
         roles.notes.append(f"the first loss will not be that of equal models: {'; '.join(differs)}")
-    roles.facts = {"reference": about, "first_loss_differs": differs}
+    roles.facts |= {"reference": about, "first_loss_differs": differs}
+
+
+def _teach(roles: Roles, setting: Setting, openers: Mapping[str, Opener], stack: ExitStack) -> Teaches:
+    """The teacher: a model beside the one that trains, or what is kept of one."""
+    asked, opener = setting.recipe.teacher, openers.get("teacher")
+    if asked is not None and asked.top is not None:
+        found = _keep(asked, asked.top, setting, opener)
+        roles.notes.append(f"teacher: {found.told()}")
+        roles.facts |= {"teacher": found.facts()}
+        return found
+    if opener is None:
+        raise LuthierError("the objective learns from a teacher, and none is named", fix="name one")
+    live = _opened(opener(), setting, stack)
+    _comparable(setting.forward, live)
+    return live
+
+
+def _keep(asked: Teacher, top: int, setting: Setting, opener: Opener | None) -> Kept:
+    """A teacher's likeliest tokens, from disk; the model is loaded only where they are not there yet."""
+    if not setting.known.all_of_it:
+        raise LuthierError(
+            "`teacher.top` keeps what a teacher says of rows that are known before the first step, and these are not",
+            where="teacher.top",
+            fix="leave it out: the teacher then stays beside the model",
+        )
+    budget, said = setting.budget, setting.said
+    form = Form(top, embeddings(setting.policy.module), asked.kept)
+    if said is None and opener is None:
+        raise LuthierError("the objective learns from a teacher, and none is named", fix="name one")
+
+    def read(rows: Once) -> Iterator[Likeliest]:
+        if said is not None:
+            yield from said.read(rows, form.width)
+            return
+        assert opener is not None
+        before = budget.tokens
+        with ExitStack() as own:
+            yield from teacher.thoughts(_opened(opener(), setting, own), rows, form, budget)
+        allocator.give_back(budget.device)
+        budget.tokens = before  # what a teacher had no room for, the model may have
+
+    if said is not None:
+        about, identity = said.about, said.identity
+    else:
+        about = "the teacher" if asked.model is None else asked.model.name
+        identity = (setting.digests["teacher"](), *_read_as(asked, setting))
+    with budget.group.first_goes():  # the others find it in the cache
+        found = teacher.kept(about, form, setting.known.examples, identity, read, setting.say)
+    budget.follow()
+    return found
+
+
+def _read_as(asked: Teacher, setting: Setting) -> tuple[str, ...]:
+    """What else a teacher's numbers hang on, by their rounding: its type, and how it reads rows."""
+    dtype = None if asked.model is None else asked.model.dtype
+    return str(machine.best_dtype() if dtype == "auto" else dtype), repr(sorted(setting.paths.items()))
 
 
 def _opened(model: Policy, setting: Setting, stack: ExitStack) -> Forward:

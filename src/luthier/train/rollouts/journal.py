@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from luthier.run import json_line
+from luthier.run import json_line, naming
 from luthier.train.rollouts.drawn import Answer, Floats, Parts
 
 SYNC_EVERY = 1.0
@@ -65,16 +65,18 @@ class Journal:
 
     def close(self) -> None:
         """All of it is on the disk when this returns."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json_line(line).encode("utf-8", "backslashreplace"))
-        self._file.flush()
-        if time.monotonic() - self._synced > SYNC_EVERY:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        with naming(self.path):
+            self._file.write(json_line(line).encode("utf-8", "backslashreplace"))
+            self._file.flush()
+            if time.monotonic() - self._synced > SYNC_EVERY:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
 
     def _read(self, head: dict[str, Any]) -> bool:
         """Take over what is there, up to the first line that is not whole. False where it is another rollout's."""

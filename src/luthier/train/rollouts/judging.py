@@ -5,20 +5,31 @@ A scorer that cannot say anything of an answer leaves it without a reward: it ne
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
 from luthier.errors import LuthierError
 from luthier.recipe.schema import Reward
 from luthier.scorers.building import built
 from luthier.scorers.groups import score_group, score_groups
-from luthier.scorers.metric import Metric, reference
+from luthier.scorers.metric import Metric
 from luthier.train.rollouts.drawn import Group, Parts
+from luthier.train.rollouts.guards import UNSAID_STOP
 from luthier.types import Example, Preference, Response
 
+SHOWN = 3
+"""Rows named in a message."""
 RIGHT = 0.5
 """A score of the first scorer above this is right, where its scores lie between 0 and 1."""
+
+
+When = Literal["each", "meanwhile", "all"]
+Said = list[list[dict[str, float | None]]]
+"""Of each group, of each answer: what each scorer said."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,14 @@ class Part:
     gate: bool
 
     @property
-    def late(self) -> bool:
-        """Is it better asked for many answers at once, when all have ended?"""
-        return not self.metric.sees_group and type(self.metric).many is not Metric.many
+    def when(self) -> When:
+        """each: of a group by itself, as it ends. Those that are better asked for many at once: all, when all have
+        ended; or meanwhile, whichever have ended, in a thread of its own, where that only waits."""
+        own = type(self.metric)
+        many = own.groups is not Metric.groups if self.metric.sees_group else own.many is not Metric.many
+        if not many:
+            return "each"
+        return "meanwhile" if self.metric.waits else "all"
 
 
 class Judging:
@@ -57,6 +73,8 @@ class Judging:
                     fix="take one that does: json_match, f1, reward_model, …",
                 )
             part.metric.check()
+        self.files = {path: _content(path) for part in self.parts for path in part.metric.files()}
+        """What its judgements hang on besides the recipe: files, and the digests of what is in them."""
         self.preference = preference
         self._comparing = [part for part in self.parts if preference and part.metric.compares]
         if self._comparing:
@@ -74,33 +92,46 @@ class Judging:
                     fix="make the other scorer a gate (`gate: true`), or leave it out",
                 )
 
+    def must_be(self, before: Mapping[str, str], run: Path) -> None:
+        """Raises LuthierError where the run that goes on was judged by files of another content."""
+        changed = [path for path, content in self.files.items() if before.get(path, content) != content]
+        if changed:
+            raise LuthierError(
+                "the file of a reward has changed since the run began: it would go on for another reward",
+                where=changed[0],
+                fix=f"put it back as it was, or begin another run by it: another `output:` (with `model: {run}` once "
+                "that run is trained), or remove the folder to train anew",
+            )
+
     @property
     def tells_right(self) -> bool:
         """Does the first scorer say what is right and what is wrong?"""
         return bool(self.parts) and self.parts[0].metric.range == (0.0, 1.0)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raise LuthierError where a scorer that compares with a known answer can judge none of these rows."""
+    def check(self, train: Sequence[Example], held_out: Sequence[Example] = ()) -> list[str]:
+        """Raise LuthierError where a scorer can say nothing of any answer to more of the rows that train than a run
+        bears (`UNSAID_STOP`), or the first scorer of any that were `held_out` for it to judge; of fewer, say it."""
+        remarks = []
         for part in self.parts:
-            metric = part.metric
-            if metric.needs_reference and all(reference(example) is None for example in examples):
-                raise LuthierError(
-                    f"the scorer {part.name!r} compares with a known answer, and no row has one",
-                    where="reward",
-                    fix="give the rows an `answer`, or take another scorer",
-                )
+            lacking = _lacking(part, train)
+            if lacking and len(lacking) > UNSAID_STOP * len(train):
+                raise _can_say_nothing(part, lacking, len(train))
+            if lacking:
+                remarks.append(f"warning: {_told(part, lacking, len(train))}: they teach nothing")
+        lacking = _lacking(self.parts[0], held_out) if self.parts else []
+        if lacking:
+            raise _can_say_nothing(self.parts[0], lacking, len(held_out), " of validate.data")
+        return remarks
 
     # asking
-    def early(self, group: Group) -> list[dict[str, float | None]]:
-        """What the scorers that judge answers as they come say of a group's."""
-        return self._asked([part for part in self.parts if not part.late], [group])[0]
+    def names(self, when: When) -> set[str]:
+        """The scorers that are asked then."""
+        return {part.name for part in self.parts if part.when == when}
 
-    def late(self, groups: Sequence[Group]) -> list[list[dict[str, float | None]]]:
-        """What the others say of all groups' answers."""
-        return self._asked([part for part in self.parts if part.late], groups)
-
-    def _asked(self, parts: Sequence[Part], groups: Sequence[Group]) -> list[list[dict[str, float | None]]]:
-        said: list[list[dict[str, float | None]]] = [[{} for _ in group.answers] for group in groups]
+    def asked(self, when: When, groups: Sequence[Group]) -> Said:
+        """What the scorers that are asked then say of each answer of each group."""
+        parts = [part for part in self.parts if part.when == when]
+        said: Said = [[{} for _ in group.answers] for group in groups]
         given = [(group.prompt.example, [answer.response() for answer in group.answers]) for group in groups]
         for part in parts:
             rivals = part in self._comparing and any(group.rivals for group in groups)
@@ -112,9 +143,12 @@ class Judging:
 
     def judge(self, groups: Sequence[Group]) -> None:
         """Ask all scorers at once, and sum up."""
-        early, late = [self.early(group) for group in groups], self.late(groups)
-        for group, one, other in zip(groups, early, late, strict=True):
-            group.parts = [{**a, **b} for a, b in zip(one, other, strict=True)]
+        every = [self.asked(when, groups) for when in get_args(When)]
+        for place, group in enumerate(groups):
+            group.parts = [
+                {name: value for part in some for name, value in part.items()}
+                for some in zip(*(said[place] for said in every), strict=True)
+            ]
             self.settle(group)
 
     # summing up
@@ -181,11 +215,42 @@ def _meetings(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -
     return found
 
 
+def _content(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+Lacking = list[tuple[Example, str]]
+"""Rows, and what each has not."""
+
+
+def _lacking(part: Part, examples: Sequence[Example]) -> Lacking:
+    found = [(example, part.metric.lacks(example)) for example in examples]
+    return [(example, what) for example, what in found if what is not None]
+
+
+def _told(part: Part, lacking: Lacking, count: int, whose: str = "") -> str:
+    named = list(dict.fromkeys(str(example.source) for example, _ in lacking if example.source))
+    first = f" ({', '.join(named[:SHOWN])}{', …' if len(named) > SHOWN else ''})" if named else ""
+    return (
+        f"{len(lacking):,} of {count:,} rows{whose} have {lacking[0][1]}{first}, so that the scorer {part.name!r} can "
+        "say nothing of any response to them"
+    )
+
+
+def _can_say_nothing(part: Part, lacking: Lacking, count: int, whose: str = "") -> LuthierError:
+    first = lacking[0][0].source
+    return LuthierError(
+        _told(part, lacking, count, whose),
+        where=str(first) if first else "reward",
+        fix="give those rows what it judges by, leave them out, or take another scorer",
+    )
+
+
 def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
     """A scorer's scores of all these groups. What it raises names it, and the row where that is known."""
     example: Example | None = None
     try:
-        if part.late:
+        if part.when != "each":
             return score_groups(part.metric, given)
         found = []
         for example, responses in given:
@@ -193,7 +258,7 @@ def _scores(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> 
         return found
     except LuthierError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that leaves the program is not to end the run without a word
         where = str(example.source) if example is not None and example.source else "reward"
         raise LuthierError(
             f"the scorer {part.name!r} failed: {type(error).__name__}: {error}",

@@ -116,6 +116,11 @@ def differ(rewards: Sequence[float]) -> bool:
     return bool(known) and max(known) > min(known)
 
 
+def pays(made: Encoded) -> bool:
+    """Has any token of the row an advantage? (Rows with the data's own answers have none.)"""
+    return any(np.any(one_T != 0) for one_T in made.columns.get("advantage", ()))
+
+
 def advantage_of(worth: Worth | None) -> float | None:
     """The mean advantage of an answer's tokens, for people."""
     return None if worth is None or not len(worth.advantage_T) else float(np.mean(worth.advantage_T))

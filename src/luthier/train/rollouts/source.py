@@ -31,6 +31,8 @@ from luthier.train.rollouts.judging import RIGHT, Judging
 from luthier.train.rollouts.measures import Clock, measured, timed
 from luthier.train.rollouts.rates import Rates
 from luthier.train.rollouts.records import Records
+from luthier.train.rollouts.rows import pays
+from luthier.train.rollouts.scoring import Scoring
 from luthier.train.rollouts.speaking import Speaking
 from luthier.train.rollouts.surroundings import Surroundings
 from luthier.types import Encoded, Engine, Example
@@ -76,6 +78,7 @@ class Rollouts:
         rollout = recipe.rollout
         assert rollout is not None and rollout.prompts is not None, "the recipe is not resolved"
         self.made, self.recipe, self.rollout, self.prompts = made, recipe, rollout, rollout.prompts
+        self.run = run
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
         self.stream = Stream(made.prompts.train, recipe.seed)
@@ -86,6 +89,8 @@ class Rollouts:
         self.cursor = 0
         self.spent = 0.0
         """Seconds of the last call of `next`."""
+        self.unpaid = False
+        """Does the objective learn from advantages, and has no token of the last step any?"""
         self._open: _Open | None = None
         self._before: dict[str, Any] = {}
         self._last, self._clock = -1, Clock()
@@ -134,6 +139,7 @@ class Rollouts:
         self._last = step
         update, part = divmod(within, self.minibatches)
         rows = [row for group in self._part(number, update, part) for row in self._open.rows[group]]
+        self.unpaid = self.made.objective.estimator is not None and not any(map(pays, rows))
         self.spent = time.perf_counter() - began
         return rows
 
@@ -206,6 +212,7 @@ class Rollouts:
 
     def _journal(self, number: int) -> Journal:
         head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
+        head |= {"rewards": self.made.judging.files} if self.made.judging.files else {}
         return Journal(self.records.journal(number), head)
 
     def _carried(self, what: Callable[[Carrier], None]) -> None:
@@ -255,25 +262,15 @@ class Rollouts:
         """These prompts, answered and judged."""
         clock, began, scored = self._clock, time.perf_counter(), self._clock.scoring
         known = sum(len(answer.ids) for answer in journal.answers.values())
-        groups = self.speaking.answers(draws, journal, lambda group: self._judge([group], journal, late=False))
-        clock.speaking += time.perf_counter() - began - (clock.scoring - scored)
-        clock.made += sum(len(answer.ids) for answer in journal.answers.values()) - known
-        self._judge(groups, journal, late=True)
+        with Scoring(self.made.judging, journal, clock) as scoring:
+            groups = self.speaking.answers(draws, journal, scoring.ended)
+            clock.speaking += time.perf_counter() - began - (clock.scoring - scored)
+            clock.made += sum(len(answer.ids) for answer in journal.answers.values()) - known
+            scoring.finish(groups)
         for group in groups:
             group.parts = [journal.parts.get((group.place, index), {}) for index in _indices(group)]
             self.made.judging.settle(group)
         return groups
-
-    def _judge(self, groups: Sequence[Group], journal: Journal, *, late: bool) -> None:
-        """Ask the scorers that are asked at this time; what the journal holds is not asked for again."""
-        began, judging = time.perf_counter(), self.made.judging
-        names = {part.name for part in judging.parts if part.late == late}
-        open_ = [group for group in groups if not all(names <= journal.said(group.place, i) for i in _indices(group))]
-        said = judging.late(open_) if late else [judging.early(group) for group in open_]
-        for group, of_group in zip(open_, said, strict=True):
-            for index, parts in enumerate(of_group):
-                journal.judged(group.place, index, parts)
-        self._clock.scoring += time.perf_counter() - began
 
     def _tell(self, step: int, groups: Sequence[Group], drawn: Sequence[Group]) -> None:
         log, credit = self._lent.log, self.made.objective.estimator
@@ -329,13 +326,15 @@ class Rollouts:
         oldest = self.records.prune(number, self.recipe.train.keep)
         self._carried(lambda carrier: carrier.prune(self._spoke(oldest)))
         self.records.rates(self.rates.rows(self.stream.prompts))
-        return {**base, "guards": self.guards.state(), "saved": list(self.records.saved)}
+        kept = {"guards": self.guards.state(), "saved": list(self.records.saved), "rewards": self.made.judging.files}
+        return {**base, **kept}
 
     def _now(self) -> dict[str, Any]:
         return {"cursor": self.cursor, "rates": self.rates.state(), "reward_kl": self.dealing.reward_kl}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state()` gave."""
+        """Put back what `state()` gave. Raises LuthierError where answers would be judged otherwise than before."""
+        self.made.judging.must_be(state.get("rewards", {}), self.run.folder)
         self.cursor, self._open = int(state["cursor"]), None
         self.rates.load_state(state["rates"])
         self.dealing.reward_kl = float(state["reward_kl"])

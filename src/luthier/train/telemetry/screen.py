@@ -91,6 +91,7 @@ class Screen:
         if self._said:
             for name, form in (("clipped", ".1%"), ("kl", ".4f"), ("mismatch_k3", ".1e"), ("training_seconds", ".1f")):
                 judged += f"{_WORDS[name]} {event[name]:{form}}  " if name in event else ""
+            judged += "no weight moved  " if event.get("unmoved") == 1 else ""
             return f"{self._said}{judged}{event['tokens_per_s']:,.0f} tokens/s trained  {left} left"
         return (
             f"loss {event['loss']:.4f}  {judged}{event['tokens_per_s']:,.0f} tokens/s  "

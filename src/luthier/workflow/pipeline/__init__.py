@@ -1,1 +1,1 @@
-"""`luthier run pipeline.yaml`: stages that train, generate and select, each in a folder of its own."""
+"""`luthier run pipeline.yaml`: stages that train, generate, revise and select, each in a folder of its own."""

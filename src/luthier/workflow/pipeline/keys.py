@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from luthier.recipe.generation import Generation
-from luthier.recipe.keys import STRICT, Float, Int, Misfit, Place, Why
+from luthier.recipe.keys import STRICT, Float, Int, Misfit, Place, Plugin, PluginField, Seam, Why
 from luthier.recipe.rollout import Rewards
 from luthier.recipe.schema import Sources
 
@@ -19,6 +19,34 @@ class Answering(Generation):
 
     model: Place
     """A run folder, alias, hub id or folder; `$sft` is what the stage `sft` has trained."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Revising:
+    """A stage of kind `revise`: answers are criticised and written anew by principles (arXiv:2212.08073)."""
+
+    model: Place
+    """Who criticises and writes anew, and answers first where a row has no answer: a run folder, alias, hub id or
+    folder; `$sft` is what the stage `sft` has trained."""
+    data: Sources = ()
+    """The prompts, or rows with the answers that are revised. Default: those of the stage that `answers` names."""
+    answers: Place | None = None
+    """Revise these: a file that `luthier generate` wrote; `$answers` is what the stage `answers` wrote. Default: the
+    answers of the rows, else the model's own."""
+    constitution: Annotated[str, Why("ours")] = "en"
+    """The principles: `en` or `zh`, sixteen each, or a file of yours."""
+    rounds: Annotated[Int, Field(gt=0), Why("the second principle finds what the first one does not look for")] = 2
+    """How often an answer is criticised and written anew, each time by another principle, drawn by its prompt."""
+    engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
+        name="local"
+    )
+    """What writes."""
+    max_new_tokens: Annotated[Int, Field(gt=0), Why("a critique is longer than an answer")] = 512
+    """The longest answer, critique or revision, in tokens. A row of which one was cut off is left out."""
+    temperature: Annotated[Float, Field(ge=0), Why("greedy: the same every time")] = 0.0
+    """0 is greedy."""
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
+    """Draws what is said where there is a temperature: the same question is answered alike, wherever it stands."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -14,17 +14,19 @@ from luthier.recipe import Recipe, document, former, models_located, places, res
 from luthier.recipe.document import Node, Override, dotted
 from luthier.recipe.generation import built
 from luthier.recipe.load import built as recipe_of
-from luthier.recipe.resolve import plain
-from luthier.recipe.schema import Model, Plugin
+from luthier.recipe.resolve import misspelt, plain
+from luthier.recipe.schema import Model, Plugin, Source
 from luthier.recipe.shape import slots
 from luthier.registry import suggest
-from luthier.workflow.pipeline.keys import Answering, Selection
-from luthier.workflow.pipeline.stages import Choosing, Stage
+from luthier.scorers.judges.constitution import SHIPPED, constitution
+from luthier.scorers.judges.revising import must_have
+from luthier.workflow.pipeline.keys import Answering, Revising, Selection
+from luthier.workflow.pipeline.stages import Choosing, Rewriting, Stage
 from luthier.workflow.registries import REGISTRIES
 
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 REFERENCE = re.compile(r"\$([A-Za-z_][\w-]*)((?:/.*)?)")
-KINDS = ("train", "generate", "select")
+KINDS = ("train", "generate", "revise", "select")
 TOP = ("output", "stages")
 BLOCK = ("repeat", "start", "stages")
 ROUNDS = 1000
@@ -222,9 +224,14 @@ class _Reader:
             after |= more
         try:
             if kind.value == "train":
-                work: Recipe | Answering | Choosing = self._train(body, chosen, folder, known)
+                work: Recipe | Answering | Rewriting | Choosing = self._train(body, chosen, folder, known)
             else:
-                work = self._generate(body, chosen) if kind.value == "generate" else self._select(body, chosen)
+                makers: dict[str, Callable[[Node, list[Override]], Answering | Rewriting | Choosing]] = {
+                    "generate": self._generate,
+                    "revise": self._revise,
+                    "select": self._select,
+                }
+                work = makers[kind.value](body, chosen)
         except LuthierError as error:
             if error.where:
                 raise
@@ -269,20 +276,44 @@ class _Reader:
     def _generate(self, node: Node, chosen: list[Override]) -> Answering:
         keys = built(node, chosen, Answering, self.path.parent)
         REGISTRIES["engine"].build(keys.engine.name, keys.engine.args)  # its keys are told before anything begins
-        model = self._near(keys.model)
-        return replace(keys, model=places.absolute(model) if places.is_place(model) else keys.model)
+        return replace(keys, model=self._model(keys.model))
 
-    def _select(self, node: Node, chosen: list[Override]) -> Choosing:
-        keys = built(node, chosen, Selection, self.path.parent)
-        answers = places.absolute(self._near(keys.answers))
+    def _model(self, given: str) -> str:
+        model = self._near(given)
+        return places.absolute(model) if places.is_place(model) else given
+
+    def _revise(self, node: Node, chosen: list[Override]) -> Rewriting:
+        keys = built(node, chosen, Revising, self.path.parent)
+        REGISTRIES["engine"].build(keys.engine.name, keys.engine.args)
+        keys = replace(keys, model=self._model(keys.model))
+        if keys.constitution not in SHIPPED:
+            keys = replace(keys, constitution=places.absolute(self._near(keys.constitution)))
+        must_have(constitution(keys.constitution), keys.rounds)
+        if keys.answers is None:
+            if not keys.data:
+                _refuse("nothing says what is to be revised", node, "set `data:` (prompts, or rows with answers)")
+            return Rewriting(keys, keys.model)
+        answers, data, asked = self._answered(keys.answers, keys.data, node)
+        return Rewriting(replace(keys, answers=answers, data=data), keys.model if asked is None else asked.model)
+
+    def _answered(
+        self, given: str, data: tuple[Source, ...], node: Node
+    ) -> tuple[str, tuple[Source, ...], Answering | None]:
+        """A file of answers, the prompts that they answer, and the stage that asked them if it was one."""
+        answers = places.absolute(self._near(given))
         by = next((stage for stage in self.stages if str(stage.made) == answers), None)
         asked = by.work if by is not None and isinstance(by.work, Answering) else None
         if by is not None and asked is None:
             what = f"`answers` names the stage {by.label!r}, which has answered nothing"
             _refuse(what, node.value.get("answers", node), "name a stage of kind `generate`")
-        data = keys.data or (asked.data if asked is not None else ())
+        data = data or (asked.data if asked is not None else ())
         if not data:
             _refuse("nothing says which prompts were answered", node, "set `data:` as when they were")
+        return answers, data, asked
+
+    def _select(self, node: Node, chosen: list[Override]) -> Choosing:
+        keys = built(node, chosen, Selection, self.path.parent)
+        answers, data, asked = self._answered(keys.answers, keys.data, node)
         reward = tuple(replace(one, scorer=_whole(one.scorer)) for one in keys.reward)
         keys = replace(keys, answers=answers, data=data, reward=reward)
         return Choosing(keys, None if asked is None else asked.model)
@@ -290,7 +321,12 @@ class _Reader:
 
 def _whole(scorer: Plugin) -> Plugin:
     """The scorer with all its keys. Raises LuthierError where one is wrong."""
-    made = REGISTRIES["scorer"].build(scorer.name, scorer.args)
+    try:
+        made = REGISTRIES["scorer"].build(scorer.name, scorer.args)
+    except LuthierError as error:
+        known = scorer.name in REGISTRIES["scorer"].names()
+        fix = misspelt(scorer, REGISTRIES["scorer"]) if known else None
+        raise LuthierError(error.what, where=error.where, fix=fix or error.fix) from error
     return replace(scorer, args={f.name: plain(getattr(made, f.name)) for f in dataclasses.fields(made) if f.init})
 
 

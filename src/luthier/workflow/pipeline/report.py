@@ -12,11 +12,11 @@ from luthier.evaluate.report import clock
 from luthier.run import write_atomically
 from luthier.workflow.pipeline.book import FINISHED, Book
 from luthier.workflow.pipeline.reading import Pipeline
-from luthier.workflow.pipeline.selecting import LEDGER, SUMMARY
-from luthier.workflow.pipeline.stages import ANSWERS, ROWS, Stage
+from luthier.workflow.pipeline.selecting import SUMMARY
+from luthier.workflow.pipeline.stages import ANSWERS, LEDGER, ROWS, Stage
 
 REPORT = "report.html"
-FILES = {"train": (REPORT,), "generate": (ANSWERS,), "select": (ROWS, LEDGER, SUMMARY)}
+FILES = {"train": (REPORT,), "generate": (ANSWERS,), "revise": (ROWS, LEDGER), "select": (ROWS, LEDGER, SUMMARY)}
 
 
 def write_report(pipeline: Pipeline, book: Book) -> Path:
@@ -59,6 +59,8 @@ def figures(kind: str, known: Mapping[str, Any]) -> list[str]:
         return []
     if kind == "generate":
         return [f"{known['answers']:,} answers", f"{known['tokens']:,} tokens", f"{known['cut']:,} cut off"]
+    if kind == "revise":
+        return [f"{known['rows']:,} of {known['answers']:,} answers revised", f"in {known['rounds']:,} rounds"]
     if kind == "select":
         return _selected(known)
     found = [f"{known['steps']:,} steps"] if "steps" in known else []

@@ -12,13 +12,15 @@ from typing import Any
 
 from luthier.recipe import Recipe
 from luthier.run import Run
+from luthier.scorers.judges import asking
 from luthier.workflow import generation
 from luthier.workflow.pipeline.book import Book
 from luthier.workflow.pipeline.keys import Answering
 from luthier.workflow.pipeline.reading import Pipeline
 from luthier.workflow.pipeline.report import write_report
+from luthier.workflow.pipeline.revising import revise
 from luthier.workflow.pipeline.selecting import select
-from luthier.workflow.pipeline.stages import Stage
+from luthier.workflow.pipeline.stages import Rewriting, Stage
 from luthier.workflow.speaker import Speaker
 
 Train = Callable[[Recipe], Run]
@@ -54,8 +56,11 @@ def _do(stage: Stage, book: Book, train: Train, say: Callable[[str], None]) -> N
     elif isinstance(work, Answering):
         generation.generate(Speaker(work.model), work, stage.made, overwrite=False, say=say)
         figures = _answers(stage.made)
+    elif isinstance(work, Rewriting):
+        figures = revise(work, stage.folder, say)
     else:
         figures = select(work, stage.folder, say)
+    asking.forget()
     gc.collect()  # the model of a stage must not stand beside that of the next
     book.finish(stage, time.perf_counter() - start, figures)
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.run import json_line, write_atomically
+from luthier.run import json_line, naming, write_atomically
 from luthier.train.rollouts.drawn import Answer, Group
 from luthier.train.rollouts.judging import Judging
 from luthier.types import Turn
 from luthier.workflow.pipeline.answered import Answered, Written, with_system
 from luthier.workflow.pipeline.keys import Selection
-from luthier.workflow.pipeline.stages import ROWS, Choosing
+from luthier.workflow.pipeline.parts import begun, put, settled
+from luthier.workflow.pipeline.stages import LEDGER, ROWS, Choosing
 
 AT_ONCE = 64
 """Prompts whose answers are scored together."""
-LEDGER, SUMMARY = "ledger.jsonl", "summary.json"
+SUMMARY = "summary.json"
 KEPT = ("kept", "better", "worse")
 
 
@@ -61,8 +61,8 @@ def select(work: Choosing, folder: Path, say: Callable[[str], None]) -> dict[str
     system = None if work.speaker is None else Speaker(work.speaker).system
     answered, counts = Answered(Path(keys.answers), with_system(keys.data, system)), Counts()
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        rows, ledger = (stack.enter_context(_part(folder / name)) for name in (ROWS, LEDGER))
+    with naming(folder), ExitStack() as stack:
+        rows, ledger = (stack.enter_context(begun(folder / name)) for name in (ROWS, LEDGER))
         every = answered.groups()
         while groups := list(islice(every, AT_ONCE)):
             judging.judge(groups)
@@ -74,24 +74,14 @@ def select(work: Choosing, folder: Path, say: Callable[[str], None]) -> dict[str
                 for row in chosen.rows(group):
                     rows.write(json_line(row))
                     counts.rows += 1
-        for file in (rows, ledger):
-            file.flush()
-            os.fsync(file.fileno())
-    _place(folder / LEDGER)
+        settled(rows, ledger)
+    put(folder / LEDGER)
     told = _summary(counts, answered)
     _must_keep(counts, keys, folder)
     write_atomically(folder / SUMMARY, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    _place(folder / ROWS)
+    put(folder / ROWS)
     say(words(told))
     return told
-
-
-def _part(path: Path) -> TextIO:
-    return path.with_name(f"{path.name}.part").open("w", encoding="utf-8", errors="backslashreplace")
-
-
-def _place(path: Path) -> None:
-    path.with_name(f"{path.name}.part").replace(path)
 
 
 # which ones

@@ -10,10 +10,21 @@ from typing import Any
 from luthier.recipe import Recipe, Source
 from luthier.recipe.places import absolute
 from luthier.recipe.resolve import flat, flattened, is_free, plain
-from luthier.workflow.pipeline.keys import Answering, Selection
+from luthier.workflow.pipeline.keys import Answering, Revising, Selection
 
 ANSWERS = "answers.jsonl"
 ROWS = "rows.jsonl"
+LEDGER = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """A revision with what is known of who answered."""
+
+    keys: Revising
+    """`data` written out."""
+    speaker: str
+    """The model whose data's system message stands before the prompts."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +46,20 @@ class Stage:
     label: str
     """As people are told."""
     folder: Path
-    work: Recipe | Answering | Choosing
+    work: Recipe | Answering | Rewriting | Choosing
     after: frozenset[str] = frozenset()
     """The stages whose work it takes up, by name."""
 
     @property
     def kind(self) -> str:
-        """train, generate or select."""
-        if isinstance(self.work, Recipe):
-            return "train"
-        return "generate" if isinstance(self.work, Answering) else "select"
+        """train, generate, revise or select."""
+        kinds = {Recipe: "train", Answering: "generate", Rewriting: "revise", Choosing: "select"}
+        return kinds[type(self.work)]
 
     @property
     def made(self) -> Path:
         """What `$name` stands for: the run, the answers, the rows."""
-        return {"train": self.folder, "generate": self.folder / ANSWERS, "select": self.folder / ROWS}[self.kind]
+        return self.folder / {"train": "", "generate": ANSWERS, "revise": ROWS, "select": ROWS}[self.kind]
 
     def asked(self) -> dict[str, Any]:
         """What its work hangs on, by dotted key; of a run, what shapes the weights."""

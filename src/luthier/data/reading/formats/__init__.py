@@ -25,16 +25,24 @@ FORMATS: Registry = Registry(
         "messages": "luthier.data.reading.formats.conversation:Messages",
         "sharegpt": "luthier.data.reading.formats.conversation:ShareGPT",
         "alpaca": "luthier.data.reading.formats.plain:Alpaca",
+        "shp": "luthier.data.reading.formats.published:Shp",
+        "ultrafeedback": "luthier.data.reading.formats.published:UltraFeedback",
+        "camel": "luthier.data.reading.formats.published:Camel",
+        "wikihow": "luthier.data.reading.formats.published:WikiHow",
         "theorem": "luthier.data.reading.formats.plain:Theorem",
         "prompt_completion": "luthier.data.reading.formats.plain:PromptCompletion",
         "text": "luthier.data.reading.formats.plain:Text",
         "task": "luthier.data.reading.formats.plain:Task",
+        "curated": "luthier.data.reading.formats.curated:Curated",
     },
 )
 BUILTIN = (
     "mbpp",
     "human_eval",
     "tested",
+    "shp",
+    "ultrafeedback",
+    "camel",
     "stepwise",
     "preference",
     "ranked",
@@ -46,6 +54,8 @@ BUILTIN = (
     "prompt_completion",
     "text",
     "task",
+    "curated",
+    "wikihow",
 )
 """Most particular first: a row is read by the first shape that matches. Third-party shapes come after these."""
 
@@ -65,10 +75,17 @@ LIKELY = (
     "tested",
     "mbpp",
     "human_eval",
+    "curated",
+    "ultrafeedback",
+    "shp",
+    "camel",
+    "wikihow",
 )
 """What unknown columns are likelier to mean, other things equal."""
 
 
+BY_NAME = ("wikihow",)
+"""Shapes whose columns others have, too: they are read only where `format:` names them."""
 PROMPT_ONLY = ("messages", "sharegpt", "task")
 """Shapes whose columns may be no more than the prompt of a pair."""
 
@@ -86,7 +103,7 @@ def _builtin() -> list[tuple[str, Shape]]:
 def recognise(columns: Iterable[str]) -> tuple[str, Format] | None:
     """The shape these columns have, or None."""
     found = frozenset(columns)
-    shape = next(((name, shape) for name, shape in _shapes() if shape.matches(found)), None)
+    shape = next(((name, shape) for name, shape in _shapes() if name not in BY_NAME and shape.matches(found)), None)
     if shape and shape[0] in PROMPT_ONLY and len(found & {"chosen", "rejected"}) == 1:
         return None  # half a pair: to read the rest as something else would lose what the row is for
     return shape
@@ -104,7 +121,7 @@ def unknown_columns(columns: Iterable[str], where: str, wanted: str | None = Non
         )
     best: tuple[tuple[float, int, int], str, dict[str, str], tuple[str, ...]] | None = None
     for name, shape in sorted(_builtin(), key=lambda item: LIKELY.index(item[0])):
-        if wanted not in (None, name):
+        if wanted not in (None, name) or (wanted is None and shape.published):
             continue
         for required in shape.variants():
             mapping = _nearest(required, found)
@@ -122,7 +139,8 @@ def unknown_columns(columns: Iterable[str], where: str, wanted: str | None = Non
     missing = [column for column in required if column not in found and column not in mapping]
     filled = ", ".join(part for part in (example, *(f"{column}: YOUR_COLUMN" for column in missing)) if part)
     if score == 0 and not wanted:
-        shapes = ", ".join(f"{name} ({', '.join(shape.variants()[0])})" for name, shape in _builtin())
+        general = [(name, shape) for name, shape in _builtin() if not shape.published]
+        shapes = ", ".join(f"{name} ({', '.join(shape.variants()[0])})" for name, shape in general)
         return LuthierError(
             what,
             where=where,

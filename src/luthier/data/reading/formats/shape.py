@@ -14,8 +14,38 @@ from luthier.types import Example
 Row = Mapping[str, Any]
 
 NEAR: dict[str, tuple[str, ...]] = {
-    "prompt": ("question", "query", "input", "instruction", "user", "human", "source", "q", "request", "problem"),
-    "completion": ("answer", "response", "output", "reply", "target", "assistant", "bot", "a", "solution", "label"),
+    "prompt": (
+        "question",
+        "query",
+        "input",
+        "instruction",
+        "user",
+        "human",
+        "source",
+        "q",
+        "request",
+        "problem",
+        "context",
+        "questions",
+        "prompts",
+        "message",
+    ),
+    "completion": (
+        "answer",
+        "response",
+        "output",
+        "reply",
+        "target",
+        "assistant",
+        "bot",
+        "a",
+        "solution",
+        "label",
+        "answers",
+        "responses",
+        "completions",
+        "replies",
+    ),
     "answer": ("response", "reply", "solution", "target", "output"),
     "instruction": ("prompt", "question", "query", "task", "command"),
     "output": ("response", "completion", "answer", "reply", "target"),
@@ -47,6 +77,8 @@ class Shape(ABC):
     needs: ClassVar[tuple[tuple[str, ...], ...]]
     optional: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[str] = ""
+    published: ClassVar[bool] = False
+    """Is it the shape of one data set? Then unknown columns are not likened to it."""
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Are all required columns there?"""

@@ -1,0 +1,297 @@
+"""One pass over all chunks as a folder of the cache: what has been done of it is not done again, whatever ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import mmap
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from luthier import __version__, cache
+from luthier.data.curation import lines, workers
+from luthier.data.curation.chunks import Chunk, Placed, Shard
+from luthier.data.curation.passing import Measured, Task
+from luthier.data.curation.scores import Scores
+from luthier.data.ledger import Ledger
+from luthier.data.steps.step import SetStep
+from luthier.data.steps.tools import Tools
+from luthier.data.tally import StepTally
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.recipe.resolve import plain
+from luthier.run import write_atomically
+from luthier.types import Example, Source
+
+LAYOUT = 1
+"""Raise when what a pass writes changes."""
+
+
+def silent(done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How steps are run; none of it changes what comes of them."""
+
+    tools: Tools = field(default_factory=Tools)
+    processes: int = field(default_factory=workers.cores)
+    allow_drop: float = 0.5
+    show: Callable[[int, int], None] = silent
+    """Is told how many chunks of how many are done."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Settings:
+        """Those of a recipe whose steps ask nothing of models."""
+        return cls(Tools(recipe.seed, sets=sets(recipe)), allow_drop=recipe.allow_drop)
+
+
+def sets(recipe: Recipe) -> dict[str, Callable[[], Iterator[Example]]]:
+    """Rows beside those to train on: what the recipe is scored on."""
+    from luthier.data.reading.feeds import read
+
+    return {"evaluate": lambda: (row for task in recipe.evaluate for row in read(task.data))}
+
+
+def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:
+    """What decides what a step does; of a set step that is only `measuring`, what decides the numbers."""
+    left_out = placed.step.decides if measuring and isinstance(placed.step, SetStep) else ()
+    keys = {
+        one.name: plain(getattr(placed.step, one.name))
+        for one in fields(placed.step)  # type: ignore[arg-type]
+        if one.init and one.name not in left_out
+    }
+    return [placed.name, placed.step.version, keys, placed.step.identity()]
+
+
+def digest(content: Any) -> str:
+    """A name for what decides a result."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+class Stage:
+    """All chunks worked through, and what was measured of their rows."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.told = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        self.chunks: list[Chunk] = []
+        start = 0
+        for feed, stem, rows in self.told["shards"]:
+            self.chunks.append(Chunk(feed, Shard(str(folder / stem), rows, None, start)))
+            start += rows
+        self.rows = start
+
+    @property
+    def plain(self) -> bool:
+        """Can messages say all rows?"""
+        return bool(self.told["plain"])
+
+    @cached_property
+    def steps(self) -> list[StepTally]:
+        """What the row steps did."""
+        return [StepTally.from_json(one) for one in self.told["steps"]]
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What was read."""
+        return Ledger.from_json(self.told["ledger"])
+
+    def columns(self, placed: Placed) -> dict[str, NDArray[Any]]:
+        """What a set step measured of all rows, memory-mapped."""
+        names = self.told["columns"].get(placed.at, ())
+        return {name: np.load(self.folder / f"column-{placed.at}.{name}.npy", mmap_mode="r") for name in names}
+
+    def masked(self, mask: Path | None) -> list[Chunk]:
+        """Its shards, without the rows that this array leaves out."""
+        path = None if mask is None else str(mask)
+        return [Chunk(one.feed, replace(one.rows, mask=path)) for one in self.chunks if isinstance(one.rows, Shard)]
+
+    def changes(self) -> Iterator[Path]:
+        """The logs of what the row steps changed, in order."""
+        yield from sorted(self.folder.glob("[0-9]*.changes.jsonl.gz"))
+
+
+def stage(chunks: Sequence[Chunk], key: Any, measuring: Sequence[Placed], settings: Settings) -> Stage:
+    """The chunks, worked through: found in the cache, or done, or what is left of them done. `key`: what decides what
+    is in the chunks. Raises LuthierError."""
+    steps = {placed.at: known_by(placed) for chunk in chunks for placed in chunk.steps}
+    seed = settings.tools.seed
+    measured = [known_by(placed, measuring=True) for placed in measuring]
+    name = digest([LAYOUT, __version__, key, [[p.at for p in c.steps] for c in chunks], steps, measured, seed])
+    folder = cache.root() / "curated" / name
+    if not (folder / "stage.json").is_file():
+        with _held(folder):
+            if not (folder / "stage.json").is_file():
+                _make(folder, chunks, measuring, settings)
+    return Stage(folder, name)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """One process works in the folder; another waits for it, and finds what it did."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], settings: Settings) -> None:
+    tools = settings.tools
+    made = {placed.at: ready(placed, tools) for chunk in chunks for placed in chunk.steps}
+    memory = {placed.at: _memory(placed) for placed in measuring}
+    measured = tuple(Measured(ready(placed, tools), memory[placed.at]) for placed in measuring)
+    tasks = [
+        Task(
+            index,
+            Chunk(chunk.feed, chunk.rows, tuple(made[placed.at] for placed in chunk.steps)),
+            measured,
+            str(folder),
+            tools.seed,
+        )
+        for index, chunk in enumerate(chunks)
+    ]
+    left = [task for task in tasks if not task.done.is_file()]
+    count = len(tasks) - len(left)
+
+    def tell(done: int) -> None:
+        nonlocal count
+        count += done
+        settings.show(count, len(tasks))
+
+    try:
+        workers.run(left, tools, settings.processes, tell)
+        _join(folder, tasks, memory)
+    except OSError as error:
+        if cache.is_full(error):
+            raise cache.no_space(folder, "curated rows") from error
+        raise
+
+
+def ready(placed: Placed, tools: Tools) -> Placed:
+    """The step as it goes to work. Raises LuthierError, which says where the recipe has it."""
+    try:
+        return Placed(placed.at, placed.name, placed.step.ready(tools))
+    except LuthierError as error:
+        raise LuthierError(error.what, where=error.where or placed.label, fix=error.fix) from error
+
+
+def _memory(placed: Placed) -> str | None:
+    """Where what a set step measures is remembered."""
+    assert isinstance(placed.step, SetStep)
+    if not placed.step.remembers:
+        return None
+    name = digest([LAYOUT, __version__, known_by(placed, measuring=True)])
+    return str(cache.root() / "scores" / f"{placed.name}-{name}")
+
+
+def _join(folder: Path, tasks: Sequence[Task], memory: dict[str, str | None]) -> None:
+    """Put together what the tasks have written. `stage.json`, written last, makes the stage whole."""
+    told = [json.loads(task.done.read_text(encoding="utf-8")) for task in tasks]
+    shards = [[one["feed"], stem, rows] for one in told for stem, rows in one["shards"]]
+    total = sum(rows for _, _, rows in shards)
+    columns: dict[str, list[str]] = {at: [] for at in memory}
+    first = folder / shards[0][1] if shards else None
+    for path in sorted(folder.glob(f"{first.name}.column-*.npy")) if first else ():
+        column = path.name.removeprefix(f"{first.name}.column-").removesuffix(".npy") if first else ""
+        at = next(at for at in sorted(memory, key=len, reverse=True) if column.startswith(f"{at}."))
+        columns[at].append(column.removeprefix(f"{at}."))
+        _concatenated(folder, [stem for _, stem, _ in shards], f"column-{column}.npy", total)
+    if shards:
+        _concatenated(folder, [stem for _, stem, _ in shards], "keys.npy", total)
+    for at, place in memory.items():
+        if place is not None and shards:
+            keys = np.load(folder / "keys.npy", mmap_mode="r")
+            found = {name: np.load(folder / f"column-{at}.{name}.npy", mmap_mode="r") for name in columns[at]}
+            with _held(Path(place)):
+                Scores(Path(place)).add(keys, found)
+    ledger, steps, charged = Ledger(), dict[str, StepTally](), dict[str, list[int]]()
+    for one in told:
+        ledger.absorb(Ledger.from_json(one["ledger"]))
+        for tally in map(StepTally.from_json, one["steps"]):
+            dropped, made = charged.get(str(one["feed"]), (0, 0))
+            charged[str(one["feed"])] = [dropped + tally.dropped, made + tally.made]
+            if tally.at in steps:
+                steps[tally.at].join(tally)
+            else:
+                steps[tally.at] = tally
+    content = {
+        "shards": shards,
+        "columns": columns,
+        "ledger": ledger.to_json(),
+        "steps": [tally.to_json() for tally in steps.values()],
+        "charged": charged,
+        "plain": all(one["plain"] for one in told),
+        "measuring": {at: sum(one["measuring"].get(at, 0.0) for one in told) for at in memory},
+    }
+    write_atomically(folder / "stage.json", json.dumps(content))
+
+
+def _concatenated(folder: Path, stems: Sequence[str], ending: str, total: int) -> None:
+    """One array of those of all shards, piece by piece; the pieces go."""
+    paths = [folder / f"{stem}.{ending}" for stem in stems]
+    first = np.load(paths[0], mmap_mode="r")
+    whole = open_memmap(folder / f".{ending}", "w+", first.dtype, (total, *first.shape[1:]))
+    start = 0
+    for path in paths:
+        piece = np.load(path, mmap_mode="r")
+        whole[start : start + len(piece)] = piece
+        start += len(piece)
+    whole.flush()
+    del whole
+    (folder / f".{ending}").replace(folder / ending)
+
+
+class Rows:
+    """Rows of a stage, some left out, read again one by one: what a set step decides on."""
+
+    def __init__(self, made: Stage, places: NDArray[np.int64] | None) -> None:
+        self._stage, self.places = made, places
+        self._shards = [one.rows for one in made.chunks if isinstance(one.rows, Shard)]
+        self._starts = [one.start for one in self._shards]
+        self._open: dict[str, tuple[NDArray[np.int64], mmap.mmap]] = {}
+
+    def __len__(self) -> int:
+        return self._stage.rows if self.places is None else len(self.places)
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Of each row its content as 128 bits."""
+        if not self._stage.rows:
+            return np.empty((0, 2), np.uint64)
+        keys = np.load(self._stage.folder / "keys.npy", mmap_mode="r")
+        return keys if self.places is None else keys[self.places]
+
+    def line(self, index: int) -> bytes:
+        """A row as its line."""
+        place = index if self.places is None else int(self.places[index])
+        shard = self._shards[bisect_right(self._starts, place) - 1]
+        if shard.stem not in self._open:
+            with Path(f"{shard.stem}.jsonl").open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._open[shard.stem] = np.load(f"{shard.stem}.offsets.npy"), mapped
+        offsets, content = self._open[shard.stem]
+        return content[int(offsets[place - shard.start]) : int(offsets[place - shard.start + 1])]
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return lines.read(self.line(index))
+
+    def source(self, index: int) -> Source:
+        """The file and line that it came from."""
+        return lines.source_of(self.line(index))
+
+
+__all__ = ["Rows", "Settings", "Stage", "known_by", "ready", "stage"]

@@ -1,0 +1,1 @@
+"""Chats as their programs export them, and logs of servers, to conversations."""

@@ -1,0 +1,10 @@
+"""What tells who somebody is: found by rules, checks and words near; masked, or given a stand-in."""
+
+from __future__ import annotations
+
+from luthier.data.pii.finding import find
+from luthier.data.pii.found import KINDS, NAMED, Found
+from luthier.data.pii.names import Recogniser, joined
+from luthier.data.pii.standins import masked, pseudonyms
+
+__all__ = ["KINDS", "NAMED", "Found", "Recogniser", "find", "joined", "masked", "pseudonyms"]

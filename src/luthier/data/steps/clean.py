@@ -1,0 +1,60 @@
+"""Rows with their texts mended."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from luthier.data.cleaning import Cleaning, spelling
+from luthier.data.steps.rewriting import rewritten
+from luthier.data.steps.step import Dropped, Outcome, RowStep
+from luthier.data.steps.tools import Tools
+from luthier.types import Example
+
+
+@dataclass(frozen=True)
+class Clean(Cleaning, RowStep):
+    """Mends texts: wrong encodings, what cannot be seen, leftovers of web pages, advertisements, white space. Rows of
+    which nothing is left are left out."""
+
+    def apply(self, example: Example, tools: Tools) -> Outcome:
+        prompt = [turn.text for turn in example.prompt]
+        said = [turn.text for response in example.responses for turn in response.turns]
+        for text in said:
+            if (reason := self.empty(text, *prompt)) is not None:
+                return Dropped(reason)
+        if all(self.quiet(text) for text in (*prompt, *said)) and example.answer is None:
+            return example
+        context = "\n".join(prompt)
+        made = rewritten(example, lambda text: self.clean(text, context))
+        if made is example:
+            return example
+        left = [turn for response in made.responses for turn in response.turns]
+        if any(said) and not any(turn.text or turn.calls or turn.media for turn in left):
+            return Dropped("nothing is left after cleaning")
+        return made
+
+    def ready(self, tools: Tools) -> Self:
+        self.prepare()
+        return self
+
+    def identity(self) -> Any:
+        words = Path(self.spelling).expanduser() if self.spelling not in (None, "common") else None
+        return {
+            "unicode": unicodedata.unidata_version,
+            "packages": [_version(name) for name, used in (("ftfy", self.mojibake), ("opencc", self.script)) if used],
+            "spelling": sorted(spelling.read(str(words)).pairs.items()) if words is not None else None,
+        }
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
+
+
+__all__ = ["Clean"]

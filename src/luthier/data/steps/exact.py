@@ -1,0 +1,44 @@
+"""Rows that say the very same as an earlier one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from luthier.data.curation.lines import body
+from luthier.data.steps.said import answers
+from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
+from luthier.data.steps.tools import Tools
+from luthier.types import Example
+
+
+@dataclass(frozen=True)
+class Exact(SetStep):
+    """Leaves out rows that say the very same as an earlier one."""
+
+    remembers: ClassVar[bool] = False
+
+    by: Literal["row", "prompt", "answer"] = "row"
+    """What is compared: all that a row says, what is asked, or what is answered. White space at the ends does not
+    count."""
+
+    def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
+        said = b"".join(hashlib.blake2b(self._said(example).encode(), digest_size=16).digest() for example in batch)
+        return {"said": np.frombuffer(said, "<u8").reshape(-1, 2)}
+
+    def _said(self, example: Example) -> str:
+        if self.by == "prompt":
+            return "\0".join(f"{turn.role}\0{turn.text.strip()}" for turn in example.prompt)
+        if self.by == "answer":
+            return "\0".join(said.strip() for said in answers(example))
+        return body(example)
+
+    def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
+        _, firsts, groups = np.unique(columns["said"], axis=0, return_index=True, return_inverse=True)
+        witness = firsts[groups.reshape(-1)]
+        keep = witness == np.arange(len(witness))
+        return Verdicts(keep, (f"the same {self.by} as an earlier one",), witness=np.where(keep, -1, witness))

@@ -1,0 +1,109 @@
+"""The best rows by a number, or those between two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from luthier.data.steps.measures import Measure, named
+from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
+from luthier.data.steps.tools import Tools
+from luthier.types import Example
+
+By = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Select(SetStep):
+    """Keeps rows by what they measure: the best share, so many, or those between two numbers. What was measured once is
+    kept, so that other thresholds cost nothing."""
+
+    decides: ClassVar[tuple[str, ...]] = ("keep", "top", "min", "max", "best", "combine", "unknown")
+    drops_much: ClassVar[bool] = True
+    opened: ClassVar[tuple[Measure, ...]] = ()
+
+    by: By | tuple[By, ...]
+    """What is measured: length, words, {column: reward}, or any scorer ({reward_model: runs/judge}); or a list."""
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    """This share of the rows."""
+    top: Annotated[int, Field(gt=0)] | None = None
+    """So many rows."""
+    min: float | None = None
+    """Rows that measure at least so much."""
+    max: float | None = None
+    """Rows that measure at most so much."""
+    best: Literal["high", "low"] = "high"
+    """Which are the best: those that measure much, or little."""
+    combine: Literal["rank", "product"] = "rank"
+    """Of several measures: the mean of their ranks (0 to 1), or their product."""
+    unknown: Literal["drop", "keep"] = "drop"
+    """What becomes of rows that cannot be measured."""
+
+    def __post_init__(self) -> None:
+        if all(given is None for given in (self.keep, self.top, self.min, self.max)):
+            raise ValueError("nothing says how many rows to keep: give keep, top, min or max")
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is measured, in order."""
+        return tuple(named(one) for one in (self.by if isinstance(self.by, tuple) else (self.by,)))
+
+    @property
+    def wants(self) -> frozenset[str]:  # type: ignore[override]
+        """What its measures want."""
+        return frozenset().union(*(one.wants for one in self.measures))
+
+    def identity(self) -> Any:
+        return [[one.version, one.identity()] for one in self.measures]
+
+    def ready(self, tools: Tools) -> Self:
+        return self.holding(opened=tuple(one.ready(tools) for one in self.measures))
+
+    def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
+        measures = self.opened or self.measures
+        return {f"m{number}": one.measure(batch, tools) for number, one in enumerate(measures)}
+
+    def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
+        values = self._values([columns[f"m{number}"] for number in range(len(self.measures))])
+        known = ~np.isnan(values)
+        inside = known & (values >= (-np.inf if self.min is None else self.min))
+        inside &= values <= (np.inf if self.max is None else self.max)
+        keep = inside.copy()
+        count = min((n for n in (self.top, self._share(int(known.sum()))) if n is not None), default=None)
+        if count is not None and count < int(inside.sum()):
+            places = np.flatnonzero(inside)
+            order = np.argsort(values[places] if self.best == "low" else -values[places], kind="stable")
+            keep = np.zeros(len(values), np.bool_)
+            keep[places[order[:count]]] = True
+        why = np.where(known, np.where(inside, 1, 0), 2)
+        if self.unknown == "keep":
+            keep |= ~known
+        reasons = ("it does not measure between min and max", "others measure better", "it cannot be measured")
+        return Verdicts(keep, reasons, why, values)
+
+    def _share(self, rows: int) -> int | None:
+        """How many rows the share is: never none of some."""
+        return None if self.keep is None else max(1, int(self.keep * rows)) if rows else 0
+
+    def _values(self, measured: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """One number for each row."""
+        if len(measured) == 1:
+            return np.asarray(measured[0], np.float64)
+        stacked = np.stack(measured)
+        if self.combine == "product":
+            return np.prod(stacked, axis=0)
+        ranks: NDArray[np.float64] = np.mean([_ranks(one) for one in stacked], axis=0)
+        return ranks
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of known values below each, equal ones alike; NaN stays."""
+    known = np.sort(values[~np.isnan(values)])
+    ranks = np.searchsorted(known, values, "left") / max(len(known) - 1, 1)
+    return np.where(np.isnan(values), np.nan, ranks)

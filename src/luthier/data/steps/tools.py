@@ -1,0 +1,129 @@
+"""What a step may ask of the house. Models and scorers are of upper floors: they are handed in, typed by protocols."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from luthier.errors import LuthierError
+from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
+
+Named = tuple[str, Mapping[str, Any]]
+"""A plug-in as the recipe names it: its name and keys."""
+
+
+class Speaking(Protocol):
+    """An engine with the template of its model."""
+
+    engine: Engine
+    identity: str
+    """What its answers hang on: weights, template, settings of the endpoint."""
+
+    def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        """The tokens that it is to answer."""
+        ...
+
+    def encode(self, example: Example) -> Encoded:
+        """A row as tokens, those of its responses scored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a step may ask for."""
+
+    calls: Annotated[int, Field(gt=0)] | None = None
+    """Answers at most."""
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    """Generated tokens at most."""
+
+
+class Asking(Protocol):
+    """Calls that may cost money: each is written down when it is answered and never asked again."""
+
+    def __call__(
+        self, speaking: Speaking, requests: Sequence[Request], purpose: str = "", budget: Budget | None = None
+    ) -> list[tuple[Completion, ...]]:
+        """The answers to each request, in order. Raises LuthierError where the budget is used up."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What there is. In further processes there is chance alone."""
+
+    seed: int = 0
+    speakers: Callable[[Named], Speaking] | None = None
+    scorers: Callable[[Named], Scorer] | None = None
+    asking: Asking | None = None
+    sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
+    """Rows by name: `evaluate` are those that the recipe is scored on."""
+
+    def chance(self, example: Example, purpose: str) -> random.Random:
+        """Random numbers that hang on what the row says, the seed and the purpose (the step's name), and on nothing
+        else: neither on the order of rows nor on the number of processes."""
+        return random.Random(draw(content(example), self.seed, purpose))
+
+    def speaker(self, named: Named) -> Speaking:
+        """An engine with its template. `named`: a run or model, and the key `engine` with what answers as it. Raises
+        LuthierError where there is none."""
+        return _there(self.speakers, "an engine")(named)
+
+    def scorer(self, named: Named) -> Scorer:
+        """A scorer. Raises LuthierError for an unknown one."""
+        return _there(self.scorers, "a scorer")(named)
+
+    def ask(
+        self, speaking: Speaking, requests: Sequence[Request], purpose: str, budget: Budget | None = None
+    ) -> list[tuple[Completion, ...]]:
+        """The answers to each request, in order, from the journal where they were asked for before: each says what was
+        said, without tokens. `purpose`: the step's name, whose `budget` it is. Raises LuthierError where that is used
+        up."""
+        found: list[tuple[Completion, ...]] = _there(self.asking, "a model to ask")(speaking, requests, purpose, budget)
+        return found
+
+    def rows(self, name: str) -> Iterator[Example]:
+        """Rows of another set. Raises LuthierError where there is no such one."""
+        if name not in self.sets:
+            known = ", ".join(self.sets) or "none"
+            raise LuthierError(f"there are no rows called {name!r} here", fix=f"known: {known}; or give files")
+        return self.sets[name]()
+
+
+def _there(tool: Any, what: str) -> Any:
+    if tool is None:
+        raise LuthierError(f"the step needs {what}, and there is none here", fix="run it with `luthier curate`")
+    return tool
+
+
+def draw(key: bytes, seed: int, purpose: str) -> int:
+    """64 random bits for a row: of its content, the seed and the purpose."""
+    made = hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(8, "little"))
+    made.update(purpose.encode())
+    return int.from_bytes(made.digest(), "little")
+
+
+def draws(keys: NDArray[np.uint64], seed: int, purpose: str) -> NDArray[np.uint64]:
+    """The same for many rows at once, by their keys (`Reread.keys`); other bits than those of `draw`."""
+    start = np.uint64(draw(b"", seed, purpose))
+    mixed = keys[:, 0] ^ start
+    for column, factor in ((keys[:, 1], 0xBF58476D1CE4E5B9), (start, 0x94D049BB133111EB)):  # splitmix64's
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor) + column
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def content(example: Example) -> bytes:
+    """128 bits of what a row says: where it came from does not count."""
+    from luthier.data.curation.lines import key_of
+
+    return key_of(example)
+
+
+__all__ = ["Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]

@@ -1,0 +1,184 @@
+"""`luthier curate`: rows gone through steps, and written; and what steps may ask of the floors above the data room."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from luthier.data.curation import output, shown
+from luthier.data.curation.calls import Calls
+from luthier.data.curation.chain import Curated
+from luthier.data.curation.feeds import placed
+from luthier.data.curation.stages import Settings, sets
+from luthier.data.curation.workers import cores
+from luthier.data.steps.tools import Named, Tools
+from luthier.errors import LuthierError
+from luthier.recipe import Recipe
+from luthier.recipe import Source as Entry
+from luthier.recipe.curation import Curation, of_files, of_recipe
+from luthier.types import Encoded, Engine, Example, Scorer, Source, Turn
+from luthier.workflow.screen import console, say
+
+if TYPE_CHECKING:
+    from luthier.data import Template
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for besides rows."""
+
+    out: Path | None = None
+    first: int | None = None
+    """Of each source only so many rows."""
+    why: str | None = None
+    """FILE:LINE of a row whose life is to be told."""
+    show: int = 0
+    """So many changes of each step."""
+    processes: int | None = None
+
+
+def curate(given: Sequence[str], asked: Asked) -> Curated:
+    """Bring rows through their steps and say what became of them. `given`: a recipe or files, and keys.
+
+    Raises LuthierError for whatever the user can mend.
+    """
+    from luthier.data.curation.chain import curate as through
+    from luthier.data.reading.feeds import feed
+
+    keys = _keys(given, asked)
+    if asked.out is not None:
+        output.must_be_rows(asked.out)
+    own = [placed(entry.steps, f"data.{number}.steps") for number, entry in enumerate(keys.data)]
+    steps = placed(keys.steps, "steps")
+    if not steps and not any(own):
+        raise LuthierError(
+            "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
+        )
+    with settings(keys.seed, keys.allow_drop, asked.processes) as how:
+        made = through([feed(entry) for entry in keys.data], own, steps, how)
+    _tell(made, asked)
+    if asked.why is not None:
+        for line in shown.life(output.life(made, _source(asked.why))):
+            console().print(line)
+    if asked.out is not None:
+        count = output.write(made, asked.out.expanduser())
+        say(f"{count:,} rows: {asked.out}; what became of each: {output.changes_of(asked.out)}")
+    return made
+
+
+def _tell(made: Curated, asked: Asked) -> None:
+    screen = console(stderr=True)
+    for name, tally in made.ledger.sources.items():
+        kept = tally.read + tally.made - tally.dropped
+        say(f"{name}: {tally.read:,} rows ({tally.shape}), {kept:,} left")
+    for reason, entry in made.ledger.main_reasons():
+        say(f"cannot be read: {entry.count:,}× {reason} (first {entry.rows[0]})")
+    screen.print(shown.table(made.ledger.steps))
+    for one in shown.samples(made.ledger.steps, asked.show) if asked.show else ():
+        console().print(one)
+
+
+def _keys(given: Sequence[str], asked: Asked) -> Curation:
+    named = [each for each in given if "=" not in each or Path(each).exists()]
+    overrides = [each for each in given if each not in named]
+    if not named:
+        raise LuthierError("there are no rows", where="luthier curate", fix="name a recipe, or files of rows")
+    recipes = [each for each in named if Path(each).suffix.lower() in (".yaml", ".yml")]
+    if recipes and len(named) > 1:
+        raise LuthierError("a recipe names its rows itself", where=" ".join(named), fix="give the recipe, or the files")
+    keys = of_recipe(Path(recipes[0]), overrides) if recipes else of_files(named, overrides)
+    if asked.first is None:
+        return keys
+    return replace(keys, data=tuple(_first(entry, asked.first) for entry in keys.data))
+
+
+def _first(entry: Entry, count: int) -> Entry:
+    return replace(entry, limit=count if entry.limit is None else min(count, entry.limit))
+
+
+def _source(given: str) -> Source:
+    path, _, row = given.rpartition(":")
+    if not path or not row.isdigit():
+        raise LuthierError(f"{given!r} is no place of a row", where="--why", fix="write FILE:LINE, as the ledger does")
+    return Source(path, int(row))
+
+
+# what steps may ask for
+@contextmanager
+def settings(
+    seed: int, allow_drop: float, processes: int | None = None, recipe: Recipe | None = None
+) -> Iterator[Settings]:
+    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are."""
+    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), {} if recipe is None else sets(recipe))
+    with _progress() as show:
+        yield Settings(tools, processes or cores(), allow_drop, show)
+
+
+def once(make: Callable[[Named], Any]) -> Callable[[Named], Any]:
+    """Each plug-in is made once."""
+    made: dict[str, Any] = {}
+
+    def found(named: Named) -> Any:
+        key = json.dumps([named[0], dict(named[1])], sort_keys=True, default=str)
+        if key not in made:
+            made[key] = make(named)
+        return made[key]
+
+    return found
+
+
+def _scorer(named: Named) -> Scorer:
+    from luthier.workflow.registries import REGISTRIES
+
+    return cast(Scorer, REGISTRIES["scorer"].build(named[0], named[1]))
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A model that answers, with its template."""
+
+    engine: Engine
+    template: Template
+    identity: str
+
+    def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        """The tokens that it is to answer."""
+        return tuple(self.template.prompt_ids(tuple(turns), tuple(tools)))
+
+    def encode(self, example: Example) -> Encoded:
+        """A row as tokens, those of its last answer scored."""
+        return self.template.encode(example, loss_on="last")
+
+
+def _speaking(named: Named) -> Spoken:
+    from luthier.recipe.resolve import plain
+    from luthier.workflow import speaker
+
+    model, keys = named
+    given = speaker.Speaker(model)
+    engine = keys.get("engine", "local")
+    plugin = speaker.named(engine if isinstance(engine, str) else json.dumps(engine))
+    opening = speaker.opening(plugin)
+    template = given.template(opening)
+    hangs_on = [given.disk.digest, template.digest, plugin.name, plain(opening.identity())]
+    identity = hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return Spoken(given.engine(opening, template), template, identity)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("pieces of rows", visible=False)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, visible=total > 1)
+
+        yield show

@@ -1,0 +1,1 @@
+"""A teacher in a recipe: what the rows bring of it, and what will be kept of it."""
