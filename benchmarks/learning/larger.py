@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from workload import model_folder
+
+from learning import runs
+from learning.contest import RARELY, Method, Task
+from learning.contest import result as held
 
 FORM = r'\s*\{"larger": \d+\}\s*'
 ASKED = 'Which is larger, {} or {}? Answer with JSON alone, like {{"larger": 5}}.'
@@ -30,8 +38,25 @@ def write(folder: Path, train: int = 480, held_out: int = 64) -> tuple[str, str]
     learnt = rows(train, 0, apart=frozenset(frozenset(pair) for pair in tested))
     paths = folder / "train.jsonl", folder / "held-out.jsonl"
     for path, pairs in zip(paths, (learnt, tested), strict=True):
-        lines = [
-            json.dumps({"prompt": ASKED.format(*pair), "answer": json.dumps({"larger": max(pair)})}) for pair in pairs
-        ]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        some = [{"prompt": ASKED.format(*pair), "answer": json.dumps({"larger": max(pair)})} for pair in pairs]
+        runs.write(path, some)
     return str(paths[0]), str(paths[1])
+
+
+def result(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
+    """GRPO from the default model."""
+    task = Task(
+        "larger",
+        (Method("GRPO", {"grpo": {"kl": 0.0}}),),
+        model_folder(None),
+        *write(runs.home("larger")),
+        {"json_match": {}},
+        {"n": 8, "prompts": 16, "max_new_tokens": 24},
+        {"batch": 16, "lr": 2e-4, "save_every": RARELY},
+        "lora",
+        30,
+        temperature=0.0,
+        large=True,
+        rewards=({"json_match": {"weight": 0.8}}, {"format": {"regex": FORM, "weight": 0.2}}),
+    )
+    return held(task, seeds, at_once)

@@ -21,12 +21,15 @@ ANY = "reward=[{length: {unit: characters, least: 5, most: 20, fade: 60}}]"
 PLAIN = {
     "raft": [f"stages.rounds.stages.best.{ANY}"],
     "star": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
+    "expert_iteration": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
     "best_worst_dpo": [f"stages.rounds.stages.pairs.{ANY}"],
     "constitution": [f"stages.pairs.{ANY}", "stages.revised.temperature=1.0", "stages.revised.rounds=1"],
     "instructgpt": [],
     "sequence_kd": [],
     "r1": [f"stages.right.{ANY}", "stages.right.above=0.01"],
 }
+OUTPUTS = {"best_worst_dpo": "best-worst", "expert_iteration": "expert-iteration"}
+"""Where the name of the file is not that of the output."""
 
 
 def test_there_is_one_for_each_way() -> None:
@@ -37,7 +40,7 @@ def test_there_is_one_for_each_way() -> None:
 def test_a_pipeline_holds_together_and_finds_its_data(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     found = reading.read(path)
-    assert found.output == tmp_path / "runs" / path.stem.replace("best_worst_dpo", "best-worst")
+    assert found.output == tmp_path / "runs" / OUTPUTS.get(path.stem, path.stem)
     assert found.stages and not found.told
     made = {str(stage.made) for stage in found.stages}
     for stage in found.stages:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,12 @@ def test_rows_are_written_and_read(tmp_path) -> None:
         assert all(len(one.responses) == proved for one in examples)
         first = json.loads(path.read_text().splitlines()[0])
         assert first["statement"] in first["prompt"] and first.get("proof", known[0][1]) == known[0][1]
+
+
+def test_the_rows_of_the_pipeline_that_ships_are_these(tmp_path) -> None:
+    data = Path(__file__).parents[3] / "recipes" / "data"
+    for path in write(tmp_path)[::2]:
+        assert (data / path.name).read_bytes() == path.read_bytes(), f"python -m luthier.demo.theorems {data}"
 
 
 @coq_there

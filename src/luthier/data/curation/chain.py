@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.data.curation.chunks import Chunk, Placed, Shard, chunks
+from luthier.data.curation.deciding import allowed, decided, why
 from luthier.data.curation.stages import Rows, Settings, Stage, digest, known_by, ready, stage
 from luthier.data.ledger import Ledger
 from luthier.data.reading.feeds import Feed
-from luthier.data.steps.step import RowStep, SetStep, Verdicts
-from luthier.data.tally import LISTED, Reason, StepTally, Tally
-from luthier.errors import LuthierError
+from luthier.data.steps.step import RowStep, SetStep
+from luthier.data.tally import StepTally, Tally
 from luthier.run import write_atomically
 from luthier.types import Example
 
@@ -54,7 +54,7 @@ class Decided:
         rows = Rows(self.stage, _places(self.before))
         arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in told["arrays"]}
         for index in np.load(self.folder / "gone.npy", mmap_mode="r").tolist():
-            reason, detail = _why(index, rows, told["reasons"], arrays, told["told"])
+            reason, detail = why(index, rows, told["reasons"], arrays, told["told"])
             yield {"source": str(rows.source(index)), "step": self.placed.label, "dropped": reason, "detail": detail}
 
 
@@ -140,7 +140,8 @@ class _Run:
             source = self.names[int(feed)]
             source.dropped, source.made = source.dropped + dropped, source.made + rows
         for tally in made.steps:
-            self._allowed(tally, [placed for one in line.chunks for placed in one.steps])
+            placed = next(one for chunk in line.chunks for one in chunk.steps if one.at == tally.at)
+            allowed(tally, placed, self.settings.allow_drop)
         return made
 
     def _decided(self, line: _Line, group: Sequence[Placed]) -> _Line:
@@ -157,7 +158,7 @@ class _Run:
             tally.seconds += made.told["measuring"].get(placed.at, 0.0)
             self.ledger.steps.append(tally)
             self._charge(one)
-            self._allowed(tally, [placed])
+            allowed(tally, placed, self.settings.allow_drop)
             mask = one.mask
         return _Line(made.masked(mask), key)
 
@@ -172,19 +173,6 @@ class _Run:
             if count:
                 self.names[feed].dropped += int(count)
 
-    def _allowed(self, tally: StepTally, placed: Sequence[Placed]) -> None:
-        """Raises LuthierError where a step dropped more than anyone would want."""
-        step = next(one.step for one in placed if one.at == tally.at)
-        if step.drops_much or tally.share <= self.settings.allow_drop:
-            return
-        why = "; ".join(f"{what} ({one.count:,}×, first {one.rows[0]})" for what, one in tally.main_reasons()[:3])
-        raise LuthierError(
-            f"the step {tally.name!r} drops {tally.share:.0%} of {tally.seen + tally.made:,} rows, and allow_drop is "
-            f"{self.settings.allow_drop:.0%}: {why}",
-            where=tally.at,
-            fix="look at them with `luthier curate … --show 5`; if that is meant, set allow_drop=1",
-        )
-
 
 def curate(
     feeds: Sequence[Feed], own: Sequence[Sequence[Placed]], whole: Sequence[Placed], settings: Settings
@@ -195,7 +183,7 @@ def curate(
     """
     own, whole = [_compared(steps, settings) for steps in own], _compared(whole, settings)
     run = _Run(feeds, settings)
-    parts = [run.through(_Line(chunks(one, number), [one.key()]), own[number]) for number, one in enumerate(feeds)]
+    parts = [run.through(_Line(chunks(one, number), _known(one)), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])
     line = run.through(line, whole)
     if line.waits:
@@ -209,10 +197,13 @@ def _compared(steps: Sequence[Placed], settings: Settings) -> list[Placed]:
     return [ready(one, settings.tools) if "rows" in one.step.wants else one for one in steps]
 
 
+def _known(one: Feed) -> list[Any]:
+    """What decides the rows of a source before its steps: neither these nor its share of the mix."""
+    return replace(one, entry=replace(one.entry, steps=(), weight=None)).key()
+
+
 def _decide(one: Decided, settings: Settings) -> None:
     """Ask the step, and write down what it says."""
-    step = one.placed.step
-    assert isinstance(step, SetStep)
     start = time.process_time()
     places = _places(one.before)
     rows = Rows(one.stage, places)
@@ -220,67 +211,14 @@ def _decide(one: Decided, settings: Settings) -> None:
     if places is not None:
         columns = {name: column[places] for name, column in columns.items()}
     keep = np.ones(one.stage.rows, np.bool_) if places is None else np.zeros(one.stage.rows, np.bool_)
-    verdicts = step.decide(columns, rows, settings.tools.seed) if len(rows) else Verdicts(np.ones(0, np.bool_))
-    _whole(one.placed, verdicts, len(rows))
-    gone = np.flatnonzero(~verdicts.keep)
-    keep[slice(None) if places is None else places] = verdicts.keep
-    arrays = {name: getattr(verdicts, name) for name in ("why", "value", "witness")}
-    given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-    tally = StepTally(one.placed.at, one.placed.name, len(rows), notes=list(verdicts.notes))
-    tally.seconds = time.process_time() - start
-    told = {str(index): text for index, text in verdicts.told.items()}
-    _count(tally, gone, rows, verdicts.reasons, given, told)
+    said = decided(one.placed, columns, rows, settings.tools.seed)
+    keep[slice(None) if places is None else places] = said.keep
+    said.tally.seconds = time.process_time() - start
     one.folder.mkdir(parents=True, exist_ok=True)
-    for name, array in {**given, "keep": keep, "gone": gone}.items():
+    for name, array in {**said.arrays, "keep": keep, "gone": said.gone}.items():
         np.save(one.folder / f"{name}.npy", array)
-    content = {"reasons": list(verdicts.reasons), "arrays": list(given), "told": told, "tally": tally.to_json()}
+    content = {"reasons": said.reasons, "arrays": list(said.arrays), "told": said.told, "tally": said.tally.to_json()}
     write_atomically(one.folder / "verdict.json", json.dumps(content))
-
-
-def _count(
-    tally: StepTally,
-    gone: NDArray[np.int64],
-    rows: Rows,
-    reasons: Sequence[str],
-    arrays: dict[str, NDArray[Any]],
-    told: dict[str, str],
-) -> None:
-    """Enter what goes; of each reason the first rows by name."""
-    which = arrays["why"][gone] if "why" in arrays else np.zeros(len(gone), np.int64)
-    for number, reason in enumerate(reasons):
-        these = gone[which == number]
-        if len(these):
-            entry = tally.reasons[reason] = Reason(len(these))
-            for index in these[:LISTED].tolist():
-                detail = _why(index, rows, reasons, arrays, told)[1]
-                entry.rows.append(f"{rows.source(index)} {detail}".rstrip())
-    tally.dropped = len(gone)
-
-
-def _why(
-    index: int, rows: Rows, reasons: Sequence[str], arrays: dict[str, NDArray[Any]], told: dict[str, str]
-) -> tuple[str, str]:
-    """Why a row goes, and what is particular to it."""
-    reason = reasons[int(arrays["why"][index])] if "why" in arrays else reasons[0]
-    said = []
-    if "witness" in arrays and (witness := int(arrays["witness"][index])) >= 0:
-        said.append(f"= {rows.source(witness)}")
-    if "value" in arrays and not np.isnan(value := float(arrays["value"][index])):
-        said.append(f"{value:.4g}")
-    if str(index) in told:
-        said.append(told[str(index)])
-    return reason, ", ".join(said)
-
-
-def _whole(placed: Placed, verdicts: Verdicts, rows: int) -> None:
-    """Raises LuthierError where a step did not say something of every row."""
-    for name in ("keep", "why", "value", "witness"):
-        array = getattr(verdicts, name)
-        if array is not None and np.shape(array) != (rows,):
-            what = (
-                f"the step {placed.name!r} was to decide on {rows:,} rows; its {name!r} is of shape {np.shape(array)}"
-            )
-            raise LuthierError(what, where=placed.at, fix="`decide` says one thing of each row")
 
 
 def _places(mask: Path | None) -> NDArray[np.int64] | None:

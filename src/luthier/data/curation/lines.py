@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from luthier.data.encode.messages import REASONING, Arguments
@@ -26,6 +28,7 @@ PLACE = ', "source": ['
 TUPLES = ("steps", "joints", "gaps")
 """Keys of `meta` whose values are tuples, which JSON has as lists."""
 JUDGED = ("reward", "step_rewards", "logp", "by", "ids")
+NOTHING = (None,) * len(JUDGED)
 
 
 def _dumped(content: Any) -> str:
@@ -35,9 +38,34 @@ def _dumped(content: Any) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    """A text as JSON: the same as `_dumped`, several times as fast."""
+    made = quoted(text)
+    if "\u2028" in made or "\u2029" in made or "\x85" in made:
+        made = made.translate(BREAKS)
+    return made
+
+
+_place = lru_cache(64)(_text)
+
+
 def body(example: Example) -> str:
     """What a row says, as one object of JSON: equal for equal rows, wherever they came from."""
-    return _dumped(_messages(example) if is_plain(example) else {"example": _whole(example)})
+    if not is_plain(example):
+        return _dumped({"example": _whole(example)})
+    turns = (*example.prompt, *example.responses[0].turns) if example.responses else example.prompt
+    said = ", ".join([_message(turn) for turn in turns])
+    if not example.tools and example.answer is None:
+        return f'{{"messages": [{said}]}}'
+    more: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
+    more |= {"answer": example.answer} if example.answer is not None else {}
+    return f'{{"messages": [{said}], {_dumped(more)[1:]}'
+
+
+def _message(turn: Turn) -> str:
+    if turn.calls or turn.extra or turn.weight is not None:
+        return _dumped(_turn(turn))
+    return f'{{"role": {_place(turn.role)}, "content": {_text(turn.text)}}}'
 
 
 def key_of(example: Example) -> bytes:
@@ -57,7 +85,7 @@ def line(example: Example, text: str | None = None) -> bytes:
     if made is not None:
         said = f'{said[:-1]}, "{MADE}": {_dumped(made)}}}'
     if source is not None:
-        said = f"{said[:-1]}{PLACE}{_dumped(source.path)}, {source.row}]}}"
+        said = f"{said[:-1]}{PLACE}{_place(source.path)}, {source.row}]}}"
     return f"{said}\n".encode("utf-8", "backslashreplace")
 
 
@@ -95,15 +123,12 @@ def of_row(row: Mapping[str, Any]) -> Example:
 def is_plain(example: Example) -> bool:
     """Is it a conversation that messages can say whole: one answer that nobody judged, or none?"""
     responses, prompt = example.responses, example.prompt
-    if len(responses) > 1 or not prompt or any(key != MADE for key in example.meta):
+    if len(responses) > 1 or not prompt or (example.meta and any(key != MADE for key in example.meta)):
         return False
     if responses:
         one = responses[0]
-        if len(one.turns) != 1 or one.turns[0].role != "assistant":
-            return False
-        if any(getattr(one, name) is not None for name in JUDGED):
-            return False
-        if not _plain_turn(one.turns[0]):
+        judged = (one.reward, one.step_rewards, one.logp, one.by, one.ids) != NOTHING
+        if judged or len(one.turns) != 1 or one.turns[0].role != "assistant" or not _plain_turn(one.turns[0]):
             return False
     elif prompt[-1].role == "assistant":
         return False
@@ -112,16 +137,6 @@ def is_plain(example: Example) -> bool:
 
 def _plain_turn(turn: Turn) -> bool:
     return turn.role != RAW and not turn.media and (not turn.extra or turn.extra.keys() <= PLAIN_KEYS)
-
-
-def _messages(example: Example) -> dict[str, Any]:
-    turns = (*example.prompt, *example.responses[0].turns) if example.responses else example.prompt
-    made: dict[str, Any] = {"messages": [_turn(turn) for turn in turns]}
-    if example.tools:
-        made["tools"] = list(example.tools)
-    if example.answer is not None:
-        made["answer"] = example.answer
-    return made
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

@@ -47,10 +47,10 @@ def write(made: Curated, out: Path) -> int:
     read = {Path(name).resolve() for name in made.ledger.sources if Path(name).is_file()}
     if out.resolve() in read:
         raise LuthierError("the rows are read from this file", where=f"--out {out}", fix="name another file")
-    count = 0
+    count, plain = 0, made.plain
     with _whole(out) as file:
         for line in made.raw():
-            file.write(line if made.plain else lines.as_example(line))
+            file.write(line if plain else lines.as_example(line))
             count += 1
     ledger = {**made.ledger.to_json(), "out": str(out), "written": count}
     write_atomically(ledger_of(out), json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")

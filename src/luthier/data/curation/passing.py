@@ -66,7 +66,7 @@ def work(task: Task, tools: Tools) -> None:
         for batch in _batches(task.chunk.rows.examples(ledger)):
             rows: Sequence[Example] = batch
             for placed in task.chunk.steps:
-                rows = _stepped(placed, rows, tallies[placed.at], tools, writer.log)
+                rows = stepped(placed, rows, tallies[placed.at], tools, writer.log)
             writer.add(rows)
     told = {
         "feed": task.chunk.feed,
@@ -84,7 +84,7 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
         yield batch
 
 
-def _stepped(
+def stepped(
     placed: Placed, rows: Sequence[Example], tally: StepTally, tools: Tools, log: list[dict[str, Any]]
 ) -> list[Example]:
     """What a row step makes of these rows."""
@@ -291,4 +291,4 @@ def _asked(placed: Placed, rows: Sequence[Example], tools: Tools) -> dict[str, N
     return found
 
 
-__all__ = ["Measured", "Task", "measured", "outcomes_of", "work"]
+__all__ = ["Measured", "Task", "measured", "outcomes_of", "stepped", "work"]

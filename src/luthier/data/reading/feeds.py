@@ -42,9 +42,8 @@ class Part:
     """What the ledger is to say about how it is read."""
     lined: Path | None = None
     """The file, where each of its lines is a row: it may be read in pieces."""
-    begins: NumberedRow | None = None
+    begins: PlacedRow | None = None
     """The first row of the whole, where this is a piece: it says the shape."""
-
     telling: Callable[[Tell], Iterator[PlacedRow]] | None = None
     """The rows of a material, which has things to say while it is read."""
     mixed: bool = False
@@ -130,8 +129,9 @@ class Feed:
         for line in part.said():
             ledger.note(line)
         if part.begins is not None and shape is None and isinstance(part.begins[1], Mapping):
-            first = Source(part.name, part.begins[0])
-            name, shape = self._recognise(self._columns(_bare_names(part.begins[1], first), first), first)
+            place, row = part.begins
+            first = place if isinstance(place, Source) else Source(part.name, place)
+            name, shape = self._recognise(self._columns(_bare_names(row, first), first), first)
         for source, row in part.read(ledger.note):
             if isinstance(row, BadRow):
                 count += 1

@@ -50,7 +50,8 @@ def over_rows(entry: Entry, part: Part) -> Part:
     def read(tell: Tell) -> Iterator[PlacedRow]:
         return material.over(part.rows(), tell)
 
-    return Part(part.name, partial(read, silent), part.fingerprint, part.said, read, material.mixed)
+    rows = partial(read, silent)
+    return Part(part.name, rows, part.fingerprint, part.said, telling=read, mixed=material.mixed)
 
 
 def parts(path: Path, *, recognised: bool) -> tuple[Part, ...]:

@@ -25,7 +25,7 @@ def spoken(example: Example) -> Iterator[Turn]:
 
 def words(text: str) -> int:
     """How many words it has."""
-    return sum(1 for _ in WORD.finditer(text))
+    return len(WORD.findall(text))
 
 
 __all__ = ["WORD", "answers", "spoken", "words"]
