@@ -5,7 +5,7 @@ One more step is a file here and a line below; `tests/contract/test_steps.py` ho
 
 from __future__ import annotations
 
-from luthier.data.steps.step import Columns, Dropped, Noted, Outcome, Reread, RowStep, SetStep, Step, Verdicts
+from luthier.data.steps.step import Columns, Dropped, MakeStep, Noted, Outcome, Reread, RowStep, SetStep, Step, Verdicts
 from luthier.data.steps.tools import Tools
 from luthier.registry import Registry
 
@@ -30,6 +30,7 @@ __all__ = [
     "STEPS",
     "Columns",
     "Dropped",
+    "MakeStep",
     "Noted",
     "Outcome",
     "Reread",
