@@ -26,12 +26,13 @@ from luthier.recipe.keys import (
     Why,
     listed,
 )
-from luthier.recipe.rollout import Reward, Rewards, Rollout
+from luthier.recipe.rollout import Follow, Reward, Rewards, Rollout
 
 __all__ = [
     "STRICT",
     "Expression",
     "Float",
+    "Follow",
     "Int",
     "Misfit",
     "Model",

@@ -15,7 +15,19 @@ from luthier.data import formats_table, materials_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
-from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Teacher, Train, Validate
+from luthier.recipe.schema import (
+    Follow,
+    Model,
+    Recipe,
+    Reference,
+    Reward,
+    Rollout,
+    Source,
+    Task,
+    Teacher,
+    Train,
+    Validate,
+)
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -30,6 +42,7 @@ KEYS = (
     ("reference", Reference),
     ("teacher", Teacher),
     ("rollout", Rollout),
+    ("rollout.follow", Follow),
     ("reward", Reward),
     ("train", Train),
     ("validate", Validate),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from peft import LoraConfig, get_peft_model
 from rollout_runs import PAID, STOP, Learner, prompts
 
 from luthier.data import Ledger, Prompts
@@ -253,6 +254,28 @@ def test_rivals_are_drawn_by_the_reference_and_each_answer_meets_its_own(tmp_pat
             drawn = [column[14:] for column in example.column("sampler_logp")]
             assert np.allclose(base[own : own + rival], drawn[1], atol=1e-4), "the reference drew it"
             assert not np.allclose(base[:own], drawn[0], atol=1e-4), "the policy has moved on"
+
+
+def test_nash_md_learns_from_who_beats_a_mixture_that_does_not_train(tmp_path: Path) -> None:
+    module = get_peft_model(tiny.model(initializer_range=0.1), LoraConfig(r=4, target_modules="all-linear"))
+    objective = {"nash_md": {"kl": 0.02, "mixture": 0.25}}
+    learner = Learner(tmp_path, {"n": 16}, objective, module=module, batch=5, steps=8)
+    steps = served(learner)
+    for step, examples in enumerate(steps):
+        told = said(learner, step + 1)
+        assert [line["trained"] for line in told] == ([True] * 8 + [False] * 8) * 5
+        for example in examples:
+            mine = [line for line in told if line["source"] == str(example.source)]
+            own, rivals = mine[:8], mine[8:]
+            assert len(example.ids) == 8 and "of_reference" not in example.columns
+            for ids, worth, one, rival in zip(example.ids, example.column("advantage"), own, rivals, strict=True):
+                better, worse = one["parts"]["contains"], rival["parts"]["contains"]
+                assert one["reward"] == 0.5 + 0.5 * (better - worse) == 1 - rival["reward"]
+                assert len(ids) == 14 + one["tokens"] and (worth[14:] == one["reward"] - 0.5).all()
+                assert rival["advantage"] is None
+    right = [event["right"] for event in learner.events("rollout")]
+    assert np.mean(right[-3:]) > np.mean(right[:3]) + 0.3
+    assert learner.events("step")[0]["kl"] == 0.0 < learner.events("step")[-1]["kl"]
 
 
 def test_a_share_of_the_steps_learns_from_the_datas_own_answers(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def curate(
     """
     own, whole = [_compared(steps, settings) for steps in own], _compared(whole, settings)
     run = _Run(feeds, settings)
-    parts = [run.through(_Line(chunks(one, number), [one.key()]), own[number]) for number, one in enumerate(feeds)]
+    parts = [run.through(_Line(chunks(one, number), _known(one)), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])
     line = run.through(line, whole)
     if line.waits:
@@ -210,6 +210,11 @@ def curate(
 def _compared(steps: Sequence[Placed], settings: Settings) -> list[Placed]:
     """The steps, those that compare with other rows made ready at once: what they do hangs on those rows."""
     return [ready(one, settings.tools) if "rows" in one.step.wants else one for one in steps]
+
+
+def _known(one: Feed) -> list[Any]:
+    """What decides the rows of a source before its steps: neither these nor its share of the mix."""
+    return replace(one, entry=replace(one.entry, steps=(), weight=None)).key()
 
 
 def _decide(one: Decided, settings: Settings) -> None:

@@ -28,6 +28,7 @@ PLACE = ', "source": ['
 TUPLES = ("steps", "joints", "gaps")
 """Keys of `meta` whose values are tuples, which JSON has as lists."""
 JUDGED = ("reward", "step_rewards", "logp", "by", "ids")
+NOTHING = (None,) * len(JUDGED)
 
 
 def _dumped(content: Any) -> str:
@@ -126,7 +127,7 @@ def is_plain(example: Example) -> bool:
         return False
     if responses:
         one = responses[0]
-        judged = any(known is not None for known in (one.reward, one.step_rewards, one.logp, one.by, one.ids))
+        judged = (one.reward, one.step_rewards, one.logp, one.by, one.ids) != NOTHING
         if judged or len(one.turns) != 1 or one.turns[0].role != "assistant" or not _plain_turn(one.turns[0]):
             return False
     elif prompt[-1].role == "assistant":

@@ -121,11 +121,9 @@ def pays(made: Encoded) -> bool:
     return any(np.any(one_T != 0) for one_T in made.columns.get("advantage", ()))
 
 
-def advantage_of(worth: Sequence[Worth] | None, index: int) -> float | None:
+def advantage_of(worth: Worth | None) -> float | None:
     """The mean advantage of an answer's tokens, for people."""
-    if worth is None or not len(worth[index].advantage_T):
-        return None
-    return float(np.mean(worth[index].advantage_T))
+    return None if worth is None or not len(worth.advantage_T) else float(np.mean(worth.advantage_T))
 
 
 def _beside(group: Group, name: str, values: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
