@@ -94,7 +94,7 @@ class Scripted:
         return self
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        return tuple(len(turn.text) for turn in turns)
+        return tuple(range(sum(len(turn.text.split()) for turn in turns)))
 
     def encode(self, example: Example) -> Encoded:
         raise AssertionError("no step that makes rows reads likelihoods")

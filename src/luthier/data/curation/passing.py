@@ -167,7 +167,9 @@ def counted(
 
 
 def _of(placed: Placed, row: Example, made: Example, number: int) -> Example:
-    """A made row, which knows what it was made from."""
+    """A made row, which knows what it was made from; the row itself, where it is one of them, stays as it is."""
+    if made is row:
+        return row
     known = dict(made.meta)
     if lines.MADE not in known or known[lines.MADE] == row.meta.get(lines.MADE):
         known[lines.MADE] = {"from": str(row.source), "by": placed.name, "part": number}

@@ -44,7 +44,7 @@ def phrase(place: str, language: Language) -> Any:
     return found
 
 
-def prompt(place: str, language: Language, **quoted: str) -> Prompt:
+def prompt(place: str, language: Language, /, **quoted: str) -> Prompt:
     """The prompt at a place, its gaps filled. Texts of rows are to be given through `fenced`."""
     template = str(phrase(place, language))
     digest = hashlib.blake2b(template.encode(), digest_size=4).hexdigest()
