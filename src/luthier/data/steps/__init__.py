@@ -16,6 +16,7 @@ STEPS = Registry(
         "clean": "luthier.data.steps.clean:Clean",
         "decontaminate": "luthier.data.steps.decontaminate:Decontaminate",
         "dedup": "luthier.data.steps.dedup:Dedup",
+        "evolve": "luthier.data.steps.making.evolve:Evolve",
         "exact": "luthier.data.steps.exact:Exact",
         "language": "luthier.data.steps.language:InLanguage",
         "length": "luthier.data.steps.length:Length",
