@@ -24,6 +24,7 @@ STEPS = Registry(
         "repetition": "luthier.data.steps.repetition:Repeating",
         "sample": "luthier.data.steps.sample:Sample",
         "select": "luthier.data.steps.select:Select",
+        "self_instruct": "luthier.data.steps.making.self_instruct:SelfInstruct",
     },
 )
 
