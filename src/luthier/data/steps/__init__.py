@@ -12,6 +12,7 @@ from luthier.registry import Registry
 STEPS = Registry(
     "step",
     {
+        "backtranslate": "luthier.data.steps.making.backtranslate:Backtranslate",
         "chunk": "luthier.data.steps.chunk:Chunk",
         "clean": "luthier.data.steps.clean:Clean",
         "decontaminate": "luthier.data.steps.decontaminate:Decontaminate",
