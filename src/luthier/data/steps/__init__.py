@@ -22,6 +22,7 @@ STEPS = Registry(
         "language": "luthier.data.steps.language:InLanguage",
         "length": "luthier.data.steps.length:Length",
         "pii": "luthier.data.steps.pii:Pii",
+        "questions": "luthier.data.steps.making.questions:Questions",
         "repetition": "luthier.data.steps.repetition:Repeating",
         "sample": "luthier.data.steps.sample:Sample",
         "select": "luthier.data.steps.select:Select",
