@@ -21,6 +21,7 @@ STEPS = Registry(
         "exact": "luthier.data.steps.exact:Exact",
         "language": "luthier.data.steps.language:InLanguage",
         "length": "luthier.data.steps.length:Length",
+        "pairs": "luthier.data.steps.making.pairs:Pairs",
         "pii": "luthier.data.steps.pii:Pii",
         "questions": "luthier.data.steps.making.questions:Questions",
         "repetition": "luthier.data.steps.repetition:Repeating",
