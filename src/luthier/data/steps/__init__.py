@@ -25,6 +25,8 @@ STEPS = Registry(
         "pii": "luthier.data.steps.pii:Pii",
         "questions": "luthier.data.steps.making.questions:Questions",
         "repetition": "luthier.data.steps.repetition:Repeating",
+        "rewrite": "luthier.data.steps.making.rewrite:Rewrite",
+        "round_trip": "luthier.data.steps.making.rewrite:RoundTrip",
         "sample": "luthier.data.steps.sample:Sample",
         "select": "luthier.data.steps.select:Select",
         "self_instruct": "luthier.data.steps.making.self_instruct:SelfInstruct",
