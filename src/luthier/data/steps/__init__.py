@@ -30,6 +30,7 @@ STEPS = Registry(
         "sample": "luthier.data.steps.sample:Sample",
         "select": "luthier.data.steps.select:Select",
         "self_instruct": "luthier.data.steps.making.self_instruct:SelfInstruct",
+        "synonyms": "luthier.data.steps.making.synonyms:Synonyms",
     },
 )
 
