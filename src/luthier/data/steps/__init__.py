@@ -26,6 +26,7 @@ STEPS = Registry(
         "questions": "luthier.data.steps.making.questions:Questions",
         "repetition": "luthier.data.steps.repetition:Repeating",
         "rewrite": "luthier.data.steps.making.rewrite:Rewrite",
+        "roleplay": "luthier.data.steps.making.roleplay:Roleplay",
         "round_trip": "luthier.data.steps.making.rewrite:RoundTrip",
         "sample": "luthier.data.steps.sample:Sample",
         "select": "luthier.data.steps.select:Select",
