@@ -183,7 +183,6 @@ def _endpoint(plugin: Plugin, opening: Opening, identity: Any) -> Spoken:
     if plugin.name != "openai":
         raise LuthierError(
             f"nothing says which model is asked: `engine: {plugin.name}` needs one",
-            where="model",
             fix="name it (model: qwen2.5-7b-instruct, or a run folder), or take {engine: {openai: {url: …, model: …}}}",
         )
     return Spoken(opening.open(OnDisk(None, Path()), ()), None, _identity([plugin.name, identity]))
