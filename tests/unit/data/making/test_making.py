@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from curated import curated, tools, write
 from making import asked, history, said, text, worked
 from scripted import Scripted, numbered, texts
 
@@ -263,3 +264,32 @@ def test_without_new_tasks_it_ends_and_says_so(tmp_path: Path):
     found = worked("self_instruct", seeds, model, tmp_path, until=5)
     assert [len(rows) for rows, _ in found] == [1, 1] and model.asked["self_instruct.write.en"] == 5 * 16
     assert "only 0 of 5 rows: no new task came any more" in found[0][1]
+
+
+def test_other_steps_go_on_with_what_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    paths = write(tmp_path / "rows", "english", "chinese")
+    steps: list[Any] = [
+        {"length": {"min": 1}},
+        {"evolve": {"until": 3, "compare": False}},
+        "exact",
+        {"sample": {"n": 4}},
+    ]
+    made = curated(paths, *steps)
+    told = [(one.name, one.seen, one.made, one.dropped) for one in made.ledger.steps]
+    # of equal rows equal ones are made: the first and the third are
+    assert told == [("length", 5, 0, 0), ("evolve", 5, 3, 0), ("exact", 8, 0, 2), ("sample", 6, 0, 2)]
+    assert len(list(made.examples())) == 4
+    tally = made.ledger.sources[paths[0]]
+    assert (tally.read, tally.made) == (3, 3) and sum(one.dropped for one in made.ledger.sources.values()) == 4
+    again = curated(paths, *steps[:-1], {"sample": {"n": 2}})
+    assert len(again) == 2 and again.ledger.steps[1].made == 3
+
+
+def test_where_everything_scores_low_nothing_is_left_and_that_is_no_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    low = Scripted({"backtranslate.score": lambda _: "Score: 1"})
+    made = curated(write(tmp_path / "rows", "texts"), "backtranslate", tools=tools(0, low), allow_drop=0.5)
+    assert len(made) == 0 and list(made.ledger.steps[0].reasons) == ["a question: it scores less than 4"]

@@ -37,6 +37,7 @@ class Backtranslate(Maker):
     `model`."""
 
     called: ClassVar[str] = "backtranslate"
+    selects: ClassVar[bool] = True
 
     keep: Annotated[float, Field(ge=1, le=5)] = 4
     """The least score."""

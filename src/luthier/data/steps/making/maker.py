@@ -72,6 +72,8 @@ class Maker(MakeStep):
     speaking: ClassVar[Speaking | None] = None
     called: ClassVar[str] = "make"
     """Its name, for draws, the journal and the history of rows."""
+    selects: ClassVar[bool] = False
+    """It keeps what is good enough: however little that is, it is no mistake."""
 
     model: str | None = None
     """Who is asked: an alias, a hub id, a folder or a run. Left out where `engine` is an endpoint that names it."""
@@ -81,7 +83,8 @@ class Maker(MakeStep):
     budget: Budget = field(default_factory=Budget)
     """The most it may ask for: calls, tokens (generated). Beyond it the run stops; what was answered is kept."""
     until: Annotated[int, Field(gt=0)] | None = None
-    """So many made rows are enough: then nothing more is asked, and the rows that follow pass as they are."""
+    """So many made rows are enough: then nothing more is asked, and the rows that follow pass as they are, or go where
+    `originals` do."""
     originals: bool = True
     """Keep the rows that others are made of."""
     language: Literal["auto", "en", "zh"] = "auto"
@@ -103,8 +106,8 @@ class Maker(MakeStep):
 
     @property
     def drops_much(self) -> bool:  # type: ignore[override]
-        """With enough made, the originals that are left go."""
-        return self.until is not None and not self.originals
+        """Where to leave most rows out is what it is for; and with enough made, the originals that are left go."""
+        return not self.originals and (self.selects or self.until is not None)
 
     def make(self, rows: Iterator[Example], tools: Tools) -> Iterator[Outcome]:
         accepted = 0

@@ -43,6 +43,7 @@ class Pairs(Maker):
     takes no part."""
 
     called: ClassVar[str] = "pairs"
+    selects: ClassVar[bool] = True
     wants: ClassVar[frozenset[str]] = frozenset({"engine", "ask", "scorer"})
     judge: ClassVar[Scorer | None] = None
 
