@@ -1,7 +1,8 @@
 """What curating costs and finds: `python benchmarks/curate.py [clean] [pii] [chain] [--rows N] [--json FILE]`.
 
-`chain` is `luthier curate` itself over `--chain` rows, file to file (curating/chain.py). Rates are rows of Alpaca for each second of one processor (its time, not the clock's), rows as they lie in memory. What
-rules find is measured on texts with planted values (tests/planted_pii.py) and on presidio-research's sample.
+`chain` is `luthier curate` itself over `--chain` rows, file to file (curating/chain.py). Rates are rows of Alpaca for each
+second of one processor (its time, not the clock's), rows as they lie in memory. What rules find is measured on texts
+with planted values (tests/planted_pii.py) and on presidio-research's sample.
 """
 
 from __future__ import annotations
