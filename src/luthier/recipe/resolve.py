@@ -306,6 +306,9 @@ def digest(recipe: Recipe) -> str:
     content = {key: value for key, value in flat(recipe).items() if not is_free(key)}
     if not recipe.reward:  # runs from before there was such a key go on
         del content["reward"]
+    for key in ("mix", "rehearse"):
+        if content.get(key, ...) is None:  # so do these
+            del content[key]
     for key in [key for key, value in content.items() if value == [] and key.split(".")[-1] == "steps"]:
         del content[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from luthier.data import formats_table, materials_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
+from luthier.recipe.mixture import Curriculum, Long, Mix, Rehearse
 from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Teacher, Train, Validate
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
@@ -27,6 +28,10 @@ KEYS = (
     ("", Recipe),
     ("model", Model),
     ("data", Source),
+    ("mix", Mix),
+    ("mix.long", Long),
+    ("mix.order", Curriculum),
+    ("rehearse", Rehearse),
     ("reference", Reference),
     ("teacher", Teacher),
     ("rollout", Rollout),

@@ -77,7 +77,7 @@ class Rollouts:
         self.run = run
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
-        self.stream = Stream(made.prompts.train, recipe.seed)
+        self.stream = Stream(made.prompts.train, recipe.seed, recipe.shuffled)
         self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival)
         self.dealing = Dealing(made.objective, recipe.train.micro_tokens or 0, again=self.per_rollout > 1)
         self.records, self.rates, self.guards = Records(run, self.per_rollout), Rates(), RolloutGuards()
