@@ -1,8 +1,8 @@
 """What curating costs and finds: `python benchmarks/curate.py [clean] [pii] [chain] [--rows N] [--json FILE]`.
 
-`chain` is `luthier curate` itself over `--chain` rows, file to file (curating/chain.py). Rates are rows of Alpaca for each
-second of one processor (its time, not the clock's), rows as they lie in memory. What rules find is measured on texts
-with planted values (tests/planted_pii.py) and on presidio-research's sample.
+`chain` is `luthier curate` itself over `--chain` rows, file to file (curating/chain.py). Rates are rows of Alpaca for
+each second of one processor (its time, not the clock's), rows as they lie in memory. What rules find is measured on
+texts with planted values (tests/planted_pii.py) and on presidio-research's sample.
 """
 
 from __future__ import annotations
@@ -149,13 +149,14 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, CHAIN, []], help="default: all")
     parser.add_argument("--rows", type=int, default=52_002)
     parser.add_argument("--chain", type=int, default=100_000, help="rows that `chain` makes of them")
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="of `chain`")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     asked = parser.parse_args()
     rows = alpaca(asked.rows)
     figures = {name: SECTIONS[name](rows) for name in asked.sections or SECTIONS if name != CHAIN}
     if CHAIN in (asked.sections or (CHAIN,)):
         varied = [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows]
-        figures[CHAIN] = chain.figures(varied, asked.chain)
+        figures[CHAIN] = chain.figures(varied, asked.chain, tuple(asked.processes))
     for name, section in figures.items():
         print(f"\n{name} ({len(rows):,} rows of Alpaca)")
         for what, value in section.items():
