@@ -81,22 +81,23 @@ def _waterfall(made: Curated) -> list[dict[str, Any]]:
     ledger = made.ledger
     faults = sum(entry.count for entry in ledger.reasons.values())
     most = max([ledger.rows_read, *(one.seen + one.made for one in ledger.steps)], default=0) or 1
-    lines = [_bar("read", ledger.rows_read, faults, 0, 0, most, "cannot be read")]
+    first = next((f"cannot be read: {reason}" for reason, _ in ledger.main_reasons()), "")
+    lines = [_bar("read", ledger.rows_read, faults, most, first)]
     for one in ledger.steps:
         why = one.main_reasons()[0][0] if one.reasons else ""
-        lines.append(_bar(f"{one.at} {one.name}", one.seen + one.made, one.dropped, one.changed, one.made, most, why))
-    lines.append(_bar("left", len(made), 0, 0, 0, most, ""))
+        lines.append(_bar(f"{one.at} {one.name}", one.seen + one.made, one.dropped, most, why, one))
+    lines.append(_bar("left", len(made), 0, most, ""))
     return lines
 
 
-def _bar(name: str, rows: int, gone: int, changed: int, made: int, most: int, why: str) -> dict[str, Any]:
+def _bar(name: str, rows: int, gone: int, most: int, why: str, tally: StepTally | None = None) -> dict[str, Any]:
     kept = rows - gone
     return {
         "name": name,
         "rows": kept,
         "gone": gone,
-        "changed": changed,
-        "made": made,
+        "changed": tally.changed if tally else 0,
+        "made": tally.made if tally else 0,
         "kept_share": 100 * kept / most,
         "gone_share": 100 * gone / most,
         "why": why if gone else "",

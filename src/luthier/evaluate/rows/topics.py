@@ -13,8 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W\d_]{3,}")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W\d_]{4,}")
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+EMPTY = frozenset(
+    re.findall(
+        r"\w+",
+        "about also been being because between both could does each from have into just like make many more most much "
+        "only other over same should some such than that their them then there these they this those through used very "
+        "well were what when where which while will with would your",
+    )
+)
+"""Words of English that are everywhere and about nothing."""
 WORDS = 1000
 """The commonest words that are looked at."""
 COMMON = 0.35
@@ -42,7 +51,7 @@ def topics(texts: Sequence[str], count: int = 6) -> Topics | None:
     """None where there are too few rows, or they have no words in common."""
     said = [Counter(words(text)) for text in texts]
     seen = Counter(word for one in said for word in one)
-    known = [(word, n) for word, n in seen.most_common() if 2 <= n <= max(2, COMMON * len(texts))][:WORDS]
+    known = [(word, n) for word, n in seen.most_common() if 2 <= n <= max(FEWEST, COMMON * len(texts))][:WORDS]
     if len(texts) < FEWEST or len(known) < DIRECTIONS:
         return None
     place = {word: number for number, (word, _) in enumerate(known)}
@@ -60,11 +69,11 @@ def topics(texts: Sequence[str], count: int = 6) -> Topics | None:
 
 
 def words(text: str) -> list[str]:
-    """Words in small letters; of what writes no spaces every two signs."""
+    """Words of some length in small letters; of what writes no spaces every two signs."""
     found: list[str] = []
     for one in WORD.findall(text):
         found += [one[i : i + 2] for i in range(len(one) - 1)] if UNSPACED.match(one) else [one.lower()]
-    return found
+    return [one for one in found if one not in EMPTY]
 
 
 def _grouped(found_ND: NDArray[np.float64], count: int) -> NDArray[np.int64]:
