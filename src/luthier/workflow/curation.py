@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +26,12 @@ from luthier.types import Encoded, Engine, Example, Scorer, Source, Turn
 from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from luthier.data import Template
+    from luthier.engines.opening import Opening
+    from luthier.workflow.speaker import Speaker
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
         raise LuthierError(
             "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
         )
-    with settings(keys.seed, keys.allow_drop, asked.processes) as how:
+    with settings(
+        keys.seed, keys.allow_drop, asked.processes, model=None if keys.model is None else keys.model.name
+    ) as how:
         made = through([feed(entry) for entry in keys.data], own, steps, how)
     _tell(made, asked)
     if asked.why is not None:
@@ -111,10 +119,16 @@ def _source(given: str) -> Source:
 # what steps may ask for
 @contextmanager
 def settings(
-    seed: int, allow_drop: float, processes: int | None = None, recipe: Recipe | None = None
+    seed: int,
+    allow_drop: float,
+    processes: int | None = None,
+    recipe: Recipe | None = None,
+    model: str | None = None,
 ) -> Iterator[Settings]:
-    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are."""
-    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), {} if recipe is None else sets(recipe))
+    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are, and
+    whose `model` is asked unless another is named."""
+    own, known = (model, {}) if recipe is None else (str(recipe.model.name), sets(recipe))
+    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), known, own)
     with _progress() as show:
         yield Settings(tools, processes or cores(), allow_drop, show)
 
@@ -140,11 +154,33 @@ def _scorer(named: Named) -> Scorer:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A model that answers, with its template."""
+    """A model that answers, with its template. It is opened when it is first asked: what was asked before is found
+    without it."""
 
-    engine: Engine
-    template: Template
-    identity: str
+    speaker: Speaker
+    name: str
+    """The engine's."""
+    opening: Opening
+
+    @cached_property
+    def identity(self) -> str:
+        """What its answers hang on: weights, template, settings of the endpoint."""
+        from luthier.data import Template
+        from luthier.recipe.resolve import plain
+
+        disk = self.speaker.disk
+        hangs_on = [disk.digest, Template(disk.tokenizer).digest, self.name, plain(self.opening.identity())]
+        return hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def template(self) -> Template:
+        """How it is spoken to."""
+        return self.speaker.template(self.opening)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What answers."""
+        return self.speaker.engine(self.opening, self.template)
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """The tokens that it is to answer."""
@@ -154,20 +190,26 @@ class Spoken:
         """A row as tokens, those of its last answer scored."""
         return self.template.encode(example, loss_on="last")
 
+    def means(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the mean over its tokens of the model's last hidden states."""
+        if self.opening.elsewhere:
+            raise LuthierError(
+                f"the engine {self.name!r} tells no hidden states",
+                where=self.speaker.name,
+                fix="take `engine: local`, or leave the model out: words are compared then",
+            )
+        from luthier.forward.likelihoods import Likelihoods
+
+        return Likelihoods(self.speaker.policy.module).means(rows)
+
 
 def _speaking(named: Named) -> Spoken:
-    from luthier.recipe.resolve import plain
     from luthier.workflow import speaker
 
     model, keys = named
-    given = speaker.Speaker(model)
     engine = keys.get("engine", "local")
     plugin = speaker.named(engine if isinstance(engine, str) else json.dumps(engine))
-    opening = speaker.opening(plugin)
-    template = given.template(opening)
-    hangs_on = [given.disk.digest, template.digest, plugin.name, plain(opening.identity())]
-    identity = hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return Spoken(given.engine(opening, template), template, identity)
+    return Spoken(speaker.Speaker(model), plugin.name, speaker.opening(plugin))
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from luthier.registry import Registry
 STEPS = Registry(
     "step",
     {
+        "balance": "luthier.data.selecting.balance:Balance",
         "chunk": "luthier.data.steps.chunk:Chunk",
         "clean": "luthier.data.steps.clean:Clean",
         "decontaminate": "luthier.data.steps.decontaminate:Decontaminate",
         "dedup": "luthier.data.steps.dedup:Dedup",
+        "diverse": "luthier.data.selecting.diverse:Diverse",
         "exact": "luthier.data.steps.exact:Exact",
         "language": "luthier.data.steps.language:InLanguage",
         "length": "luthier.data.steps.length:Length",
@@ -23,6 +25,7 @@ STEPS = Registry(
         "repetition": "luthier.data.steps.repetition:Repeating",
         "sample": "luthier.data.steps.sample:Sample",
         "select": "luthier.data.steps.select:Select",
+        "tournament": "luthier.data.selecting.tournament:Tournament",
     },
 )
 

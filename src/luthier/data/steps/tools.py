@@ -22,16 +22,29 @@ Named = tuple[str, Mapping[str, Any]]
 class Speaking(Protocol):
     """An engine with the template of its model."""
 
-    engine: Engine
-    identity: str
-    """What its answers hang on: weights, template, settings of the endpoint."""
+    @property
+    def engine(self) -> Engine:
+        """What answers, opened when it is first asked for."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What its answers hang on: weights, template, settings of the endpoint. Known without opening it."""
+        ...
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """The tokens that it is to answer."""
         ...
 
     def encode(self, example: Example) -> Encoded:
-        """A row as tokens, those of its responses scored."""
+        """A row as tokens, those of its responses scored. Raises RowFault for one that cannot be rendered."""
+        ...
+
+    def means(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the mean over its tokens of the model's last hidden states.
+
+        Raises LuthierError where its weights are not here.
+        """
         ...
 
 
@@ -65,6 +78,8 @@ class Tools:
     asking: Asking | None = None
     sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
     """Rows by name: `evaluate` are those that the recipe is scored on."""
+    model: str | None = None
+    """The recipe's own, as it begins: what a step means that names none."""
 
     def chance(self, example: Example, purpose: str) -> random.Random:
         """Random numbers that hang on what the row says, the seed and the purpose (the step's name), and on nothing
@@ -72,9 +87,14 @@ class Tools:
         return random.Random(draw(content(example), self.seed, purpose))
 
     def speaker(self, named: Named) -> Speaking:
-        """An engine with its template. `named`: a run or model, and the key `engine` with what answers as it. Raises
-        LuthierError where there is none."""
-        return _there(self.speakers, "an engine")(named)
+        """An engine with its template. `named`: a run or model (empty: the recipe's), and the key `engine` with what
+        answers as it. Raises LuthierError where there is none."""
+        opened, (model, keys) = _there(self.speakers, "an engine"), named
+        if not (model or self.model):
+            raise LuthierError(
+                "nothing says which model is asked", fix="name it: `model: smollm2-135m-instruct`, or a run"
+            )
+        return opened((model or self.model, keys))
 
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
