@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.curation.calls import Calls
 from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import opened
 from luthier.data.curation.lines import body
 from luthier.data.curation.stages import Settings
-from luthier.data.curation.calls import Calls
-from luthier.data.steps.tools import Tools
 from luthier.data.encode.rendering import RowFault
+from luthier.data.steps.tools import Tools
 from luthier.recipe import Plugin, Source
 from luthier.types import Completion, Encoded, Example, Request, Turn
 
@@ -112,18 +112,11 @@ KEYS: dict[str, dict[str, Any]] = {
     "select": {"by": "words", "keep": 0.5},
     "chunk": {"size": 30},
     "language": {"keep": ["en", "zh"]},
-    "balance": {"column": "source", "unknown": "keep"},
+    "balance": {"column": "answer", "unknown": "keep"},
     "diverse": {"keep": 0.5},
     "tournament": {"keep": 0.5, "model": "a model"},
     "select by ifd": {"by": {"ifd": "a model"}, "keep": 0.5, "max": 100},
-    "select by perplexity and length": {"by": [{"perplexity": "a model"}, "length"], "keep": 0.5, "unknown": "keep"},
-    "select by superfilter": {"by": {"superfilter": "a model"}, "min": 0.5},
-    "select by type_token": {"by": {"type_token": {"window": 5}}, "top": 9},
-    "select by frequency": {"by": {"frequency": [str(Path(__file__).parent / "asked.jsonl")]}, "keep": 0.5},
-    "select by taught": {"by": {"taught": {"by": str(Path(__file__).parent / "labelled.jsonl")}}, "keep": 0.5},
     "diverse by a model": {"keep": 0.5, "how": "score_first", "by": "length", "model": "a model"},
-    "diverse facility": {"top": 7, "how": "facility"},
-    "diverse clusters": {"top": 7, "how": "clusters", "groups": 3},
     "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
 }
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
@@ -161,7 +154,7 @@ def _numbered(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 class Speller:
-    """A model whose tokens are letters, and which finds a letter the likelier the more often it has read it. Of two rows
+    """A model whose tokens are letters: a letter is the likelier the more often it was read before. Of two rows
     it thinks the longer one better."""
 
     identity = "a speller"

@@ -213,7 +213,12 @@ def test_set_steps_in_a_row_see_what_the_one_before_left(tmp_path: Path):
     ]
     assert len(made.stages) == 2, "those that follow one another are measured in one pass"
     details = [entry.rows for one in made.ledger.steps for entry in one.reasons.values()]
-    assert details == [[f"{path}:1 1, the first"], [f"{path}:3 = {path}:2"], [f"{path}:2 4, the first"], [f"{path}:4 6"]]
+    assert details == [
+        [f"{path}:1 1, the first"],
+        [f"{path}:3 = {path}:2"],
+        [f"{path}:2 4, the first"],
+        [f"{path}:4 6"],
+    ]
 
 
 def test_where_a_row_went(tmp_path: Path):

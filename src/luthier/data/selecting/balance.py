@@ -14,23 +14,31 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from luthier.data.steps.measures import Measure
+from luthier.data.steps.said import answers
 from luthier.data.steps.select import By, Combine, combined, measures_of
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools, draws
+from luthier.errors import LuthierError
 from luthier.types import Example
+
+LONGEST = 30
+"""Characters of a class's name that are shown."""
+SHOWN = 8
+"""Classes that the ledger names."""
 
 
 @dataclass(frozen=True)
 class Balance(SetStep):
-    """Keeps at most so many rows of each class, drawn by what they say, or the best. `balance: topic` takes as many of
-    each as the smallest has."""
+    """Keeps at most so many rows of each class, drawn by what they say, or the best. `balance: answer` takes as many of
+    each as the smallest class has."""
 
     decides: ClassVar[tuple[str, ...]] = ("most", "combine", "unknown")
     drops_much: ClassVar[bool] = True
     opened: ClassVar[tuple[Measure, ...]] = ()
 
     column: str
-    """Where the class stands: a column of the rows. A list counts as one class."""
+    """Where the class stands: `answer` (what is answered, as where texts are sorted), `reward` (or the label), or what
+    the rows' shape keeps."""
     most: Annotated[int, Field(gt=0)] | None = None
     """Rows of each class. Default: as many as the smallest class has."""
     by: By | tuple[By, ...] | None = None
@@ -60,7 +68,14 @@ class Balance(SetStep):
         columns: dict[str, NDArray[Any]] = {
             f"m{n}": one.measure(batch, tools) for n, one in enumerate(self.opened or self.measures)
         }
-        return {**columns, "class": np.array([_class(one.meta.get(self.column)) for one in batch], np.uint64)}
+        return {**columns, "class": np.array([_class(self._of(one)) for one in batch], np.uint64)}
+
+    def _of(self, example: Example) -> Any:
+        if self.column == "answer":
+            return example.answer if example.answer is not None else next(iter(answers(example)), None)
+        if self.column == "reward":
+            return max((one.reward for one in example.responses if one.reward is not None), default=None)
+        return example.meta.get(self.column)
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
         which_N = np.asarray(columns["class"])
@@ -68,6 +83,10 @@ class Balance(SetStep):
         if self.measures:
             worth_N = combined([columns[f"m{n}"] for n in range(len(self.measures))], self.combine)
         known_N = which_N != 0
+        if not known_N.any():
+            raise LuthierError(
+                f"no row has a class in {self.column!r}", where="balance.column", fix="take `answer` or `reward`"
+            )
         classes, first, inverse, sizes = np.unique(
             which_N[known_N], return_index=True, return_inverse=True, return_counts=True
         )
@@ -82,15 +101,16 @@ class Balance(SetStep):
         keep[places[order[within < most]]] = True
         reasons = (f"its class has {most:,} other rows that stay", f"it has no {self.column!r}")
         told = [
-            f"{rows[int(places[at])].meta.get(self.column)} {min(size, most):,} of {size:,}"
+            f"{_short(self._of(rows[int(places[at])]))} {min(size, most):,} of {size:,}"
             for at, size in zip(first[:SHOWN], sizes[:SHOWN].tolist(), strict=True)
         ]
         note = f"{len(classes):,} classes: {', '.join(told)}{', …' if len(classes) > SHOWN else ''}"
         return Verdicts(keep, reasons, np.where(known_N, 0, 1), notes=(note,) if len(classes) else ())
 
 
-SHOWN = 8
-"""Classes that the ledger names."""
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
 
 
 def _class(value: Any) -> int:
