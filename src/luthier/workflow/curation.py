@@ -157,7 +157,8 @@ class Spoken:
     """A model that answers, with its template. It is opened when it is first asked: what was asked before is found
     without it."""
 
-    speaker: Speaker
+    speaker: Speaker | None
+    """The model; None for whatever answers behind an endpoint that renders messages itself."""
     name: str
     """The engine's."""
     opening: Opening
@@ -168,34 +169,42 @@ class Spoken:
         from luthier.data import Template
         from luthier.recipe.resolve import plain
 
-        disk = self.speaker.disk
-        hangs_on = [disk.digest, Template(disk.tokenizer).digest, self.name, plain(self.opening.identity())]
+        hangs_on = [self.name, plain(self.opening.identity())]
+        if self.speaker is not None:
+            disk = self.speaker.disk
+            hangs_on += [disk.digest, Template(disk.tokenizer).digest]
         return hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @cached_property
-    def template(self) -> Template:
+    def template(self) -> Template | None:
         """How it is spoken to."""
-        return self.speaker.template(self.opening)
+        return None if self.speaker is None else self.speaker.template(self.opening)
 
     @cached_property
     def engine(self) -> Engine:
         """What answers."""
+        if self.speaker is None or self.template is None:
+            from luthier.models import OnDisk
+
+            return self.opening.open(OnDisk(None, Path()), ())
         return self.speaker.engine(self.opening, self.template)
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """The tokens that it is to answer."""
-        return tuple(self.template.prompt_ids(tuple(turns), tuple(tools)))
+        """The tokens that it is to answer; none where an endpoint makes them."""
+        return () if self.template is None else tuple(self.template.prompt_ids(tuple(turns), tuple(tools)))
 
     def encode(self, example: Example) -> Encoded:
-        """A row as tokens, those of its last answer scored."""
+        """A row as tokens, those of its last answer scored. Raises LuthierError where only an endpoint knows them."""
+        if self.template is None:
+            what = "the tokens of an endpoint's model are not known here"
+            raise LuthierError(what, fix="name a model for the step beside its engine: `model: …`")
         return self.template.encode(example, loss_on="last")
 
     def means(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
         """For each row (of one sequence) the mean over its tokens of the model's last hidden states."""
-        if self.opening.elsewhere:
+        if self.speaker is None or self.opening.elsewhere:
             raise LuthierError(
                 f"the engine {self.name!r} tells no hidden states",
-                where=self.speaker.name,
                 fix="take `engine: local`, or leave the model out: words are compared then",
             )
         from luthier.forward.likelihoods import Likelihoods
@@ -209,7 +218,14 @@ def _speaking(named: Named) -> Spoken:
     model, keys = named
     engine = keys.get("engine", "local")
     plugin = speaker.named(engine if isinstance(engine, str) else json.dumps(engine))
-    return Spoken(speaker.Speaker(model), plugin.name, speaker.opening(plugin))
+    opening = speaker.opening(plugin)
+    if not model and plugin.name != "openai":
+        raise LuthierError(
+            f"nothing says which model is asked: `engine: {plugin.name}` needs one",
+            where="model",
+            fix="name it (model: qwen2.5-7b-instruct, or a run folder), or take {engine: {openai: {url: …, model: …}}}",
+        )
+    return Spoken(speaker.Speaker(model) if model else None, plugin.name, opening)
 
 
 @contextmanager

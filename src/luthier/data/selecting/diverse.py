@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from luthier.data.selecting import covering, hashing
-from luthier.data.selecting.likelihood import ENGINE, prompted, whole
+from luthier.data.selecting.likelihood import prompted, whole
 from luthier.data.steps.measures import Measure
 from luthier.data.steps.select import By, Combine, combined, measures_of, share
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
-from luthier.data.steps.tools import Speaking, Tools, draws
+from luthier.data.steps.tools import LOCAL, Speaking, Tools, draws
 from luthier.types import Example, Turn
 
 USUAL = 0.9
@@ -75,7 +75,7 @@ class Diverse(SetStep):
         return [of, None if self.speaking is None else self.speaking.identity]
 
     def ready(self, tools: Tools) -> Self:
-        speaking = None if self.model is None else tools.speaker((self.model, {"engine": ENGINE}))
+        speaking = None if self.model is None else tools.speaker((self.model, {"engine": LOCAL}))
         return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures), speaking=speaking)
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:

@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 
 from luthier.data.steps.measures import Measure
 from luthier.data.steps.step import holding
-from luthier.data.steps.tools import Speaking, Tools
+from luthier.data.steps.tools import LOCAL, Speaking, Tools
 from luthier.types import RAW, Encoded, Example, Response, Turn
-
-ENGINE = "local"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Likelihood(Measure):
 
     model: str | None = None
     """A run or a model. Default: the recipe's."""
-    engine: str | dict[str, Any] = ENGINE
+    engine: str | dict[str, Any] = LOCAL
     """What it runs in; it must tell likelihoods."""
 
     def identity(self) -> Any:
@@ -213,7 +211,6 @@ def _exp(value: float) -> float:
 
 
 __all__ = [
-    "ENGINE",
     "Ifd",
     "Likelihood",
     "Perplexity",

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from luthier.data.selecting.likelihood import ENGINE
 from luthier.data.selecting.ratings import Game, bradley_terry, intervals, swiss
 from luthier.data.steps.select import share
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
-from luthier.data.steps.tools import Budget, Speaking, Tools, draws
+from luthier.data.steps.tools import LOCAL, Budget, Speaking, Tools, draws
 from luthier.types import Example, Request, Sampling, Turn
 
 RUBRIC = "The better one answers what was asked, correctly and completely, in a form that helps whoever asked."
@@ -73,8 +72,8 @@ class Tournament(SetStep):
     min: float | None = None
     """Rows with at least this rating: all begin at 1000, and 400 points are ten to one."""
     model: str | None = None
-    """Who judges: a run or a model. Default: the recipe's."""
-    engine: str | dict[str, Any] = ENGINE
+    """Who judges: a run or a model. Default: the recipe's, or what an endpoint has."""
+    engine: str | dict[str, Any] = LOCAL
     """What it runs in: local, or {openai: {url: …, model: …}}."""
     rubric: str = RUBRIC
     """What makes a row good, in your words."""

@@ -15,6 +15,8 @@ from pydantic import Field
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
 
+LOCAL = "local"
+"""The engine inside this process."""
 Named = tuple[str, Mapping[str, Any]]
 """A plug-in as the recipe names it: its name and keys."""
 
@@ -87,14 +89,16 @@ class Tools:
         return random.Random(draw(content(example), self.seed, purpose))
 
     def speaker(self, named: Named) -> Speaking:
-        """An engine with its template. `named`: a run or model (empty: the recipe's), and the key `engine` with what
-        answers as it. Raises LuthierError where there is none."""
-        opened, (model, keys) = _there(self.speakers, "an engine"), named
-        if not (model or self.model):
-            raise LuthierError(
-                "nothing says which model is asked", fix="name it: `model: smollm2-135m-instruct`, or a run"
-            )
-        return opened((model or self.model, keys))
+        """An engine with its template. `named`: a run or model (empty: the recipe's, or whatever answers behind an
+        endpoint), and the key `engine` with what answers as it. Raises LuthierError where there is none."""
+        opened: Callable[[Named], Speaking] = _there(self.speakers, "an engine")
+        model, keys = named
+        if not model and keys.get("engine", LOCAL) == LOCAL:
+            model = self.model or ""
+            if not model:
+                fix = "name it: `model: smollm2-135m-instruct`, or a run"
+                raise LuthierError("nothing says which model is asked", fix=fix)
+        return opened((model, keys))
 
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
@@ -146,4 +150,4 @@ def content(example: Example) -> bytes:
     return key_of(example)
 
 
-__all__ = ["Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]
+__all__ = ["LOCAL", "Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]
