@@ -22,6 +22,7 @@ from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.mixing import held_out, mix
 from luthier.data.reading.feeds import Feed
+from luthier.data.selecting.tokens import cleaned, in_part
 from luthier.data.store import Store, View, Writer, content_hash, digest, group_hash
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -70,9 +71,14 @@ def prepare(
     apart = _stored(opened(others, (), settings, "validate.data"), rules, template) if others else None
     ledger = train.ledger
     out = held_out(train.store.arrays["groups"], share)
+    store, there = train.store, ~out
+    if recipe.tokens is not None:
+        there &= in_part(store.arrays["groups"], recipe.tokens)
+        store, left = cleaned(store, np.flatnonzero(there), recipe.tokens, settings.tools, ledger)
+        there = np.isin(np.arange(len(store)), left)
     weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
-    order = mix(train.store.arrays["feeds"], np.flatnonzero(~out), weights, samples, recipe.seed)
-    view = View(train.store, order, digest(train.store, order))
+    order = mix(store.arrays["feeds"], np.flatnonzero(there), weights, samples, recipe.seed)
+    view = View(store, order, digest(store, order))
     ledger.held_out = int(out.sum())
     used = np.bincount(train.store.arrays["feeds"][order], minlength=len(train.feeds))
     for one, count in zip(train.feeds, used, strict=True):

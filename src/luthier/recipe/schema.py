@@ -27,6 +27,7 @@ from luthier.recipe.keys import (
     listed,
 )
 from luthier.recipe.rollout import Reward, Rewards, Rollout
+from luthier.recipe.tokens import TokenCleaning
 
 __all__ = [
     "STRICT",
@@ -349,6 +350,8 @@ class Recipe:
     """What is done to the rows of all sources together, behind the steps of each (docs/curation.md)."""
     allow_drop: Annotated[Float, Field(ge=0, le=1), Why("a step that takes most rows was told something wrong")] = 0.5
     """Stop where a step drops more than this share of its rows. Steps that are told how many to keep may drop more."""
+    tokens: TokenCleaning | None = None
+    """Train only on the tokens of answers that a reference model has learnt most of (docs/selecting.md)."""
     objective: Annotated[PluginField, Seam("objective"), Why("answers to prompts are what most data is")] = Plugin(
         name="sft"
     )
