@@ -1,4 +1,4 @@
-"""Token cleaning: the share is exact, planted noise goes first, the right token is meant, and nothing is asked twice."""
+"""Token cleaning: the share is exact, planted noise goes first, the right token is meant, nothing is asked twice."""
 
 import json
 from collections.abc import Sequence
