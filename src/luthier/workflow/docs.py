@@ -16,6 +16,7 @@ from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
 from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Teacher, Train, Validate
+from luthier.recipe.tokens import TokenCleaning
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -29,6 +30,7 @@ KEYS = (
     ("data", Source),
     ("reference", Reference),
     ("teacher", Teacher),
+    ("tokens", TokenCleaning),
     ("rollout", Rollout),
     ("reward", Reward),
     ("train", Train),
