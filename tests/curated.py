@@ -1,10 +1,13 @@
 """Rows of every kind, and steps that are run on them as a recipe would."""
 
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scripted import Scripted
 
 from luthier.data.curation.calls import Calls
@@ -12,8 +15,10 @@ from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import opened
 from luthier.data.curation.lines import body
 from luthier.data.curation.stages import Settings
+from luthier.data.encode.rendering import RowFault
 from luthier.data.steps.tools import Tools
 from luthier.recipe import Plugin, Source
+from luthier.types import Completion, Encoded, Example, Request, Turn
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "english": [
@@ -111,9 +116,23 @@ KEYS: dict[str, dict[str, Any]] = {
     "rewrite": {"style": "formal"},
     "self_instruct": {"until": 3},
     "synonyms": {"table": {"tea": ["chai"], "茶": ["茗"], "river": ["stream"], "kind": ["friendly"]}},
+    "balance": {"column": "answer", "unknown": "keep"},
+    "diverse": {"keep": 0.5},
+    "tournament": {"keep": 0.5, "model": "a model"},
+    "select by ifd": {"by": {"ifd": "a model"}, "keep": 0.5, "max": 100},
+    "diverse by a model": {"keep": 0.5, "how": "score_first", "by": "length", "model": "a model"},
     "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
 }
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
+
+
+VARIANTS = tuple(name for name in KEYS if " " in name)
+"""Steps with other keys, by the name of the step and what is particular to them."""
+
+
+def plugin(name: str) -> str:
+    """The step of a name in `KEYS`."""
+    return name.partition(" ")[0]
 
 
 def write(folder: Path, *kinds: str, times: int = 1) -> list[str]:
@@ -138,12 +157,64 @@ def _numbered(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {**row, key: f"{row[key]} ({number})"}
 
 
+class Speller:
+    """A model whose tokens are letters: a letter is the likelier the more often it was read before. Of two rows
+    it thinks the longer one better."""
+
+    identity = "a speller"
+    context = 100_000
+
+    def __init__(self) -> None:
+        self.scored: list[Encoded] = []
+        self.asked: list[Request] = []
+
+    @property
+    def engine(self) -> Any:
+        return self
+
+    def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        return tuple(map(ord, "".join(f"<{turn.role}>{turn.text}" for turn in turns) + "<assistant>"))
+
+    def encode(self, example: Example) -> Encoded:
+        if not example.responses:
+            raise RowFault("there is no response to train on")
+        turns = (*example.prompt, *example.responses[0].turns)
+        before = self.prompt(turns[:-1])
+        ids = np.array([*before, *map(ord, turns[-1].text), 3], np.int32)
+        weights = np.zeros(len(ids), np.float32)
+        weights[len(before) :] = 1
+        return Encoded((ids,), (weights,), source=example.source)
+
+    def logprobs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        self.scored += rows
+        return [self._of(row) for row in rows]
+
+    def _of(self, row: Encoded) -> NDArray[np.float32]:
+        ids = row.ids[0].tolist()
+        scored = np.flatnonzero(row.weights[0]).tolist()
+        return np.array([np.log((1 + ids[:at].count(ids[at])) / (at + 500)) for at in scored], np.float32)
+
+    def means(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        return [np.bincount(row.ids[0] % 16, minlength=16).astype(np.float32) / len(row.ids[0]) for row in rows]
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        self.asked += requests
+        for request in requests:
+            one, other = (part.partition("\n--- end")[0] for part in request.turns[0].text.split("---\n")[1:4:2])
+            better = max((one, other), key=lambda text: (len(text), zlib.crc32(text.encode("utf-8", "replace"))))
+            text = "Verdict: tie" if one == other else f"Verdict: {'A' if better == one else 'B'}"
+            yield Completion((), text, "stop", length=3, request=request.id)
+
+
+SPELLER = Speller()
+
+
 def curated(paths: Sequence[str], *steps: str | dict[str, Any], **settings: Any) -> Curated:
     """The files gone through the steps, each by name or as a recipe has it."""
     plugins = []
     for one in steps:
         name, keys = (one, KEYS.get(one, {})) if isinstance(one, str) else next(iter(one.items()))
-        plugins.append(Plugin(name=name, args=keys if isinstance(keys, dict) else {"": keys}))
+        plugins.append(Plugin(name=plugin(name), args=keys if isinstance(keys, dict) else {"": keys}))
     seed = settings.pop("seed", 0)
     settings = {"tools": tools(seed), "processes": 1, "allow_drop": 1.0, **settings}
     feeds = opened([Source(path=path) for path in paths], plugins, Settings(**settings))
@@ -151,9 +222,9 @@ def curated(paths: Sequence[str], *steps: str | dict[str, Any], **settings: Any)
 
 
 def tools(seed: int = 0, model: Scripted | None = None) -> Tools:
-    """Those of a recipe: a model that answers by rules, and a journal of what it was asked."""
+    """Those of a recipe: models that answer by rules, and a journal of what they were asked."""
     speaking = model or Scripted()
-    return Tools(seed, speakers=lambda named: speaking, asking=Calls())
+    return Tools(seed, speakers=lambda named: SPELLER if named[0] == "a model" else speaking, asking=Calls())
 
 
 def said(made: Curated) -> list[tuple[str, str]]:

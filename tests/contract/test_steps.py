@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from curated import KEYS, ROWS, curated, said, tools, write
+from curated import KEYS, ROWS, SPELLER, VARIANTS, curated, plugin, said, tools, write
 
 from luthier.data import read
 from luthier.data.curation import changes, chunks, passing, workers
@@ -17,7 +17,7 @@ from luthier.data.steps import STEPS, Dropped, MakeStep, Noted, RowStep, SetStep
 from luthier.data.steps.tools import Tools
 from luthier.types import Example
 
-NAMES = STEPS.names()
+NAMES = [*STEPS.names(), *VARIANTS]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def step(name: str) -> Step:
-    return STEPS.build(name, KEYS.get(name, {})).ready(tools())
+    return STEPS.build(plugin(name), KEYS.get(name, {})).ready(tools())
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def counts(made: Curated) -> list[dict[str, Any]]:
 
 
 def test_it_says_what_it_is(name: str):
-    cls = STEPS.get(name)
+    cls = STEPS.get(plugin(name))
     assert issubclass(cls, RowStep) != issubclass(cls, SetStep)
     assert cls.__doc__ and cls.version >= 1
-    json.dumps(STEPS.build(name, KEYS.get(name, {})).identity())
+    json.dumps(STEPS.build(plugin(name), KEYS.get(name, {})).identity())
     if issubclass(cls, SetStep):
         assert set(cls.decides) <= set(cls.__dataclass_fields__)
 
@@ -188,7 +188,7 @@ def test_the_log_tells_every_change(name: str, tmp_path: Path):
     assert sum("dropped" in event for event in events) == tally.dropped
     assert sum("edits" in event for event in events) == tally.changed
     assert sum(event.get("made", 1) - 1 for event in events) == tally.made
-    assert all(event["source"] and event["step"] == f"steps.0 {name}" for event in events)
+    assert all(event["source"] and event["step"] == f"steps.0 {plugin(name)}" for event in events)
 
 
 def test_other_thresholds_measure_nothing_anew(name: str, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -196,15 +196,21 @@ def test_other_thresholds_measure_nothing_anew(name: str, step: Step, tmp_path: 
         pytest.skip("it has no thresholds")
     paths = write(tmp_path / "rows")
     curated(paths, name)
-    other = {
+    others = {
+        "balance": {**KEYS["balance"], "most": 1},
+        "diverse": {**KEYS.get(name, {}), "keep": None, "top": 2},
+        "tournament": {**KEYS["tournament"], "keep": None, "top": 2},
         "decontaminate": {**KEYS["decontaminate"], "drop": False},
         "dedup": {"near": 0.9, "keep": "first"},
         "sample": {"n": 5},
-        "select": {"by": "words", "top": 2},
-    }[name]
+        "select": {**KEYS.get(name, {}), "keep": None, "top": 2, "unknown": "keep"},
+    }
+    other = {key: value for key, value in others[plugin(name)].items() if value is not None}
+    asked = len(SPELLER.scored), len(SPELLER.asked)
 
     def measured(*args: Any) -> None:
         raise AssertionError("it measured again")
 
     monkeypatch.setattr(type(step), "measure", measured)
-    assert curated(paths, {name: other}).ledger.steps[0].seen > 0
+    assert curated(paths, {plugin(name): other}).ledger.steps[0].seen > 0
+    assert (len(SPELLER.scored), len(SPELLER.asked)) == asked, "a model was asked again"

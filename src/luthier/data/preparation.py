@@ -23,6 +23,7 @@ from luthier.data.ledger import Ledger
 from luthier.data.measuring import Measuring, Told
 from luthier.data.mixing import Rows, Shares, held_out, mix
 from luthier.data.reading.feeds import Feed
+from luthier.data.selecting.tokens import cleaned, in_part
 from luthier.data.store import Store, View, Writer, content_hash, digest, group_hash
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -78,8 +79,13 @@ def prepare(
     kept = (
         ~out if apart is None else ~out & ((rows.feeds < len(task)) | ~np.isin(rows.hashes, _rows(apart.store).hashes))
     )
+    store = train.store
+    if recipe.tokens is not None:
+        kept &= in_part(store.arrays["groups"], recipe.tokens)
+        store, left = cleaned(store, np.flatnonzero(kept), recipe.tokens, settings.tools, ledger)
+        kept = np.isin(np.arange(len(store)), left)
     order = mix(rows, np.flatnonzero(kept), asked(recipe, task))
-    view = View(train.store, order, digest(train.store, order))
+    view = View(store, order, digest(store, order))
     ledger.held_out = int((out & (rows.feeds < len(task))).sum())
     used = np.bincount(train.store.arrays["feeds"][order], minlength=len(train.feeds))
     for one, count in zip(train.feeds, used, strict=True):

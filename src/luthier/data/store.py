@@ -141,6 +141,7 @@ class Store:
     """All examples of a folder, in the order they were written."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         try:
             self._paths: list[str] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["paths"]
             self.arrays: dict[str, NDArray[Any]] = {
@@ -150,10 +151,10 @@ class Store:
             raise LuthierError(
                 f"the token cache is damaged: {error}", where=str(folder), fix="delete that folder; it is made again"
             ) from error
-        self._token_edges = _edges(self.arrays["lengths"])
-        self._sequence_edges = _edges(self.arrays["sequences"])
+        self.token_edges = _edges(self.arrays["lengths"])
+        self.sequence_edges = _edges(self.arrays["sequences"])
         self._step_edges = _edges(self.arrays["steps"])
-        self.lengths: NDArray[np.int32] = np.diff(self._token_edges[self._sequence_edges]).astype(np.int32)
+        self.lengths: NDArray[np.int32] = np.diff(self.token_edges[self.sequence_edges]).astype(np.int32)
         self.scored: NDArray[np.int32] = self.arrays["scored"]
 
     def __len__(self) -> int:
@@ -161,8 +162,8 @@ class Store:
 
     def encoded(self, index: int) -> Encoded:
         """Example `index`."""
-        first, last = self._sequence_edges[index], self._sequence_edges[index + 1]
-        runs = _runs(self._token_edges[first : last + 1])
+        first, last = self.sequence_edges[index], self.sequence_edges[index + 1]
+        runs = _runs(self.token_edges[first : last + 1])
         ids, weights = self.arrays["ids"], self.arrays["weights"]
         return Encoded(
             tuple(ids[run] for run in runs),
@@ -182,7 +183,7 @@ class Store:
             elif column.level == "response":
                 known = tuple(values[sequences].tolist())
             else:
-                edges = self._token_edges if column.level == "token" else self._step_edges
+                edges = self.token_edges if column.level == "token" else self._step_edges
                 known = tuple(values[run] for run in _runs(edges[sequences.start : sequences.stop + 1]))
             if column.known(known):
                 found[name] = known
@@ -192,7 +193,7 @@ class Store:
         """The places of these examples' sequences in the arrays that lie per sequence."""
         counts = self.arrays["sequences"][order].astype(np.int64)
         within = np.arange(counts.sum()) - np.repeat(_edges(counts)[:-1], counts)
-        places: NDArray[np.int64] = np.repeat(self._sequence_edges[order], counts) + within
+        places: NDArray[np.int64] = np.repeat(self.sequence_edges[order], counts) + within
         return places
 
     def step_rewards(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from luthier.recipe import document
 from luthier.recipe.document import Node, Origin, Override
 from luthier.recipe.generation import built
 from luthier.recipe.keys import STRICT, Float, Int
-from luthier.recipe.schema import Recipe, Sources, Steps
+from luthier.recipe.schema import ModelField, Recipe, Sources, Steps
 from luthier.registry import suggest
 
 
@@ -27,6 +27,8 @@ class Curation:
     """As in a recipe."""
     steps: Steps = ()
     """As in a recipe."""
+    model: ModelField | None = None
+    """As in a recipe: what steps ask that name no other model."""
     allow_drop: Annotated[Float, Field(ge=0, le=1)] = 0.5
     """As in a recipe."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0

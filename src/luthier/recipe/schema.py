@@ -29,6 +29,7 @@ from luthier.recipe.keys import (
 from luthier.recipe.mixture import Mix, Rehearse
 from luthier.recipe.rollout import Follow, Reward, Rewards, Rollout
 from luthier.recipe.sources import Source, Sources, Steps
+from luthier.recipe.tokens import TokenCleaning
 
 __all__ = [
     "STRICT",
@@ -290,6 +291,8 @@ class Recipe:
     """How much trains of which rows, and in which order. Default: weights are shares of rows, the order is random."""
     rehearse: Rehearse | None = None
     """General rows among those of the task, so that less of what the base can do is forgotten."""
+    tokens: TokenCleaning | None = None
+    """Train only on the tokens of answers that a reference model has learnt most of (docs/selecting.md)."""
     objective: Annotated[PluginField, Seam("objective"), Why("answers to prompts are what most data is")] = Plugin(
         name="sft"
     )

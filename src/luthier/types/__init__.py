@@ -23,7 +23,7 @@ from luthier.types.needs import (
     constant,
     jsd,
 )
-from luthier.types.seams import Format, GroupScorer, Rows, Scorer, StepSource, TokenStore, Tracker
+from luthier.types.seams import Format, GroupScorer, ManyScorer, Rows, Scorer, StepSource, TokenStore, Tracker
 
 __all__ = [
     "DECIDED_STEP",
@@ -41,6 +41,7 @@ __all__ = [
     "Format",
     "Grammar",
     "GroupScorer",
+    "ManyScorer",
     "Media",
     "Needs",
     "Piece",

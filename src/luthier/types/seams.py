@@ -78,6 +78,15 @@ class GroupScorer(Protocol):
 
 
 @runtime_checkable
+class ManyScorer(Protocol):
+    """A scorer that is asked of many responses at once."""
+
+    def many(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
+        """The score of each response, in order."""
+        ...
+
+
+@runtime_checkable
 class Format(Protocol):
     """A row shape: recognised by its columns, read into an Example."""
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,16 +19,20 @@ from luthier.data.curation.stages import Settings, sets
 from luthier.data.curation.workers import cores
 from luthier.data.steps.tools import Named, Tools
 from luthier.errors import LuthierError
-from luthier.recipe import Plugin, Recipe
+from luthier.recipe import Recipe
 from luthier.recipe import Source as Entry
 from luthier.recipe.curation import Curation, of_files, of_recipe
 from luthier.types import Encoded, Engine, Example, Scorer, Source, Turn
 from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from luthier.data import Template
     from luthier.data.reading.feeds import Feed
     from luthier.engines.opening import Opening
+    from luthier.workflow.speaker import Speaker
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
             "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
         )
     feeds = [feed(entry) for entry in keys.data]
-    with settings(keys.seed, keys.allow_drop, asked.processes) as how:
+    model = None if keys.model is None else keys.model.name
+    with settings(keys.seed, keys.allow_drop, asked.processes, model=model) as how:
         made = through(feeds, own, steps, how)
     _tell(made, asked)
     if asked.why is not None:
@@ -141,10 +147,16 @@ def _source(given: str) -> Source:
 # what steps may ask for
 @contextmanager
 def settings(
-    seed: int, allow_drop: float, processes: int | None = None, recipe: Recipe | None = None
+    seed: int,
+    allow_drop: float,
+    processes: int | None = None,
+    recipe: Recipe | None = None,
+    model: str | None = None,
 ) -> Iterator[Settings]:
-    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are."""
-    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), {} if recipe is None else sets(recipe))
+    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are, and
+    whose `model` is asked unless another is named."""
+    own, known = (model, {}) if recipe is None else (str(recipe.model.name), sets(recipe))
+    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), known, own)
     with _progress() as show:
         yield Settings(tools, processes or cores(), allow_drop, show)
 
@@ -170,11 +182,40 @@ def _scorer(named: Named) -> Scorer:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A model that answers, with its template; None where an endpoint renders messages itself."""
+    """A model that answers, with its template. It is opened when it is first asked: what was asked before is found
+    without it."""
 
-    engine: Engine
-    template: Template | None
-    identity: str
+    speaker: Speaker | None
+    """The model; None for whatever answers behind an endpoint that renders messages itself."""
+    name: str
+    """The engine's."""
+    opening: Opening
+
+    @cached_property
+    def identity(self) -> str:
+        """What its answers hang on: weights, template, settings of the endpoint."""
+        from luthier.data import Template
+        from luthier.recipe.resolve import plain
+
+        hangs_on = [self.name, plain(self.opening.identity())]
+        if self.speaker is not None:
+            disk = self.speaker.disk
+            hangs_on += [disk.digest, Template(disk.tokenizer).digest]
+        return hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def template(self) -> Template | None:
+        """How it is spoken to."""
+        return None if self.speaker is None else self.speaker.template(self.opening)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What answers."""
+        if self.speaker is None or self.template is None:
+            from luthier.models import OnDisk
+
+            return self.opening.open(OnDisk(None, Path()), ())
+        return self.speaker.engine(self.opening, self.template)
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """The tokens that it is to answer; none where an endpoint makes them."""
@@ -184,41 +225,35 @@ class Spoken:
         """A row as tokens, those of its last answer scored. Raises LuthierError where only an endpoint knows them."""
         if self.template is None:
             what = "the tokens of an endpoint's model are not known here"
-            raise LuthierError(what, where=self.identity, fix="name a model for the step beside its engine: `model: …`")
+            raise LuthierError(what, fix="name a model for the step beside its engine: `model: …`")
         return self.template.encode(example, loss_on="last")
+
+    def means(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the mean over its tokens of the model's last hidden states."""
+        if self.speaker is None or self.opening.elsewhere:
+            raise LuthierError(
+                f"the engine {self.name!r} tells no hidden states",
+                fix="take `engine: local`, or leave the model out: words are compared then",
+            )
+        from luthier.forward.likelihoods import Likelihoods
+
+        return Likelihoods(self.speaker.policy.module).means(rows)
 
 
 def _speaking(named: Named) -> Spoken:
-    """`named`: a model, or "" for whatever answers behind the endpoint, and the engine. Raises LuthierError where
-    nothing says who answers."""
-    from luthier.recipe.resolve import plain
     from luthier.workflow import speaker
 
     model, keys = named
     engine = keys.get("engine", "local")
     plugin = speaker.named(engine if isinstance(engine, str) else json.dumps(engine))
     opening = speaker.opening(plugin)
-    if not model:
-        return _endpoint(plugin, opening, plain(opening.identity()))
-    given = speaker.Speaker(model)
-    template = given.template(opening)
-    hangs_on = [given.disk.digest, template.digest, plugin.name, plain(opening.identity())]
-    return Spoken(given.engine(opening, template), template, _identity(hangs_on))
-
-
-def _endpoint(plugin: Plugin, opening: Opening, identity: Any) -> Spoken:
-    from luthier.models import OnDisk
-
-    if plugin.name != "openai":
+    if not model and plugin.name != "openai":
         raise LuthierError(
             f"nothing says which model is asked: `engine: {plugin.name}` needs one",
+            where="model",
             fix="name it (model: qwen2.5-7b-instruct, or a run folder), or take {engine: {openai: {url: …, model: …}}}",
         )
-    return Spoken(opening.open(OnDisk(None, Path()), ()), None, _identity([plugin.name, identity]))
-
-
-def _identity(hangs_on: Any) -> str:
-    return hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return Spoken(speaker.Speaker(model) if model else None, plugin.name, opening)
 
 
 @contextmanager

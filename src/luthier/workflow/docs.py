@@ -29,6 +29,7 @@ from luthier.recipe.schema import (
     Train,
     Validate,
 )
+from luthier.recipe.tokens import TokenCleaning
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -46,6 +47,7 @@ KEYS = (
     ("rehearse", Rehearse),
     ("reference", Reference),
     ("teacher", Teacher),
+    ("tokens", TokenCleaning),
     ("rollout", Rollout),
     ("rollout.follow", Follow),
     ("reward", Reward),

@@ -22,6 +22,9 @@ from luthier.data.tally import StepTally, Tally
 from luthier.run import write_atomically
 from luthier.types import Example
 
+OTHERS = frozenset({"rows", "engine", "scorer", "ask"})
+"""What steps may want that others can change: their names in a recipe do not say what it is."""
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -208,8 +211,8 @@ def curate(
 
 
 def _compared(steps: Sequence[Placed], settings: Settings) -> list[Placed]:
-    """The steps, those that compare with other rows made ready at once: what they do hangs on those rows."""
-    return [ready(one, settings.tools) if "rows" in one.step.wants else one for one in steps]
+    """The steps, those that compare with other rows, or ask a model, made ready at once: what they do hangs on it."""
+    return [ready(one, settings.tools) if one.step.wants & OTHERS else one for one in steps]
 
 
 def _known(one: Feed) -> list[Any]:

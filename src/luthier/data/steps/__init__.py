@@ -13,11 +13,13 @@ STEPS = Registry(
     "step",
     {
         "backtranslate": "luthier.data.steps.making.backtranslate:Backtranslate",
+        "balance": "luthier.data.selecting.balance:Balance",
         "chunk": "luthier.data.steps.chunk:Chunk",
         "clean": "luthier.data.steps.clean:Clean",
         "decontaminate": "luthier.data.steps.decontaminate:Decontaminate",
         "dedup": "luthier.data.steps.dedup:Dedup",
         "evolve": "luthier.data.steps.making.evolve:Evolve",
+        "diverse": "luthier.data.selecting.diverse:Diverse",
         "exact": "luthier.data.steps.exact:Exact",
         "language": "luthier.data.steps.language:InLanguage",
         "length": "luthier.data.steps.length:Length",
@@ -32,6 +34,7 @@ STEPS = Registry(
         "select": "luthier.data.steps.select:Select",
         "self_instruct": "luthier.data.steps.making.self_instruct:SelfInstruct",
         "synonyms": "luthier.data.steps.making.synonyms:Synonyms",
+        "tournament": "luthier.data.selecting.tournament:Tournament",
     },
 )
 

@@ -17,6 +17,7 @@ from luthier.data.steps.tools import Tools
 from luthier.types import Example
 
 By = str | dict[str, Any]
+Combine = Literal["rank", "product"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Select(SetStep):
     opened: ClassVar[tuple[Measure, ...]] = ()
 
     by: By | tuple[By, ...]
-    """What is measured: length, words, {column: reward}, or any scorer ({reward_model: runs/judge}); or a list."""
+    """What is measured: length, words, type_token, {frequency: FILES}, {column: reward}, perplexity, ifd, superfilter,
+    {taught: FILE}, or any scorer ({reward_model: runs/judge}); or a list."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """This share of the rows."""
     top: Annotated[int, Field(gt=0)] | None = None
@@ -40,7 +42,7 @@ class Select(SetStep):
     """Rows that measure at most so much."""
     best: Literal["high", "low"] = "high"
     """Which are the best: those that measure much, or little."""
-    combine: Literal["rank", "product"] = "rank"
+    combine: Combine = "rank"
     """Of several measures: the mean of their ranks (0 to 1), or their product."""
     unknown: Literal["drop", "keep"] = "drop"
     """What becomes of rows that cannot be measured."""
@@ -52,30 +54,34 @@ class Select(SetStep):
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """What is measured, in order."""
-        return tuple(named(one) for one in (self.by if isinstance(self.by, tuple) else (self.by,)))
+        return measures_of(self.by)
 
     @property
     def wants(self) -> frozenset[str]:  # type: ignore[override]
         """What its measures want."""
-        return frozenset().union(*(one.wants for one in self.measures))
+        return frozenset().union(*(one.wants for one in self.opened or self.measures))
 
     def identity(self) -> Any:
-        return [[one.version, one.identity()] for one in self.measures]
+        return [[one.version, one.identity()] for one in self.opened or self.measures]
 
     def ready(self, tools: Tools) -> Self:
-        return self.holding(opened=tuple(one.ready(tools) for one in self.measures))
+        return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures))
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
         measures = self.opened or self.measures
         return {f"m{number}": one.measure(batch, tools) for number, one in enumerate(measures)}
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
-        values = self._values([columns[f"m{number}"] for number in range(len(self.measures))])
+        measured = [columns[f"m{number}"] for number in range(len(self.measures))]
+        values = combined(measured, self.combine)
         known = ~np.isnan(values)
         inside = known & (values >= (-np.inf if self.min is None else self.min))
         inside &= values <= (np.inf if self.max is None else self.max)
+        if self.max is None:
+            for one, column in zip(self.measures, measured, strict=True):
+                inside &= ~(column > (np.inf if one.most is None else one.most))
         keep = inside.copy()
-        count = min((n for n in (self.top, self._share(int(known.sum()))) if n is not None), default=None)
+        count = share(self.keep, self.top, int(known.sum()))
         if count is not None and count < int(inside.sum()):
             places = np.flatnonzero(inside)
             order = np.argsort(values[places] if self.best == "low" else -values[places], kind="stable")
@@ -84,22 +90,29 @@ class Select(SetStep):
         why = np.where(known, np.where(inside, 1, 0), 2)
         if self.unknown == "keep":
             keep |= ~known
-        reasons = ("it does not measure between min and max", "others measure better", "it cannot be measured")
+        reasons = ("it measures too much or too little", "others measure better", "it cannot be measured")
         return Verdicts(keep, reasons, why, values)
 
-    def _share(self, rows: int) -> int | None:
-        """How many rows the share is: never none of some."""
-        return None if self.keep is None else max(1, int(self.keep * rows)) if rows else 0
 
-    def _values(self, measured: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """One number for each row."""
-        if len(measured) == 1:
-            return np.asarray(measured[0], np.float64)
-        stacked = np.stack(measured)
-        if self.combine == "product":
-            return np.prod(stacked, axis=0)
-        ranks: NDArray[np.float64] = np.mean([_ranks(one) for one in stacked], axis=0)
-        return ranks
+def measures_of(by: By | tuple[By, ...] | None) -> tuple[Measure, ...]:
+    """The measures that a recipe names, in order."""
+    return () if by is None else tuple(named(one) for one in (by if isinstance(by, tuple) else (by,)))
+
+
+def combined(measured: Sequence[NDArray[np.float64]], combine: Combine) -> NDArray[np.float64]:
+    """One number for each row; NaN where one of its measures is."""
+    if len(measured) == 1:
+        return np.asarray(measured[0], np.float64)
+    if combine == "product":
+        return np.prod(np.stack(measured), axis=0)
+    ranks: NDArray[np.float64] = np.mean([_ranks(one) for one in measured], axis=0)
+    return ranks
+
+
+def share(keep: float | None, top: int | None, rows: int) -> int | None:
+    """How many rows are wanted: never none of some. None: all."""
+    part = None if keep is None else max(1, int(keep * rows)) if rows else 0
+    return min((n for n in (top, part) if n is not None), default=None)
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,3 +120,6 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     known = np.sort(values[~np.isnan(values)])
     ranks = np.searchsorted(known, values, "left") / max(len(known) - 1, 1)
     return np.where(np.isnan(values), np.nan, ranks)
+
+
+__all__ = ["By", "Combine", "Select", "combined", "measures_of", "share"]

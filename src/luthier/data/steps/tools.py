@@ -15,6 +15,8 @@ from pydantic import ConfigDict, Field
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
 
+LOCAL = "local"
+"""The engine inside this process."""
 Named = tuple[str, Mapping[str, Any]]
 """A plug-in as the recipe names it: its name and keys."""
 
@@ -22,16 +24,29 @@ Named = tuple[str, Mapping[str, Any]]
 class Speaking(Protocol):
     """An engine with the template of its model."""
 
-    engine: Engine
-    identity: str
-    """What its answers hang on: weights, template, settings of the endpoint."""
+    @property
+    def engine(self) -> Engine:
+        """What answers, opened when it is first asked for."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What its answers hang on: weights, template, settings of the endpoint. Known without opening it."""
+        ...
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """The tokens that it is to answer."""
         ...
 
     def encode(self, example: Example) -> Encoded:
-        """A row as tokens, those of its responses scored."""
+        """A row as tokens, those of its responses scored. Raises RowFault for one that cannot be rendered."""
+        ...
+
+    def means(self, rows: Sequence[Encoded]) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the mean over its tokens of the model's last hidden states.
+
+        Raises LuthierError where its weights are not here.
+        """
         ...
 
 
@@ -67,6 +82,8 @@ class Tools:
     asking: Asking | None = None
     sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
     """Rows by name: `evaluate` are those that the recipe is scored on."""
+    model: str | None = None
+    """The recipe's own, as it begins: what a step means that names none."""
 
     def chance(self, example: Example, purpose: str) -> random.Random:
         """Random numbers that hang on what the row says, the seed and the purpose (the step's name), and on nothing
@@ -74,9 +91,16 @@ class Tools:
         return random.Random(draw(content(example), self.seed, purpose))
 
     def speaker(self, named: Named) -> Speaking:
-        """An engine with its template. `named`: a run or model, and the key `engine` with what answers as it. Raises
-        LuthierError where there is none."""
-        return _there(self.speakers, "an engine")(named)
+        """An engine with its template. `named`: a run or model (empty: the recipe's, or whatever answers behind an
+        endpoint), and the key `engine` with what answers as it. Raises LuthierError where there is none."""
+        opened: Callable[[Named], Speaking] = _there(self.speakers, "an engine")
+        model, keys = named
+        if not model and keys.get("engine", LOCAL) == LOCAL:
+            model = self.model or ""
+            if not model:
+                fix = "name it: `model: smollm2-135m-instruct`, or a run"
+                raise LuthierError("nothing says which model is asked", fix=fix)
+        return opened((model, keys))
 
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
@@ -128,4 +152,4 @@ def content(example: Example) -> bytes:
     return key_of(example)
 
 
-__all__ = ["Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]
+__all__ = ["LOCAL", "Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]

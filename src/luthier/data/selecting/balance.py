@@ -1,0 +1,124 @@
+"""As many rows of one kind as of another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from luthier.data.steps.measures import Measure
+from luthier.data.steps.said import answers
+from luthier.data.steps.select import By, Combine, combined, measures_of
+from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
+from luthier.data.steps.tools import Tools, draws
+from luthier.errors import LuthierError
+from luthier.types import Example
+
+LONGEST = 30
+"""Characters of a class's name that are shown."""
+SHOWN = 8
+"""Classes that the ledger names."""
+
+
+@dataclass(frozen=True)
+class Balance(SetStep):
+    """Keeps at most so many rows of each class, drawn by what they say, or the best. `balance: answer` takes as many of
+    each as the smallest class has."""
+
+    decides: ClassVar[tuple[str, ...]] = ("most", "combine", "unknown")
+    drops_much: ClassVar[bool] = True
+    opened: ClassVar[tuple[Measure, ...]] = ()
+
+    column: str
+    """Where the class stands: `answer` (what is answered, as where texts are sorted), `reward` (or the label), or what
+    the rows' shape keeps."""
+    most: Annotated[int, Field(gt=0)] | None = None
+    """Rows of each class. Default: as many as the smallest class has."""
+    by: By | tuple[By, ...] | None = None
+    """Which stay, as in `select`: those that measure most. Default: drawn ones."""
+    combine: Combine = "rank"
+    """Of several measures: the mean of their ranks, or their product."""
+    unknown: Literal["drop", "keep"] = "drop"
+    """What becomes of rows without a class."""
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the best are told by."""
+        return measures_of(self.by)
+
+    @property
+    def wants(self) -> frozenset[str]:  # type: ignore[override]
+        """What its measures want."""
+        return frozenset().union(*(one.wants for one in self.opened or self.measures))
+
+    def identity(self) -> Any:
+        return [[one.version, one.identity()] for one in self.opened or self.measures]
+
+    def ready(self, tools: Tools) -> Self:
+        return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures))
+
+    def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
+        columns: dict[str, NDArray[Any]] = {
+            f"m{n}": one.measure(batch, tools) for n, one in enumerate(self.opened or self.measures)
+        }
+        return {**columns, "class": np.array([_class(self._of(one)) for one in batch], np.uint64)}
+
+    def _of(self, example: Example) -> Any:
+        if self.column == "answer":
+            return example.answer if example.answer is not None else next(iter(answers(example)), None)
+        if self.column == "reward":
+            return max((one.reward for one in example.responses if one.reward is not None), default=None)
+        return example.meta.get(self.column)
+
+    def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
+        which_N = np.asarray(columns["class"])
+        worth_N = np.zeros(len(rows))
+        if self.measures:
+            worth_N = combined([columns[f"m{n}"] for n in range(len(self.measures))], self.combine)
+        known_N = which_N != 0
+        if not known_N.any():
+            raise LuthierError(
+                f"no row has a class in {self.column!r}", where="balance.column", fix="take `answer` or `reward`"
+            )
+        classes, first, inverse, sizes = np.unique(
+            which_N[known_N], return_index=True, return_inverse=True, return_counts=True
+        )
+        most = self.most or (int(sizes.min()) if len(sizes) else 0)
+        places = np.flatnonzero(known_N)
+        chance = draws(rows.keys, seed, "balance")[places]
+        worth = np.where(np.isnan(worth_N[places]), -np.inf, worth_N[places])
+        order = np.lexsort((chance, -worth, inverse))  # class by class, the best in front
+        starts = np.cumsum(sizes) - sizes
+        within = np.arange(len(order)) - np.repeat(starts, sizes)
+        keep = ~known_N if self.unknown == "keep" else np.zeros(len(rows), np.bool_)
+        keep[places[order[within < most]]] = True
+        reasons = (f"its class has {most:,} other rows that stay", f"it has no {self.column!r}")
+        told = [
+            f"{_short(self._of(rows[int(places[at])]))} {min(size, most):,} of {size:,}"
+            for at, size in zip(first[:SHOWN], sizes[:SHOWN].tolist(), strict=True)
+        ]
+        note = f"{len(classes):,} classes: {', '.join(told)}{', …' if len(classes) > SHOWN else ''}"
+        return Verdicts(keep, reasons, np.where(known_N, 0, 1), notes=(note,) if len(classes) else ())
+
+
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+
+
+def _class(value: Any) -> int:
+    """A number for a class; 0 where there is none."""
+    if value is None or value == "":
+        return 0
+    written = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(written, digest_size=8).digest(), "little") or 1
+
+
+__all__ = ["Balance"]
