@@ -31,6 +31,7 @@ from luthier.recipe.schema import (
     Why,
 )
 from luthier.recipe.shape import Slot, every_slot, notes, slots
+from luthier.recipe.tokens import TokenCleaning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -219,6 +220,7 @@ def type_words(hint: Any) -> str:
         Reference: "text or mapping",
         Teacher: "text or mapping",
         Rollout: "mapping",
+        TokenCleaning: "mapping",
         Reward: "scorer",
     }
     return words.get(hint) or str(getattr(hint, "__name__", hint))
