@@ -32,6 +32,7 @@ from luthier.recipe.schema import (
     Why,
 )
 from luthier.recipe.shape import Slot, every_slot, notes, slots
+from luthier.recipe.tokens import TokenCleaning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -221,6 +222,7 @@ def type_words(hint: Any) -> str:
         Teacher: "text or mapping",
         Rollout: "mapping",
         Follow: "mapping",
+        TokenCleaning: "mapping",
         Reward: "scorer",
     }
     return words.get(hint) or str(getattr(hint, "__name__", hint))
