@@ -1,7 +1,8 @@
-"""What rules of curation cost and find: `python benchmarks/curate.py [clean] [pii] [--rows N] [--json FILE]`.
+"""What curating costs and finds: `python benchmarks/curate.py [clean] [pii] [chain] [--rows N] [--json FILE]`.
 
-Rates are rows of Alpaca for each second of one processor (its time, not the clock's), rows as they lie in memory. What
-rules find is measured on texts with planted values (tests/planted_pii.py) and on presidio-research's sample.
+`chain` is `luthier curate` itself over `--chain` rows, file to file (curating/chain.py). Rates are rows of Alpaca for
+each second of one processor (its time, not the clock's), rows as they lie in memory. What rules find is measured on
+texts with planted values (tests/planted_pii.py) and on presidio-research's sample.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LUTHIER_SHARED", ROOT / "../shared"))
 sys.path[:0] = [str(ROOT / "tests")]
+
+from curating import chain  # noqa: E402
 
 from luthier.data.cleaning import Cleaning, Repetition, apply, inverse, language  # noqa: E402
 from luthier.data.pii import KINDS, find, masked  # noqa: E402
@@ -137,17 +140,23 @@ def planted(count: int = 20_000, seed: int = 1) -> dict[str, Any]:
 
 
 SECTIONS: dict[str, Callable[[Sequence[tuple[str, str, str]]], dict[str, Any]]] = {"clean": clean, "pii": pii}
+CHAIN = "chain"
 
 
 def main() -> None:
     """Run the sections that were asked for, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, CHAIN, []], help="default: all")
     parser.add_argument("--rows", type=int, default=52_002)
+    parser.add_argument("--chain", type=int, default=100_000, help="rows that `chain` makes of them")
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="of `chain`")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     asked = parser.parse_args()
     rows = alpaca(asked.rows)
-    figures = {name: SECTIONS[name](rows) for name in asked.sections or SECTIONS}
+    figures = {name: SECTIONS[name](rows) for name in asked.sections or SECTIONS if name != CHAIN}
+    if CHAIN in (asked.sections or (CHAIN,)):
+        varied = [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows]
+        figures[CHAIN] = chain.figures(varied, asked.chain, tuple(asked.processes))
     for name, section in figures.items():
         print(f"\n{name} ({len(rows):,} rows of Alpaca)")
         for what, value in section.items():

@@ -281,11 +281,14 @@ def data(
     overrides: Overrides = None,
     show: Annotated[int, typer.Option(min=0, help="Show so many rows, the tokens that train coloured.")] = 0,
     diff: Annotated[int, typer.Option(min=0, help="Show so many changes of each step, coloured.")] = 0,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write data.html, a page on the rows, into this folder.")
+    ] = False,
 ) -> None:
     """Read, render and tokenise the data, and show the ledger, without training."""
     from luthier import verbs
 
-    verbs.data(recipe, overrides or (), show=show, diff=diff)
+    verbs.data(recipe, overrides or (), show=show, diff=diff, report=report)
 
 
 @_verb
@@ -299,11 +302,14 @@ def curate(
     why: Annotated[str | None, typer.Option(metavar="FILE:LINE", help="Tell what became of one row.")] = None,
     show: Annotated[int, typer.Option(min=0, help="Show so many changes of each step, coloured.")] = 0,
     processes: Annotated[int | None, typer.Option(min=1, help="Default: one for each processor.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page on the rows: data.html, beside `--out`.")
+    ] = False,
 ) -> None:
     """Bring rows through the steps of a recipe, and write what comes of them. Run again, it does only what is new."""
     from luthier.workflow import curation
 
-    curation.curate(given, curation.Asked(out, first, why, show, processes))
+    curation.curate(given, curation.Asked(out, first, why, show, processes, report))
 
 
 @_verb

@@ -175,10 +175,15 @@ def combine(runs: Sequence[str], folder: Path | None, *, how: str = "linear", de
 
 
 def data(
-    recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, show: int = 0, diff: int = 0
+    recipe: Recipe | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    show: int = 0,
+    diff: int = 0,
+    report: bool = False,
 ) -> Prepared | Prompts:
     """Show the ledger of a recipe's data without training, the first rows with the tokens that train coloured, and the
-    first changes of each step (`diff`)."""
+    first changes of each step (`diff`). `report`: write data.html."""
     resolved = resolve(_loaded(recipe, overrides), REGISTRIES).recipe
     job = Job(resolved).lenient()  # what is lost is to be seen, too
     if show:
@@ -188,6 +193,10 @@ def data(
 
         for one in shown.samples(job.rows.ledger.steps, diff):
             console().print(one)
+    if report:
+        from luthier.workflow import curation
+
+        curation.report(resolved)
     job.rows.refuse_lost(resolved.train.max_lost)
     job.check_data()
     return job.rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,20 +17,22 @@ from luthier.data.curation.feeds import CuratedFeed, opened
 from luthier.data.curation.stages import Settings
 from luthier.data.encode.rendering import RowFault
 from luthier.data.encode.template import Template
-from luthier.data.encode.tokenised import LossOn, Tokenised
+from luthier.data.encode.tokenised import Tokenised
 from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
-from luthier.data.mixing import held_out, mix
+from luthier.data.measuring import Measuring, Told
+from luthier.data.mixing import Rows, Shares, held_out, mix
 from luthier.data.reading.feeds import Feed
 from luthier.data.store import Store, View, Writer, content_hash, digest, group_hash
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.recipe.mixture import Mix
 from luthier.types import Example, Needs, Source, TokenStore
 
 if TYPE_CHECKING:
     pass
 
-LAYOUT = 8
+LAYOUT = 9
 """Raise when what is stored, or how rows become tokens, changes: old caches are then not found any more."""
 BATCH = 512
 PLAIN = Needs()
@@ -66,14 +68,19 @@ def prepare(
     """
     rules, share = Rules.of(recipe, needs, context), 0.0 if recipe.validate.data else recipe.validate.share
     settings, others = settings or Settings.of(recipe), recipe.validate.data
-    train = _stored(opened(recipe.data, recipe.steps, settings), rules, template, _Enough.of(recipe, share))
+    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    train = _stored([*task, *general], rules, template, _Enough.of(recipe, share), measuring)
     apart = _stored(opened(others, (), settings, "validate.data"), rules, template) if others else None
     ledger = train.ledger
-    out = held_out(train.store.arrays["groups"], share)
-    weights, samples = [one.entry.weight for one in train.feeds], [one.samples for one in train.feeds]
-    order = mix(train.store.arrays["feeds"], np.flatnonzero(~out), weights, samples, recipe.seed)
+    rows = _rows(train.store)
+    out = held_out(train.store.arrays["groups"], share) & (rows.feeds < len(task))
+    kept = (
+        ~out if apart is None else ~out & ((rows.feeds < len(task)) | ~np.isin(rows.hashes, _rows(apart.store).hashes))
+    )
+    order = mix(rows, np.flatnonzero(kept), asked(recipe, task))
     view = View(train.store, order, digest(train.store, order))
-    ledger.held_out = int(out.sum())
+    ledger.held_out = int((out & (rows.feeds < len(task))).sum())
     used = np.bincount(train.store.arrays["feeds"][order], minlength=len(train.feeds))
     for one, count in zip(train.feeds, used, strict=True):
         ledger.sources[one.name].used += int(count)
@@ -86,12 +93,24 @@ def prepare(
         apart.ledger.measure(validation)
         _refuse_empty(apart.ledger, len(apart.store))
         ledger.validation = apart.ledger
-    elif out.any():
+    elif ledger.held_out:
         chosen = np.flatnonzero(out)
         validation = View(train.store, chosen, digest(train.store, chosen))
     prepared = Prepared(view, validation, ledger)
     prepared.refuse_lost(recipe.train.max_lost)
     return prepared
+
+
+def asked(recipe: Recipe, task: Sequence[Feed | CuratedFeed]) -> Shares:
+    """What the recipe says of the mix of these sources."""
+    weights, samples = [one.entry.weight for one in task], [one.samples for one in task]
+    general = recipe.rehearse.share if recipe.rehearse else 0.0
+    return Shares(weights, samples, recipe.mix or Mix(), general, recipe.seed)
+
+
+def _rows(store: Store) -> Rows:
+    known = store.arrays
+    return Rows(known["feeds"], store.lengths, known["hashes"], known["languages"], known["measured"])
 
 
 def _why_lost(ledger: Ledger) -> tuple[str, str | None]:
@@ -156,37 +175,50 @@ class _Enough:
 
 
 def _stored(
-    feeds: list[Feed | CuratedFeed], rules: Rules, template: Template, enough: _Enough | None = None
+    feeds: list[Feed | CuratedFeed],
+    rules: Rules,
+    template: Template,
+    enough: _Enough | None = None,
+    measuring: Measuring | None = None,
 ) -> _Stored:
     """The feeds' examples as a store: found in the cache, or read and put there."""
-    key = [LAYOUT, __version__, template.digest, template.rows, repr(rules), repr(enough), [one.key() for one in feeds]]
+    measuring, read = measuring or Measuring(), [one.key() for one in feeds]
+    key = [LAYOUT, __version__, template.digest, template.rows, repr(rules), repr(enough), read, *measuring.identity]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     folder = cache.root() / "tokens" / name
     if not (folder / "ledger.json").is_file():
         with cache.whole_folder(folder, "the token cache") as temporary:
-            ledger = _fill(feeds, rules, template, temporary, enough)
+            ledger = _fill(feeds, _How(rules, template, enough, measuring), temporary)
             (temporary / "ledger.json").write_text(json.dumps(ledger.to_json()), encoding="utf-8")
     ledger = Ledger.from_json(json.loads((folder / "ledger.json").read_text(encoding="utf-8")))
     return _Stored(feeds, Store(folder / "store"), ledger)
 
 
-def _fill(
-    feeds: list[Feed | CuratedFeed], rules: Rules, template: Template, folder: Path, enough: _Enough | None
-) -> Ledger:
-    ledger, truncation = Ledger(), Truncation(rules)
+@dataclass(frozen=True)
+class _How:
+    """What decides how rows become tokens, and which."""
+
+    rules: Rules
+    template: Template
+    enough: _Enough | None
+    measuring: Measuring
+
+
+def _fill(feeds: list[Feed | CuratedFeed], how: _How, folder: Path) -> Ledger:
+    ledger, truncation, enough, template = Ledger(), Truncation(how.rules), how.enough, how.template
     seen: set[int] = set()
     ledger.remarks += [template.remark] if template.remark else []
     with Writer(folder / "store") as writer:
         for number, one in enumerate(feeds):
             wanted = _Wanted(enough.examples if enough and one.entry.streaming else None)
-            for example, outcome in _encoded(one, ledger, template, rules.loss_on, wanted):
+            for example, outcome, told in _encoded(one, ledger, how, wanted):
                 assert example.source is not None
                 kept = _kept(one.name, example.source, outcome, ledger, truncation, seen)
                 if enough and wanted.left is not None:
                     wanted.left = max(0, wanted.left - enough.counted(kept))
                 ledger.divide(example.meta.get("joints", ()) if kept else ())
                 for tokenised in kept:
-                    writer.add(tokenised, example.source, number)
+                    writer.add(tokenised, example.source, number, told)
             if wanted.left == 0:
                 ledger.note(f"{one.name}: read no further than train.steps × train.batch needs (streaming)")
     truncation.complain(ledger)
@@ -201,9 +233,9 @@ class _Wanted:
 
 
 def _encoded(
-    one: Feed | CuratedFeed, ledger: Ledger, template: Template, loss_on: LossOn, wanted: _Wanted
-) -> Iterator[tuple[Example, Tokenised | LuthierError]]:
-    """The rows of a feed as tokens, none of them read before it is wanted."""
+    one: Feed | CuratedFeed, ledger: Ledger, how: _How, wanted: _Wanted
+) -> Iterator[tuple[Example, Tokenised | LuthierError, Told]]:
+    """The rows of a feed as tokens, none of them read before it is wanted; and what the mix goes by."""
     rows = one.examples(ledger)
     fault: LuthierError | None = None
     while fault is None:
@@ -216,7 +248,8 @@ def _encoded(
             fault = error  # the rows before it may be enough: a long text is many examples
         if not batch and fault is None:
             return
-        yield from zip(batch, template.encode_batch(batch, loss_on), strict=True)
+        made = how.template.encode_batch(batch, how.rules.loss_on)
+        yield from zip(batch, made, how.measuring(batch), strict=True)
     if wanted.left:
         raise fault
 
@@ -255,4 +288,4 @@ def _kept(
     return parts
 
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "asked", "prepare"]

@@ -14,12 +14,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.data.curation.feeds import CuratedFeed, opened
 from luthier.data.curation.stages import Settings
 from luthier.data.encode.template import Template
 from luthier.data.ledger import PERCENTILES, Ledger
-from luthier.data.mixing import held_out, mix
+from luthier.data.measuring import Measuring
+from luthier.data.mixing import Rows, held_out, mix
+from luthier.data.preparation import asked
 from luthier.data.reading.feeds import Feed
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -80,11 +83,14 @@ def prompts(
     ledger, room = Ledger(), _Room.of(recipe, context)
     ledger.remarks += [template.remark] if template.remark else []
     settings = settings or Settings.of(recipe)
-    feeds = opened(recipe.data, recipe.steps, settings)
+    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    feeds = [*task, *general]
     read = [(number, prompt) for number, one in enumerate(feeds) for prompt in _read(one, ledger, template, room)]
     share = 0.0 if recipe.validate.data else recipe.validate.share
-    hashes = np.array([int(prompt.key[:16], 16) for _, prompt in read], np.uint64)
-    out = held_out(hashes, share)
+    hashes = _hashes([one for _, one in read])
+    numbers = np.array([number for number, _ in read], np.int32)
+    out = held_out(hashes, share) & (numbers < len(task))
     apart = tuple(read[i][1] for i in np.flatnonzero(out))
     ledger.held_out = len(apart)
     if recipe.validate.data:
@@ -92,9 +98,9 @@ def prompts(
         others = opened(recipe.validate.data, (), settings, "validate.data")
         apart = tuple(p for one in others for p in _read(one, ledger.validation, template, room))
         _measure(ledger.validation, apart)
-    numbers = np.array([number for number, _ in read], np.int32)
-    weights, samples = [one.entry.weight for one in feeds], [one.samples for one in feeds]
-    order = mix(numbers, np.flatnonzero(~out), weights, samples, recipe.seed)
+    if general:  # what the run is looked at by is not rehearsed
+        out |= (numbers >= len(task)) & np.isin(hashes, _hashes(apart))
+    order = mix(_rows([one for _, one in read], numbers, measuring), np.flatnonzero(~out), asked(recipe, task))
     chosen = tuple(read[i][1] for i in order)
     for i in order:
         ledger.sources[feeds[read[i][0]].name].used += 1
@@ -103,6 +109,21 @@ def prompts(
     found = Prompts(chosen, apart, ledger)
     found.refuse_lost(recipe.train.max_lost)
     return found
+
+
+def _hashes(given: Sequence[Prompt]) -> NDArray[np.uint64]:
+    return np.array([int(prompt.key[:16], 16) for prompt in given], np.uint64)
+
+
+def _rows(given: Sequence[Prompt], feeds: NDArray[np.int32], measuring: Measuring) -> Rows:
+    told = measuring([prompt.example for prompt in given])
+    return Rows(
+        feeds,
+        np.array([len(prompt.ids) for prompt in given], np.int32),
+        _hashes(given),
+        np.array([one.language for one in told], np.int32),
+        np.array([one.measured for one in told], np.float32),
+    )
 
 
 def show_prompts(found: Prompts, template: Template, count: int) -> Text:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from luthier import columns
 from luthier.data.encode.tokenised import Tokenised, shared_prefix
+from luthier.data.measuring import NOTHING, Told
 from luthier.data.statistics import PreferenceStatistics
 from luthier.errors import LuthierError
 from luthier.types import Encoded, Source
@@ -35,6 +36,8 @@ ARRAYS = {
     "files": "<i4",  # of each example, its source's place in meta.json
     "rows": "<i8",
     "feeds": "<i4",
+    "languages": "<i4",
+    "measured": "<f4",
     "hashes": "<u8",
     "groups": "<u8",  # what is held out together: judged responses to one prompt, else the example
 }
@@ -58,8 +61,8 @@ class Writer:
         self._paths: dict[str, int] = {}
         self.count = 0
 
-    def add(self, tokenised: Tokenised, source: Source, feed: int) -> None:
-        """One more example."""
+    def add(self, tokenised: Tokenised, source: Source, feed: int, told: Told = NOTHING) -> None:
+        """One more example. `told`: what the mix goes by."""
         pending, sequences = self._pending, tokenised.sequences
         trained = [int(np.count_nonzero(tokens.weights_T)) for tokens in sequences]
         pending["ids"] += [tokens.ids_T for tokens in sequences]
@@ -77,6 +80,8 @@ class Writer:
         pending["files"].append(self._paths.setdefault(source.path, len(self._paths)))
         pending["rows"].append(source.row)
         pending["feeds"].append(feed)
+        pending["languages"].append(told.language)
+        pending["measured"].append(told.measured)
         pending["hashes"].append(content_hash(tokenised))
         pending["groups"].append(group_hash(tokenised))
         self.count += 1

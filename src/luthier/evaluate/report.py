@@ -37,8 +37,13 @@ def write_report(run: Run) -> Path:
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     page.filters.update(number=number, p_value=p_value, plain=plain, quantity=quantity, columns=columns, words=words)
     source = files("luthier.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
-    write_atomically(run.report_path, page.from_string(source).render(**_content(run)))
+    write_atomically(run.report_path, page.from_string(source).render(style=style(), **_content(run)))
     return run.report_path
+
+
+def style() -> str:
+    """The looks that all pages share."""
+    return files("luthier.evaluate").joinpath("style.css").read_text(encoding="utf-8")
 
 
 def _content(run: Run) -> dict[str, Any]:

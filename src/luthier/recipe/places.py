@@ -84,9 +84,11 @@ def located(recipe: Recipe) -> Recipe:
             for source in items
         )
 
+    general = recipe.rehearse
     return replace(
         models_located(recipe),
         data=sources(recipe.data),
+        rehearse=None if general is None else replace(general, data=sources(general.data)),
         validate=replace(recipe.validate, data=sources(recipe.validate.data)),
         evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),
     )

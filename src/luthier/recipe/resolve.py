@@ -312,6 +312,9 @@ def digest(recipe: Recipe) -> str:
         del content["reward"]
     if not content.get("rollout.ahead"):
         content.pop("rollout.ahead", None)
+    for key in ("mix", "rehearse"):
+        if content.get(key, ...) is None:  # so do these
+            del content[key]
     for key in [key for key, value in content.items() if value == [] and key.split(".")[-1] == "steps"]:
         del content[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

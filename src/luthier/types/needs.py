@@ -20,7 +20,7 @@ TOKEN = Unit("token")
 ROW = Unit("row")
 """Responses."""
 GOOD_TOKEN = Unit("good token")
-"""Scored tokens, by weight, of responses whose reward is above 0.5."""
+"""Scored tokens, by weight, of responses that the first scorer of a rollout calls right."""
 PAIR = Unit("pair")
 """Two responses to one prompt, of which one is better."""
 STEP = Unit("step")

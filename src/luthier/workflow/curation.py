@@ -26,6 +26,7 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.data import Template
+    from luthier.data.reading.feeds import Feed
     from luthier.engines.opening import Opening
 
 
@@ -41,6 +42,11 @@ class Asked:
     show: int = 0
     """So many changes of each step."""
     processes: int | None = None
+    report: bool = False
+    """A page on the rows, beside them; where they are not written, in this folder."""
+
+
+PAGE = "data.html"
 
 
 def curate(given: Sequence[str], asked: Asked) -> Curated:
@@ -60,8 +66,9 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
         raise LuthierError(
             "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
         )
+    feeds = [feed(entry) for entry in keys.data]
     with settings(keys.seed, keys.allow_drop, asked.processes) as how:
-        made = through([feed(entry) for entry in keys.data], own, steps, how)
+        made = through(feeds, own, steps, how)
     _tell(made, asked)
     if asked.why is not None:
         for line in shown.life(output.life(made, _source(asked.why))):
@@ -69,7 +76,29 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
     if asked.out is not None:
         count = output.write(made, asked.out.expanduser())
         say(f"{count:,} rows: {asked.out}; what became of each: {output.changes_of(asked.out)}")
+    if asked.report:
+        path = Path(PAGE) if asked.out is None else asked.out.expanduser().with_suffix(f".{PAGE}")
+        _report(made, feeds, path, asked.out.stem if asked.out else ", ".join(Path(one).name for one in given[:3]))
     return made
+
+
+def report(recipe: Recipe) -> None:
+    """Write the page on a recipe's rows into this folder. Raises LuthierError as `curate` does."""
+    from luthier.data.curation.chain import curate as through
+    from luthier.data.reading.feeds import feed
+
+    feeds = [feed(entry) for entry in recipe.data]
+    own = [placed(entry.steps, f"data.{number}.steps") for number, entry in enumerate(recipe.data)]
+    with settings(recipe.seed, recipe.allow_drop, recipe=recipe) as how:
+        made = through(feeds, own, placed(recipe.steps, "steps"), how)
+    _report(made, feeds, Path(PAGE), Path(recipe.output).name)
+
+
+def _report(made: Curated, feeds: Sequence[Feed], path: Path, name: str) -> None:
+    from luthier.evaluate.rows import write_data_page
+
+    write_data_page(made, feeds, path, name)
+    say(f"what the rows are, and what became of them: {path}")
 
 
 def _tell(made: Curated, asked: Asked) -> None:

@@ -15,6 +15,7 @@ from luthier.data import formats_table, materials_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
+from luthier.recipe.mixture import Curriculum, Long, Mix, Rehearse
 from luthier.recipe.schema import (
     Follow,
     Model,
@@ -39,6 +40,10 @@ KEYS = (
     ("", Recipe),
     ("model", Model),
     ("data", Source),
+    ("mix", Mix),
+    ("mix.long", Long),
+    ("mix.order", Curriculum),
+    ("rehearse", Rehearse),
     ("reference", Reference),
     ("teacher", Teacher),
     ("rollout", Rollout),

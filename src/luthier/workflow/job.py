@@ -239,7 +239,9 @@ class Job:
             _ = self._speaking
             apart = self.prompts.held_out if self.recipe.validate.data else ()
             train, held_out = ([prompt.example for prompt in some] for some in (self.prompts.train, apart))
-            for remark in self.judging.check(train, held_out):
+            remarks = self.judging.check(train, held_out)
+            blind = data_check.verdicts(self.objective, self.recipe.objective.name, self.judging.tells_right)
+            for remark in [*remarks, *([blind] if blind else [])]:
                 say(remark)
             for prompt in self.prompts.train if self.objective.needs.own < 1 else ():
                 self._answered(prompt.example)

@@ -21,9 +21,11 @@ from luthier.forward.batches import micro_batches
 from luthier.forward.forward import Forward
 from luthier.recipe import Plugin
 from luthier.recipe.schema import Reward, Validate
+from luthier.train.loop.losses import count
 from luthier.train.rollouts import rows
 from luthier.train.rollouts.drawn import Answer, Group
-from luthier.types import PAIR, TOKEN, Encoded, Needs
+from luthier.train.rollouts.judging import Judging
+from luthier.types import GOOD_TOKEN, PAIR, TOKEN, Encoded, Needs
 
 PLAIN: dict[str, Any] = {"grpo": {"kl": 0.0}}
 
@@ -342,6 +344,23 @@ def test_an_answer_nobody_could_judge_teaches_nothing() -> None:
     advantage = [one[14:] for one in made.column("advantage")]
     assert not advantage[1].any() and advantage[0][0] == pytest.approx(-advantage[2][0]) and advantage[0][0] > 0.5
     assert np.isnan(made.column("reward")[1])
+
+
+def test_what_is_imitated_is_right_by_the_first_scorer_whatever_the_sum_says() -> None:
+    from luthier.objectives.policy.critic import Good
+
+    given = group([], [2, 3, 1])
+    given.parts = [{"contains": 1.0, "f1": 0.0}, {"contains": 0.0, "f1": 1.0}, {"contains": None, "f1": 1.0}]
+    asked = [Reward(scorer=Plugin(name="contains"), weight=0.1), Reward(scorer=Plugin(name="f1"))]
+    Judging(asked).settle(given)
+    assert given.rewards[:2] == [0.1, 1.0]
+    made = rows.row(given, 0, None, rows.Computed())
+    assert made.column("right") == (1.0, 0.0, 0.0)
+    (batch,) = micro_batches([made], 2048)
+    assert count(GOOD_TOKEN, batch) == 2
+    with torch.no_grad(), Forward(tiny.model()).opened() as forward:
+        seen = forward.rows(batch)
+        assert torch.equal(Good().loss(seen) > 0, seen.row_S == 0)
 
 
 # held-out prompts

@@ -12,9 +12,11 @@ from luthier.types import Example
 def rewritten(example: Example, change: Callable[[str], str]) -> Example:
     """The row with each of its texts changed; the very row where all stay as they are. The tokens that an answer was
     sampled as, and how likely they were, are those of other words then, and go."""
-    made = with_texts(example, (change(text) for _, text in texts(example)))
-    if made is example:
+    old = [text for _, text in texts(example)]
+    new = [change(text) for text in old]
+    if new == old:  # nearly always: the row need not be put together again to see that
         return example
+    made = with_texts(example, new)
     responses = tuple(
         one if one.turns == old.turns else replace(one, ids=None, logp=None)
         for one, old in zip(made.responses, example.responses, strict=True)

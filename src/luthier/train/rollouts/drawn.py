@@ -119,15 +119,16 @@ class Draw:
 
 
 class Stream:
-    """The prompts in an order without end: each once an epoch, every epoch in an order of its own."""
+    """The prompts in an order without end: each once an epoch, every epoch in an order of its own, unless they are not
+    to be shuffled."""
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
-        self.prompts, self._seed = prompts, seed
+    def __init__(self, prompts: Sequence[Prompt], seed: int, shuffled: bool = True) -> None:
+        self.prompts, self._seed, self._shuffled = prompts, seed, shuffled
 
     def take(self, cursor: int, count: int) -> list[Draw]:
         """`count` prompts from `cursor` on."""
         from luthier.train.sources.order import Order
 
-        order = Order(len(self.prompts), 1, self._seed)
+        order = Order(len(self.prompts), 1, self._seed, self._shuffled)
         positions = [int(order.positions(place)[0]) for place in range(cursor, cursor + count)]
         return [Draw(cursor + i, position, self.prompts[position]) for i, position in enumerate(positions)]

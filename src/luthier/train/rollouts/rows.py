@@ -64,6 +64,8 @@ def row(group: Group, number: int, worth: Sequence[Worth] | None, computed: Comp
     """The group, which is the rollout's `number`-th, with all that is known of it."""
     made = bare(group)
     known: dict[str, Any] = {**made.columns, "reward": tuple(group.rewards)}
+    if any(group.right):
+        known["right"] = tuple(float(one or False) for one in group.right)
     if group.rivals:
         known["of_reference"] = tuple(float(i >= len(group.answers) - group.rivals) for i in range(len(group.answers)))
     tokens: dict[str, Sequence[NDArray[Any]]] = {}

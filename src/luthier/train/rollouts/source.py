@@ -81,7 +81,7 @@ class Rollouts:
         self.run = run
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
-        self.stream = Stream(made.prompts.train, recipe.seed)
+        self.stream = Stream(made.prompts.train, recipe.seed, recipe.shuffled)
         self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival, made.near)
         self.ahead = Ahead(self.speaking)
         self.dealing = Dealing(made.objective, recipe.train.micro_tokens or 0, again=self.per_rollout > 1)

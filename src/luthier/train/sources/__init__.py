@@ -14,5 +14,5 @@ def of(train: TokenStore | StepSource, recipe: Recipe) -> StepSource:
     """A token store as a source in the recipe's order; a step source as it is."""
     if isinstance(train, StepSource):
         return train
-    order = Order(len(train), recipe.train.batch, recipe.seed)
+    order = Order(len(train), recipe.train.batch, recipe.seed, recipe.shuffled)
     return Static(train, order, order.total(recipe.train.epochs, recipe.train.steps))

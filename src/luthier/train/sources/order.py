@@ -23,6 +23,8 @@ class Order:
     examples: int
     batch: int
     seed: int = 0
+    shuffled: bool = True
+    """False: as they lie in the store, every epoch."""
 
     def __post_init__(self) -> None:
         if self.examples < 1:
@@ -46,7 +48,8 @@ class Order:
     def positions(self, step: int) -> NDArray[np.int64]:
         """Store positions of the examples of one step."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        return _shuffled(self.examples, self.seed, epoch)[within * self.batch : (within + 1) * self.batch]
+        every = _shuffled(self.examples, self.seed, epoch) if self.shuffled else np.arange(self.examples)
+        return every[within * self.batch : (within + 1) * self.batch]
 
 
 @lru_cache(maxsize=16)  # a mixture asks for an order of each of its stores
