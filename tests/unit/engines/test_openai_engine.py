@@ -15,6 +15,7 @@ from tiny_tokenizers import words
 
 from luthier.engines import ENGINES, LocalEngine
 from luthier.engines.openai import wire
+from luthier.engines.openai.engine import at_once
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Grammar, Request, Sampling, Turn
 
@@ -321,3 +322,16 @@ def test_a_stream_comes_piece_by_piece() -> None:
             list(engine.stream((7, 8), Sampling()))
     assert [path for path, _ in found.asked] == ["/v1/chat/completions", "/v1/completions", "/v1/completions"]
     assert all(body["stream"] is True for _, body in found.asked)
+
+
+def test_what_is_done_and_not_yet_taken_counts_as_under_way() -> None:
+    begun: list[int] = []
+
+    def work(item: int, _: threading.Event) -> int:
+        begun.append(item)
+        return item
+
+    for taken, _ in enumerate(at_once(work, range(12), 3)):
+        time.sleep(0.01)  # time enough to run ahead
+        assert len(begun) <= taken + 3
+    assert sorted(begun) == list(range(12))

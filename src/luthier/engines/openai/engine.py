@@ -185,20 +185,24 @@ def _used(answer: Mapping[str, Any], key: str) -> int | None:
 
 
 def at_once(work: Callable[[T, threading.Event], R], items: Sequence[T], threads: int) -> Iterator[R]:
-    """What comes of the items, each as it is done, at most so many under way at a time.
+    """What comes of the items, each as it is done, at most so many under way at a time. One that is done counts as
+    under way until whoever reads asks for the next: then it is written down, and what a kill loses is never more than
+    that.
 
     After a fault nothing more is begun; what is under way is waited for, and then the fault is raised. Threads end with
     the process: nobody who leaves waits for them.
     """
     waiting, done = iter(items), queue.SimpleQueue[tuple[bool, Any]]()
-    lock, stopped = threading.Lock(), threading.Event()
+    lock, stopped, room = threading.Lock(), threading.Event(), threading.Semaphore(threads)
 
     def worker() -> None:
         try:
-            while not stopped.is_set():
+            while True:
+                room.acquire()
                 with lock:
-                    item = next(waiting, None)
+                    item = None if stopped.is_set() else next(waiting, None)
                 if item is None:
+                    room.release()
                     break
                 done.put((True, work(item, stopped)))
         except Stopped:
@@ -219,9 +223,12 @@ def at_once(work: Callable[[T, threading.Event], R], items: Sequence[T], threads
                 running -= 1
             elif isinstance(result, BaseException):
                 fault = fault or result
+                room.release()
             else:
                 yield result
+                room.release()
     finally:
         stopped.set()
+        room.release(threads)  # whoever waits is to see that it is over
     if fault is not None:
         raise fault

@@ -95,10 +95,9 @@ class Evolve(Maker):
     def _question(self, line: Line, number: int, tools: Tools) -> Question[str]:
         tongue = self.tongue(line.question)
         operation = tools.chance(line.example, f"evolve {number}").choice(self.operations)
-        told = str(phrase(f"evolve.{operation}", tongue))
-        made = prompt("evolve.frame", tongue, operation=told, words=str(self.words), text=fenced(line.question))
-        name = made.name.replace("evolve.frame", f"evolve.{operation}")
-        return Question(line.example, Prompt(made.text, name), whole, str(number))
+        told = prompt(f"evolve.{operation}", tongue)
+        made = prompt("evolve.frame", tongue, operation=told.text, words=str(self.words), text=fenced(line.question))
+        return Question(line.example, Prompt(made.text, f"{told.name} in {made.name}"), whole, str(number))
 
     def _fault(self, line: Line, said: str) -> str | None:
         """What the rules have against a new question."""
