@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripted import Scripted
+
+from luthier.data.curation.calls import Calls
 from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import opened
 from luthier.data.curation.lines import body
@@ -105,6 +108,9 @@ KEYS: dict[str, dict[str, Any]] = {
     "select": {"by": "words", "keep": 0.5},
     "chunk": {"size": 30},
     "language": {"keep": ["en", "zh"]},
+    "rewrite": {"style": "formal"},
+    "self_instruct": {"until": 3},
+    "synonyms": {"table": {"tea": ["chai"], "茶": ["茗"], "river": ["stream"], "kind": ["friendly"]}},
     "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
 }
 """The keys of a step that it cannot do without, or that make it do something on these rows."""
@@ -139,9 +145,15 @@ def curated(paths: Sequence[str], *steps: str | dict[str, Any], **settings: Any)
         name, keys = (one, KEYS.get(one, {})) if isinstance(one, str) else next(iter(one.items()))
         plugins.append(Plugin(name=name, args=keys if isinstance(keys, dict) else {"": keys}))
     seed = settings.pop("seed", 0)
-    settings = {"tools": Tools(seed), "processes": 1, "allow_drop": 1.0, **settings}
+    settings = {"tools": tools(seed), "processes": 1, "allow_drop": 1.0, **settings}
     feeds = opened([Source(path=path) for path in paths], plugins, Settings(**settings))
     return feeds[0].curated
+
+
+def tools(seed: int = 0, model: Scripted | None = None) -> Tools:
+    """Those of a recipe: a model that answers by rules, and a journal of what it was asked."""
+    speaking = model or Scripted()
+    return Tools(seed, speakers=lambda named: speaking, asking=Calls())
 
 
 def said(made: Curated) -> list[tuple[str, str]]:

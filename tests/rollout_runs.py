@@ -12,6 +12,7 @@ from tiny_tokenizers import words
 
 from luthier.data import Ledger, Prompt, Prompts
 from luthier.engines import LocalEngine
+from luthier.engines.local.mixed import MixedEngine
 from luthier.engines.switched import AdapterOff
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import Plugin
@@ -77,11 +78,25 @@ class Learner:
         self.recipe = recipe(folder, rollout or {}, **train)
         self.engine = self._engine(stop)
         given = data or Prompts(prompts(5), (), Ledger())
-        rival = AdapterOff(self._engine(stop), self.policy.adapter_off) if self.policy.has_adapter else None
-        rival = rival if self.objective.needs.rivals == "reference" else None
-        made = Made(given, Judging(rewards), self.engine, self.objective, "tiny", rival, _answered)
+        made = Made(
+            given,
+            Judging(rewards, self.objective.needs.preference),
+            self.engine,
+            self.objective,
+            "tiny",
+            self._rival(stop),
+            encode=_answered,
+        )
         self.openers = dict(openers or {})
         self.source = Rollouts(made, self.recipe, self.run)
+
+    def _rival(self, stop: int) -> Any:
+        needs, off = self.objective.needs, self.policy.adapter_off
+        if needs.rivals == "reference":
+            return AdapterOff(self._engine(stop), off)
+        if needs.rivals == "mixture":
+            return MixedEngine(self.policy.module, words(tiny.VOCABULARY + 1), {stop}, off, needs.mixture)
+        return None
 
     def _engine(self, stop: int) -> LocalEngine:
         return LocalEngine(self.policy.module, words(tiny.VOCABULARY + 1), {stop})

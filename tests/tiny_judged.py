@@ -24,6 +24,7 @@ class Judged(tiny.Store):
                 weights.append(np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))]).astype(np.float32))
             known = {
                 "reward": tuple(float(n) for n in range(responses, 0, -1)) if responses > 1 else (float(row % 2),),
+                "right": tuple(float((row + n) % 3 == 0) for n in range(responses)),
                 "step_end": tuple(np.array([len(p) - 3, len(p) - 1]) for p in ids),
                 "step_reward": tuple(np.array([1, row % 2], np.float32) for _ in ids),
             }

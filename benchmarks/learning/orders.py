@@ -65,7 +65,7 @@ def result(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
     task = Task(
         "orders",
         (Method("GRPO", {"grpo": {"kl": 0.0}}),),
-        half_taught(data, range(30, 81, 10)),
+        half_taught(data, range(16, 40, 4)),
         data["paid"],
         data["held-out"],
         {"json_match": {}},

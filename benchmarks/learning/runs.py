@@ -6,6 +6,7 @@ Shape suffixes: N = rows, R = resamples.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -92,11 +93,10 @@ def mean(values: Sequence[float]) -> Scored:
     """Of values, one a row, with its interval by resampling rows."""
     import numpy as np
 
-    from luthier.evaluate.bootstrap import interval, resamples
+    from luthier.evaluate.intervals.bootstrap import of_mean
 
     each_N = np.array(values, dtype=np.float64)
-    means_R = np.concatenate([counts_RN @ each_N / len(each_N) for counts_RN in resamples(len(each_N), 0)])
-    estimate = interval(float(each_N.mean()), means_R)
+    estimate = of_mean(each_N, np.ones(len(each_N)), (-math.inf, math.inf), 0)
     return {"value": estimate.value, "low": float(estimate.low or 0.0), "high": float(estimate.high or 0.0)}
 
 

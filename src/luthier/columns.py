@@ -90,6 +90,7 @@ COLUMNS = (
     Column("step_reward", "step", "<f4", 0.0, "the step's label", _step_rewards),
     Column("old_logp", "token", "<f4", math.nan, "log-probability under the weights that the rollout began with"),
     Column("sampler_logp", "token", "<f4", math.nan, "the same as the engine told it when the token was drawn"),
+    Column("right", "response", "<f4", 0.0, "1 where the first scorer of a rollout says that the response is right"),
     Column("of_reference", "response", "<f4", 0.0, "1 where the reference drew the response, not the policy"),
     Column("advantage", "token", "<f4", 0.0, "how much better than expected the token turned out"),
     Column("old_value", "token", "<f4", 0.0, "what the critic expected from the token on, when it was drawn"),

@@ -4,13 +4,16 @@ a reason."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bench import Bench
+from serving import serving
 
 from luthier.run import Run
 
+FAR = {"openai": {"url": "http://127.0.0.1:1", "model": "x"}}
 KEYS: dict[str, Any] = {
     "data": "questions.jsonl",
     "objective": "grpo",
@@ -71,6 +74,7 @@ def test_a_killed_run_goes_on_by_the_same_command(questions: Bench) -> None:
         ("rloo", {}),
         ("online_dpo", {}),
         ("xpo", {}),
+        ("nash_md", {}),
         ({"gkd": {"own": 0.5}}, {"teacher": "run", "reward": []}),
         ("reverse_kd", {"reward": [], "reference": "run"}),
         ({"sum": {"grpo": 1.0, "gkd": 0.1}}, {"teacher": "run"}),
@@ -100,8 +104,8 @@ def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, 
         ({"adapt": "eva"}, "is measured on rows with answers first"),
         ({"objective": "xpo", "reference": "tiny"}, "only where it is the model with its adapter off"),
         (
-            {"rollout": {"max_new_tokens": 8, "engine": {"openai": {"url": "http://localhost:1", "model": "x"}}}},
-            "weights of its own",
+            {"objective": "nash_md", "rollout": {"max_new_tokens": 8, "engine": FAR, "follow": {"folder": "there"}}},
+            "which the engine 'openai' does not do",
         ),
         ({"adapt": {"lora": {"dropout": 0.1}}}, "has a dropout of 0.1"),
         ({"objective": "sft"}, "learns from the rows as they are"),
@@ -110,7 +114,11 @@ def test_every_method_trains_by_the_same_keys(questions: Bench, objective: Any, 
         ({"teacher": "tiny"}, "has no teacher, but `teacher` names one"),
         ({"objective": "xpo", "adapt": "full"}, "only where it is the model with its adapter off"),
         ({"objective": "xpo", "rollout": {"n": 3, "max_new_tokens": 8}}, "set rollout.n=4"),
-        ({"objective": "nash_md"}, "a mixture of two models draws"),
+        ({"objective": "nash_md", "adapt": "full"}, "the reference helps to draw rivals"),
+        (
+            {"objective": "nash_md", "rollout": {"n": 3, "max_new_tokens": 8}},
+            "drawn by the rival that they are held against",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_by_explain(
@@ -121,6 +129,14 @@ def test_what_cannot_be_is_told_by_explain(
         shown = capfd.readouterr().err
         assert words in " ".join(shown.split()) and "Traceback" not in shown
     assert not questions.run.exists()
+
+
+def test_an_engine_that_cannot_be_reached_is_told_before_a_step(
+    questions: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert questions.here("train", **{**KEYS, "rollout": {"max_new_tokens": 8, "engine": FAR}}) == 1
+    assert "the endpoint cannot be reached" in " ".join(capfd.readouterr().err.split())
+    assert not list((questions.run / "checkpoints").glob("step-*"))
 
 
 def test_several_updates_go_with_whatever_is_clipped(questions: Bench) -> None:
@@ -174,3 +190,21 @@ def test_a_run_without_rollouts_has_nothing_to_show(questions: Bench, capfd: pyt
 
     assert questions.inside(main, "samples", "run") == 1
     assert "keeps nothing of what its model said" in capfd.readouterr().err
+
+
+def test_a_server_answers_by_the_weights_that_train(questions: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shared = questions.content["model"]["name"], questions.folder / "shared"
+    shared.mkdir()
+    monkeypatch.setenv("SERVER_KEY", "the-admin-key")
+    with serving([model], shared, ("admin the-admin-key",)) as server:
+        asked = {"url": f"{server.url}/v1", "model": Path(model).name, "key_env": "SERVER_KEY"}
+        rollout = {"n": 4, "max_new_tokens": 8, "engine": {"openai": asked}, "follow": {"folder": str(shared)}}
+        for objective, ahead in (("grpo", 1), ("xpo", 0)):
+            output = f"{objective}-{ahead}"
+            keys = {**KEYS, "rollout": {**rollout, "ahead": ahead}, "objective": objective, "output": output}
+            keys["train"] = {**KEYS["train"], "steps": 2}
+            assert questions.here("train", **keys, validate={"share": 0.2, "every": 2}) == 0
+            run = Run(questions.folder / output)
+            assert len(list(run.events("rollout"))) == 2 == len(list(run.events("step"))) and run.adapter.is_dir()
+            assert len(list(run.events("evaluation"))) == 1 and not list(shared.iterdir())
+            assert all(step["mismatch"] < 1e-4 for step in list(run.events("step"))[:ahead])

@@ -130,6 +130,8 @@ def _refuse_empty(ledger: Ledger, examples: int) -> None:
             fix="give rows to more prompts, lower it, or set validate.data",
         )
     if not examples:
+        steps = [f"{one.at} {one.name} drops {one.dropped:,}" for one in ledger.steps if one.dropped]
+        why = "; ".join(filter(None, [why, *steps]))
         raise LuthierError(
             f"nothing to train on: none of {ledger.rows_read:,} rows is left: {why}", where="data", fix=fix
         )

@@ -12,6 +12,7 @@ from pydantic import Field
 from luthier.types import Engine
 
 if TYPE_CHECKING:
+    from luthier.engines.local.ticket import Settings
     from luthier.models import Policy
 
 
@@ -22,6 +23,8 @@ class Opening(ABC):
     elsewhere: ClassVar[bool] = False
     """Has it weights of its own? Then it is opened on a model's files (`models.OnDisk`), not on one in memory, and the
     `stream` of its engine takes `turns`, too: what the prompt says, for an endpoint that renders messages itself."""
+    mixes: ClassVar[bool] = False
+    """Can it draw from a mixture of two models?"""
     scores: ClassVar[bool] = True
     """Can it tell how likely a given text is?"""
 
@@ -34,6 +37,16 @@ class Opening(ABC):
         """Those of its settings that answers hang on: what is begun under others is not gone on with."""
         return {}
 
+    def following(self, model: Any, stop_ids: Collection[int], by: Literal["luthier", "vllm"] | None) -> Engine:
+        """An engine with weights of its own that takes adapters while it runs; `by`: whose way of loading an endpoint
+        has, None where it has to take none."""
+        return self.open(model, stop_ids)
+
+    def mixture(self, model: Any, stop_ids: Collection[int], share: float) -> Engine:
+        """An engine that draws each token from a geometric mixture of the model and, with this share, the model without
+        its adapter, where it `mixes`."""
+        raise TypeError(f"{type(self).__name__} draws from no mixture of two models")
+
     @abstractmethod
     def open(self, model: Any, stop_ids: Collection[int]) -> Engine:
         """An engine that answers as the model; `stop_ids` end a sequence."""
@@ -43,6 +56,7 @@ class Opening(ABC):
 class Local(Opening):
     """Decoding inside this process, with the very weights that train."""
 
+    mixes: ClassVar[bool] = True
     rows: Annotated[int, Field(gt=0)] = 64
     """The most answers under way at a time."""
     tokens: Annotated[int, Field(gt=0)] = 32_768
@@ -63,3 +77,10 @@ class Local(Opening):
         return LocalEngine(
             model.module, model.tokenizer, stop_ids, rows=self.rows, tokens=self.tokens, weights=self.weights
         )
+
+    def mixture(self, model: Policy, stop_ids: Collection[int], share: float) -> Engine:
+        """As `Opening.mixture`. Raises LuthierError for an adapter of virtual tokens, when it is first asked."""
+        from luthier.engines.local.mixed import MixedEngine
+
+        sizes: Settings = {"rows": self.rows, "tokens": self.tokens, "weights": self.weights}
+        return MixedEngine(model.module, model.tokenizer, stop_ids, model.adapter_off, share, **sizes)

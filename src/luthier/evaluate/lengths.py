@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
-from luthier.evaluate.bootstrap import interval, resamples
-from luthier.evaluate.intervals import Estimate
+from luthier.evaluate.intervals import Estimate, interval, resamples
 
 if TYPE_CHECKING:
     from rich.table import Table

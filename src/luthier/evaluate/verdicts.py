@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import Outcome, best, judges_words
 from luthier.evaluate.comparison import Score
-from luthier.evaluate.estimates import estimates
-from luthier.evaluate.intervals import Estimate
+from luthier.evaluate.intervals import Estimate, estimates
 from luthier.scorers.groups import statistics_of_groups
 from luthier.scorers.metric import Metric
 from luthier.scorers.preference import Judgement

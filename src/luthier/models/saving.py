@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luthier import cache
+from luthier.errors import LuthierError
 from luthier.models import heads
 from luthier.models.adapters.peft.residual import write_plain
 from luthier.models.folding import Unmergeable, apart, differ, folded, tie
@@ -59,16 +60,35 @@ def save(policy: Policy, run: Run) -> Path:
 def write_adapter(policy: Policy, folder: Path) -> None:
     """Write the adapter into a folder that is there."""
     if isinstance(policy.module, PeftModel):
-        if policy.started:
-            write_plain(policy.module, policy.started, folder)
-        else:
-            policy.module.save_pretrained(str(folder), save_embedding_layers=False)
+        _write_peft(policy, folder)
     (folder / "README.md").write_text(_card(policy), encoding="utf-8")
     if policy.attached.own:
         tensors = policy.attached.tensors()
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / OWN)
     policy.tokenizer.save_pretrained(folder)
     _write_origin(policy, folder)
+
+
+def write_bare(policy: Policy, folder: Path) -> None:
+    """Write what a running engine loads: the adapter in PEFT's format, and what base it goes on; no tokenizer.
+
+    Raises LuthierError for an adapter that is not, or not all of it, one of PEFT's.
+    """
+    if not isinstance(policy.module, PeftModel) or policy.attached.own:
+        raise LuthierError(
+            "this adapter is not, or not all of it, one of PEFT's, and a running engine loads no other",
+            where="adapt",
+            fix="take `adapt: lora`, or rollout.engine=local",
+        )
+    _write_peft(policy, folder)
+    _write_origin(policy, folder)
+
+
+def _write_peft(policy: Policy, folder: Path) -> None:
+    if policy.started:
+        write_plain(policy.module, policy.started, folder)
+    else:
+        policy.module.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def _card(policy: Policy) -> str:

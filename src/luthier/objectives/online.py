@@ -24,7 +24,7 @@ from luthier.objectives.policy import leash
 from luthier.objectives.policy.gradient import Clip, Mean, PolicyGradient, Weight
 from luthier.objectives.rows import Rows
 from luthier.recipe.schema import Float, Plugin, PluginField, Why
-from luthier.types import PAIR, Needs
+from luthier.types import PAIR, Needs, Preference
 
 HALF = Plugin(name="fixed", args={"baseline": 0.5})
 
@@ -115,4 +115,13 @@ class NashMD(PolicyGradient):
     mixture: Annotated[Float, Field(ge=0, le=1), Why("between self-play and best response")] = 0.5
     """Share of the reference in who draws the rival, log-probabilities mixed token by token. 0: the policy. 1: the
     reference."""
-    needs: ClassVar[Needs] = replace(PolicyGradient.needs, rivals="mixture")
+    preference: Annotated[Preference, Why("a reward model's scores are meant so; right and wrong are not")] = "auto"
+    """How scores become the probability of being preferred, where no judge compares the two answers itself. higher: 1,
+    ½ or 0, by which is greater. logistic: the sigmoid of their difference. auto: logistic where scores have no bounds,
+    else higher."""
+    needs: ClassVar[Needs] = replace(PolicyGradient.needs, rivals="mixture", preference="auto")
+
+    def __post_init__(self) -> None:
+        """Build the estimator, and say who the rivals are."""
+        super().__post_init__()
+        self.need(mixture=self.mixture, preference=self.preference)

@@ -185,6 +185,8 @@ def _union(all_needs: list[Needs]) -> Needs:
         own=max(needs.own for needs in all_needs),
         again=all(needs.again for needs in all_needs),
         rivals=next((needs.rivals for needs in all_needs if needs.rivals != "self"), "self"),
+        mixture=next((needs.mixture for needs in all_needs if needs.rivals == "mixture"), 0.0),
+        preference=next((needs.preference for needs in all_needs if needs.preference), None),
         labels=any(needs.labels for needs in all_needs),
         kl_baseline=any(needs.kl_baseline for needs in all_needs),
         row_weights=any(needs.row_weights for needs in all_needs),

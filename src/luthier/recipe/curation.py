@@ -34,7 +34,7 @@ class Curation:
 
 
 KEYS = tuple(field.name for field in fields(Curation))
-STANDARD = ("exact",)
+STANDARD = "steps=[clean, {pii: report}, dedup]"
 """The steps of files that come without any."""
 
 
@@ -53,10 +53,10 @@ def of_files(paths: Sequence[str], overrides: Sequence[str] = ()) -> Curation:
     """Files by their names; without other steps, the standard ones."""
     origin = Origin("override", "luthier curate")
     data = Node([Node(path, origin) for path in paths], origin)
-    steps = Node([Node(name, origin) for name in STANDARD], origin)
     parsed = _ours(overrides, KEYS)
-    given = any(one.key[0] == "steps" for one in parsed)
-    return built(Node({"data": data, **({} if given else {"steps": steps})}, origin), parsed, Curation)
+    if not any(one.key[0] == "steps" for one in parsed):
+        parsed = [*_ours([STANDARD], KEYS), *parsed]
+    return built(Node({"data": data}, origin), parsed, Curation)
 
 
 def _ours(overrides: Sequence[str], known: Sequence[str]) -> list[Override]:

@@ -17,6 +17,7 @@ from luthier.recipe.document import Key, Origin, dotted
 from luthier.recipe.load import Loaded, Seams
 from luthier.recipe.resolve import plain, resolve
 from luthier.recipe.schema import (
+    Follow,
     Model,
     Plugin,
     Recipe,
@@ -219,6 +220,7 @@ def type_words(hint: Any) -> str:
         Reference: "text or mapping",
         Teacher: "text or mapping",
         Rollout: "mapping",
+        Follow: "mapping",
         Reward: "scorer",
     }
     return words.get(hint) or str(getattr(hint, "__name__", hint))

@@ -35,7 +35,11 @@ DTYPE_REASONS = {
     "fp32": "this processor does not multiply bf16 numbers, and would take several times as long in bf16",
 }
 
-FREE = ("output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep", "allow_drop")
+FREE = (
+    "output", "evaluate", "engine", "export", "train.log_every", "train.trackers", "train.keep", "allow_drop",
+    "rollout.follow.folder",
+    *(f"rollout.engine.openai.{key}" for key in ("url", "key_env", "concurrency", "timeout", "retries")),
+)  # fmt: skip
 """Keys that do not touch the weights: they may differ between a run and the recipe that continues it."""
 
 
@@ -63,7 +67,7 @@ def resolve(recipe: Recipe | Loaded, seams: Seams | None = None) -> Resolved:
     learns: dict[Key, str] = {}
     if seams and "objective" in seams:
         needs = seams["objective"].build(recipe.objective.name, recipe.objective.args).needs
-        recipe, learns = on_policy.filled(recipe, needs)
+        recipe, learns = on_policy.filled(loaded, recipe, needs, seams)
         on_policy.check(loaded, recipe, needs, seams)
         recipe = _plugins(replace(loaded, recipe=recipe), seams) if learns else recipe
     recipe, reasons = _derive(recipe, seams)
@@ -306,6 +310,8 @@ def digest(recipe: Recipe) -> str:
     content = {key: value for key, value in flat(recipe).items() if not is_free(key)}
     if not recipe.reward:  # runs from before there was such a key go on
         del content["reward"]
+    if not content.get("rollout.ahead"):
+        content.pop("rollout.ahead", None)
     for key in ("mix", "rehearse"):
         if content.get(key, ...) is None:  # so do these
             del content[key]

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from luthier.recipe.keys import STRICT, Float, Int, Misfit, Plugin, PluginField, Seam, Why, listed
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Follow:
+    """`rollout.follow:` how an engine with weights of its own comes by those that train: the adapter is written to disk
+    and loaded there, under a name of its own, while the engine runs."""
+
+    folder: str | None = None
+    """Where adapters are written, a folder that the engine sees, too: for `luthier serve` the one of its --adapters.
+    Default: `adapters` in the run folder."""
+    by: Annotated[Literal["luthier", "vllm"], Why("`luthier serve` is what it is tested with")] = "luthier"
+    """Whose way of loading an endpoint has. luthier: /v1/adapters, which wants an admin key. vllm:
+    /v1/load_lora_adapter. vLLM inside this process needs neither."""
+    every: Annotated[Int, Field(gt=0), Why("what speaks is what learns")] = 1
+    """Rollouts between two loads. Above 1, what answers is older than what learns, and is corrected for."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,7 +47,13 @@ class Rollout:
     engine: Annotated[PluginField, Seam("engine"), Why("the very weights that train, nothing to set up")] = Plugin(
         name="local"
     )
-    """What writes the answers: local; with its keys."""
+    """What writes the answers, with its keys: local, {openai: {url: …, model: …}} or vllm."""
+    follow: Follow | None = None
+    """How an engine elsewhere comes by the weights that train. Default: not at all. What it says is another policy's
+    then, and each token counts by how likely the model that learns finds it (`objective.correction`)."""
+    ahead: Annotated[Int, Field(ge=0, le=1), Why("what speaks is what learns")] = 0
+    """1: the answers of the next rollout are drawn while this one trains, by the weights it began with, and corrected
+    for. Only where the engine has weights of its own."""
     top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
     """Draw among the likeliest tokens that hold this share of the probability. Only for objectives of pairs."""
     top_k: Annotated[Int, Field(ge=0)] = 0

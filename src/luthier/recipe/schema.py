@@ -27,13 +27,14 @@ from luthier.recipe.keys import (
     listed,
 )
 from luthier.recipe.mixture import Mix, Rehearse
-from luthier.recipe.rollout import Reward, Rewards, Rollout
+from luthier.recipe.rollout import Follow, Reward, Rewards, Rollout
 from luthier.recipe.sources import Source, Sources, Steps
 
 __all__ = [
     "STRICT",
     "Expression",
     "Float",
+    "Follow",
     "Int",
     "Misfit",
     "Mix",

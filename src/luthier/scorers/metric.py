@@ -34,6 +34,8 @@ class Metric(ABC):
     """True: it judges no generated text but the rewards a model gives to the row's own responses: a `Judgement`."""
     needs_reference: ClassVar[bool] = True
     """False: it can judge a response to a row without a known answer."""
+    compares: ClassVar[bool] = False
+    """True: it has `met` and says of two responses how far one is better than the other."""
     sees_group: ClassVar[bool] = False
     """True: it has `group` and judges the responses to one prompt beside one another (`types.GroupScorer`)."""
 
@@ -79,6 +81,10 @@ class Metric(ABC):
     def groups(self, groups: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
         """`group` of many prompts; a scorer that is faster on many at once has its own way."""
         return [self.group(*one) for one in groups]
+
+    def met(self, pairs: Sequence[tuple[Example, Response, Response]]) -> list[float | None]:
+        """The probability that the first of each two responses is the better one; None where it cannot say."""
+        raise TypeError(f"{type(self).__name__} compares no two responses")
 
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """The corpus value of each row of sums: (B, K) → (B,)."""

@@ -109,6 +109,7 @@ def fit(
         roles = resolve(objective.needs, setting, beside.openers, stack)
         if isinstance(source, Rollouts):
             source.attach(Surroundings(forward, budget, log, roles.reference))
+            stack.callback(source.ahead.stop)
         losses = Losses(forward, objective, roles, shortcut=not group.several and train.parts is None)
         loop = Loop(policy, source, prepared.validation, recipe, log, Parts(weights, budget, losses))
         stack.callback(loop.close)

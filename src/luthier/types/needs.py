@@ -20,7 +20,7 @@ TOKEN = Unit("token")
 ROW = Unit("row")
 """Responses."""
 GOOD_TOKEN = Unit("good token")
-"""Scored tokens, by weight, of responses whose reward is above 0.5."""
+"""Scored tokens, by weight, of responses that the first scorer of a rollout calls right."""
 PAIR = Unit("pair")
 """Two responses to one prompt, of which one is better."""
 STEP = Unit("step")
@@ -45,6 +45,9 @@ def jsd(beta: float) -> str:
     return f"{JSD}{beta!r}"
 
 
+Preference = Literal["auto", "higher", "logistic"]
+"""How two scores become the probability that the first is preferred. higher: 1, ½ or 0. logistic: the sigmoid of their
+difference. auto: logistic where scores have no bounds, else higher."""
 Reads = Literal["token", "row", "step"]
 """Where a scalar head is read: at every scored token, at the end of each response, or of each of its steps."""
 
@@ -76,8 +79,13 @@ class Needs:
     """With rollouts: may one be gone through more than once? Not where nothing bounds how far that leads."""
     rivals: Literal["self", "reference", "mixture"] = "self"
     """With rollouts: who draws what a response is compared with. self: the model, all of a group. reference: half of
-    each group, which the column `of_reference` says. mixture: of the model and the reference (`mixture` of the
-    objective says how much of the latter), for the judge alone; it does not train."""
+    each group, which the column `of_reference` says. mixture: of the model and the reference, half of each group, for
+    the judge alone; it does not train."""
+    mixture: float = 0.0
+    """The share of the reference in that mixture, log-probabilities mixed token by token."""
+    preference: Preference | None = None
+    """With rollouts: an answer is worth the probability that it is preferred to its rival. Where scorers give scores,
+    it is had of them so. None: it is worth what scorers say."""
     labels: bool = False
     """A reward for each response, above 0.5 good, else bad."""
     kl_baseline: bool = False

@@ -18,7 +18,7 @@ from luthier.data.curation.stages import Settings, sets
 from luthier.data.curation.workers import cores
 from luthier.data.steps.tools import Named, Tools
 from luthier.errors import LuthierError
-from luthier.recipe import Recipe
+from luthier.recipe import Plugin, Recipe
 from luthier.recipe import Source as Entry
 from luthier.recipe.curation import Curation, of_files, of_recipe
 from luthier.types import Encoded, Engine, Example, Scorer, Source, Turn
@@ -27,6 +27,7 @@ from luthier.workflow.screen import console, say
 if TYPE_CHECKING:
     from luthier.data import Template
     from luthier.data.reading.feeds import Feed
+    from luthier.engines.opening import Opening
 
 
 @dataclass(frozen=True)
@@ -169,34 +170,55 @@ def _scorer(named: Named) -> Scorer:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A model that answers, with its template."""
+    """A model that answers, with its template; None where an endpoint renders messages itself."""
 
     engine: Engine
-    template: Template
+    template: Template | None
     identity: str
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """The tokens that it is to answer."""
-        return tuple(self.template.prompt_ids(tuple(turns), tuple(tools)))
+        """The tokens that it is to answer; none where an endpoint makes them."""
+        return () if self.template is None else tuple(self.template.prompt_ids(tuple(turns), tuple(tools)))
 
     def encode(self, example: Example) -> Encoded:
-        """A row as tokens, those of its last answer scored."""
+        """A row as tokens, those of its last answer scored. Raises LuthierError where only an endpoint knows them."""
+        if self.template is None:
+            what = "the tokens of an endpoint's model are not known here"
+            raise LuthierError(what, where=self.identity, fix="name a model for the step beside its engine: `model: …`")
         return self.template.encode(example, loss_on="last")
 
 
 def _speaking(named: Named) -> Spoken:
+    """`named`: a model, or "" for whatever answers behind the endpoint, and the engine. Raises LuthierError where
+    nothing says who answers."""
     from luthier.recipe.resolve import plain
     from luthier.workflow import speaker
 
     model, keys = named
-    given = speaker.Speaker(model)
     engine = keys.get("engine", "local")
     plugin = speaker.named(engine if isinstance(engine, str) else json.dumps(engine))
     opening = speaker.opening(plugin)
+    if not model:
+        return _endpoint(plugin, opening, plain(opening.identity()))
+    given = speaker.Speaker(model)
     template = given.template(opening)
     hangs_on = [given.disk.digest, template.digest, plugin.name, plain(opening.identity())]
-    identity = hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return Spoken(given.engine(opening, template), template, identity)
+    return Spoken(given.engine(opening, template), template, _identity(hangs_on))
+
+
+def _endpoint(plugin: Plugin, opening: Opening, identity: Any) -> Spoken:
+    from luthier.models import OnDisk
+
+    if plugin.name != "openai":
+        raise LuthierError(
+            f"nothing says which model is asked: `engine: {plugin.name}` needs one",
+            fix="name it (model: qwen2.5-7b-instruct, or a run folder), or take {engine: {openai: {url: …, model: …}}}",
+        )
+    return Spoken(opening.open(OnDisk(None, Path()), ()), None, _identity([plugin.name, identity]))
+
+
+def _identity(hangs_on: Any) -> str:
+    return hashlib.blake2b(json.dumps(hangs_on, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 @contextmanager

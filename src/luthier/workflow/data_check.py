@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from luthier.data.ledger import Ledger
 from luthier.data.statistics import GOOD
 from luthier.errors import LuthierError
-from luthier.types import TOKEN, Needs, TokenStore
+from luthier.types import GOOD_TOKEN, TOKEN, Needs, TokenStore
 
 PAIRS = "`chosen` and `rejected`, or `responses` and `scores`"
 
@@ -165,6 +165,16 @@ def turn_weights(ledger: Ledger, objective: Any, name: str) -> None:
                 fix="take the weights out (0 still turns a turn off); to make pairs count more or less, give a source "
                 "another `weight`",
             )
+
+
+def verdicts(objective: Any, name: str, tells_right: bool) -> str | None:
+    """What is to be said where right answers are imitated and nothing tells which those are."""
+    if tells_right or all(term.needs.unit != GOOD_TOKEN for _, term in objective.terms()):
+        return None
+    return (
+        f"warning: {name!r} imitates right answers, and the scores of the first scorer of `reward:` do not lie between "
+        "0 and 1, so that they do not tell right from wrong: none is imitated (put one first that does, as exact_match)"
+    )
 
 
 def embeddings(store: TokenStore, rows: int, tokenizer: Any, model: str) -> None:

@@ -16,7 +16,19 @@ from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
 from luthier.recipe.generation import Generation
 from luthier.recipe.mixture import Curriculum, Long, Mix, Rehearse
-from luthier.recipe.schema import Model, Recipe, Reference, Reward, Rollout, Source, Task, Teacher, Train, Validate
+from luthier.recipe.schema import (
+    Follow,
+    Model,
+    Recipe,
+    Reference,
+    Reward,
+    Rollout,
+    Source,
+    Task,
+    Teacher,
+    Train,
+    Validate,
+)
 from luthier.run import write_atomically
 from luthier.workflow.registries import REGISTRIES
 
@@ -35,6 +47,7 @@ KEYS = (
     ("reference", Reference),
     ("teacher", Teacher),
     ("rollout", Rollout),
+    ("rollout.follow", Follow),
     ("reward", Reward),
     ("train", Train),
     ("validate", Validate),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
@@ -120,14 +121,16 @@ class Job:
         """What answers are worth."""
         from luthier.train.rollouts.judging import Judging
 
-        return Judging([replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward])
+        rewards = [replace(reward, scorer=_brief(reward.scorer)) for reward in self.recipe.reward]
+        return Judging(rewards, self.objective.needs.preference)
 
     @cached_property
     def _speaking(self) -> Opening:
-        """What opens the engine of rollouts."""
+        """What opens the engine of rollouts. Raises LuthierError for what would be refused when it is opened."""
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         named = self.recipe.rollout.engine
         opening: Opening = REGISTRIES["engine"].build(named.name, named.args)
+        opening.ready(base=False)
         return opening
 
     def must_be_alone(self, processes: int) -> None:
@@ -142,25 +145,51 @@ class Job:
 
     def rollouts(self, policy: Policy, run: Run) -> Rollouts:
         """What the model is to learn from: what it says to the prompts."""
+        from luthier.engines.opening import Local
         from luthier.train.rollouts.source import Made, Rollouts
 
-        engine, needs = self._speaking.open(policy, self.template.stop_ids), self.objective.needs
-        rival = self._rival(policy) if needs.rivals == "reference" else None
+        needs, near = self.objective.needs, None
+        if self._speaking.elsewhere:
+            engine, near = self._elsewhere(policy, run), Local().open(policy, self.template.stop_ids)
+        else:
+            engine = self._speaking.open(policy, self.template.stop_ids)
+        rival = self._rival(policy) if needs.rivals != "self" else None
         encode = self._answered if needs.own < 1 else None
-        made = Made(self.prompts, self.judging, engine, self.objective, policy.digest, rival, encode)
+        made = Made(self.prompts, self.judging, engine, self.objective, policy.digest, rival, near, encode)
         return Rollouts(made, self.recipe, run)
 
+    def _elsewhere(self, policy: Policy, run: Run | None) -> Engine:
+        """An engine with weights of its own; where it is to follow those that train, the run's adapter is carried there
+        (without a `run`: its model as it stands)."""
+        from luthier.models import OnDisk
+        from luthier.train.rollouts.carrying import Carrier, Elsewhere
+
+        assert self.recipe.rollout is not None, "the recipe is not resolved"
+        follow, files = self.recipe.rollout.follow, OnDisk(policy.tokenizer, policy.folder)
+        engine = self._speaking.following(files, self.template.stop_ids, follow.by if follow else None)
+        if follow is None or run is None:
+            return Elsewhere(engine)
+        folder = None if follow.folder is None else Path(follow.folder)
+        return Elsewhere(engine, Carrier(engine, policy, run.folder, folder))
+
     def _rival(self, policy: Policy) -> Engine:
-        """The reference, answering: the same weights with the adapter off. Raises LuthierError where it is another."""
+        """The reference, answering, or its mixture with the model: the same weights with the adapter off. Raises
+        LuthierError where the reference is another model."""
         from luthier.engines.switched import AdapterOff
 
+        mixture, needs = self.objective.needs.rivals == "mixture", self.objective.needs
+        draws = "helps to draw" if mixture else "draws"
         if self.recipe.reference.model is not None or not policy.has_adapter or policy.rewrites_base:
             raise LuthierError(
-                f"for {self.recipe.objective.name!r} the reference draws rivals, and it can only where it is the model "
-                "with its adapter off",
+                f"for {self.recipe.objective.name!r} the reference {draws} rivals, and it can only where it is the "
+                "model with its adapter off",
                 where="adapt",
                 fix="take `adapt: lora` and leave `reference:` out",
             )
+        if mixture:
+            return self._speaking.mixture(policy, self.template.stop_ids, needs.mixture)
+        if self._speaking.elsewhere:
+            return self._elsewhere(policy, None)
         return AdapterOff(self._speaking.open(policy, self.template.stop_ids), policy.adapter_off)
 
     def _answered(self, example: Example) -> Encoded:
@@ -210,7 +239,9 @@ class Job:
             _ = self._speaking
             apart = self.prompts.held_out if self.recipe.validate.data else ()
             train, held_out = ([prompt.example for prompt in some] for some in (self.prompts.train, apart))
-            for remark in self.judging.check(train, held_out):
+            remarks = self.judging.check(train, held_out)
+            blind = data_check.verdicts(self.objective, self.recipe.objective.name, self.judging.tells_right)
+            for remark in [*remarks, *([blind] if blind else [])]:
                 say(remark)
             for prompt in self.prompts.train if self.objective.needs.own < 1 else ():
                 self._answered(prompt.example)

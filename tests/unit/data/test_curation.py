@@ -198,6 +198,18 @@ def test_a_threshold_measures_nothing_and_new_rows_measure_themselves(tmp_path: 
 
 
 @pytest.mark.usefixtures("own")
+def test_a_threshold_of_a_source_and_its_share_of_the_mix_read_nothing_anew(tmp_path: Path, cache: Path):
+    path = rows(tmp_path / "a.jsonl", "one", "three", "fourth")
+    for least, weight in ((4, 1), (6, 1), (6, 2)):
+        source = {"path": path, "weight": weight, "steps": {"counting": least}}
+        prepare(recipe(source, allow_drop=1), TEMPLATE)
+    assert len(Counting.measured) == 3 and Counting.decided == [4, 6]
+    assert len(list((cache / "curated").iterdir())) == 1
+    with pytest.raises(LuthierError, match=r"none of 3 rows is left: data.0.steps.0 counting drops 3"):
+        prepare(recipe({"path": path, "steps": {"counting": 9}}, allow_drop=1), TEMPLATE)
+
+
+@pytest.mark.usefixtures("own")
 def test_set_steps_in_a_row_see_what_the_one_before_left(tmp_path: Path):
     path = rows(tmp_path / "a.jsonl", "a", "bbbb", "bbbb", "cccccc", "d" * 8)
     made = curated(
@@ -213,7 +225,12 @@ def test_set_steps_in_a_row_see_what_the_one_before_left(tmp_path: Path):
     ]
     assert len(made.stages) == 2, "those that follow one another are measured in one pass"
     details = [entry.rows for one in made.ledger.steps for entry in one.reasons.values()]
-    assert details == [[f"{path}:1 1, the first"], [f"{path}:3 = {path}:2"], [f"{path}:2 4, the first"], [f"{path}:4 6"]]
+    assert details == [
+        [f"{path}:1 1, the first"],
+        [f"{path}:3 = {path}:2"],
+        [f"{path}:2 4, the first"],
+        [f"{path}:4 6"],
+    ]
 
 
 def test_where_a_row_went(tmp_path: Path):

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from luthier.evaluate import bootstrap
-from luthier.evaluate.estimates import estimates
-from luthier.evaluate.intervals import Estimate
+from luthier.evaluate.intervals import Estimate, bootstrap, estimates
 from luthier.scorers import SCORERS
 from luthier.types import Example, Response, Turn
 

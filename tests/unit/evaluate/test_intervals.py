@@ -8,9 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from luthier.evaluate.bootstrap import flipped, of_mean
-from luthier.evaluate.estimates import estimates
-from luthier.evaluate.intervals import Estimate, detectable, holm, mcnemar, paired, wilson
+from luthier.evaluate.intervals.bootstrap import flipped, of_mean
+from luthier.evaluate.intervals.estimates import estimates
+from luthier.evaluate.intervals.rates import Estimate, detectable, holm, mcnemar, paired, wilson
 from luthier.scorers import SCORERS
 
 EXACT = SCORERS.build("exact_match")
@@ -97,7 +97,7 @@ GRADED = {
 @pytest.mark.parametrize("n", [20, 80])
 @pytest.mark.parametrize("name", GRADED)
 def test_coverage_of_a_graded_score(n, name, monkeypatch):
-    monkeypatch.setattr("luthier.evaluate.bootstrap.RESAMPLES", 1000)
+    monkeypatch.setattr("luthier.evaluate.intervals.bootstrap.RESAMPLES", 1000)
     draw, mean = GRADED[name]
     generator, held = np.random.default_rng(n), 0
     for seed in range(300):

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from luthier.evaluate.bootstrap import Estimate
 from luthier.evaluate.comparison import Answer, Comparison, Sample, Score, record
+from luthier.evaluate.intervals import Estimate
 from luthier.evaluate.report import write_report
 from luthier.run import Run
 from luthier.types import Example, Turn

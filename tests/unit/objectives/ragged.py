@@ -118,6 +118,7 @@ def rows(
         columns={
             "reward": torch.tensor([answer.reward for answer in answers]),
             "margin": torch.tensor([answer.margin for answer in answers]),
+            "right": torch.tensor([float(answer.reward > 0.5) for answer in answers]),
             **{name: every[name] for name in ROLLED},
             "of_reference": torch.tensor([float(place % 2) for example in chosen for place in range(len(example))]),
             **({"step_reward": torch.cat([answer.labels for answer in answers])} if per_step else {}),
@@ -155,7 +156,7 @@ def only(whole: Rows, needs: Needs) -> Rows:
     judged = needs.labels or needs.responses > 1 or needs.rollouts
     columns = {"reward"} if judged else set()
     columns |= {"margin"} if needs.responses > 1 else set()
-    columns |= {*ROLLED, "of_reference"} if needs.rollouts else set()
+    columns |= {*ROLLED, "right", "of_reference"} if needs.rollouts else set()
     columns |= {"step_reward"} if needs.reward_head == "step" else set()
     return replace(
         whole,

@@ -66,9 +66,10 @@ def test_how_much_the_critic_explains() -> None:
 
 
 def test_right_answers_are_imitated_and_no_others() -> None:
-    made = rollout([[-1.0, -2.0], [-3.0], [-4.0]], reward=[1.0, 0.5, float("nan")])
+    made = rollout([[-1.0, -2.0], [-3.0], [-4.0]], reward=[0.2, 0.9, float("nan")])
+    made = dataclasses.replace(made, columns={**made.columns, "right": torch.tensor([1.0, 0.0, 0.0])})
     assert Good().loss(made).tolist() == [1.0, 2.0, 0.0, 0.0] and Good.needs.unit == GOOD_TOKEN
-    assert Good().loss(rollout([[-1.0]])).tolist() == [0.0], "nothing is judged"
+    assert Good().loss(rollout([[-1.0]], reward=[1.0])).tolist() == [0.0], "nothing is called right"
 
 
 def test_ppo_is_the_policy_and_the_critic() -> None:

@@ -13,6 +13,8 @@ from luthier.recipe.describe import lines
 from luthier.recipe.schema import Model, Plugin, Reward, Source
 from luthier.workflow.registries import REGISTRIES
 
+FAR = "rollout: {engine: {openai: {url: 'http://there:8000/v1', model: m}}"
+FOLLOWED = FAR + ", follow: {folder: adapters}}"
 HEAD = "model: tiny\ndata: q.jsonl\noutput: runs/rl\n"
 
 
@@ -127,11 +129,44 @@ def test_the_digest_of_other_runs_is_what_it_was() -> None:
         ),
         ("objective: grpo\nreward: [{f1: {}, gates: true}]", r"'reward.0.gates'\s+→ did you mean 'gate'"),
         ("objective: grpo\nreward: [{contains: {whole_word: true}}]", r"did you mean 'whole_words'"),
+        ("objective: nash_md\nreward: f1\nrollout: {n: 3}", r"half of the answers drawn by the rival"),
+        ("objective: grpo\nreward: f1\nrollout: {follow: {every: 2}}", r"recipe:6: .*'local' answers with the very"),
+        ("objective: grpo\nreward: f1\nrollout: {ahead: 1}", r"recipe:6: .* cannot while they change"),
+        (f"objective: online_dpo\nreward: f1\n{FOLLOWED[:-1]}, ahead: 1}}", r"no rollout.ahead"),
+        (f"objective: grpo\nreward: f1\nadapt: full\n{FOLLOWED}", r"the base's own weights train, and only an adapter"),
+        (
+            f"objective: grpo\nreward: f1\n{FAR}, temperature: 0.7}}",
+            r"at temperature 1, not at the one it was",
+        ),
+        (f"objective: online_dpo\nreward: f1\n{FAR}}}", r"'online_dpo' has no way to correct it"),
+        (f"objective: {{grpo: {{correction: none}}}}\nreward: f1\n{FAR}}}", r"recipe:4: .* nothing corrects it"),
+        (f"objective: {{sum: {{grpo: 1, sft: 0.1}}}}\nreward: f1\n{FAR}}}", r"nothing corrects it"),
+        (
+            "objective: grpo\nreward: f1\nrollout: {engine: {openai: {url: 'http://x/v1', model: m, ask: chat}}}",
+            r"asked by `ask: chat` an endpoint does not tell which tokens it drew",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_with_its_line(text: str, words: str) -> None:
     with pytest.raises(LuthierError, match=words):
         resolved(text)
+
+
+def test_an_engine_elsewhere_is_asked_by_tokens_and_corrected_for() -> None:
+    loaded = loads(f"{HEAD}objective: grpo\nreward: f1\n{FAR}}}", (), REGISTRIES)
+    found = resolve(loaded, REGISTRIES)
+    assert found.recipe.objective.args["correction"] == "truncate" and found.recipe.rollout is not None
+    assert found.recipe.rollout.engine.args["ask"] == "tokens"
+    assert "another than what learns" in found.reasons["objective", "grpo", "correction"]
+    again = resolve(loads(lock(found.recipe)), REGISTRIES).recipe
+    assert differences(found.recipe, again) == {}
+    moved = resolved(f"objective: grpo\nreward: f1\n{FAR}}}", "rollout.engine.openai.url=http://x/v1")
+    assert digest(moved) == digest(found.recipe), "a server may move while a run lasts"
+    followed = resolved(f"objective: {{grpo: {{correction: none}}}}\nreward: f1\n{FOLLOWED}")
+    assert followed.objective.args["correction"] == "none", "what is said stands: these are the weights that train"
+    assert resolved(f"objective: online_dpo\nreward: f1\n{FOLLOWED}").rollout is not None
+    here = resolved("objective: grpo\nreward: f1\nrollout: {engine: vllm}").rollout
+    assert here is not None and here.follow is not None and here.follow.every == 1
 
 
 def test_pairs_may_be_drawn_among_the_likeliest() -> None:

@@ -69,7 +69,7 @@ class Tokens(Words):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    more = {"words": Words, "batched": Batched, "ranked": Ranked, "tokens": Tokens}
+    more = {"words": Words, "batched": Batched, "ranked": Ranked, "tokens": Tokens, "longer": Longer}
     monkeypatch.setattr(SCORERS, "_targets", {**SCORERS._targets, **more})
     Batched.asked.clear()
     yield
@@ -195,3 +195,53 @@ def test_each_verifier_knows_what_a_row_lacks(name: str, given: dict[str, Any], 
     assert metric.lacks(replace(bare, **given)) is None
     assert told in (metric.lacks(bare) or "")
     assert metric(bare, Response((Turn("assistant", "72"),))) is None, "it could say something for all that"
+
+
+# preferred to a rival
+@dataclass(frozen=True)
+class Longer(Words):
+    """Says of two which is the longer one, by how much; hears nothing of groups."""
+
+    compares: ClassVar[bool] = True
+
+    def met(self, pairs: Sequence[tuple[Example, Response, Response]]) -> list[float | None]:
+        lengths = [(len(text(one)), len(text(other))) for _, one, other in pairs]
+        return [None if not one or not other else one / (one + other) for one, other in lengths]
+
+
+def met(rewards: Sequence[Reward], own: Sequence[str], rivals: Sequence[str], preference: Any = "auto") -> Group:
+    answers = [Answer((3, 4, 1), np.zeros(3, np.float32), said, "stop") for said in (*own, *rivals)]
+    group = Group(0, 0, prompts(1)[0], answers, rivals=len(rivals))
+    Judging(rewards, preference).judge([group])
+    return group
+
+
+def test_an_answer_is_worth_how_likely_it_is_preferred_to_its_rival() -> None:
+    group = met([reward("contains")], ["w5", "no", "w5"], ["no", "w5", "w5"])
+    assert group.rewards == [1.0, 0.0, 0.5, 0.0, 1.0, 0.5], "each meets its own, and the two come to 1"
+    assert group.parts[0] == {"contains": 1.0} and group.right == [True, False, True, False, True, True]
+
+
+def test_scores_without_bounds_are_held_against_each_other_by_their_difference() -> None:
+    group = met([reward("words", 10.0)], ["a b c", "a"], ["a", "a"])
+    assert group.rewards == pytest.approx([1 / (1 + math.exp(-2)), 0.5, 1 / (1 + math.exp(2)), 0.5])
+    assert met([reward("words")], ["a b c"], ["a"], "higher").rewards == [1.0, 0.0]
+    bounded = met([reward("contains")], ["w5"], ["no"], "logistic")
+    assert bounded.rewards == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e)])
+    far = met([reward("words", 1e6)], ["a b c"], ["a"])
+    assert far.rewards == [1.0, 0.0]
+
+
+def test_what_cannot_be_said_of_one_of_two_says_nothing_of_both() -> None:
+    assert all(math.isnan(one) for one in met([reward("words")], ["hush"], ["a"]).rewards)
+    assert all(math.isnan(one) for one in met([reward("longer")], [""], ["a"]).rewards)
+
+
+def test_one_who_compares_is_asked_of_each_answer_and_its_rival() -> None:
+    group = met([reward("longer")], ["aaa", "b"], ["c", "ddd"])
+    assert group.rewards == pytest.approx([0.75, 0.25, 0.25, 0.75])
+    assert group.parts == [{"longer": 0.75}, {"longer": 0.25}, {"longer": 0.25}, {"longer": 0.75}]
+    gated = met([reward("longer"), reward("contains", gate=True)], ["w5", "no", "no"], ["w5 w5 w5 w5", "w5", "nono"])
+    assert gated.rewards == pytest.approx([2 / 13, 0.0, 0.5, 11 / 13, 1.0, 0.5]), "a gate that one alone passes decides"
+    with pytest.raises(LuthierError, match="'words' says is no such probability"):
+        Judging([reward("longer"), reward("words")], "auto")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from peft import LoraConfig, get_peft_model
 from rollout_runs import PAID, STOP, Learner, prompts
 
 from luthier.data import Ledger, Prompts
@@ -20,9 +21,11 @@ from luthier.forward.batches import micro_batches
 from luthier.forward.forward import Forward
 from luthier.recipe import Plugin
 from luthier.recipe.schema import Reward, Validate
+from luthier.train.loop.losses import count
 from luthier.train.rollouts import rows
 from luthier.train.rollouts.drawn import Answer, Group
-from luthier.types import PAIR, TOKEN, Encoded, Needs
+from luthier.train.rollouts.judging import Judging
+from luthier.types import GOOD_TOKEN, PAIR, TOKEN, Encoded, Needs
 
 PLAIN: dict[str, Any] = {"grpo": {"kl": 0.0}}
 
@@ -255,6 +258,28 @@ def test_rivals_are_drawn_by_the_reference_and_each_answer_meets_its_own(tmp_pat
             assert not np.allclose(base[:own], drawn[0], atol=1e-4), "the policy has moved on"
 
 
+def test_nash_md_learns_from_who_beats_a_mixture_that_does_not_train(tmp_path: Path) -> None:
+    module = get_peft_model(tiny.model(initializer_range=0.1), LoraConfig(r=4, target_modules="all-linear"))
+    objective = {"nash_md": {"kl": 0.02, "mixture": 0.25}}
+    learner = Learner(tmp_path, {"n": 16}, objective, module=module, batch=5, steps=8)
+    steps = served(learner)
+    for step, examples in enumerate(steps):
+        told = said(learner, step + 1)
+        assert [line["trained"] for line in told] == ([True] * 8 + [False] * 8) * 5
+        for example in examples:
+            mine = [line for line in told if line["source"] == str(example.source)]
+            own, rivals = mine[:8], mine[8:]
+            assert len(example.ids) == 8 and "of_reference" not in example.columns
+            for ids, worth, one, rival in zip(example.ids, example.column("advantage"), own, rivals, strict=True):
+                better, worse = one["parts"]["contains"], rival["parts"]["contains"]
+                assert one["reward"] == 0.5 + 0.5 * (better - worse) == 1 - rival["reward"]
+                assert len(ids) == 14 + one["tokens"] and (worth[14:] == one["reward"] - 0.5).all()
+                assert rival["advantage"] is None
+    right = [event["right"] for event in learner.events("rollout")]
+    assert np.mean(right[-3:]) > np.mean(right[:3]) + 0.3
+    assert learner.events("step")[0]["kl"] == 0.0 < learner.events("step")[-1]["kl"]
+
+
 def test_a_share_of_the_steps_learns_from_the_datas_own_answers(tmp_path: Path) -> None:
     teacher = tiny.Policy(tiny.model(seed=5))
     learner = Learner(
@@ -319,6 +344,23 @@ def test_an_answer_nobody_could_judge_teaches_nothing() -> None:
     advantage = [one[14:] for one in made.column("advantage")]
     assert not advantage[1].any() and advantage[0][0] == pytest.approx(-advantage[2][0]) and advantage[0][0] > 0.5
     assert np.isnan(made.column("reward")[1])
+
+
+def test_what_is_imitated_is_right_by_the_first_scorer_whatever_the_sum_says() -> None:
+    from luthier.objectives.policy.critic import Good
+
+    given = group([], [2, 3, 1])
+    given.parts = [{"contains": 1.0, "f1": 0.0}, {"contains": 0.0, "f1": 1.0}, {"contains": None, "f1": 1.0}]
+    asked = [Reward(scorer=Plugin(name="contains"), weight=0.1), Reward(scorer=Plugin(name="f1"))]
+    Judging(asked).settle(given)
+    assert given.rewards[:2] == [0.1, 1.0]
+    made = rows.row(given, 0, None, rows.Computed())
+    assert made.column("right") == (1.0, 0.0, 0.0)
+    (batch,) = micro_batches([made], 2048)
+    assert count(GOOD_TOKEN, batch) == 2
+    with torch.no_grad(), Forward(tiny.model()).opened() as forward:
+        seen = forward.rows(batch)
+        assert torch.equal(Good().loss(seen) > 0, seen.row_S == 0)
 
 
 # held-out prompts

@@ -32,7 +32,7 @@ def by_hand() -> list[Encoded]:
     def row(lengths: tuple[int, ...], weight: float, rewards: tuple[float, ...] | None, labels: Any) -> Encoded:
         ids = tuple(np.arange(3, 3 + 10 + length, dtype=np.int32) for length in lengths)
         weights = tuple(np.array([0.0] * 10 + [weight] * length, np.float32) for length in lengths)
-        known: dict[str, Any] = {} if rewards is None else {"reward": rewards}
+        known: dict[str, Any] = {} if rewards is None else {"reward": rewards, "right": (0.0, 1.0, 0.0)[: len(rewards)]}
         if labels is not None:
             known["step_reward"] = tuple(np.array(each, np.float32) for each in labels)
             known["step_end"] = tuple(np.array([9 + len(each) - k for k in range(len(each))][::-1]) for each in labels)
@@ -47,7 +47,7 @@ def by_hand() -> list[Encoded]:
 
 COUNTED = {
     "token": 9 * 1.0 + 11 * 0.5 + 8 * 0.25,
-    "good token": 2,  # those of the one response that is worth more than one half
+    "good token": 3 + 6 * 0.5,  # those of the second response of each, whatever it is worth
     "row": 6,
     "pair": 3,
     "step": 2 + 1 + 3 + 1 + 1,
@@ -92,8 +92,7 @@ class Mean(Objective):
         if self.unit in ("token", "constant"):
             return -rows.logp_S * rows.weight_S
         if self.unit == "good token":
-            assert rows.reward_N is not None
-            return -rows.logp_S * rows.weight_S * (rows.reward_N > 0.5)[rows.row_S]
+            return -rows.logp_S * rows.weight_S * rows.column("right")[rows.row_S]
         if self.unit == "row":
             return total_N
         if self.unit == "pair":

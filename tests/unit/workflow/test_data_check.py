@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from luthier.data import Template, prepare
 from luthier.errors import LuthierError
+from luthier.objectives import OBJECTIVES
 from luthier.recipe import Recipe
 from luthier.types import PAIR, ROW, STEP, Needs, TokenStore
 from luthier.workflow import data_check
@@ -138,3 +139,13 @@ def test_a_reference_without_an_embedding_for_a_token(store, tokenizer):
         LuthierError, match=rf"(?s)0.jsonl:\d: the reference has embeddings for {highest} tokens .*resize"
     ):
         data_check.embeddings(made, highest, tokenizer, "the reference")
+
+
+def test_imitating_what_is_right_without_a_word_on_what_is_is_told() -> None:
+    vapo = OBJECTIVES.build("vapo")
+    assert data_check.verdicts(vapo, "vapo", tells_right=True) is None
+    assert data_check.verdicts(OBJECTIVES.build("ppo"), "ppo", tells_right=False) is None
+    assert data_check.verdicts(OBJECTIVES.build("vapo", {"imitate": 0}), "vapo", tells_right=False) is None
+    within = OBJECTIVES.build("sum", {"of": {"vapo": 1.0, "sft": 0.1}})
+    for objective in (vapo, within):
+        assert "none is imitated" in (data_check.verdicts(objective, "it", tells_right=False) or "")

@@ -125,7 +125,8 @@ def test_a_reward_model_that_is_not_whole_or_of_other_rows_is_told(run, tmp_path
 # chat
 def test_bytes_that_are_no_text_do_not_end_a_conversation(run, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("caf\udce9\nhi\n"))
-    verbs.chat(run.folder, max_new_tokens=1)
+    with pytest.raises(LuthierError, match="lines without an answer: 1"):
+        verbs.chat(run.folder, max_new_tokens=1)
     assert "this is not UTF-8 text" in capsys.readouterr().out
 
 

@@ -165,7 +165,7 @@ def test_constitutional_ai_from_prompts_to_reinforcement(place: Path) -> None:
     ledger = lines(out / "pairs/ledger.jsonl")
     assert len(ledger) == 24 and all(0 <= line["reward"] <= 1 for line in ledger if line["reward"] is not None)
     assert all({"chosen", "rejected"} <= row.keys() for row in lines(out / "pairs/rows.jsonl"))
-    assert list((out / "preference/adapter").glob("head-*")) and (out / "rl/adapter").is_dir()
+    assert list((out / "preference/adapter").glob("head*.safetensors")) and (out / "rl/adapter").is_dir()
     rollouts = [json.loads(line) for line in (out / "rl/events.jsonl").read_text().splitlines()]
     assert [event["step"] for event in rollouts if event["kind"] == "rollout"] == [1, 2]
     (place / "own.yaml").write_text(OWN.replace("briefly", "in a word"))

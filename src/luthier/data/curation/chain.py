@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from luthier.data.curation.chunks import Chunk, Placed, Shard, chunks
 from luthier.data.curation.deciding import allowed, decided, why
-from luthier.data.curation.stages import Rows, Settings, Stage, digest, known_by, ready, stage
+from luthier.data.curation.stages import Rows, Settings, Stage, digest, known_by, made_by, ready, stage
 from luthier.data.ledger import Ledger
 from luthier.data.reading.feeds import Feed
-from luthier.data.steps.step import RowStep, SetStep
+from luthier.data.steps.step import MakeStep, RowStep, SetStep
 from luthier.data.tally import StepTally, Tally
 from luthier.run import write_atomically
 from luthier.types import Example
@@ -120,6 +120,9 @@ class _Run:
         """The rows, gone through these steps; row steps at the end still wait."""
         left = list(steps)
         while left:
+            if isinstance(left[0].step, MakeStep):
+                line = self._made(line, left.pop(0))
+                continue
             if isinstance(left[0].step, RowStep):
                 placed = left.pop(0)
                 line = _Line([replace(one, steps=(*one.steps, placed)) for one in line.chunks], line.key)
@@ -133,6 +136,11 @@ class _Run:
     def read(self, line: _Line, measuring: Sequence[Placed] = ()) -> Stage:
         """The rows on the disk, all steps that waited gone through, and measured."""
         made = stage(line.chunks, line.key, measuring, self.settings)
+        self._told(made, [placed for chunk in line.chunks for placed in chunk.steps])
+        return made
+
+    def _told(self, made: Stage, steps: Sequence[Placed]) -> None:
+        """Enter what was done in a pass."""
         self.stages.append(made)
         self.ledger.absorb(made.ledger)
         self.ledger.steps += made.steps
@@ -140,9 +148,16 @@ class _Run:
             source = self.names[int(feed)]
             source.dropped, source.made = source.dropped + dropped, source.made + rows
         for tally in made.steps:
-            placed = next(one for chunk in line.chunks for one in chunk.steps if one.at == tally.at)
-            allowed(tally, placed, self.settings.allow_drop)
-        return made
+            allowed(tally, next(one for one in steps if one.at == tally.at), self.settings.allow_drop)
+
+    def _made(self, line: _Line, placed: Placed) -> _Line:
+        """The rows, and those that a step made of them."""
+        if line.waits:
+            before = self.read(line)
+            line = _Line(before.masked(None), [before.key])
+        made = made_by(placed, line.chunks, line.key, self.settings)
+        self._told(made, [placed])
+        return _Line(made.masked(None), [made.key])
 
     def _decided(self, line: _Line, group: Sequence[Placed]) -> _Line:
         made = self.read(line, group)
@@ -183,7 +198,7 @@ def curate(
     """
     own, whole = [_compared(steps, settings) for steps in own], _compared(whole, settings)
     run = _Run(feeds, settings)
-    parts = [run.through(_Line(chunks(one, number), [one.key()]), own[number]) for number, one in enumerate(feeds)]
+    parts = [run.through(_Line(chunks(one, number), _known(one)), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])
     line = run.through(line, whole)
     if line.waits:
@@ -195,6 +210,11 @@ def curate(
 def _compared(steps: Sequence[Placed], settings: Settings) -> list[Placed]:
     """The steps, those that compare with other rows made ready at once: what they do hangs on those rows."""
     return [ready(one, settings.tools) if "rows" in one.step.wants else one for one in steps]
+
+
+def _known(one: Feed) -> list[Any]:
+    """What decides the rows of a source before its steps: neither these nor its share of the mix."""
+    return replace(one, entry=replace(one.entry, steps=(), weight=None)).key()
 
 
 def _decide(one: Decided, settings: Settings) -> None:

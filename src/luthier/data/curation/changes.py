@@ -60,7 +60,9 @@ def with_texts(example: Example, new: Iterable[str]) -> Example:
     if STEPS in meta and len(example.responses) == 1:
         steps = tuple(next(given) for _ in meta[STEPS])
         same = steps == tuple(meta[STEPS])
-        responses = example.responses if same else (_stepped(example.responses[0], meta[STEPS], steps),)
+        responses: tuple[Response, ...] = (
+            example.responses if same else (_stepped(example.responses[0], meta[STEPS], steps),)
+        )
         meta = meta if same else {**meta, STEPS: steps}
     else:
         made = ((one, _spoken(one.turns, given)) for one in example.responses)

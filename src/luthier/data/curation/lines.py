@@ -28,6 +28,7 @@ PLACE = ', "source": ['
 TUPLES = ("steps", "joints", "gaps")
 """Keys of `meta` whose values are tuples, which JSON has as lists."""
 JUDGED = ("reward", "step_rewards", "logp", "by", "ids")
+NOTHING = (None,) * len(JUDGED)
 
 
 def _dumped(content: Any) -> str:
@@ -56,7 +57,7 @@ def body(example: Example) -> str:
     said = ", ".join([_message(turn) for turn in turns])
     if not example.tools and example.answer is None:
         return f'{{"messages": [{said}]}}'
-    more = {"tools": list(example.tools)} if example.tools else {}
+    more: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
     more |= {"answer": example.answer} if example.answer is not None else {}
     return f'{{"messages": [{said}], {_dumped(more)[1:]}'
 
@@ -126,7 +127,7 @@ def is_plain(example: Example) -> bool:
         return False
     if responses:
         one = responses[0]
-        judged = not (one.reward is one.step_rewards is one.logp is one.by is one.ids is None)
+        judged = (one.reward, one.step_rewards, one.logp, one.by, one.ids) != NOTHING
         if judged or len(one.turns) != 1 or one.turns[0].role != "assistant" or not _plain_turn(one.turns[0]):
             return False
     elif prompt[-1].role == "assistant":

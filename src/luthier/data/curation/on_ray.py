@@ -27,7 +27,8 @@ from luthier.data.curation.feeds import placed
 from luthier.data.curation.passing import measured, stepped
 from luthier.data.curation.scores import as_keys
 from luthier.data.ledger import Ledger
-from luthier.data.reading.feeds import Feed, Part
+from luthier.data.reading.feeds import Feed
+from luthier.data.reading.parts import Part
 from luthier.data.steps.step import RowStep, SetStep
 from luthier.data.steps.tools import Tools
 from luthier.data.tally import StepTally
@@ -146,10 +147,10 @@ class _Run:
     def _count(self, told: list[dict[str, Any]], rows: list[Placed]) -> None:
         """Enter what the processes have counted."""
         tallies = {one.at: StepTally(one.at, one.name) for one in rows}
-        for one in told:
-            self.made.ledger.absorb(Ledger.from_json(one["ledger"]))
-            self.made.events += one["events"]
-            for tally in map(StepTally.from_json, one["steps"]):
+        for content in told:
+            self.made.ledger.absorb(Ledger.from_json(content["ledger"]))
+            self.made.events += content["events"]
+            for tally in map(StepTally.from_json, content["steps"]):
                 tallies[tally.at].join(tally)
         self.made.ledger.steps += tallies.values()
         for one in rows:
@@ -268,11 +269,15 @@ def _read(block: pa.Table, name: str | None, ledger: Ledger) -> Iterator[Example
 
 
 def _told(block: pa.Table) -> list[str]:
+    if TOLD not in block.column_names:  # Ray asks nothing of a block without rows
+        return []
     return [one for one in block[TOLD].to_pylist() if one is not None]
 
 
 def _measured(block: pa.Table) -> tuple[int, NDArray[np.uint64], dict[str, NDArray[Any]]]:
     """How many rows a block has, their keys, and what was measured of them."""
+    if TOLD not in block.column_names:
+        return 0, np.empty((0, 2), np.uint64), {}
     kept = block.filter(pa.compute.is_valid(block[LINE]))
     told = [json.loads(one)["columns"] for one in _told(block)]
     shapes: dict[str, Any] = next((one for one in told if one), {})
@@ -290,6 +295,8 @@ def _measured(block: pa.Table) -> tuple[int, NDArray[np.uint64], dict[str, NDArr
 
 def _stripped(block: pa.Table, keep: NDArray[np.bool_] | None) -> pa.Table:
     """The rows of a block alone, without those that go."""
+    if LINE not in block.column_names:
+        return pa.table({LINE: pa.array([], pa.string())})
     only = block.filter(pa.compute.is_valid(block[LINE])).select([LINE])
     return only if keep is None else only.filter(pa.array(keep))
 

@@ -62,16 +62,21 @@ def work(task: Task, tools: Tools) -> None:
     """Do it, and write what came of it. Raises LuthierError for rows that cannot be read and steps that fail."""
     ledger = Ledger()
     tallies = {placed.at: StepTally(placed.at, placed.name) for placed in task.chunk.steps}
-    with _Writer(task, tools) as writer:
+    with Writer(task, tools) as writer:
         for batch in _batches(task.chunk.rows.examples(ledger)):
             rows: Sequence[Example] = batch
             for placed in task.chunk.steps:
                 rows = stepped(placed, rows, tallies[placed.at], tools, writer.log)
             writer.add(rows)
+    tell(task, ledger, list(tallies.values()), writer)
+
+
+def tell(task: Task, ledger: Ledger, tallies: Sequence[StepTally], writer: Writer) -> None:
+    """Write down what was done with a chunk: then it is whole."""
     told = {
         "feed": task.chunk.feed,
         "ledger": ledger.to_json(),
-        "steps": [tally.to_json() for tally in tallies.values()],
+        "steps": [tally.to_json() for tally in tallies],
         "shards": writer.shards,
         "plain": writer.plain,
         "measuring": writer.seconds,
@@ -92,11 +97,7 @@ def stepped(
     outcomes = outcomes_of(placed, rows, tools)
     passed: list[Example] = []
     for row, outcome in zip(rows, outcomes, strict=True):
-        tally.seen += 1
-        if outcome is row:
-            passed.append(row)
-        else:
-            passed += _counted(placed, row, outcome, tally, log)
+        passed += counted(placed, row, outcome, tally, log)
     tally.seconds += time.process_time() - start
     return passed
 
@@ -113,21 +114,25 @@ def outcomes_of(placed: Placed, rows: Sequence[Example], tools: Tools) -> Sequen
             try:
                 placed.step.apply_all([row], tools)
             except Exception as again:
-                raise _failed(placed, row, again) from again
-        raise _failed(placed, rows[0], error) from error
+                raise failed(placed, row, again) from again
+        raise failed(placed, rows[0], error) from error
 
 
-def _failed(placed: Placed, row: Example, error: Exception) -> LuthierError:
+def failed(placed: Placed, row: Example, error: Exception) -> LuthierError:
+    """The fault of a step, which names the row that it failed on."""
     if isinstance(error, LuthierError):
         return error
     what = f"the step {placed.name!r} failed on this row: {type(error).__name__}: {error}"
     return LuthierError(what, where=str(row.source), fix=f"mend or leave out the row, or take {placed.at} out")
 
 
-def _counted(
+def counted(
     placed: Placed, row: Example, outcome: Outcome, tally: StepTally, log: list[dict[str, Any]]
 ) -> Sequence[Example]:
-    """The rows that another outcome than the row itself passes on. The tally counts it, the log tells it."""
+    """The rows that an outcome passes on. The tally counts it, the log tells what is not the row itself."""
+    tally.seen += 1
+    if outcome is row:
+        return (row,)
     where = str(row.source)
     event: dict[str, Any] = {"source": where, "step": placed.label}
     if isinstance(outcome, Noted):
@@ -162,7 +167,9 @@ def _counted(
 
 
 def _of(placed: Placed, row: Example, made: Example, number: int) -> Example:
-    """A made row, which knows what it was made from."""
+    """A made row, which knows what it was made from; the row itself, where it is one of them, stays as it is."""
+    if made is row:
+        return row
     known = dict(made.meta)
     if lines.MADE not in known or known[lines.MADE] == row.meta.get(lines.MADE):
         known[lines.MADE] = {"from": str(row.source), "by": placed.name, "part": number}
@@ -180,7 +187,7 @@ class _Open:
     columns: list[dict[str, NDArray[Any]]] = field(default_factory=list)
 
 
-class _Writer:
+class Writer:
     """Rows of a chunk as shards, with what was measured of them."""
 
     def __init__(self, task: Task, tools: Tools) -> None:
@@ -242,7 +249,7 @@ class _Writer:
             self.shards.append([Path(shard.stem).name, len(shard.keys)])
         self._open = None
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Writer:
         return self
 
     def __exit__(
@@ -291,4 +298,4 @@ def _asked(placed: Placed, rows: Sequence[Example], tools: Tools) -> dict[str, N
     return found
 
 
-__all__ = ["Measured", "Task", "measured", "outcomes_of", "stepped", "work"]
+__all__ = ["Measured", "Task", "Writer", "counted", "failed", "measured", "outcomes_of", "stepped", "tell", "work"]

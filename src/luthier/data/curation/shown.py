@@ -30,7 +30,8 @@ def table(steps: Sequence[StepTally]) -> RenderableType:
     made.add_column("reasons", overflow="fold")
     for one in steps:
         figures = (_count(one.seen), _count(one.changed), _count(one.dropped), _count(one.made), rate(one))
-        why = "\n".join([*(_reason(*reason) for reason in one.main_reasons()[:SHOWN]), *one.notes])
+        counts = (f"{count:,}× {note}" for note, count in sorted(one.counts.items(), key=lambda item: -item[1]))
+        why = "\n".join([*(_reason(*reason) for reason in one.main_reasons()[:SHOWN]), *one.notes, *counts])
         made.add_row(Text(f"{one.at} {one.name}"), *figures, Text(why))
     return made
 

@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from luthier import __version__, cache
-from luthier.data.curation import lines, workers
+from luthier.data.curation import lines, making, workers
 from luthier.data.curation.chunks import Chunk, Placed, Shard
 from luthier.data.curation.passing import Measured, Task
 from luthier.data.curation.scores import Scores
@@ -138,6 +138,36 @@ def stage(chunks: Sequence[Chunk], key: Any, measuring: Sequence[Placed], settin
     return Stage(folder, name)
 
 
+def made_by(placed: Placed, chunks: Sequence[Chunk], key: Any, settings: Settings) -> Stage:
+    """The chunks, gone through by a step that makes rows: found in the cache, or done. `key` as of `stage`. Raises
+    LuthierError."""
+    placed = ready(placed, settings.tools)
+    name = digest([LAYOUT, __version__, key, known_by(placed), settings.tools.seed])
+    folder = cache.root() / "curated" / name
+    if not (folder / "stage.json").is_file():
+        with _held(folder):
+            if not (folder / "stage.json").is_file():
+                tasks = [
+                    Task(index, Chunk(one.feed, one.rows), (), str(folder), settings.tools.seed)
+                    for index, one in enumerate(chunks)
+                ]
+                with _room(folder):
+                    making.make(placed, tasks, settings.tools, lambda done: None)
+                    _join(folder, tasks, {})
+    return Stage(folder, name)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Raises LuthierError where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if cache.is_full(error):
+            raise cache.no_space(folder, "curated rows") from error
+        raise
+
+
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """One process works in the folder; another waits for it, and finds what it did."""
@@ -170,13 +200,9 @@ def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], se
         count += done
         settings.show(count, len(tasks))
 
-    try:
+    with _room(folder):
         workers.run(left, tools, settings.processes, tell)
         _join(folder, tasks, memory)
-    except OSError as error:
-        if cache.is_full(error):
-            raise cache.no_space(folder, "curated rows") from error
-        raise
 
 
 def ready(placed: Placed, tools: Tools) -> Placed:
@@ -294,4 +320,4 @@ class Rows:
         return lines.source_of(self.line(index))
 
 
-__all__ = ["Rows", "Settings", "Stage", "known_by", "ready", "stage"]
+__all__ = ["Rows", "Settings", "Stage", "known_by", "made_by", "ready", "stage"]

@@ -132,15 +132,15 @@ def _side(row: Mapping[str, Any], side: str) -> Any:
 def _status(row: Mapping[str, Any]) -> str:
     """How the server refused, '' where it did not."""
     response = row.get("response")
-    outer = response if isinstance(response, Mapping) else {}
-    inner = outer.get("body")
+    outer: Mapping[str, Any] = response if isinstance(response, Mapping) else {}
+    inner: Any = outer.get("body")
     for held in (row, outer):
         for key in ("status", "status_code"):
             value = held.get(key)
             if isinstance(value, int | str) and str(value).isdigit() and int(value) >= 400:
                 return str(value)
-    for held in (row, outer, inner):
-        error = held.get("error") if isinstance(held, Mapping) else None
+    for part in (row, outer, inner):
+        error = part.get("error") if isinstance(part, Mapping) else None
         if error:
             code = error.get("code") or error.get("type") if isinstance(error, Mapping) else None
             return str(code or "error")

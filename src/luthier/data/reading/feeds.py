@@ -20,8 +20,9 @@ from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwi
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
 from luthier.data.reading.json_files import read_jsonl
-from luthier.data.reading.materials import MATERIALS, PlacedRow, Tell
-from luthier.data.reading.text_files import NumberedRow, cut
+from luthier.data.reading.materials import MATERIALS
+from luthier.data.reading.parts import Part
+from luthier.data.reading.text_files import NumberedRow
 from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
@@ -29,41 +30,6 @@ from luthier.types import RAW, Example, Format, Source, Turn
 
 LOOKED_AT = 1000
 """Rows that tell whether the pairs of a source repeat their prompt; of a stream, all that a whole source tells."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file (or hub split) of a feed, opened when it is read."""
-
-    name: str
-    rows: Callable[[], Iterator[PlacedRow]]
-    fingerprint: Callable[[], str]
-    said: Callable[[], tuple[str, ...]] = tuple
-    """What the ledger is to say about how it is read."""
-    lined: Path | None = None
-    """The file, where each of its lines is a row: it may be read in pieces."""
-    begins: NumberedRow | None = None
-    """The first row of the whole, where this is a piece: it says the shape."""
-
-    telling: Callable[[Tell], Iterator[PlacedRow]] | None = None
-    """The rows of a material, which has things to say while it is read."""
-    mixed: bool = False
-    """May its rows have different shapes?"""
-
-    def pieces(self, size: int) -> list[Part]:
-        """The part in pieces of about so many bytes, where it can be cut."""
-        if self.lined is None or self.lined.stat().st_size <= size:
-            return [self]
-        first, read = next(self.rows(), None), partial(read_jsonl, self.lined)
-        return [
-            replace(self, rows=partial(read, span), said=tuple if span.start else self.said, begins=first)
-            for span in cut(self.lined, size)
-        ]
-
-    def read(self, tell: Tell) -> Iterator[tuple[Source, Any]]:
-        """The rows with their places."""
-        for place, row in self.telling(tell) if self.telling else self.rows():
-            yield place if isinstance(place, Source) else Source(self.name, place), row
 
 
 @dataclass(frozen=True)
@@ -130,8 +96,9 @@ class Feed:
         for line in part.said():
             ledger.note(line)
         if part.begins is not None and shape is None and isinstance(part.begins[1], Mapping):
-            first = Source(part.name, part.begins[0])
-            name, shape = self._recognise(self._columns(_bare_names(part.begins[1], first), first), first)
+            place, row = part.begins
+            first = place if isinstance(place, Source) else Source(part.name, place)
+            name, shape = self._recognise(self._columns(_bare_names(row, first), first), first)
         for source, row in part.read(ledger.note):
             if isinstance(row, BadRow):
                 count += 1
@@ -401,4 +368,4 @@ def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> 
         yield from one.examples(tally)
 
 
-__all__ = ["Feed", "Part", "as_text", "feed", "file_part", "read", "silent"]
+__all__ = ["Feed", "as_text", "feed", "file_part", "read", "silent"]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import cast
 
 from luthier.data.reading import sources as files
-from luthier.data.reading.feeds import Feed, Part, file_part, silent
+from luthier.data.reading.feeds import Feed, file_part, silent
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS
 from luthier.data.reading.materials import BY_ENDING, MATERIALS, Material, PlacedRow, Tell, ending, known_by
+from luthier.data.reading.parts import Part
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.registry import suggest
@@ -50,7 +51,8 @@ def over_rows(entry: Entry, part: Part) -> Part:
     def read(tell: Tell) -> Iterator[PlacedRow]:
         return material.over(part.rows(), tell)
 
-    return Part(part.name, partial(read, silent), part.fingerprint, part.said, read, material.mixed)
+    rows = partial(read, silent)
+    return Part(part.name, rows, part.fingerprint, part.said, telling=read, mixed=material.mixed)
 
 
 def parts(path: Path, *, recognised: bool) -> tuple[Part, ...]:

@@ -82,7 +82,8 @@ def _trees(rows: Iterator[PlacedRow], tell: Tell) -> Iterator[_Node | tuple[int 
         try:
             if not isinstance(row, Mapping):
                 raise BadRow("the row is no object")
-            given = row.get("prompt") if isinstance(row.get("prompt"), Mapping) else row
+            prompt = row.get("prompt")
+            given: Mapping[str, Any] = prompt if isinstance(prompt, Mapping) else row
             node = _node(given, place, tell)
         except BadRow as fault:
             yield place, fault

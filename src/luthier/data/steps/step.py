@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -34,9 +34,9 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A row that passes, changed or not, and what the ledger is to count of it."""
+    """A row that passes, changed or not, or the rows that it became, and what the ledger is to count of it."""
 
-    example: Example
+    example: Example | tuple[Example, ...]
     notes: tuple[str, ...]
     """Words to count by, once for each time: never a value that is to be hidden."""
 
@@ -99,6 +99,27 @@ class RowStep(Step, ABC):
         return [self.apply(example, tools) for example in batch]
 
 
+class MakeStep(RowStep, ABC):
+    """A step that makes rows: it goes through all of them in order, in the first process, may look ahead, and may have
+    made enough. What it paid for is in the journal of calls, so that it is begun anew when it was stopped."""
+
+    wants: ClassVar[frozenset[str]] = frozenset({"engine", "ask"})
+    idempotent: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    """What it makes of a row hangs on the others, too."""
+
+    @abstractmethod
+    def make(self, rows: Iterator[Example], tools: Tools) -> Iterator[Outcome]:
+        """What becomes of each row, in order: one outcome for each."""
+
+    def apply(self, example: Example, tools: Tools) -> Outcome:
+        (outcome,) = self.make(iter([example]), tools)
+        return outcome
+
+    def apply_all(self, batch: Sequence[Example], tools: Tools) -> Sequence[Outcome]:
+        return list(self.make(iter(batch), tools))
+
+
 class Reread(Protocol):
     """The rows that a set step decides on, read again from the disk one by one."""
 
@@ -155,4 +176,16 @@ class SetStep(Step, ABC):
         """Which rows stay. `columns`: what was measured of all rows, in order, memory-mapped."""
 
 
-__all__ = ["Columns", "Dropped", "Noted", "Outcome", "Reread", "RowStep", "SetStep", "Step", "Verdicts", "holding"]
+__all__ = [
+    "Columns",
+    "Dropped",
+    "MakeStep",
+    "Noted",
+    "Outcome",
+    "Reread",
+    "RowStep",
+    "SetStep",
+    "Step",
+    "Verdicts",
+    "holding",
+]

@@ -28,7 +28,7 @@ from luthier.forward.likelihoods import Likelihoods
 from luthier.models import max_context
 from luthier.models.decode.adapters import Unserved
 from luthier.models.decode.compiled import CompiledReader
-from luthier.models.decode.step import NO_ID, PAGE
+from luthier.models.decode.step import NO_ID, PAGE, Reader
 from luthier.types import Completion, Encoded, Piece, Request, Sampling
 
 
@@ -273,7 +273,7 @@ class LocalEngine:
                 bound = lane.scheduler.busy or (name is None and self._beside is not None and self._beside.names)
                 if bound:
                     lane.scheduler.reader.refresh()
-                elif not renewed(lane.scheduler.reader, module):
+                elif not self._reads_on(lane.scheduler.reader, module):
                     del self._lanes[name]
                     self._beside = None if name is None else self._beside
 
@@ -307,13 +307,21 @@ class LocalEngine:
             )
         if name not in self._lanes:
             with self._named.on(name) as module, inference(module):
-                made = reader(module, self._kind)
+                made = self._read_by(module)
                 if name is None and isinstance(made, CompiledReader):
                     self._beside = Adapters(made, self._room)
                 scheduler = Scheduler(made, self._stop, self._sizes, None if name else self._beside)
                 lane = self._lanes[name] = Lane(scheduler, max_context(module))
                 lane.watch.changed(module)
         return self._lanes[name]
+
+    def _read_by(self, module: Any) -> Reader:
+        """What reads the module's tokens."""
+        return reader(module, self._kind)
+
+    def _reads_on(self, made: Reader, module: Any) -> bool:
+        """Can what read the module go on with it as it is by now?"""
+        return renewed(made, module)
 
     def _row(self, request: Request, index: int, limit: int, scheduler: Scheduler, listen: bool) -> Row:
         sampling = request.sampling

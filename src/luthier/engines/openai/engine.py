@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from luthier.engines.asking import in_order
 from luthier.engines.openai.kept import Kept
 from luthier.engines.openai.limits import Budget, Entry, Pace
+from luthier.engines.openai.loading import By, Loading
 from luthier.engines.openai.settings import OpenAI
 from luthier.engines.openai.wire import Patience, Stopped, Wire
 from luthier.engines.openai.words import Words
@@ -31,13 +32,17 @@ class RemoteEngine:
     is the model that the endpoint is asked for. What it spends and how fast it may go counts for all of its calls.
     """
 
-    def __init__(self, settings: OpenAI, name: str, tokenizer: Any, stop_ids: Collection[int]) -> None:
+    def __init__(
+        self, settings: OpenAI, name: str, tokenizer: Any, stop_ids: Collection[int], by: By | None = None
+    ) -> None:
+        """`by`: whose way of loading adapters the endpoint has; None: which there are is its own business."""
         self._settings = settings
         self._words = Words(settings, name, tokenizer, frozenset(stop_ids))
         self._wire = Wire(settings.url, settings.key_from, timeout=settings.timeout, retries=settings.retries)
         self._pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         prices = (settings.price_in or 0.0, settings.price_out or 0.0)
         self.budget = Budget(prices, settings.max_cost, settings.max_total_tokens)
+        self._loading = None if by is None else Loading(self._wire, by)
         self._kept = Kept(self._wire.url) if settings.keeps else None
         self.context = settings.context
 
@@ -83,7 +88,11 @@ class RemoteEngine:
         )
 
     def load_adapter(self, name: str, folder: str) -> None:
-        """Raises LuthierError: which adapters there are is the endpoint's business."""
+        """As `Engine.load_adapter`. Raises LuthierError where the endpoint does not, and where which adapters there are
+        is its own business."""
+        if self._loading is not None:
+            self._loading.load(name, folder)
+            return
         raise LuthierError(
             f"the adapter {name!r} cannot be loaded into an endpoint from here",
             where=folder,
@@ -91,7 +100,10 @@ class RemoteEngine:
         )
 
     def drop_adapter(self, name: str) -> None:
-        """Raises LuthierError, as there is none."""
+        """As `Engine.drop_adapter`; one that the endpoint does not know is gone already."""
+        if self._loading is not None:
+            self._loading.drop(name)
+            return
         raise LuthierError(
             f"no adapter {name!r} was loaded (loaded: none)", where=self._wire.url, fix="an endpoint keeps its own"
         )

@@ -15,6 +15,7 @@ from luthier.recipe.schema import Why
 from luthier.types import Engine
 
 if TYPE_CHECKING:
+    from luthier.engines.openai.loading import By
     from luthier.models import OnDisk
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -116,8 +117,15 @@ class OpenAI(Opening):
 
     def open(self, model: OnDisk, stop_ids: Collection[int]) -> Engine:
         """An engine that asks the endpoint. Raises LuthierError as `ready` does."""
+        return self._opened(model, stop_ids)
+
+    def following(self, model: OnDisk, stop_ids: Collection[int], by: By | None) -> Engine:
+        """As `Opening.following`."""
+        return self._opened(model, stop_ids, by)
+
+    def _opened(self, model: OnDisk, stop_ids: Collection[int], by: By | None = None) -> Engine:
         from luthier.engines.openai.engine import RemoteEngine
 
         self.ready(base=model.is_base)
         name = self.base if model.is_base and self.base is not None else self.model
-        return RemoteEngine(self, name, model.tokenizer, stop_ids)
+        return RemoteEngine(self, name, model.tokenizer, stop_ids, by)

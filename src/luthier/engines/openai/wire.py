@@ -56,6 +56,14 @@ class Patience:
             raise Stopped
 
 
+class Refused(LuthierError):
+    """The endpoint said no, with this status."""
+
+    def __init__(self, status: int, what: str, *, where: str, fix: str) -> None:
+        self.status = status
+        super().__init__(what, where=where, fix=fix)
+
+
 class _Momentary(Exception):
     """A failure after which the call is made again. `after`: the seconds that the endpoint asks for."""
 
@@ -101,6 +109,10 @@ class Wire:
             )
         return content
 
+    def tell(self, method: str, path: str, body: Mapping[str, Any]) -> None:
+        """A call whose answer says no more than that it was done. Raises Refused, and LuthierError as `post` does."""
+        self._opened(path, body, Patience(threading.Event()), stream=False, method=method).close()
+
     def parts(self, path: str, body: Mapping[str, Any], patience: Patience) -> Iterator[dict[str, Any]]:
         """The parts of a streamed answer. Raises LuthierError as `post` does, and where it breaks off."""
         with self._opened(path, body, patience, stream=True) as answer:
@@ -117,12 +129,14 @@ class Wire:
                     f"the answer broke off: {self._clean(_why(error))}", where=f"{self.url}{path}", fix="ask again"
                 ) from None
 
-    def _opened(self, path: str, body: Mapping[str, Any], patience: Patience, *, stream: bool) -> requests.Response:
+    def _opened(
+        self, path: str, body: Mapping[str, Any], patience: Patience, *, stream: bool, method: str = "POST"
+    ) -> requests.Response:
         wait, last = FIRST_WAIT, ""
         for attempt in range(self._retries + 1):
             patience.begin()
             try:
-                return self._once(path, body, stream)
+                return self._once(method, path, body, stream)
             except _Momentary as failure:
                 last = failure.what
                 if attempt == self._retries:
@@ -137,9 +151,10 @@ class Wire:
             fix="wait and run the same again, lower `concurrency`, or set requests_per_minute or tokens_per_minute",
         )
 
-    def _once(self, path: str, body: Mapping[str, Any], stream: bool) -> requests.Response:
+    def _once(self, method: str, path: str, body: Mapping[str, Any], stream: bool) -> requests.Response:
         try:
-            answer = self._session.post(
+            answer = self._session.request(
+                method,
                 self.url + path,
                 json=body,
                 timeout=(CONNECTING, self._timeout),
@@ -177,7 +192,7 @@ class Wire:
 
     def _refused(self, status: int, message: str, path: str) -> LuthierError:
         fix = FIXES.get(status, "see what the endpoint says; its own log may say more")
-        return LuthierError(f"the endpoint answered {status}: {message}", where=f"{self.url}{path}", fix=fix)
+        return Refused(status, f"the endpoint answered {status}: {message}", where=f"{self.url}{path}", fix=fix)
 
     def _unreachable(self, error: Exception, path: str) -> LuthierError:
         return LuthierError(

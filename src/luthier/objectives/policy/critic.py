@@ -61,16 +61,16 @@ class Value(Objective):
 
 @dataclass(frozen=True)
 class Good(Objective):
-    """The likelihood of what was right: -log pi of each token of a response whose reward is above 0.5, a mean over
-    those tokens (VAPO, arXiv:2504.05118, its positive examples)."""
+    """The likelihood of what was right: -log pi of each token of a response that the first scorer calls right, whatever
+    else shapes its reward; a mean over those tokens (VAPO, arXiv:2504.05118, its positive examples)."""
 
     needs: ClassVar[Needs] = Needs(rollouts=True, unit=GOOD_TOKEN)
 
     def loss(self, rows: Rows) -> Tensor:
         """Unreduced loss of each token, S; 0 for those of responses that are not right."""
-        if rows.reward_N is None:
+        if "right" not in rows.columns:
             return 0 * rows.logp_S
-        return torch.where((rows.reward_N > 0.5)[rows.row_S], -rows.weight_S * rows.logp_S, 0.0)
+        return torch.where((rows.columns["right"] > 0)[rows.row_S], -rows.weight_S * rows.logp_S, 0.0)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class Judge(Metric):
     def __post_init__(self) -> None:
         (low, high), alone = self.scale, self.held_against == "scale"
         object.__setattr__(self, "sees_group", self.held_against == "group")
+        object.__setattr__(self, "compares", self.held_against == "group")
         object.__setattr__(self, "needs_reference", self.held_against == "answer")
         if low >= high:
             raise self._wrong("scale", f"ends at {high} and begins at {low}", "write the worst score, then the best")
@@ -151,6 +152,10 @@ class Judge(Metric):
                     won[other].append(1.0 - share)
             results.append([sum(each) / len(each) if each else None for each in won])
         return results
+
+    def met(self, pairs: Sequence[tuple[Example, Response, Response]]) -> list[float | None]:
+        """How far the first of each two responses is better than the second, both orders averaged."""
+        return self.compared([(example, text(one), text(other)) for example, one, other in pairs])
 
     def compared(self, met: Sequence[Meeting]) -> list[float | None]:
         """How far the first of each two answers is better than the second: 1 wholly, ½ alike, 0 worse. Each rule is

@@ -179,7 +179,7 @@ def count(unit: Unit, batch: Batch, *, best: bool = False) -> float:
         weight_S = batch.weight_S[batch.best_N[batch.row_S]] if best else batch.weight_S
         return float(weight_S.double().sum())
     if unit == GOOD_TOKEN:
-        good_S = (batch.columns or {}).get("reward", torch.zeros(batch.num_rows))[batch.row_S] > 0.5
+        good_S = (batch.columns or {}).get("right", torch.zeros(batch.num_rows))[batch.row_S] > 0
         return float(batch.weight_S[good_S].double().sum())
     if unit.divisor is not None:
         return float(batch.num_rows)

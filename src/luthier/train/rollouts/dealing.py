@@ -23,7 +23,8 @@ class Dealt:
     """The rows of each group that trains, and what each of its answers was worth."""
 
     rows: list[list[Encoded]]
-    worth: list[list[Worth] | None]
+    worth: list[list[Worth | None] | None]
+    """None for a group of which no credit is taken, and for an answer that does not train."""
 
 
 class Dealing:
@@ -39,6 +40,8 @@ class Dealing:
         """The rows; numbers that the journal holds are not computed again. A group without a better and a worse answer
         gives none where pairs are what is learnt from."""
         credit, needs = self._objective.estimator, self._objective.needs
+        trained = [self._trained(group) for group in groups]
+        whole, groups = groups, [group.of(own) for group, own in zip(groups, trained, strict=True)]
         computed = self._computed(groups, journal, around)
         worth: list[list[Worth] | None] = [None] * len(groups)
         if credit is not None and groups:
@@ -48,7 +51,11 @@ class Dealing:
         for number, group in enumerate(groups):
             parts = rows.split(rows.row(group, number, worth[number], computed), needs, self._budget)
             made.append([part for part in parts if needs.unit != PAIR or rows.differ(part.column("reward"))])
-        return Dealt(made, worth)
+        return Dealt(made, [_spread(*one) for one in zip(whole, trained, worth, strict=True)])
+
+    def _trained(self, group: Group) -> list[int]:
+        """Which of its answers train: not those that are there to be compared with alone."""
+        return list(range(len(group.answers)))[group.own if self._objective.needs.rivals == "mixture" else slice(None)]
 
     def _adapt(self, computed: Computed) -> None:
         """What the divergence is to cost after a rollout that was so far from the reference."""
@@ -79,3 +86,13 @@ class Dealing:
             reference=known("reference", around.reference_logp) if taxed else None,
             values=known("value", around.values) if credit is not None and credit.critic else None,
         )
+
+
+def _spread(group: Group, trained: Sequence[int], worth: Sequence[Worth] | None) -> list[Worth | None] | None:
+    """What each of a group's answers was worth, out of the worth of those that train."""
+    if worth is None:
+        return None
+    found: list[Worth | None] = [None] * len(group.answers)
+    for index, one in zip(trained, worth, strict=True):
+        found[index] = one
+    return found

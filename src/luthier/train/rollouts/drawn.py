@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,8 @@ class Answer:
                 "the engine does not tell which tokens it drew and how likely they were, and nothing can be learnt "
                 "from an answer without that",
                 where=where,
-                fix="take rollout.engine=local",
+                fix="take rollout.engine=local, or an endpoint that tells both of what it is asked by token ids "
+                "(luthier serve, vLLM)",
             )
         return cls(completion.sampled, np.array(likely, np.float32), completion.text, completion.finish)
 
@@ -79,6 +80,18 @@ class Group:
     def own(self) -> slice:
         """Those of its answers that the policy drew itself."""
         return slice(0, len(self.answers) - self.rivals)
+
+    def of(self, indices: Sequence[int]) -> Group:
+        """The same with these of its answers alone, in their order."""
+        return replace(
+            self,
+            answers=[self.answers[i] for i in indices],
+            parts=[self.parts[i] for i in indices if self.parts],
+            rewards=[self.rewards[i] for i in indices if self.rewards],
+            right=[self.right[i] for i in indices if self.right],
+            first=[self.first[i] for i in indices if self.first],
+            rivals=sum(i >= self.own.stop for i in indices),
+        )
 
     @property
     def teaches(self) -> bool:

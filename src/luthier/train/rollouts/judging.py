@@ -19,7 +19,7 @@ from luthier.scorers.groups import score_group, score_groups
 from luthier.scorers.metric import Metric
 from luthier.train.rollouts.drawn import Group, Parts
 from luthier.train.rollouts.guards import UNSAID_STOP
-from luthier.types import Example, Response
+from luthier.types import Example, Preference, Response
 
 SHOWN = 3
 """Rows named in a message."""
@@ -55,7 +55,8 @@ class Part:
 class Judging:
     """The recipe's rewards, built."""
 
-    def __init__(self, rewards: Sequence[Reward]) -> None:
+    def __init__(self, rewards: Sequence[Reward], preference: Preference | None = None) -> None:
+        """`preference`: an answer is worth the probability that it is preferred to its rival, had of scores so."""
         names: list[str] = []
         for reward in rewards:
             count = sum(name.split(" ")[0] == reward.scorer.name for name in names)
@@ -74,6 +75,22 @@ class Judging:
             part.metric.check()
         self.files = {path: _content(path) for part in self.parts for path in part.metric.files()}
         """What its judgements hang on besides the recipe: files, and the digests of what is in them."""
+        self.preference = preference
+        self._comparing = [part for part in self.parts if preference and part.metric.compares]
+        if self._comparing:
+            self._must_compare_alone()
+        bounded = all(math.isfinite(end) for part in self.parts if part.weight for end in part.metric.range)
+        self._logistic = preference == "logistic" or (preference == "auto" and not bounded)
+
+    def _must_compare_alone(self) -> None:
+        for part in self.parts:
+            if (part.metric.compares and part.weight < 0) or (not part.metric.compares and part.weight):
+                raise LuthierError(
+                    f"{self._comparing[0].name!r} says which of two answers is preferred, and what {part.name!r} says "
+                    "is no such probability, so that the two have no sum",
+                    where="reward",
+                    fix="make the other scorer a gate (`gate: true`), or leave it out",
+                )
 
     def must_be(self, before: Mapping[str, str], run: Path) -> None:
         """Raises LuthierError where the run that goes on was judged by files of another content."""
@@ -117,7 +134,9 @@ class Judging:
         said: Said = [[{} for _ in group.answers] for group in groups]
         given = [(group.prompt.example, [answer.response() for answer in group.answers]) for group in groups]
         for part in parts:
-            for of_group, values in zip(said, _scores(part, given), strict=True):
+            rivals = part in self._comparing and any(group.rivals for group in groups)
+            scores = _meetings(part, given) if rivals else _scores(part, given)
+            for of_group, values in zip(said, scores, strict=True):
                 for one, value in zip(of_group, values, strict=True):
                     one[part.name] = value if value is not None and math.isfinite(value) else None
         return said
@@ -135,7 +154,8 @@ class Judging:
     # summing up
     def settle(self, group: Group) -> None:
         """What each answer of a group is worth, and whether it is right, out of what was said of it (`group.parts`)."""
-        group.rewards = [self.total(said) for said in group.parts]
+        compared = self.preference is not None and group.rivals
+        group.rewards = self._preferred(group) if compared else [self.total(said) for said in group.parts]
         group.first = [said[self.parts[0].name] if self.parts else None for said in group.parts]
         group.right = [None if one is None or not self.tells_right else one > RIGHT for one in group.first]
 
@@ -147,6 +167,52 @@ class Judging:
         if any(part.gate and value == 0 for part, value in values):
             return 0.0
         return float(sum(part.weight * (value or 0.0) for part, value in values))
+
+    def _preferred(self, group: Group) -> list[float]:
+        """For each answer the probability that it is preferred to its rival: the latter half of the group are the
+        former's, in order. The two of a pair come to 1."""
+        own = []
+        for one, other in zip(group.parts[group.own], group.parts[group.own.stop :], strict=True):
+            if self._comparing:
+                own.append(self._compared(one, other))
+            else:
+                own.append(self._likely(self.total(one), self.total(other)))
+        return [*own, *(1.0 - one for one in own)]
+
+    def _likely(self, one: float, other: float) -> float:
+        """Out of two scores."""
+        if math.isnan(one) or math.isnan(other):
+            return math.nan
+        if self._logistic:
+            return 0.5 * (1.0 + math.tanh(0.5 * (one - other)))
+        return 0.5 + 0.5 * ((one > other) - (one < other))
+
+    def _compared(self, one: Parts, other: Parts) -> float:
+        """Out of what judges said of the two, by weight; a gate that one of them alone has passed decides."""
+        if any(value is None for value in (*one.values(), *other.values())):
+            return math.nan
+        gates = [part for part in self.parts if part.gate and not part.metric.compares]
+        passed, passed_too = (all(said[part.name] for part in gates) for said in (one, other))
+        if not (passed and passed_too):
+            return 0.5 + 0.5 * (passed - passed_too)
+        whole = sum(part.weight for part in self._comparing)
+        return float(sum(part.weight * (one[part.name] or 0.0) for part in self._comparing) / whole)
+
+
+def _meetings(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:
+    """What one who compares says of each response and its rival, which stands half a group further on."""
+    half = [len(responses) // 2 for _, responses in given]
+    pairs = [
+        (example, responses[i], responses[count + i])
+        for (example, responses), count in zip(given, half, strict=True)
+        for i in range(count)
+    ]
+    said = iter(part.metric.met(pairs))
+    found = []
+    for count in half:
+        own = [next(said) for _ in range(count)]
+        found.append([*own, *(None if one is None else 1.0 - one for one in own)])
+    return found
 
 
 def _content(path: str) -> str:

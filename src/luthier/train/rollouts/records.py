@@ -45,11 +45,12 @@ class Records:
             "before it",
         )
 
-    def write(self, number: int, drawn: Sequence[Group], worth: Mapping[int, Sequence[Worth] | None]) -> None:
+    def write(self, number: int, drawn: Sequence[Group], worth: Mapping[int, Sequence[Worth | None] | None]) -> None:
         """What was said in a rollout, and what it earned. Groups without `worth` gave way to others."""
         self._run.still_held()
         lines = []
         for group in drawn:
+            earned = worth.get(group.place)
             for index, answer in enumerate(group.answers):
                 reward = group.rewards[index]
                 line: dict[str, Any] = {
@@ -62,8 +63,8 @@ class Records:
                     "reward": None if math.isnan(reward) else reward,
                     "right": group.right[index],
                     "parts": group.parts[index],
-                    "advantage": advantage_of(worth.get(group.place), index),
-                    "trained": group.place in worth,
+                    "advantage": None if earned is None else advantage_of(earned[index]),
+                    "trained": group.place in worth and (earned is None or earned[index] is not None),
                     "finish": answer.finish,
                     "tokens": len(answer.ids),
                     "logp": round(float(answer.logp_T.sum()), 4),
@@ -77,12 +78,13 @@ class Records:
             self._run.still_held()
             write_atomically(self._run.prompts_path, "".join(json_line(row) for row in rows))
 
-    def prune(self, number: int, keep: int) -> None:
+    def prune(self, number: int, keep: int) -> int:
         """A checkpoint is about to be written that goes on with rollout `number`: what none of those needs that are on
-        disk, of which `keep` stay, may go."""
+        disk, of which `keep` stay, may go. Returns the oldest rollout that one of them needs."""
         oldest = self.saved[-keep - 1] if len(self.saved) > keep else 0
         self.saved = [*self.saved[-keep:], number]
         self._drop(self._step(oldest))
+        return oldest
 
     def end(self) -> None:
         """No rollout is open any more."""

@@ -64,6 +64,8 @@ def row(group: Group, number: int, worth: Sequence[Worth] | None, computed: Comp
     """The group, which is the rollout's `number`-th, with all that is known of it."""
     made = bare(group)
     known: dict[str, Any] = {**made.columns, "reward": tuple(group.rewards)}
+    if any(group.right):
+        known["right"] = tuple(float(one or False) for one in group.right)
     if group.rivals:
         known["of_reference"] = tuple(float(i >= len(group.answers) - group.rivals) for i in range(len(group.answers)))
     tokens: dict[str, Sequence[NDArray[Any]]] = {}
@@ -121,11 +123,9 @@ def pays(made: Encoded) -> bool:
     return any(np.any(one_T != 0) for one_T in made.columns.get("advantage", ()))
 
 
-def advantage_of(worth: Sequence[Worth] | None, index: int) -> float | None:
+def advantage_of(worth: Worth | None) -> float | None:
     """The mean advantage of an answer's tokens, for people."""
-    if worth is None or not len(worth[index].advantage_T):
-        return None
-    return float(np.mean(worth[index].advantage_T))
+    return None if worth is None or not len(worth.advantage_T) else float(np.mean(worth.advantage_T))
 
 
 def _beside(group: Group, name: str, values: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:

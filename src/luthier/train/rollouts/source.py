@@ -21,6 +21,8 @@ from luthier.data import Prompts
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, digest
 from luthier.run import Run
+from luthier.train.rollouts.ahead import Ahead
+from luthier.train.rollouts.carrying import Carrier, Elsewhere
 from luthier.train.rollouts.dealing import Dealing
 from luthier.train.rollouts.drawn import Draw, Group, Stream
 from luthier.train.rollouts.guards import RolloutGuards
@@ -52,6 +54,8 @@ class Made:
     """Which model the run began with."""
     rival: Engine | None = None
     """Who draws what the model's answers are compared with, where that is another policy."""
+    near: Engine | None = None
+    """What answers held-out prompts by the weights that train, where `engine` may have others."""
     encode: Callable[[Example], Encoded] | None = None
     """The data's own answer to a prompt as tokens, where that is learnt from, too."""
 
@@ -78,7 +82,8 @@ class Rollouts:
         self.minibatches = math.ceil(self.prompts / recipe.train.batch)
         self.per_rollout = rollout.updates * self.minibatches
         self.stream = Stream(made.prompts.train, recipe.seed, recipe.shuffled)
-        self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival)
+        self.speaking = Speaking(made.engine, rollout, recipe.seed, made.rival, made.near)
+        self.ahead = Ahead(self.speaking)
         self.dealing = Dealing(made.objective, recipe.train.micro_tokens or 0, again=self.per_rollout > 1)
         self.records, self.rates, self.guards = Records(run, self.per_rollout), Rates(), RolloutGuards()
         self.cursor = 0
@@ -126,8 +131,10 @@ class Rollouts:
         if self._open is None or self._open.number != number:
             if step == 0:
                 self.records.begin_anew()
+                self._carried(Carrier.forget)
             put_back = self._lent.undisturbed()
-            self._open = self._rolled(number, again=within > 0) if self._speaks(number) else self._read(number)
+            speaks = self._speaks(number)
+            self._open = self._rolled(number, version, again=within > 0) if speaks else self._read(number)
             put_back()
         self._last = step
         update, part = divmod(within, self.minibatches)
@@ -165,20 +172,20 @@ class Rollouts:
         return _Open(number, [[self.made.encode(draw.prompt.example)] for draw in draws])
 
     # a rollout
-    def _rolled(self, number: int, *, again: bool) -> _Open:
+    def _rolled(self, number: int, version: int, *, again: bool) -> _Open:
         """Draw, answer, judge, give credit. `again`: steps of it were done before the run was killed, so all of it must
         lie on disk."""
-        version = number * self.per_rollout
         self._before = self._now()
         self._clock = clock = Clock()
-        head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
-        head |= {"rewards": self.made.judging.files} if self.made.judging.files else {}
-        journal = Journal(self.records.journal(number), head)
+        began = time.perf_counter()
+        clock.made += self.ahead.wait()
+        clock.speaking += time.perf_counter() - began
+        journal = self._journal(number)
         if again and not journal.answers:
             raise self.records.lost(number)
         known = len(journal.answers), len(journal.passes)
         if not again:
-            self.speaking.sync(version)
+            self.speaking.sync(self._spoke(number), version)
         groups, drawn = self._enough(journal)
         self.speaking.rest()
         began = time.perf_counter()
@@ -193,7 +200,25 @@ class Rollouts:
         )
         if not again:
             self._tell(version + 1, groups, drawn)
+        if self.rollout.ahead and (number + 1) * self.per_rollout < self.total and not self.guards.learnt:
+            self.speaking.sync(self._spoke(number + 1), version)
+            self.ahead.begin(self.stream.take(self.cursor, self.prompts), self._journal(number + 1))
         return _Open(number, dealt.rows, _best_paid(drawn))
+
+    def _spoke(self, number: int) -> int:
+        """How many steps those weights had behind them that answer a rollout."""
+        every, begun = self.rollout.follow.every if self.rollout.follow else 1, max(0, number - self.rollout.ahead)
+        return (begun - begun % every) * self.per_rollout
+
+    def _journal(self, number: int) -> Journal:
+        head = {"rollout": number, "recipe": digest(self.recipe), "data": self.identity, "base": self.made.base}
+        head |= {"rewards": self.made.judging.files} if self.made.judging.files else {}
+        return Journal(self.records.journal(number), head)
+
+    def _carried(self, what: Callable[[Carrier], None]) -> None:
+        """Where an engine elsewhere follows the weights, have its carrier do something."""
+        if isinstance(self.made.engine, Elsewhere) and self.made.engine.carrier is not None:
+            what(self.made.engine.carrier)
 
     def _enough(self, journal: Journal) -> tuple[list[Group], list[Group]]:
         """The groups that train, and all that were answered. Where prompts without contrast give way, as many more are
@@ -274,9 +299,8 @@ class Rollouts:
     def evaluate(self, step: int) -> tuple[float, dict[str, float]]:
         """How held-out prompts are answered greedily: what is wanting to a perfect score, and the score."""
         put_back, held_out = self._lent.undisturbed(), self.made.prompts.held_out
-        self.speaking.sync(step)
         draws = [Draw(place, place, prompt) for place, prompt in enumerate(held_out)]
-        groups = self.speaking.greedy(draws)
+        groups = self.speaking.greedy(draws, step)
         self.made.judging.judge(groups)
         values = [one for group in groups for one in group.first if one is not None]
         self.speaking.rest()
@@ -299,7 +323,8 @@ class Rollouts:
         """Where it stands: as the open rollout began, where steps of it are still to come."""
         number, within = divmod(self._last + 1, self.per_rollout)
         base = self._before if within else self._now()
-        self.records.prune(number, self.recipe.train.keep)
+        oldest = self.records.prune(number, self.recipe.train.keep)
+        self._carried(lambda carrier: carrier.prune(self._spoke(oldest)))
         self.records.rates(self.rates.rows(self.stream.prompts))
         kept = {"guards": self.guards.state(), "saved": list(self.records.saved), "rewards": self.made.judging.files}
         return {**base, **kept}
@@ -318,7 +343,9 @@ class Rollouts:
 
     def close(self) -> None:
         """The run has made its last step, and its checkpoint."""
+        self.ahead.stop()
         self.records.end()
+        self._carried(Carrier.forget)
 
 
 def _indices(group: Group) -> range:
@@ -329,7 +356,7 @@ def _best_paid(drawn: Sequence[Group]) -> list[str]:
     paid = [
         (reward, answer.text)
         for group in drawn
-        for reward, answer in zip(group.rewards, group.answers, strict=True)
+        for reward, answer in zip(group.rewards[group.own], group.answers[group.own], strict=True)
         if not math.isnan(reward)
     ]
     return [text for _, text in sorted(paid, key=lambda one: -one[0])[:BEST_PAID]]

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.evaluate.intervals import Estimate, Z
+from luthier.evaluate.intervals.rates import Estimate, Z
 
 RESAMPLES = 2000
 _DRAWS_AT_ONCE = 4_000_000  # bounds memory to about 100 MB, however many rows there are

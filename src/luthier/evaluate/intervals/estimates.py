@@ -21,8 +21,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.evaluate.bootstrap import flipped, interval, of_mean, resampled
-from luthier.evaluate.intervals import Estimate, mcnemar, paired, wilson
+from luthier.evaluate.intervals.bootstrap import flipped, interval, of_mean, resampled
+from luthier.evaluate.intervals.rates import Estimate, mcnemar, paired, wilson
 from luthier.scorers.metric import Metric
 
 Floats = NDArray[np.float64]

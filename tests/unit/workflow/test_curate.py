@@ -1,0 +1,108 @@
+"""`luthier curate`: a recipe or files, to rows, a ledger and a log; what was asked for amiss is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from luthier.cli import app
+from luthier.data import read
+from luthier.errors import LuthierError
+from luthier.workflow.curation import Asked, curate
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    answers = ["one", "two words", "two words", "three of them", "and four of them"]
+    rows = [{"prompt": "Count.", "completion": answer} for answer in answers]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def said(path: str) -> list[str]:
+    return [row.responses[0].turns[0].text for row in read(path)]
+
+
+def test_files_are_gone_through_the_steps_that_are_named(capsys: pytest.CaptureFixture[str]):
+    curate(["a.jsonl", "steps=[exact, {length: {min: 4}}]"], Asked(Path("out/rows.jsonl"), show=1))
+    assert said("out/rows.jsonl") == ["two words", "three of them", "and four of them"]
+    assert {path.name for path in Path("out").iterdir()} == {
+        "rows.jsonl",
+        "rows.ledger.json",
+        "rows.changes.jsonl.gz",
+    }
+    told = capsys.readouterr()
+    assert "steps.1 length dropped 1: an answer is shorter than 4 characters (a.jsonl:1 3)" in told.out
+    assert "a.jsonl: 5 rows (prompt_completion), 3 left" in told.err and "steps.0 exact" in told.err
+
+
+def test_without_steps_rows_are_cleaned_and_what_is_said_twice_goes(here: Path):
+    with (here / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "Who?", "completion": "Ann\u200b: ann@example.com"}) + "\n")
+    made = curate(["a.jsonl"], Asked(Path("b.jsonl")))
+    assert said("b.jsonl") == ["one", "two words", "three of them", "and four of them", "Ann: ann@example.com"]
+    assert [one.name for one in made.ledger.steps] == ["clean", "pii", "dedup"]
+    assert made.ledger.steps[1].counts == {"email": 1}, "told, and left"
+
+
+def test_a_recipe_that_says_nothing_of_a_model_will_do(here: Path):
+    (here / "recipes").mkdir()
+    (here / "recipes" / "r.yaml").write_text("data: {path: a.jsonl, steps: exact}\nsteps: [{sample: 2}]\nseed: 3\n")
+    made = curate(["recipes/r.yaml"], Asked())
+    assert len(made) == 2 and [one.at for one in made.ledger.steps] == ["data.0.steps.0", "steps.0"]
+    assert len(curate(["recipes/r.yaml", "steps.0.sample.n=3", "train.lr=1"], Asked())) == 3
+    assert curate(["recipes/r.yaml"], Asked(first=1)).ledger.rows_read == 1
+
+
+def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
+    curate(["a.jsonl", "steps=[exact]"], Asked(why="a.jsonl:3"))
+    assert "steps.0 exact: left out: the same row as an earlier one (= a.jsonl:2)" in capsys.readouterr().out
+    curate(["a.jsonl"], Asked(why="a.jsonl:4"))
+    assert 'result: {"messages"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "fault"),
+    [
+        (["steps=[exact]"], Asked(), "there are no rows"),
+        (["a.jsonl", "steps=[exakt]"], Asked(), "steps.0: unknown step 'exakt'.*did you mean 'exact'"),
+        (["a.jsonl", "steps=[{exact: {by: nothing}}]"], Asked(), "steps.0: step 'exact', key 'by'"),
+        (["a.jsonl", "steps=[]"], Asked(), "there are no steps"),
+        (["a.jsonl", "step=[]"], Asked(), "unknown key 'step'.*did you mean 'steps'"),
+        (["b.jsonl"], Asked(), "b.jsonl: no such file"),
+        (["a.jsonl"], Asked(Path("rows.csv")), "--out rows.csv: .*ends with .jsonl"),
+        (["a.jsonl"], Asked(Path("a.jsonl")), "the rows are read from this file"),
+        (["a.jsonl"], Asked(why="a.jsonl"), "--why: 'a.jsonl' is no place of a row"),
+        (["a.jsonl"], Asked(why="a.jsonl:77"), "a.jsonl:77: no row came from there"),
+        (["a.jsonl", "steps=[{length: {min: 13}}]"], Asked(), r"'length' drops 60% of 5 rows"),
+        (["a.jsonl", "steps=[{select: {by: f2, top: 1}}]"], Asked(), "unknown scorer 'f2'"),
+        (["a.jsonl", "steps=[{select: {by: length}}]"], Asked(), "give keep, top, min or max"),
+        (["r.yaml"], Asked(), "r.yaml:2: unknown key 'step'"),
+    ],
+)
+def test_what_is_amiss_is_told(here: Path, given: list[str], asked: Asked, fault: str):
+    (here / "r.yaml").write_text("data: a.jsonl\nstep: [exact]\n")
+    with pytest.raises(LuthierError, match=f"(?s){fault}"):
+        curate(given, asked)
+
+
+def test_a_scorer_selects(here: Path):
+    (here / "t.jsonl").write_text(
+        "".join(json.dumps({"prompt": "2+2?", "completion": c, "answer": "4"}) + "\n" for c in ("5", "4", "four"))
+    )
+    made = curate(["t.jsonl", "steps=[{select: {by: exact_match, min: 0.5}}]"], Asked())
+    assert [row.responses[0].turns[0].text for row in made.examples()] == ["4"]
+
+
+def test_from_the_command_line():
+    def run(*given: str) -> Any:
+        return CliRunner().invoke(app, ["curate", *given])
+
+    assert run("a.jsonl", "--out", "rows.jsonl", "--try", "3", "--processes", "1").exit_code == 0
+    assert said("rows.jsonl") == ["one", "two words"]
+    found = run("a.jsonl", "steps=[{length: {max: 3}}]")
+    assert found.exit_code == 1
