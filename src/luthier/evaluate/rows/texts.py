@@ -14,7 +14,7 @@ from luthier.types import Example
 
 SHOWN = 700
 """Characters of a text."""
-PIECES = re.compile(r"\s+|\w+|[^\w\s]")
+PIECES = re.compile(r"\n|[^\S\n]+|\w+|[^\w\s]")
 
 
 def said(example: Example) -> str:
