@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from luthier import cache
@@ -21,6 +22,8 @@ from luthier.data.steps.step import Columns
 SEGMENTS = 8
 """More than so many are joined to one."""
 KEYS = "keys"
+WRITTEN = 1 << 15
+"""Rows that are written at a time."""
 
 
 def as_keys(digests: Sequence[bytes]) -> NDArray[np.uint64]:
@@ -54,8 +57,7 @@ class Scores:
         if known.all():
             return
         fresh = np.flatnonzero(~known)
-        fresh = fresh[np.unique(keys[fresh], axis=0, return_index=True)[1]]
-        _write(self.folder, keys[fresh], {name: column[fresh] for name, column in columns.items()})
+        _write(self.folder, keys, columns, fresh)
         self._segments = [_opened(one) for one in _segments(self.folder)]
         if len(self._segments) > SEGMENTS:
             self._join()
@@ -63,23 +65,39 @@ class Scores:
     def _join(self) -> None:
         old = _segments(self.folder)
         keys = np.concatenate([keys for keys, _ in self._segments])
-        first = np.unique(keys, axis=0, return_index=True)[1]
         names = self._segments[0][1]
-        columns = {name: np.concatenate([values[name] for _, values in self._segments])[first] for name in names}
-        _write(self.folder, keys[first], columns)
+        columns = {name: np.concatenate([values[name] for _, values in self._segments]) for name in names}
+        _write(self.folder, keys, columns, np.arange(len(keys)))
         for one in old:
             shutil.rmtree(one, ignore_errors=True)
         self._segments = [_opened(one) for one in _segments(self.folder)]
 
 
-def _write(folder: Path, keys: NDArray[np.uint64], columns: Columns) -> None:
-    order = np.argsort(keys[:, 0], kind="stable")
+def _write(folder: Path, keys: NDArray[np.uint64], columns: Columns, rows: NDArray[np.int64]) -> None:
+    """What is known of these rows as one more segment, each once. Nothing is copied whole: a million rows are hundreds
+    of MB."""
+    rows = rows[np.argsort(keys[rows, 0], kind="stable")]
+    found = keys[rows]
+    rows = rows[np.concatenate([[True], (found[1:] != found[:-1]).any(axis=1)])[: len(rows)]]
+    del found
     number = max((int(one.name) for one in _segments(folder)), default=0) + 1
     with cache.whole_folder(folder / f"{number:06d}", "what was measured of rows") as temporary:
-        np.save(temporary / f"{KEYS}.npy", keys[order])
+        _save(temporary / f"{KEYS}.npy", keys, rows)
         for name, column in columns.items():
-            np.save(temporary / f"column-{name}.npy", np.asarray(column)[order])
+            _save(temporary / f"column-{name}.npy", np.asarray(column), rows)
         (temporary / "columns.json").write_text(json.dumps(list(columns)), encoding="utf-8")
+
+
+def _save(path: Path, column: NDArray[Any], rows: NDArray[np.int64]) -> None:
+    header = {
+        "descr": npy.dtype_to_descr(column.dtype),
+        "fortran_order": False,
+        "shape": (len(rows), *column.shape[1:]),
+    }
+    with path.open("wb") as file:
+        npy.write_array_header_1_0(file, header)
+        for start in range(0, len(rows), WRITTEN):
+            file.write(column[rows[start : start + WRITTEN]].tobytes())
 
 
 def _segments(folder: Path) -> list[Path]:
