@@ -224,7 +224,8 @@ def curated(paths: Sequence[str], *steps: str | dict[str, Any], **settings: Any)
 def tools(seed: int = 0, model: Scripted | None = None) -> Tools:
     """Those of a recipe: models that answer by rules, and a journal of what they were asked."""
     speaking = model or Scripted()
-    return Tools(seed, speakers=lambda named: SPELLER if named[0] == "a model" else speaking, asking=Calls())
+    speakers = {"a model": SPELLER}
+    return Tools(seed, lambda named: speakers.get(named[0], speaking), asking=Calls(), model="the recipe's")
 
 
 def said(made: Curated) -> list[tuple[str, str]]:

@@ -97,9 +97,6 @@ class Tools:
         model, keys = named
         if not model and keys.get("engine", LOCAL) == LOCAL:
             model = self.model or ""
-            if not model:
-                fix = "name it: `model: smollm2-135m-instruct`, or a run"
-                raise LuthierError("nothing says which model is asked", fix=fix)
         return opened((model, keys))
 
     def scorer(self, named: Named) -> Scorer:
