@@ -30,7 +30,7 @@ class Cleaning:
     unseen: bool = True
     """Control and zero-width characters go, but for those that pictures and scripts need."""
     markup: bool = True
-    """Tags and entities left over from web pages; not in rows that talk about markup."""
+    """Tags and entities left over from web pages; not in rows that talk about markup, or ask for it."""
     boilerplate: Annotated[float, Field(ge=0)] = boilerplate.THRESHOLD
     """Lines of advertisement and page furniture go from this score on; 0 keeps them."""
     spacing: bool = True
@@ -99,7 +99,8 @@ class Cleaning:
             return changes
         if name == "boilerplate" and boilerplate.asked_for(context):
             return ()
-        return outside(changes, protected(text))
+        body = [(len(text) - len(text.lstrip()), len(text.rstrip()))]
+        return outside(changes, body if markup.mostly(text) else protected(text))
 
     @cached_property
     def _rules(self) -> list[tuple[str, Rule]]:

@@ -20,6 +20,8 @@ class Clean(Cleaning, RowStep):
     """Mends texts: wrong encodings, what cannot be seen, leftovers of web pages, advertisements, white space. Rows of
     which nothing is left are left out."""
 
+    version = 2
+
     def apply(self, example: Example, tools: Tools) -> Outcome:
         prompt = [turn.text for turn in example.prompt]
         said = [turn.text for response in example.responses for turn in response.turns]

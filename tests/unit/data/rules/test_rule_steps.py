@@ -28,16 +28,17 @@ def done(name: str, example: Example, **keys: object) -> object:
 
 
 def test_clean_looks_at_the_row_before_it_takes_tags_out() -> None:
-    made = done("clean", row("Greet me  ", "<b>Hi</b>  you"))
-    assert (
-        isinstance(made, Example) and made.prompt[0].text == "Greet me" and made.responses[0].turns[0].text == "Hi you"
-    )
+    made = done("clean", row("Greet me  ", "<b>Hi</b>  to you"))
+    assert isinstance(made, Example) and made.prompt[0].text == "Greet me"
+    assert made.responses[0].turns[0].text == "Hi to you"
     tagged = row("Write HTML", "<b>Hi</b>")
     assert done("clean", tagged) is tagged
     assert done("clean", row("Hi", "\u200b\x00")) == Dropped("nothing is left after cleaning")
     assert done("clean", row("Hi", "Click here to subscribe to our newsletter!")) == Dropped(
         "nothing but advertisement"
     )
+    boxes = row("Two boxes side by side", '<div class="left"></div>\n<div class="right"></div>')
+    assert done("clean", boxes) is boxes
     empty = row("Hi", "")
     assert done("clean", empty) is empty
 
