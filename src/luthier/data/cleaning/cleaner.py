@@ -74,11 +74,11 @@ class Cleaning:
         """The text after the edits."""
         return apply(text, self.edits(text, context))
 
-    def empty(self, text: str, *context: str) -> str | None:
-        """Why nothing of a text is worth keeping; None where something is. `context`: what else its row says."""
+    def empty(self, text: str) -> str | None:
+        """Why nothing of a text that answers no question is worth keeping; None where something is."""
         if not self.boilerplate or not boilerplate.nothing_else(text, self.boilerplate):
             return None
-        return None if any(map(boilerplate.asked_for, context)) else "nothing but advertisement"
+        return "nothing but advertisement"
 
     def quiet(self, text: str) -> bool:
         """Can no rule find anything? Cheap, and never true where one could: most texts are read no further."""

@@ -18,15 +18,15 @@ from luthier.types import Example
 @dataclass(frozen=True)
 class Clean(Cleaning, RowStep):
     """Mends texts: wrong encodings, what cannot be seen, leftovers of web pages, advertisements, white space. Rows of
-    which nothing is left are left out."""
+    which nothing is left are left out, and plain texts that are nothing but advertisement."""
 
     version = 2
 
     def apply(self, example: Example, tools: Tools) -> Outcome:
         prompt = [turn.text for turn in example.prompt]
         said = [turn.text for response in example.responses for turn in response.turns]
-        for text in said:
-            if (reason := self.empty(text, *prompt)) is not None:
+        for text in said if not prompt else ():  # an answer of nothing else is what was asked for
+            if (reason := self.empty(text)) is not None:
                 return Dropped(reason)
         if all(self.quiet(text) for text in (*prompt, *said)) and example.answer is None:
             return example

@@ -34,13 +34,29 @@ def test_clean_looks_at_the_row_before_it_takes_tags_out() -> None:
     tagged = row("Write HTML", "<b>Hi</b>")
     assert done("clean", tagged) is tagged
     assert done("clean", row("Hi", "\u200b\x00")) == Dropped("nothing is left after cleaning")
-    assert done("clean", row("Hi", "Click here to subscribe to our newsletter!")) == Dropped(
-        "nothing but advertisement"
-    )
     boxes = row("Two boxes side by side", '<div class="left"></div>\n<div class="right"></div>')
     assert done("clean", boxes) is boxes
     empty = row("Hi", "")
     assert done("clean", empty) is empty
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("Make this sound better: Our shop has low prices.", "Hurry! Prices this low won't last. Don't miss our sale!"),
+        ("Write one line that makes visitors act", "Don't miss this limited-time offer: sign up today!"),
+        ("How do I end my text?", "Click here to subscribe to our newsletter!"),
+        ("给我一句话", "扫码关注公众号，立即领取优惠券！"),
+    ],
+)
+def test_an_answer_that_is_nothing_but_advertisement_stays(asked: str, said: str) -> None:
+    example = row(asked, said)
+    assert done("clean", example) is example
+
+
+def test_a_plain_text_that_is_nothing_but_advertisement_goes() -> None:
+    advert = Example((), (Response((Turn("assistant", "Click here to subscribe to our newsletter!"),)),))
+    assert done("clean", advert) == Dropped("nothing but advertisement")
 
 
 def test_tokens_of_other_words_go() -> None:
