@@ -59,6 +59,31 @@ def test_a_plain_text_that_is_nothing_but_advertisement_goes() -> None:
     assert done("clean", advert) == Dropped("nothing but advertisement")
 
 
+def test_of_answers_that_become_equal_one_score_stays() -> None:
+    made = done("clean", row("Two and two?", "four", "five", "four ", rewards=(1.0, 0.0, 0.5)))
+    assert isinstance(made, Noted) and isinstance(made.example, Example)
+    assert made.notes == ("an answer that cleaning made equal to another, which has a different score, is left out",)
+    assert made.example == row("Two and two?", "four", "five", rewards=(1.0, 0.0))
+    assert done("clean", made.example) is made.example
+    pair = row("Two and two?", "four", "four ", rewards=(1.0, 0.0))
+    assert done("clean", pair) == Dropped("its answers, whose scores differ, are equal after cleaning")
+    alike = done("clean", row("Two and two?", "four", "four ", rewards=(1.0, 1.0)))
+    assert alike == row("Two and two?", "four", "four", rewards=(1.0, 1.0))
+    as_it_came = done("clean", row("Two and two? ", "four", "four", "five", rewards=(1.0, 0.5, 0.0)))
+    assert as_it_came == row("Two and two?", "four", "four", "five", rewards=(1.0, 0.5, 0.0))
+
+
+def test_what_was_left_out_of_judged_answers_stands_in_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "2 + 2?", "responses": ["four", "five", "four "], "scores": [1, 0, 0.5]}\n')
+    made = curated([str(path)], "clean")
+    (tally,) = made.ledger.steps
+    assert tally.changed == 1 and list(tally.counts.values()) == [1]
+
+
 def test_tokens_of_other_words_go() -> None:
     example = Example(
         (Turn("user", "a"),),
