@@ -71,6 +71,7 @@ _BLOCK = frozenset(
     ]
 )
 _VOID = frozenset({"br", "hr"})
+_END = re.compile(r"[ \t]*+\r?\n")
 _LAYOUT = _INLINE | _BLOCK | _VOID
 _PAGE = re.compile(
     r"<(?:!doctype|\?xml|html|head|body|script|style|form|input|button|svg|meta|link|template|audio|video|source|iframe"
@@ -124,7 +125,8 @@ def tags(text: str) -> list[Edit]:
     opened: dict[str, list[Edit]] = {}
     for found in known:
         closing, name = bool(found[1]), found[2].lower()
-        edit = Edit(found.start(), found[0], _instead(name, closing))
+        ended = name == "br" and _END.match(text, found.end())  # the break that it means is there as a line's end
+        edit = Edit(found.start(), found[0], "" if ended else _instead(name, closing))
         if not outside([edit], kept):
             continue
         if name in _VOID:

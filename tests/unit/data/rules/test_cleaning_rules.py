@@ -64,6 +64,9 @@ def test_what_is_clean_stays_to_the_last_sign(text: str) -> None:
             "One is a whole line.\n\nTwo is a bold one, and it is long.",
         ),
         ("line<br>line<br/>line", "line\nline\nline"),
+        ("Snow on the roof<br>\nA cat below<br /> \r\nNobody is in", "Snow on the roof\nA cat below\nNobody is in"),
+        ("verse one<br><br>\nverse two<br>\n<br>\nverse three<br>", "verse one\n\nverse two\n\nverse three"),
+        ("verse one<br>\n\nverse two", "verse one\n\nverse two"),
         (
             "see <a href='https://x.org/a'>here</a> now for all that he said of it",
             "see here now for all that he said of it",
