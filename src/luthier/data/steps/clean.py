@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
 from luthier.data.cleaning import Cleaning, spelling
+from luthier.data.cleaning.cleaner import ROUNDS
 from luthier.data.steps.rewriting import rewritten
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep
 from luthier.data.steps.tools import Tools
@@ -34,14 +36,24 @@ class Clean(Cleaning, RowStep):
                 return Dropped(reason)
         if all(self.quiet(text) for text in (*prompt, *said)) and example.answer is None:
             return example
-        context = "\n".join(prompt)
-        made = rewritten(example, lambda text: self.clean(text, context))
+        made = self._mended(example)
         if made is example:
             return example
         left = [turn for response in made.responses for turn in response.turns]
         if any(said) and not any(turn.text or turn.calls or turn.media for turn in left):
             return Dropped("nothing is left after cleaning")
         return _judged_once(example, made)
+
+    def _mended(self, example: Example) -> Example:
+        """The row with its texts clean, over and over until none changes: a question that was mended may tell more of
+        what is meant than it did before."""
+        for _ in range(ROUNDS):
+            context = "\n".join(turn.text for turn in example.prompt)
+            made = rewritten(example, partial(self.clean, context=context))
+            if made is example:
+                break
+            example = made
+        return example
 
     def ready(self, tools: Tools) -> Self:
         self.prepare()

@@ -59,6 +59,28 @@ def test_a_plain_text_that_is_nothing_but_advertisement_goes() -> None:
     assert done("clean", advert) == Dropped("nothing but advertisement")
 
 
+def test_a_row_that_is_clean_stays_as_it_is() -> None:
+    rows = [
+        row(
+            "Greet a code\u200bx of mine", "<b>Hello</b> to you, and to all of yours!"
+        ),  # asks for code until it is mended
+        row("Show a pag\u200be", "<b>Hello</b> to you, and to all of yours!<br>\n&amp;"),
+        row(
+            "A verse",
+            "Rain on the hill<br>\nAnd sun<br>\n<br>\nagain",
+            "Rain on the hill  \nAnd sun\n\nagain",
+            rewards=(1, 0),
+        ),
+        row("Boxes", "<div></div>\n<p>&amp;lt;b&amp;gt;</p>  "),
+    ]
+    for example in rows:
+        made = done("clean", example)
+        if isinstance(made, Example):
+            assert made is not example and done("clean", made) is made
+        else:
+            assert made == Dropped("its answers, whose scores differ, are equal after cleaning")
+
+
 def test_of_answers_that_become_equal_one_score_stays() -> None:
     made = done("clean", row("Two and two?", "four", "five", "four ", rewards=(1.0, 0.0, 0.5)))
     assert isinstance(made, Noted) and isinstance(made.example, Example)
