@@ -110,9 +110,10 @@ _LINK = re.compile(
 )
 _ASKED = re.compile(
     r"\b(?:advert\w*|ads?|market(?:ing)?|promot\w*|slogan|headline|campaign|newsletter|copyright|licen[cs]e"
-    r"|landing page|sales|banner|"
-    r"cookies?|e-?mail|blog|flyer|brochure|social media|tweet|post|commercial|spam|letter|message|script)\b"
-    r"|广告|文案|营销|推广|促销|宣传|标语|海报|版权|公众号|朋友圈|邮件|垃圾|短信|脚本|直播|评论",
+    r"|landing page|web ?(?:page|site)s?|sales|banner|calls?[- ]to[- ]actions?|persua\w*|pitch(?:es)?"
+    r"|discounts?|offers?|cookies?|e-?mail|blog|flyer|brochure|social media|tweet|post|commercial"
+    r"|spam|letter|message|script)\b"
+    r"|广告|文案|营销|推广|促销|宣传|标语|海报|版权|公众号|朋友圈|邮件|垃圾|短信|脚本|直播|评论|说服|号召|网站|网页",
     re.I,
 )
 
@@ -143,8 +144,8 @@ def score(line: str, edge: bool = False) -> float:
 
 
 def lines(text: str, threshold: float = THRESHOLD) -> list[Edit]:
-    """The lines of a score of `threshold` or more taken out, with their ends. A text of nothing else is left whole:
-    `nothing_else` says so, and the row goes."""
+    """The lines of a score of `threshold` or more taken out, with their ends. A text of nothing else is left whole: it
+    may be what was asked for, and where nothing was asked `nothing_else` says so."""
     if "\n" not in text or not may_have(text):
         return []
     found, start = text.split("\n"), 0

@@ -30,7 +30,7 @@ class Cleaning:
     unseen: bool = True
     """Control and zero-width characters go, but for those that pictures and scripts need."""
     markup: bool = True
-    """Tags and entities left over from web pages; not in rows that talk about markup."""
+    """Tags and entities left over from web pages; not in rows that talk about markup, or ask for it."""
     boilerplate: Annotated[float, Field(ge=0)] = boilerplate.THRESHOLD
     """Lines of advertisement and page furniture go from this score on; 0 keeps them."""
     spacing: bool = True
@@ -74,11 +74,11 @@ class Cleaning:
         """The text after the edits."""
         return apply(text, self.edits(text, context))
 
-    def empty(self, text: str, *context: str) -> str | None:
-        """Why nothing of a text is worth keeping; None where something is. `context`: what else its row says."""
+    def empty(self, text: str) -> str | None:
+        """Why nothing of a text that answers no question is worth keeping; None where something is."""
         if not self.boilerplate or not boilerplate.nothing_else(text, self.boilerplate):
             return None
-        return None if any(map(boilerplate.asked_for, context)) else "nothing but advertisement"
+        return "nothing but advertisement"
 
     def quiet(self, text: str) -> bool:
         """Can no rule find anything? Cheap, and never true where one could: most texts are read no further."""
@@ -99,7 +99,8 @@ class Cleaning:
             return changes
         if name == "boilerplate" and boilerplate.asked_for(context):
             return ()
-        return outside(changes, protected(text))
+        body = [(len(text) - len(text.lstrip()), len(text.rstrip()))]
+        return outside(changes, body if markup.mostly(text) else protected(text))
 
     @cached_property
     def _rules(self) -> list[tuple[str, Rule]]:

@@ -1,7 +1,8 @@
 """What is left of web pages in a text: tags and entities.
 
-A text that is itself markup, or talks about it, is left alone; so is a tag whose other half is missing, since
-`a<b && c>d` and `vector<i>` are no tags.
+A text that is itself markup, or talks about it, is left alone, and so is one whose row asks for something that markup
+is the answer to: a page, a link, words that stand out. In doubt the tags stay. So does a tag whose other half is
+missing, since `a<b && c>d` and `vector<i>` are no tags.
 """
 
 from __future__ import annotations
@@ -70,8 +71,15 @@ _BLOCK = frozenset(
     ]
 )
 _VOID = frozenset({"br", "hr"})
+_END = re.compile(r"[ \t]*+\r?\n")
 _LAYOUT = _INLINE | _BLOCK | _VOID
-_PAGE = re.compile(r"<(?:!doctype|\?xml|html|head|body|script|style|form|input|button|svg|meta|link|template)\b", re.I)
+_PAGE = re.compile(
+    r"<(?:!doctype|\?xml|html|head|body|script|style|form|input|button|svg|meta|link|template|audio|video|source|iframe"
+    r"|embed|object|canvas|img|picture|nav|header|footer|select|option|textarea|label|pre|code|kbd)\b"
+    r"|<\w[^<>]*?=\{|\bclassName=",
+    re.I,
+)
+"""Tags that nobody leaves behind in a text by mistake, and what only JSX has."""
 _ABOUT = re.compile(
     r"\b(?:x?html5?|xml|css|jsx|svg|markup|markdown|tags?|javascript|php|dom|web ?(?:page|site)s?|entit(?:y"
     r"|ies)|source code|snippet)\b"
@@ -79,15 +87,30 @@ _ABOUT = re.compile(
     re.I,
 )
 _ASKS_FOR = re.compile(
-    r"\b(?:template|font|bold|italics?|underlin\w*|colou?rs?|gradient|styl(?:e|es|ed|ing)|format\w*|hyperlink|heading|button|element|"
-    r"animat\w*|render|stretch|text size)\b|字体|颜色|样式|格式|按钮|链接",
+    r"\b(?:template|font|bold\w*|italics?|underlin\w*|colou?rs?|gradient|styl(?:e|es|ed|ing)|format\w*|(?:hyper)?links?"
+    r"|heading|buttons?|elements?|animat\w*|render|stretch|text size|cod(?:e|es|ing)|pages?|layout|highlight\w*"
+    r"|emphasi[sz]\w*|embed\w*|modal|widget|component)\b|字体|颜色|样式|格式|按钮|链接|页面|布局|高亮|加粗|斜体|下划线|标出",
     re.I,
 )
 
 
 def about_markup(text: str, context: str) -> bool:
     """Is this text markup, or does it or the rest of its row talk about it?"""
-    return bool(_PAGE.search(text) or _ABOUT.search(text) or _ABOUT.search(context) or _ASKS_FOR.search(context))
+    if _PAGE.search(text) or _ABOUT.search(text) or _ABOUT.search(context) or _ASKS_FOR.search(context):
+        return True
+    return mostly(text)
+
+
+def mostly(text: str) -> bool:
+    """Does more of the text stand in tags than between them? Then the tags are what it says: it is code."""
+    if "<" not in text or ">" not in text:
+        return False
+    within = sum(_signs(found[0]) for found in _TAG.finditer(text) if found[2].lower() != "br")  # short verses end so
+    return 2 * within > _signs(text)
+
+
+def _signs(text: str) -> int:
+    return sum(map(len, text.split()))
 
 
 def tags(text: str) -> list[Edit]:
@@ -102,7 +125,8 @@ def tags(text: str) -> list[Edit]:
     opened: dict[str, list[Edit]] = {}
     for found in known:
         closing, name = bool(found[1]), found[2].lower()
-        edit = Edit(found.start(), found[0], _instead(name, closing))
+        ended = name == "br" and _END.match(text, found.end())  # the break that it means is there as a line's end
+        edit = Edit(found.start(), found[0], "" if ended else _instead(name, closing))
         if not outside([edit], kept):
             continue
         if name in _VOID:

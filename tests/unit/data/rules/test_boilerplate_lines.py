@@ -72,13 +72,14 @@ def test_an_advert_that_is_asked_for_stays() -> None:
     advert = "Buy now: 20% off!\nClick here and subscribe to our newsletter!\nA story of shoes."
     assert Cleaning().clean(advert, "Write an advertisement for shoes") == advert
     assert Cleaning().clean(advert, "Tell me of shoes") == "A story of shoes."
+    for asked in ("Draft a call to action", "Say this more persuasively", "Pitch my shop", "把这句话说得更有说服力"):
+        assert Cleaning().clean(advert, asked) == advert
 
 
-def test_a_text_of_nothing_else_goes_whole() -> None:
+def test_a_text_of_nothing_else_is_told_and_left_whole() -> None:
     line = "Click here to subscribe to our newsletter!"
     assert Cleaning().clean(line) == line
     assert Cleaning().empty(line) == "nothing but advertisement"
-    assert Cleaning().empty(line, "Write a slogan for a campaign") is None
     assert Cleaning().empty(STORY) is None
     assert Cleaning(boilerplate=0).empty(line) is None
 

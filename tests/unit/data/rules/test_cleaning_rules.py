@@ -59,10 +59,22 @@ def test_what_is_clean_stays_to_the_last_sign(text: str) -> None:
         ("cafe\u0301 A\u030a", "café Å"),
         ("Tom &amp;amp;amp; Jerry &quot;say&quot; &#39;hi&#x27; &copy;", "Tom & Jerry \"say\" 'hi' ©"),
         ("1 &lt; 2 &amp;&amp; 3 &gt; 2", "1 < 2 && 3 > 2"),
-        ("<p>One</p><p>Two <b>bold</b> and <i>it</i></p>", "One\n\nTwo bold and it"),
+        (
+            "<p>One is a whole line.</p><p>Two is a <b>bold</b> one, and <i>it</i> is long.</p>",
+            "One is a whole line.\n\nTwo is a bold one, and it is long.",
+        ),
         ("line<br>line<br/>line", "line\nline\nline"),
-        ("see <a href='https://x.org/a'>here</a> now", "see here now"),
-        ("<ul><li>a</li><li>b</li></ul>", "- a\n- b"),
+        ("Snow on the roof<br>\nA cat below<br /> \r\nNobody is in", "Snow on the roof\nA cat below\nNobody is in"),
+        ("verse one<br><br>\nverse two<br>\n<br>\nverse three<br>", "verse one\n\nverse two\n\nverse three"),
+        ("verse one<br>\n\nverse two", "verse one\n\nverse two"),
+        (
+            "see <a href='https://x.org/a'>here</a> now for all that he said of it",
+            "see here now for all that he said of it",
+        ),
+        (
+            "<ul><li>apples and pears</li><li>bread, milk and eggs</li></ul>",
+            "- apples and pears\n- bread, milk and eggs",
+        ),
         ("a  \nb\t\n\n\n\nc \r\nd\u00a0e\u2009f   ", "a\nb\n\nc\nd e f"),
         ("two  blanks   here", "two blanks here"),
         ("  one paragraph", "one paragraph"),
@@ -75,9 +87,34 @@ def test_what_is_broken_becomes_whole(dirty: str, clean: str) -> None:
 
 def test_tags_stay_where_the_row_is_about_them() -> None:
     assert CLEAN.clean("<b>Hi</b>", "Make the word bold in HTML") == "<b>Hi</b>"
-    assert CLEAN.clean("<b>Hi</b>", "Greet me") == "Hi"
+    assert CLEAN.clean("<b>Hi</b> to you", "Greet me") == "Hi to you"
     page = "<!DOCTYPE html>\n<html><body><p>a</p></body></html>"
     assert CLEAN.clean(page) == page
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("Set two boxes side by side", '<div id="one"></div>\n<div id="two"></div>\n\n\n<p>  x  y </p>'),
+        ("Show the prices in two columns", "<table>\n  <tr>\n    <th>Tea &amp; milk</th>\n  </tr>\n</table>"),
+        ("Write the code of a list", "Here it is, with all that you need:\n<ul><li>a</li></ul>"),
+        (
+            "A round dialog, please",
+            '<div>\n  <p style={{color: "grey"}}>Are you sure that you want this now?</p>\n</div>',
+        ),
+        ("Put links into this", "I read a lot about <a href='https://x.org/moss'>moss</a> and ferns last summer."),
+        (
+            "Highlight the verbs",
+            'She <span style="color:red">runs</span> and <span>sings</span> all day and all night.',
+        ),
+        ("Write the bolded word anew", "The harbour was <b>crowded</b> on that long and warm evening in June."),
+        ("Add a sound to it", "<audio src='https://x.org/a.mp3'></audio>The <i>owl</i> called through the dark wood."),
+        ("请高亮动词", "她<b>跑</b>得很快，而且每天早上都在河边唱歌。"),
+    ],
+)
+def test_markup_that_is_the_answer_stays(asked: str, said: str) -> None:
+    assert CLEAN.clean(said, asked) == said
+    assert CLEAN.clean(said + " \n", asked) == said  # what stands after it is no part of it
 
 
 def test_on_wish() -> None:

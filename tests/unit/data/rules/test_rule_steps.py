@@ -28,18 +28,82 @@ def done(name: str, example: Example, **keys: object) -> object:
 
 
 def test_clean_looks_at_the_row_before_it_takes_tags_out() -> None:
-    made = done("clean", row("Greet me  ", "<b>Hi</b>  you"))
-    assert (
-        isinstance(made, Example) and made.prompt[0].text == "Greet me" and made.responses[0].turns[0].text == "Hi you"
-    )
+    made = done("clean", row("Greet me  ", "<b>Hi</b>  to you"))
+    assert isinstance(made, Example) and made.prompt[0].text == "Greet me"
+    assert made.responses[0].turns[0].text == "Hi to you"
     tagged = row("Write HTML", "<b>Hi</b>")
     assert done("clean", tagged) is tagged
     assert done("clean", row("Hi", "\u200b\x00")) == Dropped("nothing is left after cleaning")
-    assert done("clean", row("Hi", "Click here to subscribe to our newsletter!")) == Dropped(
-        "nothing but advertisement"
-    )
+    boxes = row("Two boxes side by side", '<div class="left"></div>\n<div class="right"></div>')
+    assert done("clean", boxes) is boxes
     empty = row("Hi", "")
     assert done("clean", empty) is empty
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("Make this sound better: Our shop has low prices.", "Hurry! Prices this low won't last. Don't miss our sale!"),
+        ("Write one line that makes visitors act", "Don't miss this limited-time offer: sign up today!"),
+        ("How do I end my text?", "Click here to subscribe to our newsletter!"),
+        ("给我一句话", "扫码关注公众号，立即领取优惠券！"),
+    ],
+)
+def test_an_answer_that_is_nothing_but_advertisement_stays(asked: str, said: str) -> None:
+    example = row(asked, said)
+    assert done("clean", example) is example
+
+
+def test_a_plain_text_that_is_nothing_but_advertisement_goes() -> None:
+    advert = Example((), (Response((Turn("assistant", "Click here to subscribe to our newsletter!"),)),))
+    assert done("clean", advert) == Dropped("nothing but advertisement")
+
+
+def test_a_row_that_is_clean_stays_as_it_is() -> None:
+    rows = [
+        row(
+            "Greet a code\u200bx of mine", "<b>Hello</b> to you, and to all of yours!"
+        ),  # asks for code until it is mended
+        row("Show a pag\u200be", "<b>Hello</b> to you, and to all of yours!<br>\n&amp;"),
+        row(
+            "A verse",
+            "Rain on the hill<br>\nAnd sun<br>\n<br>\nagain",
+            "Rain on the hill  \nAnd sun\n\nagain",
+            rewards=(1, 0),
+        ),
+        row("Boxes", "<div></div>\n<p>&amp;lt;b&amp;gt;</p>  "),
+    ]
+    for example in rows:
+        made = done("clean", example)
+        if isinstance(made, Example):
+            assert made is not example and done("clean", made) is made
+        else:
+            assert made == Dropped("its answers, whose scores differ, are equal after cleaning")
+
+
+def test_of_answers_that_become_equal_one_score_stays() -> None:
+    made = done("clean", row("Two and two?", "four", "five", "four ", rewards=(1.0, 0.0, 0.5)))
+    assert isinstance(made, Noted) and isinstance(made.example, Example)
+    assert made.notes == ("an answer that cleaning made equal to another, which has a different score, is left out",)
+    assert made.example == row("Two and two?", "four", "five", rewards=(1.0, 0.0))
+    assert done("clean", made.example) is made.example
+    pair = row("Two and two?", "four", "four ", rewards=(1.0, 0.0))
+    assert done("clean", pair) == Dropped("its answers, whose scores differ, are equal after cleaning")
+    alike = done("clean", row("Two and two?", "four", "four ", rewards=(1.0, 1.0)))
+    assert alike == row("Two and two?", "four", "four", rewards=(1.0, 1.0))
+    as_it_came = done("clean", row("Two and two? ", "four", "four", "five", rewards=(1.0, 0.5, 0.0)))
+    assert as_it_came == row("Two and two?", "four", "four", "five", rewards=(1.0, 0.5, 0.0))
+
+
+def test_what_was_left_out_of_judged_answers_stands_in_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "2 + 2?", "responses": ["four", "five", "four "], "scores": [1, 0, 0.5]}\n')
+    made = curated([str(path)], "clean")
+    (tally,) = made.ledger.steps
+    assert tally.changed == 1 and list(tally.counts.values()) == [1]
 
 
 def test_tokens_of_other_words_go() -> None:
