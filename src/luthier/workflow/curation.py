@@ -67,7 +67,7 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
             "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
         )
     feeds = [feed(entry) for entry in keys.data]
-    with settings(keys.seed, keys.allow_drop, asked.processes) as how:
+    with settings(keys, asked.processes) as how:
         made = through(feeds, own, steps, how)
     _tell(made, asked)
     if asked.why is not None:
@@ -89,7 +89,7 @@ def report(recipe: Recipe) -> None:
 
     feeds = [feed(entry) for entry in recipe.data]
     own = [placed(entry.steps, f"data.{number}.steps") for number, entry in enumerate(recipe.data)]
-    with settings(recipe.seed, recipe.allow_drop, recipe=recipe) as how:
+    with settings(recipe) as how:
         made = through(feeds, own, placed(recipe.steps, "steps"), how)
     _report(made, feeds, Path(PAGE), Path(recipe.output).name)
 
@@ -140,13 +140,11 @@ def _source(given: str) -> Source:
 
 # what steps may ask for
 @contextmanager
-def settings(
-    seed: int, allow_drop: float, processes: int | None = None, recipe: Recipe | None = None
-) -> Iterator[Settings]:
-    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are."""
-    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), {} if recipe is None else sets(recipe))
+def settings(keys: Recipe | Curation, processes: int | None = None) -> Iterator[Settings]:
+    """How the steps of a recipe are run, with a line of progress where it takes long."""
+    tools = Tools(keys.seed, once(_speaking), once(_scorer), Calls(), sets(keys.evaluate))
     with _progress() as show:
-        yield Settings(tools, processes or cores(), allow_drop, show)
+        yield Settings(tools, processes or cores(), keys.allow_drop, show)
 
 
 def once(make: Callable[[Named], Any]) -> Callable[[Named], Any]:

@@ -58,6 +58,20 @@ def test_a_recipe_that_says_nothing_of_a_model_will_do(here: Path):
     assert curate(["recipes/r.yaml"], Asked(first=1)).ledger.rows_read == 1
 
 
+def test_rows_that_a_recipe_is_scored_on_are_looked_for(here: Path):
+    (here / "recipes").mkdir()
+    question = "How many legs has a spider that lost two of its eight legs in a fight?"
+    (here / "recipes" / "test.jsonl").write_text(json.dumps({"prompt": question, "completion": "Six."}) + "\n")
+    with (here / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": question, "completion": "It has six."}) + "\n")
+    (here / "recipes" / "r.yaml").write_text(
+        "data: a.jsonl\nsteps: [{decontaminate: evaluate}]\nevaluate: {data: test.jsonl, scorers: [f1]}\n"
+    )
+    made = curate(["recipes/r.yaml"], Asked(Path("b.jsonl"), why="a.jsonl:6"))
+    assert "It has six." not in said("b.jsonl") and len(made) == 5
+    assert [(one.name, one.dropped) for one in made.ledger.steps] == [("decontaminate", 1)]
+
+
 def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
     curate(["a.jsonl", "steps=[exact]"], Asked(why="a.jsonl:3"))
     assert "steps.0 exact: left out: the same row as an earlier one (= a.jsonl:2)" in capsys.readouterr().out
@@ -81,6 +95,7 @@ def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
         (["a.jsonl", "steps=[{length: {min: 13}}]"], Asked(), r"'length' drops 60% of 5 rows"),
         (["a.jsonl", "steps=[{select: {by: f2, top: 1}}]"], Asked(), "unknown scorer 'f2'"),
         (["a.jsonl", "steps=[{select: {by: length}}]"], Asked(), "give keep, top, min or max"),
+        (["a.jsonl", "steps=[{decontaminate: evaluate}]"], Asked(), "steps.0 decontaminate: .*has no `evaluate:`"),
         (["r.yaml"], Asked(), "r.yaml:2: unknown key 'step'"),
     ],
 )

@@ -29,6 +29,7 @@ from luthier.data.steps.tools import Tools
 from luthier.data.tally import StepTally
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.recipe import Task as Scored
 from luthier.recipe.resolve import plain
 from luthier.run import write_atomically
 from luthier.types import Example, Source
@@ -54,14 +55,14 @@ class Settings:
     @classmethod
     def of(cls, recipe: Recipe) -> Settings:
         """Those of a recipe whose steps ask nothing of models."""
-        return cls(Tools(recipe.seed, sets=sets(recipe)), allow_drop=recipe.allow_drop)
+        return cls(Tools(recipe.seed, sets=sets(recipe.evaluate)), allow_drop=recipe.allow_drop)
 
 
-def sets(recipe: Recipe) -> dict[str, Callable[[], Iterator[Example]]]:
+def sets(tasks: Sequence[Scored]) -> dict[str, Callable[[], Iterator[Example]]]:
     """Rows beside those to train on: what the recipe is scored on."""
     from luthier.data.reading.feeds import read
 
-    return {"evaluate": lambda: (row for task in recipe.evaluate for row in read(task.data))}
+    return {"evaluate": lambda: (row for task in tasks for row in read(task.data))}
 
 
 def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:
