@@ -95,6 +95,14 @@ def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
         (["a.jsonl", "steps=[{length: {min: 13}}]"], Asked(), r"'length' drops 60% of 5 rows"),
         (["a.jsonl", "steps=[{select: {by: f2, top: 1}}]"], Asked(), "unknown scorer 'f2'"),
         (["a.jsonl", "steps=[{select: {by: length}}]"], Asked(), "give keep, top, min or max"),
+        (["a.jsonl", "steps=[{select: {by: length, keep: 0.5, top: 3}}]"], Asked(), "keep .0.5. and top .3. both say"),
+        (["a.jsonl", "steps=[{select: {by: length, min: 10, max: 5}}]"], Asked(), "min .10. is more than max .5."),
+        (["a.jsonl", "steps=[{select: {by: length, min: 5000}}]"], Asked(), "steps.0: .*drops 100% of 5 rows"),
+        (
+            ["a.jsonl", "steps=[{select: {by: [length, {column: reward}], top: 1}}]"],
+            Asked(),
+            'steps.0 select: none of 5 rows can be measured by {"column": "reward"}.*a column is a key',
+        ),
         (["a.jsonl", "steps=[{decontaminate: evaluate}]"], Asked(), "steps.0 decontaminate: .*has no `evaluate:`"),
         (["r.yaml"], Asked(), "r.yaml:2: unknown key 'step'"),
     ],
@@ -109,7 +117,7 @@ def test_a_scorer_selects(here: Path):
     (here / "t.jsonl").write_text(
         "".join(json.dumps({"prompt": "2+2?", "completion": c, "answer": "4"}) + "\n" for c in ("5", "4", "four"))
     )
-    made = curate(["t.jsonl", "steps=[{select: {by: exact_match, min: 0.5}}]"], Asked())
+    made = curate(["t.jsonl", "steps=[{select: {by: exact_match, min: 0.5}}]", "allow_drop=1"], Asked())
     assert [row.responses[0].turns[0].text for row in made.examples()] == ["4"]
 
 

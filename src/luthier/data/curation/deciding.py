@@ -32,7 +32,10 @@ class Said:
 def decided(placed: Placed, columns: Columns, rows: Reread, seed: int) -> Said:
     """Ask a set step. Raises LuthierError where it does not say something of every row."""
     assert isinstance(placed.step, SetStep)
-    verdicts = placed.step.decide(columns, rows, seed) if len(rows) else Verdicts(np.ones(0, np.bool_))
+    try:
+        verdicts = placed.step.decide(columns, rows, seed) if len(rows) else Verdicts(np.ones(0, np.bool_))
+    except LuthierError as error:
+        raise LuthierError(error.what, where=error.where or placed.label, fix=error.fix) from error
     _whole(placed, verdicts, len(rows))
     given = {name: getattr(verdicts, name) for name in ("why", "value", "witness")}
     arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from pydantic import Field
 from luthier.data.steps.measures import Measure, named
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools
+from luthier.errors import LuthierError
 from luthier.types import Example
 
 By = str | dict[str, Any]
@@ -25,7 +27,6 @@ class Select(SetStep):
     kept, so that other thresholds cost nothing."""
 
     decides: ClassVar[tuple[str, ...]] = ("keep", "top", "min", "max", "best", "combine", "unknown")
-    drops_much: ClassVar[bool] = True
     opened: ClassVar[tuple[Measure, ...]] = ()
 
     by: By | tuple[By, ...]
@@ -48,6 +49,17 @@ class Select(SetStep):
     def __post_init__(self) -> None:
         if all(given is None for given in (self.keep, self.top, self.min, self.max)):
             raise ValueError("nothing says how many rows to keep: give keep, top, min or max")
+        if self.keep is not None and self.top is not None:
+            raise ValueError(
+                f"keep ({self.keep:g}) and top ({self.top:,}) both say how many rows stay: give one of them"
+            )
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is more than max ({self.max:g}): no row could measure both")
+
+    @property
+    def drops_much(self) -> bool:  # type: ignore[override]
+        """Does it know how many rows stay? Of a bound nobody knows how many it drops."""
+        return self.keep is not None or self.top is not None
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -70,8 +82,11 @@ class Select(SetStep):
         return {f"m{number}": one.measure(batch, tools) for number, one in enumerate(measures)}
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
-        values = self._values([columns[f"m{number}"] for number in range(len(self.measures))])
+        measured = [np.asarray(columns[f"m{number}"], np.float64) for number in range(len(self.measures))]
+        values = self._values(measured)
         known = ~np.isnan(values)
+        if self.unknown == "drop" and not known.any():
+            raise self._unmeasured(measured)
         inside = known & (values >= (-np.inf if self.min is None else self.min))
         inside &= values <= (np.inf if self.max is None else self.max)
         keep = inside.copy()
@@ -86,6 +101,14 @@ class Select(SetStep):
             keep |= ~known
         reasons = ("it does not measure between min and max", "others measure better", "it cannot be measured")
         return Verdicts(keep, reasons, why, values)
+
+    def _unmeasured(self, measured: Sequence[NDArray[np.float64]]) -> LuthierError:
+        """No row has a number: what is asked for is not there, or not under this name."""
+        given = self.by if isinstance(self.by, tuple) else (self.by,)
+        empty = [one for one, column in zip(given, measured, strict=True) if np.isnan(column).all()]
+        told = " or ".join(json.dumps(one, ensure_ascii=False) for one in empty or given)
+        fix = "name what the rows have; a column is a key of the rows that holds a number, as `reward` does"
+        return LuthierError(f"none of {len(measured[0]):,} rows can be measured by {told}", fix=fix)
 
     def _share(self, rows: int) -> int | None:
         """How many rows the share is: never none of some."""
