@@ -14,7 +14,7 @@ from pydantic import Field
 
 from luthier.data.steps.measures import Measure, named
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
-from luthier.data.steps.tools import Tools
+from luthier.data.steps.tools import Tools, draws
 from luthier.errors import LuthierError
 from luthier.types import Example
 
@@ -27,6 +27,7 @@ class Select(SetStep):
     kept, so that other thresholds cost nothing."""
 
     decides: ClassVar[tuple[str, ...]] = ("keep", "top", "min", "max", "best", "combine", "unknown")
+    version: ClassVar[int] = 2
     opened: ClassVar[tuple[Measure, ...]] = ()
 
     by: By | tuple[By, ...]
@@ -40,7 +41,8 @@ class Select(SetStep):
     max: float | None = None
     """Rows that measure at most so much."""
     best: Literal["high", "low"] = "high"
-    """Which are the best: those that measure much, or little."""
+    """Which are the best: those that measure much, or little. Of those that measure the same, some are drawn by what
+    they say and the recipe's seed."""
     combine: Literal["rank", "product"] = "rank"
     """Of several measures: the mean of their ranks (0 to 1), or their product."""
     unknown: Literal["drop", "keep"] = "drop"
@@ -93,7 +95,8 @@ class Select(SetStep):
         count = min((n for n in (self.top, self._share(int(known.sum()))) if n is not None), default=None)
         if count is not None and count < int(inside.sum()):
             places = np.flatnonzero(inside)
-            order = np.argsort(values[places] if self.best == "low" else -values[places], kind="stable")
+            best = values[places] if self.best == "low" else -values[places]
+            order = np.lexsort((draws(rows.keys, seed, "select")[places], best))  # alike by chance, not by place
             keep = np.zeros(len(values), np.bool_)
             keep[places[order[:count]]] = True
         why = np.where(known, np.where(inside, 1, 0), 2)
