@@ -72,6 +72,21 @@ def test_rows_that_a_recipe_is_scored_on_are_looked_for(here: Path):
     assert [(one.name, one.dropped) for one in made.ledger.steps] == [("decontaminate", 1)]
 
 
+def test_the_ledger_accounts_for_every_row(here: Path):
+    (here / "t.jsonl").write_text(
+        json.dumps({"text": "One sentence. Two sentences. Three of them."}) + '\n{"text": 5}\n'
+    )
+    data = "data: [{path: t.jsonl, steps: [{chunk: 16}]}, a.jsonl]\nsteps: [exact, {length: {min: 4}}]\n"
+    (here / "r.yaml").write_text(data)
+    made = curate(["r.yaml"], Asked(Path("b.jsonl")))
+    ledger = json.loads(Path("b.ledger.json").read_text())
+    counts, written = ledger["rows"], len(Path("b.jsonl").read_text().splitlines())
+    assert (counts["read"], counts["made"], counts["dropped"], counts["kept"]) == (7, 2, 3, 6)
+    assert written == ledger["written"] == counts["kept"]
+    assert [one["kept"] for one in ledger["sources"].values()] == [3, 3]
+    assert made.ledger.rows_kept == 0, "where rows train, those that become examples are counted anew"
+
+
 def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
     curate(["a.jsonl", "steps=[exact]"], Asked(why="a.jsonl:3"))
     assert "steps.0 exact: left out: the same row as an earlier one (= a.jsonl:2)" in capsys.readouterr().out

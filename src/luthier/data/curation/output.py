@@ -14,6 +14,7 @@ from typing import IO, Any
 from luthier import cache
 from luthier.data.curation import lines
 from luthier.data.curation.chain import Curated
+from luthier.data.ledger import Ledger
 from luthier.errors import LuthierError
 from luthier.run import json_line, write_atomically
 from luthier.types import Source
@@ -52,7 +53,7 @@ def write(made: Curated, out: Path) -> int:
         for line in made.raw():
             file.write(line if plain else lines.as_example(line))
             count += 1
-    ledger = {**made.ledger.to_json(), "out": str(out), "written": count}
+    ledger = {**_settled(made.ledger).to_json(), "out": str(out), "written": count}
     write_atomically(ledger_of(out), json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
     with _whole(changes_of(out)) as file:
         for stage in made.stages:
@@ -64,6 +65,14 @@ def write(made: Curated, out: Path) -> int:
                 for event in decided.events():
                     log.write(json_line(event).encode("utf-8", "backslashreplace"))
     return count
+
+
+def _settled(ledger: Ledger) -> Ledger:
+    """The ledger of rows that are done: each that was not dropped is kept. Where they train, that is counted later."""
+    settled = Ledger.from_json(ledger.to_json())
+    for tally in settled.sources.values():
+        tally.kept = tally.read + tally.made - tally.dropped
+    return settled
 
 
 @contextmanager
