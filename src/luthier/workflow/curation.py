@@ -106,6 +106,8 @@ def _tell(made: Curated, asked: Asked) -> None:
     for name, tally in made.ledger.sources.items():
         kept = tally.read + tally.made - tally.dropped
         say(f"{name}: {tally.read:,} rows ({tally.shape}), {kept:,} left")
+    for line in made.ledger.noted():
+        say(line)
     for reason, entry in made.ledger.main_reasons():
         say(f"cannot be read: {entry.count:,}× {reason} (first {entry.rows[0]})")
     screen.print(shown.table(made.ledger.steps))

@@ -87,6 +87,19 @@ def test_the_ledger_accounts_for_every_row(here: Path):
     assert made.ledger.rows_kept == 0, "where rows train, those that become examples are counted anew"
 
 
+def test_what_was_left_out_in_reading_and_what_was_found_is_shown(here: Path, capsys: pytest.CaptureFixture[str]):
+    talk = ["Tom: a question", "Lena: ann@example.com", "Tom: <Media omitted>", "Lena: so pretty", "Tom: ciao"]
+    (here / "_chat.txt").write_text("\n".join(f"[31.12.25, 22:{n:02}:00] {line}" for n, line in enumerate(talk)))
+    (here / "r.yaml").write_text(
+        "data: {path: _chat.txt, format: {whatsapp: {me: Lena}}}\nsteps: [{pii: report}]\nallow_drop: 1\n"
+    )
+    made = curate(["r.yaml"], Asked())
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert made.ledger.notes and all(note in told for note in made.ledger.notes)
+    assert "(1×, first _chat.txt:" in told, "how often, and where first"
+    assert "1× email" in told
+
+
 def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
     curate(["a.jsonl", "steps=[exact]"], Asked(why="a.jsonl:3"))
     assert "steps.0 exact: left out: the same row as an earlier one (= a.jsonl:2)" in capsys.readouterr().out
