@@ -60,6 +60,7 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
     keys = _keys(given, asked)
     if asked.out is not None:
         output.must_be_rows(asked.out)
+    source = None if asked.why is None else _source(asked.why)
     own = [placed(entry.steps, f"data.{number}.steps") for number, entry in enumerate(keys.data)]
     steps = placed(keys.steps, "steps")
     if not steps and not any(own):
@@ -67,11 +68,13 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
             "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
         )
     feeds = [feed(entry) for entry in keys.data]
+    if asked.out is not None:
+        output.must_be_free(asked.out.expanduser(), _files(keys, feeds))
     with settings(keys, asked.processes) as how:
         made = through(feeds, own, steps, how)
     _tell(made, asked)
-    if asked.why is not None:
-        for line in shown.life(output.life(made, _source(asked.why))):
+    if source is not None:
+        for line in shown.life(output.life(made, source)):
             console().print(line)
     if asked.out is not None:
         count = output.write(made, asked.out.expanduser())
@@ -131,6 +134,12 @@ def _keys(given: Sequence[str], asked: Asked) -> Curation:
 
 def _first(entry: Entry, count: int) -> Entry:
     return replace(entry, limit=count if entry.limit is None else min(count, entry.limit))
+
+
+def _files(keys: Curation, feeds: Sequence[Feed]) -> set[str]:
+    """The files whose rows are read, those of `evaluate:` among them."""
+    scored = {entry.path for task in keys.evaluate for entry in task.data if entry.path is not None}
+    return scored | {name for one in feeds for name in (one.name, *(part.name for part in one.parts))}
 
 
 def _source(given: str) -> Source:

@@ -141,6 +141,27 @@ def test_what_is_amiss_is_told(here: Path, given: list[str], asked: Asked, fault
         curate(given, asked)
 
 
+@pytest.mark.parametrize(
+    ("asked", "fault"),
+    [
+        (Asked(Path("a.jsonl")), "--out a.jsonl: the rows are read from this file"),
+        (Asked(Path("sub/../a.jsonl")), "the rows are read from this file"),
+        (Asked(Path("test.jsonl")), "the rows are read from this file"),
+        (Asked(Path("/proc/x.jsonl")), "/proc/x.jsonl: cannot write the rows"),
+        (Asked(Path("a.jsonl/b/c.jsonl")), "cannot write the rows"),
+        (Asked(why="pii.jsonl"), "--why: 'pii.jsonl' is no place of a row"),
+    ],
+)
+def test_what_could_not_be_written_or_told_is_refused_before_a_row_is_read(here: Path, asked: Asked, fault: str):
+    (here / "sub").mkdir()
+    (here / "test.jsonl").write_text((here / "a.jsonl").read_text())
+    (here / "r.yaml").write_text("data: a.jsonl\nsteps: [exact]\nevaluate: {data: test.jsonl}\n")
+    with pytest.raises(LuthierError, match=fault):
+        curate(["r.yaml"], asked)
+    assert not (here / "cache").exists(), "no pass was begun"
+    assert {path.name for path in here.iterdir()} == {"a.jsonl", "r.yaml", "sub", "test.jsonl"}
+
+
 def test_a_scorer_selects(here: Path):
     (here / "t.jsonl").write_text(
         "".join(json.dumps({"prompt": "2+2?", "completion": c, "answer": "4"}) + "\n" for c in ("5", "4", "four"))
