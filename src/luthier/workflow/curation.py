@@ -17,6 +17,7 @@ from luthier.data.curation.feeds import placed
 from luthier.data.curation.stages import Settings, sets
 from luthier.data.curation.workers import cores
 from luthier.data.steps.tools import Named, Tools
+from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.recipe import Plugin, Recipe
 from luthier.recipe import Source as Entry
@@ -78,7 +79,7 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
             console().print(line)
     if asked.out is not None:
         count = output.write(made, asked.out.expanduser())
-        say(f"{count:,} rows: {asked.out}; what became of each: {output.changes_of(asked.out)}")
+        say(f"{number(count)}: {asked.out}; what became of each: {output.changes_of(asked.out)}")
     if asked.report:
         path = Path(PAGE) if asked.out is None else asked.out.expanduser().with_suffix(f".{PAGE}")
         _report(made, feeds, path, asked.out.stem if asked.out else ", ".join(Path(one).name for one in given[:3]))
@@ -108,7 +109,7 @@ def _tell(made: Curated, asked: Asked) -> None:
     screen = console(stderr=True)
     for name, tally in made.ledger.sources.items():
         kept = tally.read + tally.made - tally.dropped
-        say(f"{name}: {tally.read:,} rows ({tally.shape}), {kept:,} left")
+        say(f"{name}: {number(tally.read)} ({tally.shape}), {kept:,} left")
     for line in made.ledger.noted():
         say(line)
     for reason, entry in made.ledger.main_reasons():

@@ -100,6 +100,14 @@ def test_what_was_left_out_in_reading_and_what_was_found_is_shown(here: Path, ca
     assert "1× email" in told
 
 
+def test_what_is_told_of_a_near_duplicate_and_of_one_row(here: Path, capsys: pytest.CaptureFixture[str]):
+    curate(["a.jsonl", "steps=[dedup]"], Asked(why="a.jsonl:3", first=3))
+    assert "nearly the same as another row (= a.jsonl:2, likeness 1)" in capsys.readouterr().out
+    curate(["a.jsonl", "steps=[dedup]"], Asked(Path("b.jsonl"), first=1))
+    told = capsys.readouterr().err
+    assert "a.jsonl: 1 row (" in told and "1 row: b.jsonl;" in told
+
+
 def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
     curate(["a.jsonl", "steps=[exact]"], Asked(why="a.jsonl:3"))
     assert "steps.0 exact: left out: the same row as an earlier one (= a.jsonl:2)" in capsys.readouterr().out
@@ -123,6 +131,12 @@ def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
         (["a.jsonl", "steps=[{length: {min: 13}}]"], Asked(), r"'length' drops 60% of 5 rows"),
         (["a.jsonl", "steps=[{select: {by: f2, top: 1}}]"], Asked(), "unknown scorer 'f2'"),
         (["a.jsonl", "steps=[{select: {by: length}}]"], Asked(), "give keep, top, min or max"),
+        (["a.jsonl", "steps=[{dedup: {near: 0.8, exact: true}}]"], Asked(), "step 'dedup': give one of near"),
+        (
+            ["a.jsonl", "steps=[{length: {min: 100, max: 10}}]"],
+            Asked(),
+            "step 'length': min .100. is more than max .10.",
+        ),
         (["a.jsonl", "steps=[{select: {by: length, keep: 0.5, top: 3}}]"], Asked(), "keep .0.5. and top .3. both say"),
         (["a.jsonl", "steps=[{select: {by: length, min: 10, max: 5}}]"], Asked(), "min .10. is more than max .5."),
         (["a.jsonl", "steps=[{select: {by: length, min: 5000}}]"], Asked(), "steps.0: .*drops 100% of 5 rows"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from luthier.data.curation.chunks import Placed
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
-from luthier.data.tally import LISTED, Reason, StepTally
+from luthier.data.tally import LISTED, Reason, StepTally, number
 from luthier.errors import LuthierError
 
 
@@ -56,8 +56,8 @@ def _count(
 ) -> None:
     """Enter what goes; of each reason the first rows by name."""
     which = arrays["why"][gone] if "why" in arrays else np.zeros(len(gone), np.int64)
-    for number, reason in enumerate(reasons):
-        these = gone[which == number]
+    for place, reason in enumerate(reasons):
+        these = gone[which == place]
         if len(these):
             entry = tally.reasons[reason] = Reason(len(these))
             for index in these[:LISTED].tolist():
@@ -72,10 +72,11 @@ def why(
     """Why a row goes, and what is particular to it."""
     reason = reasons[int(arrays["why"][index])] if "why" in arrays else reasons[0]
     said = []
-    if "witness" in arrays and (witness := int(arrays["witness"][index])) >= 0:
+    witness = int(arrays["witness"][index]) if "witness" in arrays else -1
+    if witness >= 0:
         said.append(f"= {rows.source(witness)}")
     if "value" in arrays and not np.isnan(value := float(arrays["value"][index])):
-        said.append(f"{value:.4g}")
+        said.append(f"{'' if witness < 0 else 'likeness '}{value:.4g}")
     if str(index) in told:
         said.append(told[str(index)])
     return reason, ", ".join(said)
@@ -98,7 +99,7 @@ def allowed(tally: StepTally, placed: Placed, allow_drop: float) -> None:
         return
     why = "; ".join(f"{what} ({one.count:,}×, first {one.rows[0]})" for what, one in tally.main_reasons()[:3])
     raise LuthierError(
-        f"the step {tally.name!r} drops {tally.share:.0%} of {tally.seen + tally.made:,} rows, and allow_drop is "
+        f"the step {tally.name!r} drops {tally.share:.0%} of {number(tally.seen + tally.made)}, and allow_drop is "
         f"{allow_drop:.0%}: {why}",
         where=tally.at,
         fix="look at them with `luthier curate … --show 5`; if that is meant, set allow_drop=1",

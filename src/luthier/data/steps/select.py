@@ -15,6 +15,7 @@ from pydantic import Field
 from luthier.data.steps.measures import Measure, named
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools, draws
+from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.types import Example
 
@@ -111,7 +112,7 @@ class Select(SetStep):
         empty = [one for one, column in zip(given, measured, strict=True) if np.isnan(column).all()]
         told = " or ".join(json.dumps(one, ensure_ascii=False) for one in empty or given)
         fix = "name what the rows have; a column is a key of the rows that holds a number, as `reward` does"
-        return LuthierError(f"none of {len(measured[0]):,} rows can be measured by {told}", fix=fix)
+        return LuthierError(f"none of {number(len(measured[0]))} can be measured by {told}", fix=fix)
 
     def _share(self, rows: int) -> int | None:
         """How many rows the share is: never none of some."""

@@ -168,6 +168,11 @@ def test_language_keeps_what_is_asked_for() -> None:
             STEPS.build("language", {"keep": ["en", code]})
 
 
+def test_repeated_characters_are_never_more_than_all() -> None:
+    found = done("repetition", row("Sing.", "la " * 300))
+    assert isinstance(found, Dropped) and found.detail.endswith(" 100% of its characters")
+
+
 def test_a_list_of_one_may_be_written_without_the_list() -> None:
     assert STEPS.build("language", {"keep": "zh"}) == STEPS.build("language", {"keep": ["zh"]})
     assert STEPS.build("pii", {"regions": "us"}).regions == ("us",)
