@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,6 +50,8 @@ class Asked:
 
 
 PAGE = "data.html"
+EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def curate(given: Sequence[str], asked: Asked) -> Curated:
@@ -235,6 +239,10 @@ def _identity(hangs_on: Any) -> str:
 def _progress() -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not console(stderr=True).is_terminal:
+        with _lines() as show:
+            yield show
+        return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         bar = progress.add_task("pieces of rows", visible=False)
@@ -243,3 +251,26 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
             progress.update(bar, completed=done, total=total, visible=total > 1)
 
         yield show
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[int, int], None]]:
+    """Where there is no terminal, a line now and then: who reads a log is to see that it goes on."""
+    begun, over, stands = time.monotonic(), threading.Event(), [0, 0]
+
+    def show(done: int, total: int) -> None:
+        stands[:] = done, total
+
+    def tell() -> None:
+        while not over.wait(EVERY):
+            done, total = stands
+            if total:
+                say(f"{time.monotonic() - begun:,.0f} s: {done:,} of {number(total, 'piece')} of rows gone through")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield show
+    finally:
+        over.set()
+        teller.join()

@@ -1,6 +1,7 @@
 """`luthier curate`: a recipe or files, to rows, a ledger and a log; what was asked for amiss is told."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ from typer.testing import CliRunner
 
 from luthier.cli import app
 from luthier.data import read
+from luthier.data.curation import chunks
+from luthier.data.reading.feeds import feed
 from luthier.errors import LuthierError
+from luthier.recipe import Source as Entry
+from luthier.workflow import curation
 from luthier.workflow.curation import Asked, curate
 
 
@@ -106,6 +111,26 @@ def test_what_is_told_of_a_near_duplicate_and_of_one_row(here: Path, capsys: pyt
     curate(["a.jsonl", "steps=[dedup]"], Asked(Path("b.jsonl"), first=1))
     told = capsys.readouterr().err
     assert "a.jsonl: 1 row (" in told and "1 row: b.jsonl;" in told
+
+
+def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(curation, "EVERY", 0.001)
+    monkeypatch.setattr(chunks, "PIECE", 60)
+    many = [{"prompt": "Count.", "completion": f"{n} " * 20} for n in range(200)]
+    (here / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    made = curate(["b.jsonl"], Asked())
+    told = re.findall(r"^(\d+) s: (\d+) of (\d+) pieces of rows gone through$", capsys.readouterr().err, re.MULTILINE)
+    done = [int(count) for _, count, total in told if total == str(len(made.stages[0].told["shards"]))]
+    assert len(done) > 1 and done == sorted(done)
+
+
+def test_what_a_killed_pass_begins_anew_is_small(here: Path):
+    row = json.dumps({"prompt": "Count.", "completion": "word " * 200}) + "\n"
+    (here / "big.jsonl").write_text(row * (9 * 2**20 // len(row)))
+    pieces = chunks.chunks(feed(Entry(path="big.jsonl")), 0)
+    assert len(pieces) == 3 and all(piece.rows.weight <= 4 * 2**20 for piece in pieces)
 
 
 def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):

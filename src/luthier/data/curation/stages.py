@@ -153,7 +153,7 @@ def made_by(placed: Placed, chunks: Sequence[Chunk], key: Any, settings: Setting
                     for index, one in enumerate(chunks)
                 ]
                 with _room(folder):
-                    making.make(placed, tasks, settings.tools, lambda done: None)
+                    making.make(placed, tasks, settings.tools, _telling(settings, 0, len(tasks)))
                     _join(folder, tasks, {})
     return Stage(folder, name)
 
@@ -194,16 +194,21 @@ def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], se
         for index, chunk in enumerate(chunks)
     ]
     left = [task for task in tasks if not task.done.is_file()]
-    count = len(tasks) - len(left)
-
-    def tell(done: int) -> None:
-        nonlocal count
-        count += done
-        settings.show(count, len(tasks))
-
     with _room(folder):
-        workers.run(left, tools, settings.processes, tell)
+        workers.run(left, tools, settings.processes, _telling(settings, len(tasks) - len(left), len(tasks)))
         _join(folder, tasks, memory)
+
+
+def _telling(settings: Settings, done: int, total: int) -> Callable[[int], None]:
+    """What is told of each chunk that is done, after so many of `total`; how it stands at first is shown at once."""
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        settings.show(done, total)
+
+    tell(0)
+    return tell
 
 
 def ready(placed: Placed, tools: Tools) -> Placed:
