@@ -110,7 +110,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 """Kind → rows of one shape."""
 KEYS: dict[str, dict[str, Any]] = {
     "sample": {"n": 3},
-    "select": {"by": "words", "keep": 0.5},
+    "select": {"by": "words", "keep": 0.5, "unknown": "keep"},
     "chunk": {"size": 30},
     "language": {"keep": ["en", "zh"]},
     "rewrite": {"style": "formal"},

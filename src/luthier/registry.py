@@ -99,9 +99,10 @@ class Registry:
             if first["type"] == "missing":
                 raise LuthierError(f"{self.kind} {name!r} needs the key {first['loc'][-1]!r}", fix=fix) from error
             key = ".".join(_written(first["loc"], args))
+            place = f", key {key!r}" if key else ""  # a fault between keys is one of the whole
             must = f"{first['msg'].replace('Input should be', 'must be')}, got {first['input']!r}"
             what = first["ctx"]["error"] if first["type"] == "value_error" else must
-            raise LuthierError(f"{self.kind} {name!r}, key {key!r}: {what}", fix=fix) from error
+            raise LuthierError(f"{self.kind} {name!r}{place}: {what}", fix=fix) from error
         for key in args:
             value = getattr(made, key)
             if isinstance(value, float) and not math.isfinite(value):

@@ -172,6 +172,13 @@ class Ledger:
             self.unread[key] = self.unread.get(key, 0) + count
         self.steps += other.steps
 
+    def noted(self) -> list[str]:
+        """What was done to the data, a line each, for the screen."""
+        return [
+            what + (f" ({entry.count:,}×, first {entry.rows[0]})" if entry.rows else "")
+            for what, entry in self.notes.items()
+        ]
+
     def main_reasons(self) -> list[tuple[str, Reason]]:
         """Reasons, the commonest first."""
         return sorted(self.reasons.items(), key=lambda item: -item[1].count)
@@ -300,8 +307,7 @@ class Ledger:
         }
         if any(counts.values()):
             lines.append(Text("rows " + ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count)))
-        for what, entry in self.notes.items():
-            lines.append(Text(what + (f" ({entry.count:,}×, first {entry.rows[0]})" if entry.rows else "")))
+        lines += [Text(line) for line in self.noted()]
         if self.shortened:
             lines.append(Text(f"texts of earlier turns shortened by the chat template: {self.shortened:,}"))
         if self.unread:

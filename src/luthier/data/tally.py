@@ -12,6 +12,11 @@ SAMPLES = 50
 """Changes kept of each step, to be looked at."""
 
 
+def number(count: int, of: str = "row") -> str:
+    """A count with what it counts: 1 row, 2,000 rows."""
+    return f"{count:,} {of}{'' if count == 1 else 's'}"
+
+
 @dataclass
 class Tally:
     """Rows of one source."""
@@ -132,4 +137,4 @@ class StepTally:
         return cls(**{**content, "reasons": reasons})
 
 
-__all__ = ["LISTED", "SAMPLES", "Reason", "StepTally", "Tally"]
+__all__ = ["LISTED", "SAMPLES", "Reason", "StepTally", "Tally", "number"]

@@ -7,15 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from luthier.errors import LuthierError
 from luthier.recipe import document
 from luthier.recipe.document import Node, Origin, Override
 from luthier.recipe.generation import built
-from luthier.recipe.keys import STRICT, Float, Int
-from luthier.recipe.schema import ModelField, Recipe, Sources, Steps
+from luthier.recipe.keys import STRICT, Float, Int, listed
+from luthier.recipe.schema import ModelField, Recipe, Sources, Steps, Task
 from luthier.registry import suggest
 
 
@@ -33,6 +33,8 @@ class Curation:
     """As in a recipe."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Draws whatever steps draw."""
+    evaluate: Annotated[tuple[Task, ...], BeforeValidator(listed)] = ()
+    """As in a recipe: `decontaminate: evaluate` looks for these rows; nothing else is done with them."""
 
 
 KEYS = tuple(field.name for field in fields(Curation))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from luthier.data.curation.feeds import placed
 from luthier.data.curation.stages import Settings, sets
 from luthier.data.curation.workers import cores
 from luthier.data.steps.tools import Named, Tools
+from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.recipe import Source as Entry
@@ -52,6 +55,8 @@ class Asked:
 
 
 PAGE = "data.html"
+EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def curate(given: Sequence[str], asked: Asked) -> Curated:
@@ -65,6 +70,7 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
     keys = _keys(given, asked)
     if asked.out is not None:
         output.must_be_rows(asked.out)
+    source = None if asked.why is None else _source(asked.why)
     own = [placed(entry.steps, f"data.{number}.steps") for number, entry in enumerate(keys.data)]
     steps = placed(keys.steps, "steps")
     if not steps and not any(own):
@@ -72,16 +78,17 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
             "there are no steps: nothing would be done to the rows", where="steps", fix="for instance steps=[exact]"
         )
     feeds = [feed(entry) for entry in keys.data]
-    model = None if keys.model is None else keys.model.name
-    with settings(keys.seed, keys.allow_drop, asked.processes, model=model) as how:
+    if asked.out is not None:
+        output.must_be_free(asked.out.expanduser(), _files(keys, feeds))
+    with settings(keys, asked.processes) as how:
         made = through(feeds, own, steps, how)
     _tell(made, asked)
-    if asked.why is not None:
-        for line in shown.life(output.life(made, _source(asked.why))):
+    if source is not None:
+        for line in shown.life(output.life(made, source)):
             console().print(line)
     if asked.out is not None:
         count = output.write(made, asked.out.expanduser())
-        say(f"{count:,} rows: {asked.out}; what became of each: {output.changes_of(asked.out)}")
+        say(f"{number(count)}: {asked.out}; what became of each: {output.changes_of(asked.out)}")
     if asked.report:
         path = Path(PAGE) if asked.out is None else asked.out.expanduser().with_suffix(f".{PAGE}")
         _report(made, feeds, path, asked.out.stem if asked.out else ", ".join(Path(one).name for one in given[:3]))
@@ -95,7 +102,7 @@ def report(recipe: Recipe) -> None:
 
     feeds = [feed(entry) for entry in recipe.data]
     own = [placed(entry.steps, f"data.{number}.steps") for number, entry in enumerate(recipe.data)]
-    with settings(recipe.seed, recipe.allow_drop, recipe=recipe) as how:
+    with settings(recipe) as how:
         made = through(feeds, own, placed(recipe.steps, "steps"), how)
     _report(made, feeds, Path(PAGE), Path(recipe.output).name)
 
@@ -111,7 +118,9 @@ def _tell(made: Curated, asked: Asked) -> None:
     screen = console(stderr=True)
     for name, tally in made.ledger.sources.items():
         kept = tally.read + tally.made - tally.dropped
-        say(f"{name}: {tally.read:,} rows ({tally.shape}), {kept:,} left")
+        say(f"{name}: {number(tally.read)} ({tally.shape}), {kept:,} left")
+    for line in made.ledger.noted():
+        say(line)
     for reason, entry in made.ledger.main_reasons():
         say(f"cannot be read: {entry.count:,}× {reason} (first {entry.rows[0]})")
     screen.print(shown.table(made.ledger.steps))
@@ -137,6 +146,12 @@ def _first(entry: Entry, count: int) -> Entry:
     return replace(entry, limit=count if entry.limit is None else min(count, entry.limit))
 
 
+def _files(keys: Curation, feeds: Sequence[Feed]) -> set[str]:
+    """The files whose rows are read, those of `evaluate:` among them."""
+    scored = {entry.path for task in keys.evaluate for entry in task.data if entry.path is not None}
+    return scored | {name for one in feeds for name in (one.name, *(part.name for part in one.parts))}
+
+
 def _source(given: str) -> Source:
     path, _, row = given.rpartition(":")
     if not path or not row.isdigit():
@@ -146,19 +161,12 @@ def _source(given: str) -> Source:
 
 # what steps may ask for
 @contextmanager
-def settings(
-    seed: int,
-    allow_drop: float,
-    processes: int | None = None,
-    recipe: Recipe | None = None,
-    model: str | None = None,
-) -> Iterator[Settings]:
-    """How steps are run, with a line of progress where it takes long. `recipe`: whose evaluation rows there are, and
-    whose `model` is asked unless another is named."""
-    own, known = (model, {}) if recipe is None else (str(recipe.model.name), sets(recipe))
-    tools = Tools(seed, once(_speaking), once(_scorer), Calls(), known, own)
+def settings(keys: Recipe | Curation, processes: int | None = None) -> Iterator[Settings]:
+    """How the steps of a recipe are run, with a line of progress where it takes long."""
+    own = None if keys.model is None else str(keys.model.name)
+    tools = Tools(keys.seed, once(_speaking), once(_scorer), Calls(), sets(keys.evaluate), own)
     with _progress() as show:
-        yield Settings(tools, processes or cores(), allow_drop, show)
+        yield Settings(tools, processes or cores(), keys.allow_drop, show)
 
 
 def once(make: Callable[[Named], Any]) -> Callable[[Named], Any]:
@@ -260,6 +268,10 @@ def _speaking(named: Named) -> Spoken:
 def _progress() -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not console(stderr=True).is_terminal:
+        with _lines() as show:
+            yield show
+        return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         bar = progress.add_task("pieces of rows", visible=False)
@@ -268,3 +280,26 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
             progress.update(bar, completed=done, total=total, visible=total > 1)
 
         yield show
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[int, int], None]]:
+    """Where there is no terminal, a line now and then: who reads a log is to see that it goes on."""
+    begun, over, stands = time.monotonic(), threading.Event(), [0, 0]
+
+    def show(done: int, total: int) -> None:
+        stands[:] = done, total
+
+    def tell() -> None:
+        while not over.wait(EVERY):
+            done, total = stands
+            if total:
+                say(f"{time.monotonic() - begun:,.0f} s: {done:,} of {number(total, 'piece')} of rows gone through")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield show
+    finally:
+        over.set()
+        teller.join()

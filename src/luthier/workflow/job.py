@@ -92,7 +92,7 @@ class Job:
         """How the steps of its data are run."""
         from luthier.workflow import curation
 
-        return curation.settings(self.recipe.seed, self.recipe.allow_drop, recipe=self.recipe)
+        return curation.settings(self.recipe)
 
     @property
     def speaks(self) -> bool:

@@ -315,6 +315,16 @@ def test_chance_hangs_on_row_seed_and_purpose_alone(tmp_path: Path):
     assert len({Tools(s).chance(first, p).random() for s in range(5) for p in "ab"}) == 10
 
 
+def test_of_rows_that_measure_the_same_it_does_not_hang_on_the_place_which_stay(tmp_path: Path):
+    path = rows(tmp_path / "a.jsonl", *(f"answer {n:03}" for n in range(40)))
+    (tmp_path / "b.jsonl").write_text("\n".join(Path(path).read_text().splitlines()[::-1]))
+    for best in ("high", "low"):
+        step = {"select": {"by": "length", "top": 10, "best": best}}
+        kept = said(curated([path], step))
+        assert len(kept) == 10 and kept != said(curated([path], step, seed=1))
+        assert {row for _, row in said(curated([str(tmp_path / "b.jsonl")], step))} == {row for _, row in kept}
+
+
 def test_scores_are_kept_by_row_and_joined(tmp_path: Path):
     scores = Scores(tmp_path)
     keys = np.arange(60, dtype=np.uint64).reshape(30, 2)

@@ -92,7 +92,7 @@ class Repetition:
             if most == 1 or twice * size * longest <= most * total:  # it cannot be as much
                 continue
             if (share := measure(units, size, total)) > most:
-                return "repeats itself", f"{size} words in a row, {share:.0%} of its characters"
+                return "repeats itself", f"{size} words in a row, {min(share, 1):.0%} of its characters"
         return None
 
 

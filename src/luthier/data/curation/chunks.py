@@ -18,8 +18,8 @@ from luthier.data.reading.feeds import Feed
 from luthier.data.steps.step import Step
 from luthier.types import Example
 
-PIECE = 16 * 2**20
-"""Bytes of a file that one process works through at a time."""
+PIECE = 4 * 2**20
+"""Bytes of a file that one process works through at a time, and that a killed pass begins anew."""
 SHARD = 16_384
 """Rows of a shard, at most."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from luthier.data.curation.chunks import Placed
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
-from luthier.data.tally import LISTED, Reason, StepTally
+from luthier.data.tally import LISTED, Reason, StepTally, number
 from luthier.errors import LuthierError
 
 
@@ -32,7 +32,10 @@ class Said:
 def decided(placed: Placed, columns: Columns, rows: Reread, seed: int) -> Said:
     """Ask a set step. Raises LuthierError where it does not say something of every row."""
     assert isinstance(placed.step, SetStep)
-    verdicts = placed.step.decide(columns, rows, seed) if len(rows) else Verdicts(np.ones(0, np.bool_))
+    try:
+        verdicts = placed.step.decide(columns, rows, seed) if len(rows) else Verdicts(np.ones(0, np.bool_))
+    except LuthierError as error:
+        raise LuthierError(error.what, where=error.where or placed.label, fix=error.fix) from error
     _whole(placed, verdicts, len(rows))
     given = {name: getattr(verdicts, name) for name in ("why", "value", "witness")}
     arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
@@ -53,8 +56,8 @@ def _count(
 ) -> None:
     """Enter what goes; of each reason the first rows by name."""
     which = arrays["why"][gone] if "why" in arrays else np.zeros(len(gone), np.int64)
-    for number, reason in enumerate(reasons):
-        these = gone[which == number]
+    for place, reason in enumerate(reasons):
+        these = gone[which == place]
         if len(these):
             entry = tally.reasons[reason] = Reason(len(these))
             for index in these[:LISTED].tolist():
@@ -69,10 +72,11 @@ def why(
     """Why a row goes, and what is particular to it."""
     reason = reasons[int(arrays["why"][index])] if "why" in arrays else reasons[0]
     said = []
-    if "witness" in arrays and (witness := int(arrays["witness"][index])) >= 0:
+    witness = int(arrays["witness"][index]) if "witness" in arrays else -1
+    if witness >= 0:
         said.append(f"= {rows.source(witness)}")
     if "value" in arrays and not np.isnan(value := float(arrays["value"][index])):
-        said.append(f"{value:.4g}")
+        said.append(f"{'' if witness < 0 else 'likeness '}{value:.4g}")
     if str(index) in told:
         said.append(told[str(index)])
     return reason, ", ".join(said)
@@ -95,7 +99,7 @@ def allowed(tally: StepTally, placed: Placed, allow_drop: float) -> None:
         return
     why = "; ".join(f"{what} ({one.count:,}×, first {one.rows[0]})" for what, one in tally.main_reasons()[:3])
     raise LuthierError(
-        f"the step {tally.name!r} drops {tally.share:.0%} of {tally.seen + tally.made:,} rows, and allow_drop is "
+        f"the step {tally.name!r} drops {tally.share:.0%} of {number(tally.seen + tally.made)}, and allow_drop is "
         f"{allow_drop:.0%}: {why}",
         where=tally.at,
         fix="look at them with `luthier curate … --show 5`; if that is meant, set allow_drop=1",

@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from typing import IO, Any
 from luthier import cache
 from luthier.data.curation import lines
 from luthier.data.curation.chain import Curated
+from luthier.data.ledger import Ledger
 from luthier.errors import LuthierError
 from luthier.run import json_line, write_atomically
 from luthier.types import Source
@@ -38,21 +40,44 @@ def must_be_rows(out: Path) -> None:
         raise LuthierError(what, where=f"--out {out}", fix="name a file that ends with .jsonl")
 
 
+def must_be_free(out: Path, read: Collection[str]) -> None:
+    """Raises LuthierError for a place where nothing can be written, and for one that rows are read from (`read`),
+    before any is gone through."""
+    taken = {Path(name).expanduser().resolve() for name in read if Path(name).expanduser().is_file()}
+    for path in (out, ledger_of(out), changes_of(out)):
+        if path.resolve() in taken:
+            what = (
+                "the rows are read from this file"
+                if path == out
+                else f"rows are read from {path}, which goes beside it"
+            )
+            raise LuthierError(what, where=f"--out {out}", fix="name another file")
+    folder = next(one for one in out.absolute().parents if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> LuthierError:
+    what = f"cannot write the rows: {error.strerror}"
+    return LuthierError(what, where=str(path), fix="name a file in a folder you may write to")
+
+
 def write(made: Curated, out: Path) -> int:
     """Write the rows to `out`, the ledger and the log beside it, each whole or not at all; how many rows there are.
 
     Raises LuthierError for a full disk and a place that cannot be written to.
     """
     must_be_rows(out)
-    read = {Path(name).resolve() for name in made.ledger.sources if Path(name).is_file()}
-    if out.resolve() in read:
-        raise LuthierError("the rows are read from this file", where=f"--out {out}", fix="name another file")
+    must_be_free(out, made.ledger.sources)
     count, plain = 0, made.plain
     with _whole(out) as file:
         for line in made.raw():
             file.write(line if plain else lines.as_example(line))
             count += 1
-    ledger = {**made.ledger.to_json(), "out": str(out), "written": count}
+    ledger = {**_settled(made.ledger).to_json(), "out": str(out), "written": count}
     write_atomically(ledger_of(out), json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
     with _whole(changes_of(out)) as file:
         for stage in made.stages:
@@ -64,6 +89,14 @@ def write(made: Curated, out: Path) -> int:
                 for event in decided.events():
                     log.write(json_line(event).encode("utf-8", "backslashreplace"))
     return count
+
+
+def _settled(ledger: Ledger) -> Ledger:
+    """The ledger of rows that are done: each that was not dropped is kept. Where they train, that is counted later."""
+    settled = Ledger.from_json(ledger.to_json())
+    for tally in settled.sources.values():
+        tally.kept = tally.read + tally.made - tally.dropped
+    return settled
 
 
 @contextmanager
@@ -80,8 +113,7 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         if cache.is_full(error):
             raise cache.no_space(path, "curated rows") from error
-        what = f"cannot write the rows: {error.strerror}"
-        raise LuthierError(what, where=str(path), fix="name a file in a folder you may write to") from error
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -127,4 +159,4 @@ def _events(made: Curated, wanted: set[str]) -> Iterator[dict[str, Any]]:
                 yield from decided.events()
 
 
-__all__ = ["changes_of", "ledger_of", "life", "must_be_rows", "write"]
+__all__ = ["changes_of", "ledger_of", "life", "must_be_free", "must_be_rows", "write"]

@@ -29,6 +29,7 @@ from luthier.data.steps.tools import Tools
 from luthier.data.tally import StepTally
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.recipe import Task as Scored
 from luthier.recipe.resolve import plain
 from luthier.run import write_atomically
 from luthier.types import Example, Source
@@ -54,14 +55,14 @@ class Settings:
     @classmethod
     def of(cls, recipe: Recipe) -> Settings:
         """Those of a recipe whose steps ask nothing of models."""
-        return cls(Tools(recipe.seed, sets=sets(recipe)), allow_drop=recipe.allow_drop)
+        return cls(Tools(recipe.seed, sets=sets(recipe.evaluate)), allow_drop=recipe.allow_drop)
 
 
-def sets(recipe: Recipe) -> dict[str, Callable[[], Iterator[Example]]]:
+def sets(tasks: Sequence[Scored]) -> dict[str, Callable[[], Iterator[Example]]]:
     """Rows beside those to train on: what the recipe is scored on."""
     from luthier.data.reading.feeds import read
 
-    return {"evaluate": lambda: (row for task in recipe.evaluate for row in read(task.data))}
+    return {"evaluate": lambda: (row for task in tasks for row in read(task.data))}
 
 
 def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:
@@ -152,7 +153,7 @@ def made_by(placed: Placed, chunks: Sequence[Chunk], key: Any, settings: Setting
                     for index, one in enumerate(chunks)
                 ]
                 with _room(folder):
-                    making.make(placed, tasks, settings.tools, lambda done: None)
+                    making.make(placed, tasks, settings.tools, _telling(settings, 0, len(tasks)))
                     _join(folder, tasks, {})
     return Stage(folder, name)
 
@@ -193,16 +194,21 @@ def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], se
         for index, chunk in enumerate(chunks)
     ]
     left = [task for task in tasks if not task.done.is_file()]
-    count = len(tasks) - len(left)
-
-    def tell(done: int) -> None:
-        nonlocal count
-        count += done
-        settings.show(count, len(tasks))
-
     with _room(folder):
-        workers.run(left, tools, settings.processes, tell)
+        workers.run(left, tools, settings.processes, _telling(settings, len(tasks) - len(left), len(tasks)))
         _join(folder, tasks, memory)
+
+
+def _telling(settings: Settings, done: int, total: int) -> Callable[[int], None]:
+    """What is told of each chunk that is done, after so many of `total`; how it stands at first is shown at once."""
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        settings.show(done, total)
+
+    tell(0)
+    return tell
 
 
 def ready(placed: Placed, tools: Tools) -> Placed:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from luthier.data.duplicates import units
 from luthier.data.duplicates.shingles import Text
 from luthier.data.duplicates.units import Hashes
+from luthier.data.tally import number
 from luthier.errors import LuthierError
 
 WORDS = 13
@@ -164,7 +165,7 @@ class Leaks:
     def lines(self) -> tuple[str, ...]:
         """What was found, for people."""
         found = f"{len(self.items):,} of {len(self.index.items):,} test items ({self.share:.1%}) stand in"
-        told = [f"{found} {self.hit:,} of {self.rows:,} rows"]
+        told = [f"{found} {self.hit:,} of {number(self.rows)}"]
         for item, row in list(self.items.items())[:SHOWN]:
             told.append(f"{self.index.items[item].name} stands in {row}")
         if self.index.unsearchable:

@@ -52,10 +52,10 @@ class Decontaminate(SetStep):
             return self
         items = [item_of(example) for name in self.against for example in _rows(name, tools)]
         if not items:
+            why = ": the recipe has no `evaluate:`" if EVALUATE in self.against else ""
             raise LuthierError(
-                "there are no test items to look for",
-                where="decontaminate",
-                fix="the recipe has no `evaluate:` rows: name files, as in `decontaminate: {against: [test.jsonl]}`",
+                f"there are no test items to look for{why}",
+                fix="write one, or name files, as in `decontaminate: {against: [test.jsonl]}`",
             )
         return self.holding(index=Index(items), known=digest(items))
 

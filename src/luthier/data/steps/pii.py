@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from luthier.data.cleaning import apply
 from luthier.data.pii import KINDS, find, masked, pseudonyms
@@ -18,6 +18,7 @@ from luthier.data.steps.rewriting import rewritten
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep
 from luthier.data.steps.tools import Tools
 from luthier.errors import LuthierError
+from luthier.recipe.keys import listed
 from luthier.types import Example, Turn
 
 Kind = Literal[
@@ -54,9 +55,9 @@ class Pii(RowStep):
     action: Literal["mask", "pseudonym", "drop", "report"] = "mask"
     """`mask`: `[EMAIL]`; `pseudonym`: `[EMAIL-…]`, the same letters for the same value in the whole set, by a key;
     `drop`: the row goes; `report`: it is counted, and nothing changes."""
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS  # type: ignore[assignment]
+    kinds: Annotated[tuple[Kind, ...], BeforeValidator(listed), Field(min_length=1)] = KINDS  # type: ignore[assignment]
     """What to look for."""
-    regions: tuple[Region, ...] | None = None
+    regions: Annotated[tuple[Region, ...], BeforeValidator(listed)] | None = None
     """Whose telephone and identity numbers. Default: all known. International forms are found everywhere."""
     key: str | None = None
     """For `pseudonym`: a file with the key. Default: the environment variable `LUTHIER_PII_KEY`."""

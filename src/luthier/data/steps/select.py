@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,9 @@ from pydantic import Field
 
 from luthier.data.steps.measures import Measure, named
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
-from luthier.data.steps.tools import Tools
+from luthier.data.steps.tools import Tools, draws
+from luthier.data.tally import number
+from luthier.errors import LuthierError
 from luthier.types import Example
 
 By = str | dict[str, Any]
@@ -26,7 +29,7 @@ class Select(SetStep):
     kept, so that other thresholds cost nothing."""
 
     decides: ClassVar[tuple[str, ...]] = ("keep", "top", "min", "max", "best", "combine", "unknown")
-    drops_much: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     opened: ClassVar[tuple[Measure, ...]] = ()
 
     by: By | tuple[By, ...]
@@ -41,7 +44,8 @@ class Select(SetStep):
     max: float | None = None
     """Rows that measure at most so much."""
     best: Literal["high", "low"] = "high"
-    """Which are the best: those that measure much, or little."""
+    """Which are the best: those that measure much, or little. Of those that measure the same, some are drawn by what
+    they say and the recipe's seed."""
     combine: Combine = "rank"
     """Of several measures: the mean of their ranks (0 to 1), or their product."""
     unknown: Literal["drop", "keep"] = "drop"
@@ -50,6 +54,17 @@ class Select(SetStep):
     def __post_init__(self) -> None:
         if all(given is None for given in (self.keep, self.top, self.min, self.max)):
             raise ValueError("nothing says how many rows to keep: give keep, top, min or max")
+        if self.keep is not None and self.top is not None:
+            raise ValueError(
+                f"keep ({self.keep:g}) and top ({self.top:,}) both say how many rows stay: give one of them"
+            )
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is more than max ({self.max:g}): no row could measure both")
+
+    @property
+    def drops_much(self) -> bool:  # type: ignore[override]
+        """Does it know how many rows stay? Of a bound nobody knows how many it drops."""
+        return self.keep is not None or self.top is not None
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -72,9 +87,11 @@ class Select(SetStep):
         return {f"m{number}": one.measure(batch, tools) for number, one in enumerate(measures)}
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
-        measured = [columns[f"m{number}"] for number in range(len(self.measures))]
+        measured = [np.asarray(columns[f"m{number}"], np.float64) for number in range(len(self.measures))]
         values = combined(measured, self.combine)
         known = ~np.isnan(values)
+        if self.unknown == "drop" and not known.any():
+            raise self._unmeasured(measured)
         inside = known & (values >= (-np.inf if self.min is None else self.min))
         inside &= values <= (np.inf if self.max is None else self.max)
         if self.max is None:
@@ -84,7 +101,8 @@ class Select(SetStep):
         count = share(self.keep, self.top, int(known.sum()))
         if count is not None and count < int(inside.sum()):
             places = np.flatnonzero(inside)
-            order = np.argsort(values[places] if self.best == "low" else -values[places], kind="stable")
+            best = values[places] if self.best == "low" else -values[places]
+            order = np.lexsort((draws(rows.keys, seed, "select")[places], best))  # alike by chance, not by place
             keep = np.zeros(len(values), np.bool_)
             keep[places[order[:count]]] = True
         why = np.where(known, np.where(inside, 1, 0), 2)
@@ -92,6 +110,14 @@ class Select(SetStep):
             keep |= ~known
         reasons = ("it measures too much or too little", "others measure better", "it cannot be measured")
         return Verdicts(keep, reasons, why, values)
+
+    def _unmeasured(self, measured: Sequence[NDArray[np.float64]]) -> LuthierError:
+        """No row has a number: what is asked for is not there, or not under this name."""
+        given = self.by if isinstance(self.by, tuple) else (self.by,)
+        empty = [one for one, column in zip(given, measured, strict=True) if np.isnan(column).all()]
+        told = " or ".join(json.dumps(one, ensure_ascii=False) for one in empty or given)
+        fix = "name what the rows have; a column is a key of the rows that holds a number, as `reward` does"
+        return LuthierError(f"none of {number(len(measured[0]))} can be measured by {told}", fix=fix)
 
 
 def measures_of(by: By | tuple[By, ...] | None) -> tuple[Measure, ...]:

@@ -149,7 +149,7 @@ class Verdicts:
     why: NDArray[np.integer[Any]] | None = None
     """Of each row, which of the reasons. None: the first."""
     value: NDArray[np.floating[Any]] | None = None
-    """What it was decided by: a similarity, a score."""
+    """What it was decided by: a score; beside a witness, how alike both are."""
     witness: NDArray[np.integer[Any]] | None = None
     """The row that stays in its place; -1 where there is none."""
     told: Mapping[int, str] = field(default_factory=dict)

@@ -47,8 +47,8 @@ def test_a_bare_number_is_the_threshold(tmp_path: Path) -> None:
     (tally,) = made.ledger.steps
     ((reason, entry),) = tally.main_reasons()
     assert reason == "it says nearly the same as another row"
-    assert entry.rows == [f"{rows}:1 = {rows}:2, 0.9545"]  # 21 runs of three words of 22
-    assert tally.notes == [f"1 rows have duplicates: {rows}:2 stands for 1 more"]
+    assert entry.rows == [f"{rows}:1 = {rows}:2, likeness 0.9545"]  # 21 runs of three words of 22
+    assert tally.notes == [f"1 row has duplicates: {rows}:2 stands for 1 more"]
     assert lines(curated([rows], {"dedup": 0.97})) == [1, 2, 3]
     assert lines(curated([rows], {"dedup": {}})) == [2, 3]
 

@@ -225,5 +225,23 @@ def test_language_keeps_what_is_asked_for() -> None:
     )
     with pytest.raises(LuthierError):
         STEPS.build("language", {})
-    with pytest.raises(LuthierError):
-        STEPS.build("language", {"keep": ["English"]})
+    for code in ("English", "xx", "ZH"):
+        with pytest.raises(
+            LuthierError, match=f"'{code}' is no language that can be told: two or three letters, as in en"
+        ):
+            STEPS.build("language", {"keep": ["en", code]})
+
+
+def test_repeated_characters_are_never_more_than_all() -> None:
+    found = done("repetition", row("Sing.", "la " * 300))
+    assert isinstance(found, Dropped) and found.detail.endswith(" 100% of its characters")
+
+
+def test_a_list_of_one_may_be_written_without_the_list() -> None:
+    assert STEPS.build("language", {"keep": "zh"}) == STEPS.build("language", {"keep": ["zh"]})
+    assert STEPS.build("pii", {"regions": "us"}).regions == ("us",)
+    assert STEPS.build("pii", {"kinds": "email", "regions": None}).kinds == ("email",)
+    assert STEPS.build("pii", {"regions": None}).regions is None
+    assert STEPS.build("evolve", {"engine": "local", "model": "m", "operations": "deepen"}).operations == ("deepen",)
+    with pytest.raises(LuthierError, match=r"'regions.*got 'xx'"):
+        STEPS.build("pii", {"regions": "xx"})

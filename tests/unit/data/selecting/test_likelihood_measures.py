@@ -12,7 +12,9 @@ from curated import SPELLER, Speller, curated
 from luthier.data.selecting.likelihood import Ifd, Perplexity, Superfilter, answered, both, matched, unasked
 from luthier.data.steps.tools import Tools
 from luthier.errors import LuthierError
+from luthier.recipe.curation import of_files
 from luthier.types import RAW, Encoded, Example, Response, Turn
+from luthier.workflow.curation import settings
 
 
 def row(question: str, answer: str, system: str | None = None) -> Example:
@@ -92,8 +94,8 @@ def test_without_a_model_it_is_the_recipes_and_without_one_an_error():
     Ifd().ready(asked)
     Ifd("runs/pre").ready(asked)
     assert named == ["runs/own", "runs/pre"]
-    with pytest.raises(LuthierError, match="nothing says which model is asked"):
-        Ifd().ready(Tools(speakers=lambda one: SPELLER))
+    with settings(of_files(["r.jsonl"])) as how, pytest.raises(LuthierError, match="nothing says which model is asked"):
+        Ifd().ready(how.tools)
 
 
 def test_rows_that_mislead_are_left_out_and_no_row_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from luthier.data.steps.making import reading
 from luthier.data.steps.making.maker import OTHER, Fault, Made, Maker, Question, Task, asked, task, whole
 from luthier.data.steps.making.overlap import rouge_l, units
 from luthier.data.steps.making.prompts import Language, Prompt, fenced, phrase, prompt
 from luthier.data.steps.tools import Tools
+from luthier.recipe.keys import listed
 from luthier.types import Example
 
 Operation = Literal["deepen", "constrain", "concretise", "reason", "complicate", "broaden"]
@@ -51,7 +52,7 @@ class Evolve(Maker):
 
     rounds: Annotated[int, Field(gt=0)] = 1
     """So often; each accepted question is a row, and the next round begins with it."""
-    operations: Annotated[tuple[Operation, ...], Field(min_length=1)] = OPERATIONS
+    operations: Annotated[tuple[Operation, ...], BeforeValidator(listed), Field(min_length=1)] = OPERATIONS
     """What may be done with a question; one of them is drawn."""
     compare: bool = True
     """Ask whether the new question asks for the same as the old one. false: tell by their words alone."""
