@@ -119,7 +119,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "balance": {"column": "answer", "unknown": "keep"},
     "diverse": {"keep": 0.5},
     "tournament": {"keep": 0.5, "model": "a model"},
-    "select by ifd": {"by": {"ifd": "a model"}, "keep": 0.5, "max": 100},
+    "select by ifd": {"by": {"ifd": "a model"}, "keep": 0.5, "max": 100, "unknown": "keep"},
     "diverse by a model": {"keep": 0.5, "how": "score_first", "by": "length", "model": "a model"},
     "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
 }

@@ -36,7 +36,7 @@ def example(question: str, answer: str) -> Example:
 
 
 def test_ifd_is_that_of_transformers(model: Path):
-    with curation.settings(0, 0.5) as how:
+    with curation.settings(of_files(["rows.jsonl"])) as how:
         speaking = how.tools.speaker((str(model), {}))
         found = named({"ifd": str(model)}).ready(how.tools).measure([example(*row) for row in ROWS], Tools())
         assert isinstance(speaking, Spoken) and speaking.speaker is not None and speaking.template is not None
