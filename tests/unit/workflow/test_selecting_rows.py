@@ -13,6 +13,7 @@ from tiny_tokenizers import CHATML, letters
 
 from luthier.data.steps import Tools
 from luthier.data.steps.measures import named
+from luthier.recipe.curation import of_files
 from luthier.types import Example, Response, Turn
 from luthier.workflow import curation
 from luthier.workflow.curation import Asked, Spoken
