@@ -97,7 +97,8 @@ def mean(values: Sequence[float]) -> Scored:
 
     each_N = np.array(values, dtype=np.float64)
     estimate = of_mean(each_N, np.ones(len(each_N)), (-math.inf, math.inf), 0)
-    return {"value": estimate.value, "low": float(estimate.low or 0.0), "high": float(estimate.high or 0.0)}
+    ends = [estimate.value if end is None else end for end in (estimate.low, estimate.high)]
+    return {"value": estimate.value, "low": ends[0], "high": ends[1]}
 
 
 def shown(one: Scored, *, sign: bool = False) -> str:

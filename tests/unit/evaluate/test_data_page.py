@@ -45,7 +45,7 @@ def test_the_page_says_what_became_of_every_row():
     assert "read6" in text and "left2" in text and "left out4" in text
     assert "cannot be read: 'completion' is empty" in text and "rows.jsonl:5" in text
     assert "2 rows left out, of 1 family" in text and "3 rows" in text, "one family of three"
-    assert "rows.jsonl:4 5" in text and "it does not measure between min and max" in text
+    assert "rows.jsonl:4 5" in text and "it measures too much or too little" in text
     assert "jane@example.com" not in Path("out.data.html").read_text() and "[EMAIL]" in text
     assert re.search(r"email ?1\b", text), "by kind"
     assert ("3 rows measured, 2 kept" not in text and "4 rows measured" not in text) or "kept" in text

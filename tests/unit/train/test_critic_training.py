@@ -114,5 +114,5 @@ def test_terms_beside_a_critic_learn_from_every_response(tmp_path: Path) -> None
             rows = forward.rows(batch, objective.needs.readouts, objective.needs.heads)
             assert float(losses.sums(batch).sums_M[0]) == pytest.approx(float(objective.loss(rows).sum()), rel=1e-5)
             assert losses.units(batch)[:2] == [len(batch.weight_S)] * 2
-            good = batch.columns["reward"][batch.row_S] > 0.5  # type: ignore[index]
+            good = batch.columns["right"][batch.row_S] > 0.5  # type: ignore[index]
             assert losses.units(batch)[2:] == ([int(good.sum())] if name == "vapo" else [])

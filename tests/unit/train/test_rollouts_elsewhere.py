@@ -326,6 +326,7 @@ def learn_ahead(folder: Path, base: Path, shared: Path, url: str, die: tuple[str
     """Two updates of each rollout, groups without contrast drawn again; dies at the n-th of a kind of event, or in the
     thread that draws ahead."""
     seen = 0
+    os.environ["SERVER_KEY"] = "the-admin-key"  # a fork server has the environment that it began with
     keys = {"follow": Follow(folder=str(shared)), "ahead": 1, "updates": 2, "dynamic": True, "prompts": 2}
     learner = Learner(folder, base, url, keys, steps=8, save_every=1)
 
