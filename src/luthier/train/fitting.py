@@ -84,9 +84,8 @@ def fit(
     with ExitStack() as stack:
         screen = stack.enter_context(Screen(source.total, silent=not group.first))
         log = Log(run, screen, beside.watch, silent=not group.first)
-        paths: dict[str, Any] = {"layout": train.layout, "share_prefix": train.share_prefix, "fused": train.fused}
-        if train.neftune:
-            paths["share_prefix"] = False  # rows that share a prefix would share its noise
+        shares = False if train.neftune else train.share_prefix  # rows that share a prefix would share its noise
+        paths: dict[str, Any] = {"layout": train.layout, "share_prefix": shares, "fused": train.fused}
         if objective.needs.reference or objective.needs.rollouts:
             switch_off_dropout(policy.module, stack, log, objective.needs.rollouts)
         if isinstance(source, Rollouts) and objective.estimator is not None:

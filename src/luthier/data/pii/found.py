@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-KINDS = (
+Kind = Literal[
     "secret",
     "login",
     "email",
@@ -17,7 +17,8 @@ KINDS = (
     "passport",
     "driving_licence",
     "plate",
-)
+]
+KINDS: tuple[str, ...] = get_args(Kind)
 """All kinds, in the order in which they claim a place that two of them want."""
 
 NAMED = ("person", "address", "organisation")

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from luthier.data.cleaning import apply
 from luthier.data.pii import KINDS, find, masked, pseudonyms
+from luthier.data.pii.found import Kind
 from luthier.data.steps.rewriting import rewritten
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep
 from luthier.data.steps.tools import Tools
@@ -21,20 +22,6 @@ from luthier.errors import LuthierError
 from luthier.recipe.keys import listed
 from luthier.types import Example, Turn
 
-Kind = Literal[
-    "secret",
-    "login",
-    "email",
-    "iban",
-    "card",
-    "national_id",
-    "ip",
-    "mac",
-    "phone",
-    "passport",
-    "driving_licence",
-    "plate",
-]
 Region = Literal[
     "us", "cn", "gb", "fr", "de", "es", "it", "nl", "pl", "se", "fi", "be", "pt", "at", "ie", "dk", "br", "in"
 ]

@@ -3,6 +3,7 @@ languages."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -62,9 +63,9 @@ class Anew(Maker):
                 piece.made.rows.append(self._row(piece, how, str(said)))
         return made
 
+    @abstractmethod
     def written(self, pieces: Sequence[Piece], tools: Tools) -> list[tuple[Prompt, str | Fault]]:
         """Each piece anew, with the prompt that it was asked for by."""
-        raise NotImplementedError
 
     def fault(self, old: str, new: str) -> str | None:
         """What the rules have against a new text."""
