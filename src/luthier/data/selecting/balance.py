@@ -6,17 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from luthier.data.steps.measures import Measure
 from luthier.data.steps.said import answers
-from luthier.data.steps.select import By, Combine, combined, measures_of
-from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
+from luthier.data.steps.select import By, Combine, Measured, combined
+from luthier.data.steps.step import Columns, Reread, Verdicts
 from luthier.data.steps.tools import Tools, draws
 from luthier.errors import LuthierError
 from luthier.types import Example
@@ -28,13 +25,12 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Balance(SetStep):
+class Balance(Measured):
     """Keeps at most so many rows of each class, drawn by what they say, or the best. `balance: answer` takes as many of
     each as the smallest class has."""
 
     decides: ClassVar[tuple[str, ...]] = ("most", "combine", "unknown")
     drops_much: ClassVar[bool] = True
-    opened: ClassVar[tuple[Measure, ...]] = ()
 
     column: str
     """Where the class stands: `answer` (what is answered, as where texts are sorted), `reward` (or the label), or what
@@ -48,27 +44,8 @@ class Balance(SetStep):
     unknown: Literal["drop", "keep"] = "drop"
     """What becomes of rows without a class."""
 
-    @cached_property
-    def measures(self) -> tuple[Measure, ...]:
-        """What the best are told by."""
-        return measures_of(self.by)
-
-    @property
-    def wants(self) -> frozenset[str]:  # type: ignore[override]
-        """What its measures want."""
-        return frozenset().union(*(one.wants for one in self.opened or self.measures))
-
-    def identity(self) -> Any:
-        return [[one.version, one.identity()] for one in self.opened or self.measures]
-
-    def ready(self, tools: Tools) -> Self:
-        return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures))
-
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
-        columns: dict[str, NDArray[Any]] = {
-            f"m{n}": one.measure(batch, tools) for n, one in enumerate(self.opened or self.measures)
-        }
-        return {**columns, "class": np.array([_class(self._of(one)) for one in batch], np.uint64)}
+        return {**super().measure(batch, tools), "class": np.array([_class(self._of(one)) for one in batch], np.uint64)}
 
     def _of(self, example: Example) -> Any:
         if self.column == "answer":

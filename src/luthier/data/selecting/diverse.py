@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -13,9 +12,8 @@ from pydantic import Field
 
 from luthier.data.selecting import covering, hashing
 from luthier.data.selecting.likelihood import prompted, whole
-from luthier.data.steps.measures import Measure
-from luthier.data.steps.select import By, Combine, combined, measures_of, share
-from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
+from luthier.data.steps.select import By, Combine, Measured, combined, share
+from luthier.data.steps.step import Columns, Reread, Verdicts
 from luthier.data.steps.tools import LOCAL, Speaking, Tools, draws
 from luthier.types import Example, Turn
 
@@ -23,13 +21,12 @@ USUAL = 0.9
 
 
 @dataclass(frozen=True)
-class Diverse(SetStep):
+class Diverse(Measured):
     """Keeps rows that are unlike one another, compared by their words (tf-idf), or by what a model makes of them."""
 
     decides: ClassVar[tuple[str, ...]] = ("keep", "top", "how", "near", "groups", "combine")
     drops_much: ClassVar[bool] = True
     idempotent: ClassVar[bool] = False
-    opened: ClassVar[tuple[Measure, ...]] = ()
     speaking: ClassVar[Speaking | None] = None
 
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -59,29 +56,21 @@ class Diverse(SetStep):
         if self.by is not None and self.how in ("centres", "facility"):
             raise ValueError(f"`by` says nothing to {self.how}: it looks at likeness alone")
 
-    @cached_property
-    def measures(self) -> tuple[Measure, ...]:
-        """What the best are told by."""
-        return measures_of(self.by)
-
     @property
     def wants(self) -> frozenset[str]:  # type: ignore[override]
         """What its measures want, and the model that it compares by."""
         own = frozenset() if self.model is None else frozenset({"engine"})
-        return own.union(*(one.wants for one in self.opened or self.measures))
+        return own | super().wants
 
     def identity(self) -> Any:
-        of = [[one.version, one.identity()] for one in self.opened or self.measures]
-        return [of, None if self.speaking is None else self.speaking.identity]
+        return [super().identity(), None if self.speaking is None else self.speaking.identity]
 
     def ready(self, tools: Tools) -> Self:
         speaking = None if self.model is None else tools.speaker((self.model, {"engine": LOCAL}))
-        return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures), speaking=speaking)
+        return super().ready(tools).holding(speaking=speaking)
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
-        columns: dict[str, NDArray[Any]] = {
-            f"m{n}": one.measure(batch, tools) for n, one in enumerate(self.opened or self.measures)
-        }
+        columns = super().measure(batch, tools)
         if self.model is None:
             vectors_ND = np.stack([hashing.counted(hashing.text_of(one)) for one in batch])
             return {**columns, "vector": vectors_ND, "read": np.ones(len(batch), np.bool_)}

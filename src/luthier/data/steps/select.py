@@ -23,14 +23,40 @@ By = str | dict[str, Any]
 Combine = Literal["rank", "product"]
 
 
+class Measured(SetStep):
+    """A step that goes by what its key `by` measures."""
+
+    opened: ClassVar[tuple[Measure, ...]] = ()
+    """The measures as they go to work."""
+    by: Any
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is measured, in order."""
+        return measures_of(self.by)
+
+    @property
+    def wants(self) -> frozenset[str]:  # type: ignore[override]
+        """What its measures want."""
+        return frozenset().union(*(one.wants for one in self.opened or self.measures))
+
+    def identity(self) -> Any:
+        return [[one.version, one.identity()] for one in self.opened or self.measures]
+
+    def ready(self, tools: Tools) -> Self:
+        return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures))
+
+    def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
+        return {f"m{number}": one.measure(batch, tools) for number, one in enumerate(self.opened or self.measures)}
+
+
 @dataclass(frozen=True)
-class Select(SetStep):
+class Select(Measured):
     """Keeps rows by what they measure: the best share, so many, or those between two numbers. What was measured once is
     kept, so that other thresholds cost nothing."""
 
     decides: ClassVar[tuple[str, ...]] = ("keep", "top", "min", "max", "best", "combine", "unknown")
     version: ClassVar[int] = 2
-    opened: ClassVar[tuple[Measure, ...]] = ()
 
     by: By | tuple[By, ...]
     """What is measured: length, words, type_token, {frequency: FILES}, {column: reward}, perplexity, ifd, superfilter,
@@ -65,26 +91,6 @@ class Select(SetStep):
     def drops_much(self) -> bool:  # type: ignore[override]
         """Does it know how many rows stay? Of a bound nobody knows how many it drops."""
         return self.keep is not None or self.top is not None
-
-    @cached_property
-    def measures(self) -> tuple[Measure, ...]:
-        """What is measured, in order."""
-        return measures_of(self.by)
-
-    @property
-    def wants(self) -> frozenset[str]:  # type: ignore[override]
-        """What its measures want."""
-        return frozenset().union(*(one.wants for one in self.opened or self.measures))
-
-    def identity(self) -> Any:
-        return [[one.version, one.identity()] for one in self.opened or self.measures]
-
-    def ready(self, tools: Tools) -> Self:
-        return self.holding(opened=tuple(one.ready(tools) for one in self.opened or self.measures))
-
-    def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
-        measures = self.opened or self.measures
-        return {f"m{number}": one.measure(batch, tools) for number, one in enumerate(measures)}
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
         measured = [np.asarray(columns[f"m{number}"], np.float64) for number in range(len(self.measures))]
