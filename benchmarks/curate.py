@@ -21,19 +21,11 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LUTHIER_SHARED", ROOT / "../shared"))
 sys.path[:0] = [str(ROOT / "tests")]
 
+import planted_pii  # noqa: E402
 from curating import chain  # noqa: E402
 
 from luthier.data.cleaning import Cleaning, Repetition, apply, inverse, language  # noqa: E402
 from luthier.data.pii import KINDS, find, masked  # noqa: E402
-
-PRESIDIO = {
-    "EMAIL_ADDRESS": "email",
-    "PHONE_NUMBER": "phone",
-    "CREDIT_CARD": "card",
-    "IBAN_CODE": "iban",
-    "US_SSN": "us_ssn",
-    "IP_ADDRESS": "ip",
-}
 
 
 def alpaca(count: int) -> list[tuple[str, str, str]]:
@@ -109,12 +101,12 @@ def presidio() -> dict[str, str] | str:
     hits = wanted = right = told = 0
     for row in json.loads(path.read_text()):
         gold = [
-            (one["start_position"], one["end_position"], PRESIDIO[one["entity_type"]])
+            (one["start_position"], one["end_position"], planted_pii.PRESIDIO[one["entity_type"]])
             for one in row["spans"]
-            if one["entity_type"] in PRESIDIO
+            if one["entity_type"] in planted_pii.PRESIDIO
         ]
         spans = [(one.start, one.end, one.rule if one.rule == "us_ssn" else one.kind) for one in find(row["full_text"])]
-        spans = [one for one in spans if one[2] in PRESIDIO.values()]
+        spans = [one for one in spans if one[2] in planted_pii.PRESIDIO.values()]
         hits += sum(any(a < end and start < b and kind == of for a, b, kind in spans) for start, end, of in gold)
         right += sum(any(a < end and start < b and kind == of for start, end, of in gold) for a, b, kind in spans)
         wanted, told = wanted + len(gold), told + len(spans)
@@ -123,8 +115,6 @@ def presidio() -> dict[str, str] | str:
 
 def planted(count: int = 20_000, seed: int = 1) -> dict[str, Any]:
     """By kind, to the very place: recall; precision over all."""
-    import planted_pii
-
     hits, wanted, right, told = Counter[str](), Counter[str](), 0, 0
     for row in planted_pii.rows(count, seed):
         spans = [(one.start, one.end, one.kind) for one in find(row.text)]

@@ -13,6 +13,15 @@ from typing import NamedTuple
 
 from luthier.data.pii import checksums
 
+PRESIDIO = {
+    "EMAIL_ADDRESS": "email",
+    "PHONE_NUMBER": "phone",
+    "CREDIT_CARD": "card",
+    "IBAN_CODE": "iban",
+    "US_SSN": "us_ssn",
+    "IP_ADDRESS": "ip",
+}
+"""The kinds of presidio-research's sample that are looked for, and what they are called here."""
 CHECKED = ("card", "iban", "national_id")
 
 

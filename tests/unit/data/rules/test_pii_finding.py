@@ -130,16 +130,6 @@ def test_planted_values_are_found_and_nothing_else() -> None:
     assert len(hits) == 9 - 1  # every kind that is planted
 
 
-PRESIDIO = {
-    "EMAIL_ADDRESS": "email",
-    "PHONE_NUMBER": "phone",
-    "CREDIT_CARD": "card",
-    "IBAN_CODE": "iban",
-    "US_SSN": "us_ssn",
-    "IP_ADDRESS": "ip",
-}
-
-
 def test_real_data() -> None:
     path = SHARED / "data/pii-presidio/generated_small.json"
     if not path.exists():
@@ -147,15 +137,15 @@ def test_real_data() -> None:
     hits = misses = wrong = 0
     for row in json.loads(path.read_text()):
         gold = [
-            (span["start_position"], span["end_position"], PRESIDIO[span["entity_type"]])
+            (span["start_position"], span["end_position"], planted_pii.PRESIDIO[span["entity_type"]])
             for span in row["spans"]
-            if span["entity_type"] in PRESIDIO
+            if span["entity_type"] in planted_pii.PRESIDIO
         ]
         found = [
             (one.start, one.end, one.rule if one.rule == "us_ssn" else one.kind.replace("ip_v4", "ip"))
             for one in find(row["full_text"])
         ]
-        found = [one for one in found if one[2] in PRESIDIO.values()]
+        found = [one for one in found if one[2] in planted_pii.PRESIDIO.values()]
         met = [any(one[0] < end and start < one[1] and one[2] == kind for one in found) for start, end, kind in gold]
         hits, misses = hits + sum(met), misses + len(met) - sum(met)
         wrong += sum(not any(one[0] < end and start < one[1] for start, end, _ in gold) for one in found)
