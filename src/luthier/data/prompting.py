@@ -148,7 +148,8 @@ def with_answer(example: Example) -> Example:
             where=str(example.source),
             fix="give it an `answer` or a `completion`, or set objective.own=1",
         )
-    first = example.responses[0] if example.responses else Response((Turn("assistant", known),))
+    role = RAW if example.prompt and all(turn.role == RAW for turn in example.prompt) else "assistant"
+    first = example.responses[0] if example.responses else Response((Turn(role, known),))
     return replace(example, responses=(replace(first, reward=None, step_rewards=None),))
 
 
@@ -203,7 +204,7 @@ def _read(one: Feed | CuratedFeed, ledger: Ledger, template: Template, room: _Ro
     """The prompts of a feed; the ledger knows what became of the others."""
     for example in itertools.islice(one.examples(ledger), room.enough if one.entry.streaming else None):
         where = str(example.source)
-        if not example.prompt or all(turn.role == RAW for turn in example.prompt):
+        if not example.prompt:
             fix = "give rows with a `prompt` (and an `answer`, where a scorer compares with one)"
             ledger.drop(one.name, example.source, "it has no prompt to answer", fix)
             continue
