@@ -68,13 +68,20 @@ class Job:
         with self._steps() as settings:
             prepared = prepare(recipe, self.template, self.objective.needs, longest, settings)
         console(stderr=True).print(prepared.ledger.table())
-        if recipe.validate.share > 0 and prepared.validation is None:
-            what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
-            if recipe.validate.patience is not None:
-                fix = "raise it, set validate.data, or leave validate.patience out"
-                raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
-            say(f"warning: {what}")
+        if prepared.validation is None:
+            self._none_held_out("all are equal, or judged answers to one prompt, and stay together")
         return prepared
+
+    def _none_held_out(self, why: str) -> None:
+        """Say it where a share was to be. Raises LuthierError where the run is to stop early by it."""
+        validate = self.recipe.validate
+        if validate.share <= 0 or validate.data:
+            return
+        what = f"validate.share holds out no row: {why}"
+        if validate.patience is not None:
+            fix = "raise it, set validate.data, or leave validate.patience out"
+            raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
+        say(f"warning: {what}")
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -86,6 +93,8 @@ class Job:
         with self._steps() as settings:
             found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0], settings)
         console(stderr=True).print(found.ledger.table())
+        if not found.held_out:
+            self._none_held_out("all prompts are equal, and stay together")
         return found
 
     def _steps(self) -> AbstractContextManager[Settings]:

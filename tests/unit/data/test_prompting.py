@@ -68,8 +68,10 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_told(tmp_path: Path) -> N
     assert len(found.train) == 1 and found.ledger.rows_dropped == 1
     with pytest.raises(LuthierError, match=r"50.0% of 2 rows are lost"):
         prompts(recipe(tmp_path, rows, train={"long_rows": "drop"}), TEMPLATE)
-    with pytest.raises(LuthierError, match="leave no room"):
+    with pytest.raises(LuthierError, match="leave no room") as refused:
         prompts(recipe(tmp_path, rows[:1]), TEMPLATE, context=40)
+    assert "of the model's context (40) are free" in refused.value.what
+    assert "train.max_tokens" not in str(refused.value.fix), "raising it would not help"
 
 
 def test_a_text_has_no_prompt(tmp_path: Path) -> None:
@@ -97,6 +99,8 @@ def test_prompts_are_held_out_by_what_they_are(tmp_path: Path) -> None:
     found = prompts(recipe(tmp_path, rows, validate=Validate(share=0.3)), TEMPLATE)
     assert len(found.train) + len(found.held_out) == 40 and 4 < len(found.held_out) < 22
     assert not {prompt.key for prompt in found.train} & {prompt.key for prompt in found.held_out}
+    with pytest.raises(LuthierError, match=r"validate.share: .* holds out all 40"):
+        prompts(recipe(tmp_path, rows, validate=Validate(share=0.999)), TEMPLATE)
     apart = tmp_path / "apart.jsonl"
     apart.write_text(json.dumps({"prompt": "7 + 7 =", "answer": 14}) + "\n")
     found = prompts(recipe(tmp_path, rows, validate=Validate(data=(Source(path=str(apart)),))), TEMPLATE)
