@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.evaluate import said
-from luthier.evaluate.charts import Line, interval_chart, line_chart, write_loss_plot
+from luthier.evaluate.charts import Line, interval_chart, line_chart, write_plot
 from luthier.evaluate.comparison import improved, number, p_value
 from luthier.evaluate.curves import Points, read_curves, smoothed
 from luthier.run import Run, write_atomically
@@ -26,14 +26,15 @@ _YAML_LINE = re.compile(r"^(?P<indent>[\s-]*)(?P<key>[^\s:#'\"][^:#]*)(?P<colon>
 
 
 def write_report(run: Run) -> Path:
-    """Write report.html (and loss.png) from what lies in the run folder; a part that is missing is said to be missing.
+    """Write report.html (and loss.png or reward.png) from what lies in the run folder; a part that is missing is said
+    to be missing.
 
     The page is self-contained: no script, no font and no picture comes from elsewhere, and all text is escaped.
     """
     from jinja2 import Environment, StrictUndefined
 
     run.still_held()
-    write_loss_plot(run)
+    write_plot(run)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     page.filters.update(number=number, p_value=p_value, plain=plain, quantity=quantity, columns=columns, words=words)
     source = files("luthier.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
