@@ -170,16 +170,17 @@ class Job:
     def _elsewhere(self, policy: Policy, run: Run | None) -> Engine:
         """An engine with weights of its own; where it is to follow those that train, the run's adapter is carried there
         (without a `run`: its model as it stands)."""
-        from luthier.models import OnDisk
+        from luthier.models import OnDisk, embeddings
         from luthier.train.rollouts.carrying import Carrier, Elsewhere
 
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         follow, files = self.recipe.rollout.follow, OnDisk(policy.tokenizer, policy.folder)
         engine = self._speaking.following(files, self.template.stop_ids, follow.by if follow else None)
+        tokens = embeddings(policy.module)
         if follow is None or run is None:
-            return Elsewhere(engine)
+            return Elsewhere(engine, tokens=tokens)
         folder = None if follow.folder is None else Path(follow.folder)
-        return Elsewhere(engine, Carrier(engine, policy, run.folder, folder))
+        return Elsewhere(engine, Carrier(engine, policy, run.folder, folder), tokens)
 
     def _rival(self, policy: Policy) -> Engine:
         """The reference, answering, or its mixture with the model: the same weights with the adapter off. Raises
