@@ -209,8 +209,8 @@ class _Opened:
             return False
         if not self.long:
             LOG.warning(
-                "%s: prompt and response have %s tokens, the reward model's context is %s: it stays without a score, and "
-                "so do others like it; lower max_new_tokens, or take a reward model with a longer context",
+                "%s: prompt and response have %s tokens, the reward model's context is %s: it stays without a score, "
+                "and so do others like it; lower max_new_tokens, or take a reward model with a longer context",
                 row.source or "reward_model", f"{longest:,}", f"{self.context:,}",
             )  # fmt: skip
         self.long.append(longest)
