@@ -57,7 +57,13 @@ class Python(Metric):
     """Give up on a call after so many seconds: it then says nothing of the answer. Default: wait as long as it
     takes."""
 
+    right: bool = False
+    """Its scores lie between 0 and 1 and say what is right (above 0.5): as the first of `reward:` it tells which prompts
+    are easy, learnable or hopeless."""
+
     def __post_init__(self) -> None:
+        if self.right:
+            object.__setattr__(self, "range", (0.0, 1.0))
         path, colon, name = self.function.rpartition(":")
         if not colon or not name.isidentifier():
             raise LuthierError(
@@ -174,6 +180,8 @@ class Python(Metric):
             told = f"gave {type(score).__name__} {score!r:.60}"
         elif not math.isfinite(score):
             told = f"gave {float(score)}"
+        elif self.right and not 0 <= score <= 1:
+            told = f"gave {float(score):g}, and `right: true` says that it lies between 0 and 1,"
         else:
             return float(score)
         raise self._wrong(f"{told}{_row([pair])}", "let it return a finite number, or None where it cannot say")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,14 @@ def test_a_call_that_does_not_come_back_is_given_up_and_says_nothing(tmp_path, m
     monkeypatch.setattr(patience, "EVERY", 0.1)
     assert scores(path, "some", "hang", seconds=0.5) == [None]
     assert "some has not come back for" in caplog.text and "rows.jsonl:3" in caplog.text
+
+
+def test_one_that_says_what_is_right_lies_between_0_and_1(file):
+    assert SCORERS.build("python", {"": f"{file}:long"}).range == (-math.inf, math.inf)
+    assert SCORERS.build("python", {"": f"{file}:long", "right": True}).range == (0.0, 1.0)
+    assert scores(file, "right", "abc", "ab", right=True) == [1.0, 0.0]
+    with pytest.raises(LuthierError, match=r"long gave 3, and `right: true` says .* for the response to rows.jsonl:3"):
+        scores(file, "long", "a", "abc", right=True)
 
 
 def test_lists_come_in_batches_under_the_same_names(tmp_path):
