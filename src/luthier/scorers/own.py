@@ -58,8 +58,8 @@ class Python(Metric):
     takes."""
 
     right: bool = False
-    """Its scores lie between 0 and 1 and say what is right (above 0.5): as the first of `reward:` it tells which prompts
-    are easy, learnable or hopeless."""
+    """Its scores lie between 0 and 1 and say what is right (above 0.5): as the first of `reward:` it tells which
+    prompts are easy, learnable or hopeless."""
 
     def __post_init__(self) -> None:
         if self.right:
