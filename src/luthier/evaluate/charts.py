@@ -17,7 +17,7 @@ from luthier.run import Run
 log = logging.getLogger(__name__)
 
 WIDTH, HEIGHT = 520, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 10, 28
 _MOST_POINTS = 500  # more than there are pixels would only make the page heavy
 
 

@@ -41,7 +41,7 @@ class Curves:
 
 JUDGED = ("reward_better", "reward_worse", "accuracy", "logp_better", "logp_worse", "kl")
 """Of those, what preference training and reward models show."""
-FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "mismatch_k3", "drift", "explained", *JUDGED)
+FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "mismatch_k3", "drift", "explained", "clipped", *JUDGED)
 """The fields of a `step` event that make a curve."""
 
 

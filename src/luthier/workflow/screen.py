@@ -113,5 +113,5 @@ def _ends(run: Run, summary: dict[str, Any]) -> list[str]:
         parts.append(f"reward {paid[0]:.3f} → {paid[-1]:.3f}")
     first, last = summary.get("first_loss"), summary.get("last_loss")
     if first is not None and last is not None and not any("clipped" in event for event in run.events("step")):
-        parts.append(f"loss {first + 0.0:.3f} → {last + 0.0:.3f}")
+        parts.append(f"loss {round(first, 3) + 0.0:.3f} → {round(last, 3) + 0.0:.3f}")  # -0.000 is 0.000
     return parts

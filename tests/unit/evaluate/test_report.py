@@ -216,9 +216,10 @@ def test_what_was_paid_is_the_main_curve_whoever_paid(tmp_path):
     for step in (1, 2, 3):  # of scorers that call nothing right, too
         run.event("rollout", step=step, reward=0.1 * step, length=3.0, cut=0.0, entropy=1.0)
     name, text = curve_text(run)
-    assert name == "Reward" and "0.3" in text.splitlines()[0]
+    assert name == "Reward" and text.splitlines()[0].startswith("0.2"), "smoothed a little"
     assert write_plot(run) == run.folder / "reward.png" and not (run.folder / "loss.png").exists()
     other = Run(tmp_path / "other")
+    other.folder.mkdir()
     steps(other, [3.0, 2.0])
     other.event("rollout", step=2, reward=0.5, length=3.0, cut=0.0, entropy=1.0)
     assert curve_text(other)[0] == "Loss"

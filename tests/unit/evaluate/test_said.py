@@ -87,6 +87,18 @@ def test_what_was_said_is_shown_where_nothing_is_called_right_and_where_nobody_j
     assert "3 tokens · q.jsonl:1" in shown(run, None, 1) and "()" not in shown(run, None, 1)
 
 
+def test_rewards_stand_above_all_where_the_loss_says_nothing(run: Run) -> None:
+    run.write_json(run.summary_path, {"steps": 3, "first_loss": 0.0, "last_loss": 9e-5, "evaluation_loss": 0.7})
+    told = "".join(write_report(run).read_text().split('id="curves"')[0])
+    assert (
+        "first loss" in told and "first reward" in told and "evaluation loss" not in told
+    )  # a distillation's loss says much
+    assert "held-out score" in told and "0.3" in told
+    run.event("step", step=4, loss=0.0, clipped=0.0)
+    told = "".join(write_report(run).read_text().split('id="curves"')[0])
+    assert "loss" not in told and "last reward" in told
+
+
 def test_one_reward_alone_has_one_curve(run: Run) -> None:
     run.events_path.write_text("")
     for step in (1, 2):

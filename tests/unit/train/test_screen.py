@@ -59,7 +59,7 @@ def test_the_loss_stands_where_it_says_something_and_no_rollout_beside_steps_wit
     assert "length 8" in distilled and "loss 1.2346" in distilled
     assert "loss" not in screen.numbers({**EVENT, "step": 1, "clipped": 0.0}, screen.began + 9), "a policy gradient's"
     screen.rollout(None)
-    read = screen.numbers({**EVENT, "step": 2, "loss": -0.0}, screen.began + 9)
+    read = screen.numbers({**EVENT, "step": 2, "loss": -1e-9}, screen.began + 9)
     assert "the data's own answers  loss 0.0000" in read and "length" not in read
 
 

@@ -107,7 +107,7 @@ class Screen:
         judged = f"accuracy {event['accuracy']:.2f}  " if "accuracy" in event else ""
         judged += f"margin {event['margin']:.3f}  " if "margin" in event else ""
         if self._said:
-            judged = judged if "clipped" in event else f"loss {event['loss'] + 0.0:.4f}  {judged}"
+            judged = judged if "clipped" in event else f"loss {round(event['loss'], 4) + 0.0:.4f}  {judged}"
             for name, form in (("clipped", ".1%"), ("kl", ".4f"), ("mismatch_k3", ".1e"), ("training_seconds", ".1f")):
                 judged += f"{_WORDS[name]} {event[name]:{form}}  " if name in event else ""
             judged += "no weight moved  " if event.get("unmoved") == 1 else ""
