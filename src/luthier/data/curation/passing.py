@@ -19,9 +19,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.curation import changes, lines
+from luthier.data.curation import lines
 from luthier.data.curation.chunks import SHARD, Chunk, Placed
-from luthier.data.curation.scores import Scores, as_keys
+from luthier.data.curation.stored import changes
+from luthier.data.curation.stored.scores import Scores, as_keys
 from luthier.data.ledger import Ledger
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep, SetStep
 from luthier.data.steps.tools import Tools
