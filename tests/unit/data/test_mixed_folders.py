@@ -14,7 +14,14 @@ from luthier.recipe import Source as Entry
 
 ROW = json.dumps({"prompt": "What is tea?", "completion": "A drink."}) + "\n"
 WHATSAPP = "[31.12.25, 22:15:03] Tom: Are you there?\n[31.12.25, 22:16:03] Lena: Yes!\n"
-TELEGRAM = {"name": "Tom", "type": "personal_chat", "id": 1, "messages": []}
+TELEGRAM = {
+    "name": "Tom",
+    "type": "personal_chat",
+    "id": 1,
+    "messages": [
+        {"id": 1, "type": "message", "date_unixtime": "1767261600", "from_id": "user1", "from": "Tom", "text": "Hello"}
+    ],
+}
 
 
 def mixed(folder: Path) -> Path:

@@ -222,13 +222,13 @@ def _known(one: Feed) -> list[Any]:
 
 def _decide(one: Decided, settings: Settings) -> None:
     """Ask the step, and write down what it says."""
-    start = time.process_time()
+    start, clock = time.process_time(), time.perf_counter()
     places = _places(one.before)
     rows, columns = one.stage.reread(places), one.stage.columns(one.placed, places)
     keep = np.ones(one.stage.rows, np.bool_) if places is None else np.zeros(one.stage.rows, np.bool_)
     said = decided(one.placed, columns, rows, settings.tools.seed)
     keep[slice(None) if places is None else places] = said.keep
-    said.tally.seconds = time.process_time() - start
+    said.tally.seconds, said.tally.wall = time.process_time() - start, time.perf_counter() - clock
     one.folder.mkdir(parents=True, exist_ok=True)
     for name, array in {**said.arrays, "keep": keep, "gone": said.gone}.items():
         np.save(one.folder / f"{name}.npy", array)

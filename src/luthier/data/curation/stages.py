@@ -263,6 +263,7 @@ def _join(folder: Path, tasks: Sequence[Task], measuring: Sequence[Placed]) -> N
         "steps": [tally.to_json() for tally in steps.values()],
         "charged": charged,
         "plain": all(one["plain"] for one in told),
+        "seconds": sum(one["seconds"] for one in told),
         "measuring": {at: sum(one["measuring"].get(at, 0.0) for one in told) for at in columns},
     }
     write_atomically(folder / "stage.json", json.dumps(content))

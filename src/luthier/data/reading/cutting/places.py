@@ -84,6 +84,14 @@ def of_list(path: Path, size: int) -> list[Part] | None:
     return [Part(a, b - 1, first) for a, b, first in zip(edges[:-1], edges[1:], firsts, strict=True)]
 
 
+def rows_of_list(path: Path) -> int | None:
+    """How many rows a list in JSON has; None where the file is none."""
+    scan = _Scan(1 << 62)
+    if not all(scan.block(at, block) for at, block in _blocks(path)) or scan.end is None or scan.start is None:
+        return None
+    return scan.rows + 1 if scan.some else 0
+
+
 class _Scan:
     """How far a list has been looked at."""
 
@@ -94,7 +102,8 @@ class _Scan:
         self.end: int | None = None
         """The bracket that closes it."""
         self.depth, self.inside, self.escaped = 0, False, False
-        self.rows, self.wanted = 0, size
+        self.rows, self.wanted, self.some = 0, size, False
+        """Commas between rows; where the next cut may be; is there anything in the list?"""
         self.cuts: list[tuple[int, int]] = []
         """The byte behind a comma between two rows, and the number of the row that follows."""
 
@@ -130,6 +139,7 @@ class _Scan:
             self.cuts.append((at + place + 1, self.rows + found + 2))
             self.wanted = at + place + 1 + self.size
         self.rows += len(commas)
+        self.some = self.some or bool(block.tobytes().strip(BLANK))
         return True
 
     def _steps(self, block: Bytes) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
@@ -164,4 +174,4 @@ class _Scan:
         return escaped[:-1]
 
 
-__all__ = ["Part", "of_list", "of_table"]
+__all__ = ["Part", "of_list", "of_table", "rows_of_list"]
