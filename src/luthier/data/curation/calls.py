@@ -81,7 +81,10 @@ class Calls:
     @property
     def spent(self) -> dict[str, Spent]:
         """What each purpose takes, that which was paid for earlier included."""
-        return {purpose: _spent(self._used[purpose], known) for purpose, known in self._answers.items()}
+        return {
+            purpose: _spent({key: one for key, one in self._used[purpose].items() if key in known}, known)
+            for purpose, known in self._answers.items()
+        }
 
     def _spend(self, purpose: str, budget: Budget | None, wanted: Mapping[str, Request], known: Answers) -> None:
         """Raises LuthierError where these would be more than the budget has. What was answered before counts, too: so

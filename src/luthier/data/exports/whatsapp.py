@@ -66,11 +66,12 @@ CALL = re.compile(
 NOTICE = re.compile(
     r"end-to-end encrypted|ende-zu-ende-verschlüsselt|cifrad[oa]s de extremo a extremo|chiffrés de bout en bout|"
     r"端到端加密|端對端加密|security code (?:with|changed)|sicherheitsnummer|"
-    r"^(?:waiting for this message|正在等待此消息)|"
     r"^(?:you|du|\S.{0,60}) (?:changed the (?:subject|group)|changed this group|created (?:the )?group|"
     r"added |removed |joined using|left$|hat die gruppe|hat den (?:betreff|namen)|changed their phone)",
     re.IGNORECASE,
 )
+WAITING = re.compile(r"(?:waiting for this message|正在等待此消息)[^\n]{0,60}", re.IGNORECASE)
+"""Stands for a message that has not come."""
 OPENING = '"“„«'
 
 
@@ -183,7 +184,7 @@ def _parted(said: str) -> tuple[str, str, Kind]:
     if (marked and CALL.match(bare)) or (CALL.fullmatch(bare) and len(bare) < 40):
         return speaker, "", "call"
     words = _bare(MEDIA.sub("", EDITED.sub("", text)))
-    if not words or (bare == "null"):
+    if not words or bare == "null" or WAITING.fullmatch(bare):
         return speaker, "", "media"
     if marked and not MEDIA.search(text):
         return "", bare, "notice"

@@ -48,7 +48,7 @@ def test_qq_chat_exporter_says_who_spoke_what_is_quoted_and_what_is_no_speech(tm
         message(1, TOM, part("text", text="在吗？"), part("face", id="14", name="微笑")),
         message(2, LENA, part("reply", referencedMessageId="1", content="在吗？"), part("text", text="在的")),
         message(4, LENA, part("at", uid="u_1", name="Tom"), part("text", text="有事？")),
-        message(3, TOM, part("image", filename="a.jpg")),
+        message(3, LENA, part("image", filename="a.jpg")),
         message(5, TOM, part("text", text="没事"), recalled=True),
         message(6, {"uid": "", "name": "系统"}, part("system", text="Lena 修改了群名"), type="system", system=True),
         message(7, TOM, part("forward", title="聊天记录"), type="forward"),
