@@ -1,7 +1,7 @@
 """Rows that train and are scored on, too: counted before anything trains, whether or not a recipe asks for it.
 
-What a model is scored on must be new to it. A step `decontaminate` in the recipe looks for test items itself; here those
-recipes are looked at that have none, by the same rules (duplicates/contamination.py).
+What a model is scored on must be new to it. A step `decontaminate` in the recipe looks for test items itself; recipes
+that have none are looked at here, by the same rules (duplicates/contamination.py).
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from luthier.data import Template
     from luthier.data.reading.feeds import Feed
     from luthier.engines.opening import Opening
+    from luthier.forward.influence import Influences
     from luthier.workflow.speaker import Speaker
 
 
@@ -246,6 +247,20 @@ class Spoken:
         from luthier.forward.likelihoods import Likelihoods
 
         return Likelihoods(self.speaker.policy.module).means(rows)
+
+    def gradients(self, rows: Sequence[Encoded], size: int, *, adam: bool) -> list[NDArray[np.float32]]:
+        """For each row the gradient of its mean loss by the weights of the model's LoRA, or Adam's step by it."""
+        if size not in self._influences:
+            if self.speaker is None or self.opening.elsewhere:
+                raise LuthierError(f"the engine {self.name!r} tells no gradients", fix="take `engine: local`")
+            from luthier.workflow.influence import influences
+
+            self._influences[size] = influences(self.speaker, size, say)
+        return self._influences[size](rows, adam=adam)
+
+    @cached_property
+    def _influences(self) -> dict[int, Influences]:
+        return {}
 
 
 def _speaking(named: Named) -> Spoken:

@@ -26,6 +26,7 @@ MEASURES = Registry(
         "frequency": "luthier.data.selecting.wording:Frequency",
         "ifd": "luthier.data.selecting.likelihood:Ifd",
         "length": "luthier.data.steps.measures:Characters",
+        "less": "luthier.data.selecting.influence:Less",
         "perplexity": "luthier.data.selecting.likelihood:Perplexity",
         "superfilter": "luthier.data.selecting.likelihood:Superfilter",
         "taught": "luthier.data.selecting.taught:Taught",

@@ -49,6 +49,14 @@ class Speaking(Protocol):
         """
         ...
 
+    def gradients(self, rows: Sequence[Encoded], size: int, *, adam: bool) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the gradient of its mean loss by the weights of the model's LoRA, or of a
+        fresh one, projected on so many numbers; with `adam` the step that Adam would take by it.
+
+        Raises LuthierError where its weights are not here, or nothing in it can train.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Budget:
