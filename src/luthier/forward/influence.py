@@ -1,8 +1,8 @@
 """What training on one row would change: its gradient, as it is and as Adam would step, on few numbers.
 
 LESS (arXiv:2402.04333) finds rows whose step goes where the rows of a task want to go. Of a row that trains that is the
-step that Adam would take next, of a task's row the gradient; both are taken for the adapter's weights alone, and projected
-by the same random signs, which keeps their cosines.
+step that Adam would take next, of a task's row the gradient; both are taken for the adapter's weights alone, and
+projected by the same random signs, which keeps their cosines.
 
 Shape suffixes: P = the weights that train, D = numbers that a gradient is projected on.
 """

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.data import Template
+    from luthier.data.pii import Names, Recogniser
     from luthier.data.reading.feeds import Feed
     from luthier.engines.opening import Opening
     from luthier.forward.influence import Influences
@@ -165,7 +166,7 @@ def _source(given: str) -> Source:
 def settings(keys: Recipe | Curation, processes: int | None = None) -> Iterator[Settings]:
     """How the steps of a recipe are run, with a line of progress where it takes long."""
     own = None if keys.model is None else str(keys.model.name)
-    tools = Tools(keys.seed, once(_speaking), once(_scorer), Calls(), sets(keys.evaluate), own)
+    tools = Tools(keys.seed, once(_speaking), once(_scorer), Calls(), _recogniser, sets(keys.evaluate), own)
     with _progress() as show:
         yield Settings(tools, processes or cores(), keys.allow_drop, show)
 
@@ -187,6 +188,12 @@ def _scorer(named: Named) -> Scorer:
     from luthier.workflow.registries import REGISTRIES
 
     return cast(Scorer, REGISTRIES["scorer"].build(named[0], named[1]))
+
+
+def _recogniser(names: Names) -> Recogniser:
+    from luthier.workflow.naming import recogniser
+
+    return recogniser(names)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ def test_gradients_are_autograds_and_the_model_is_given_back():
         ids, weights = torch.tensor(row.ids[0])[None].long(), torch.tensor(row.weights[0][1:])
         logp = module(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
         gradients = torch.autograd.grad(-logp[weights != 0].mean(), [one for _, one in trained], allow_unused=True)
-        flat = torch.cat([torch.zeros(one.numel()) if g is None else g.reshape(-1) for g, (_, one) in zip(gradients, trained)])
+        flat = torch.cat(
+            [
+                torch.zeros(one.numel()) if g is None else g.reshape(-1)
+                for g, (_, one) in zip(gradients, trained, strict=True)
+            ]
+        )
         expected = Projection(len(flat), size, torch.device("cpu"))(flat).numpy()
         assert np.allclose(sketch, expected, atol=1e-5) and np.linalg.norm(expected) > 1e-3

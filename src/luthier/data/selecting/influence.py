@@ -1,7 +1,7 @@
 """Which rows would teach what a few given rows want: influence by gradients.
 
-LESS (arXiv:2402.04333): of each row the step that Adam would take by it, of each task the mean gradient of its rows, both
-on few numbers (forward/influence.py). A row is worth the cosine of the two, and of several tasks the highest counts.
+LESS (arXiv:2402.04333): of each row the step that Adam would take by it, of each task the mean gradient of its rows,
+both on few numbers (forward/influence.py). A row is worth the cosine of the two, and of several tasks the highest.
 
 Shapes: N rows, K tasks, D numbers of a gradient.
 """
@@ -35,9 +35,9 @@ AT_ONCE = 64
 @dataclass(frozen=True)
 class Less(Measure):
     """How far a row moves the model towards what the rows of a task want (LESS, arXiv:2402.04333): the cosine between
-    Adam's step by the row and the mean gradient of the task's rows; of several tasks the highest. `less: held-out.jsonl`;
-    rows of a test are no such task. Each row goes through the model forwards and backwards; its gradient is kept, and
-    another task asks for none again."""
+    Adam's step by the row and the mean gradient of the task's rows; of several tasks the highest. `less: like.jsonl`:
+    rows of a test must not be among them. Each row goes through the model forwards and backwards; its gradient is
+    kept, and another task asks for none again."""
 
     wants: ClassVar[frozenset[str]] = frozenset({"engine", "rows"})
     speaking: ClassVar[Speaking | None] = None
@@ -50,7 +50,8 @@ class Less(Measure):
     """A run that has trained LoRA on a small part of such rows (a warm-up), with what Adam remembers of it; or a model,
     on which a fresh LoRA is put. Default: the recipe's."""
     size: Annotated[int, Field(gt=0)] = 2048
-    """Numbers that a gradient is projected on: cosines are off by about 1/√size. So many times 4 bytes are kept a row."""
+    """Numbers that a gradient is projected on: cosines are off by about 1/√size. Of each row four bytes are kept for
+    each."""
 
     def identity(self) -> Any:
         return self.known

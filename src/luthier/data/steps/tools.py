@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
+from luthier.data.pii.names import Names, Recogniser
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
 
@@ -88,6 +89,7 @@ class Tools:
     speakers: Callable[[Named], Speaking] | None = None
     scorers: Callable[[Named], Scorer] | None = None
     asking: Asking | None = None
+    recognisers: Callable[[Any], Recogniser] | None = None
     sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
     """Rows by name: `evaluate` are those that the recipe is scored on."""
     model: str | None = None
@@ -110,6 +112,11 @@ class Tools:
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
         return _there(self.scorers, "a scorer")(named)
+
+    def recogniser(self, names: Names) -> Recogniser:
+        """What finds names and addresses. Raises LuthierError where there is none."""
+        found: Recogniser = _there(self.recognisers, "a recogniser of names")(names)
+        return found
 
     def ask(
         self, speaking: Speaking, requests: Sequence[Request], purpose: str, budget: Budget | None = None
