@@ -19,7 +19,7 @@ from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import placed
 from luthier.data.curation.stages import Settings, sets
 from luthier.data.curation.workers import cores
-from luthier.data.steps.tools import Named, Tools
+from luthier.data.steps.tools import Encoder, Named, Tools
 from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
@@ -166,7 +166,16 @@ def _source(given: str) -> Source:
 def settings(keys: Recipe | Curation, processes: int | None = None) -> Iterator[Settings]:
     """How the steps of a recipe are run, with a line of progress where it takes long."""
     own = None if keys.model is None else str(keys.model.name)
-    tools = Tools(keys.seed, once(_speaking), once(_scorer), Calls(), _recogniser, sets(keys.evaluate), own)
+    tools = Tools(
+        keys.seed,
+        speakers=once(_speaking),
+        scorers=once(_scorer),
+        asking=Calls(),
+        recognisers=_recogniser,
+        encoders=_encoder,
+        sets=sets(keys.evaluate),
+        model=own,
+    )
     with _progress() as show:
         yield Settings(tools, processes or cores(), keys.allow_drop, show)
 
@@ -188,6 +197,14 @@ def _scorer(named: Named) -> Scorer:
     from luthier.workflow.registries import REGISTRIES
 
     return cast(Scorer, REGISTRIES["scorer"].build(named[0], named[1]))
+
+
+def _encoder(model: str) -> Encoder | None:
+    """The folder of a model that makes vectors and writes nothing; None for all others."""
+    from luthier.models.embedding import Embedder, is_encoder
+
+    folder = Path(model).expanduser()
+    return Embedder(folder) if is_encoder(folder) else None
 
 
 def _recogniser(names: Names) -> Recogniser:

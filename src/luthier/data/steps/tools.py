@@ -59,6 +59,19 @@ class Speaking(Protocol):
         ...
 
 
+class Encoder(Protocol):
+    """Texts as vectors, by a model that writes nothing."""
+
+    @property
+    def identity(self) -> str:
+        """What the vectors hang on. Known without opening it."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The vector of each text."""
+        ...
+
+
 @dataclass(frozen=True)
 class Budget:
     """How much a step may ask for."""
@@ -89,7 +102,8 @@ class Tools:
     speakers: Callable[[Named], Speaking] | None = None
     scorers: Callable[[Named], Scorer] | None = None
     asking: Asking | None = None
-    recognisers: Callable[[Any], Recogniser] | None = None
+    recognisers: Callable[[Names], Recogniser] | None = None
+    encoders: Callable[[str], Encoder | None] | None = None
     sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
     """Rows by name: `evaluate` are those that the recipe is scored on."""
     model: str | None = None
@@ -117,6 +131,10 @@ class Tools:
         """What finds names and addresses. Raises LuthierError where there is none."""
         found: Recogniser = _there(self.recognisers, "a recogniser of names")(names)
         return found
+
+    def encoder(self, model: str) -> Encoder | None:
+        """The model as one that makes vectors of texts; None where it is a language model, or nothing is known."""
+        return None if self.encoders is None else self.encoders(model)
 
     def ask(
         self, speaking: Speaking, requests: Sequence[Request], purpose: str, budget: Budget | None = None
@@ -164,4 +182,4 @@ def content(example: Example) -> bytes:
     return key_of(example)
 
 
-__all__ = ["LOCAL", "Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]
+__all__ = ["LOCAL", "Asking", "Budget", "Encoder", "Named", "Speaking", "Tools", "content", "draw", "draws"]
