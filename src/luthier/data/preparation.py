@@ -72,8 +72,9 @@ def prepare(
     """
     rules, share = Rules.of(recipe, needs, context), 0.0 if recipe.validate.data else recipe.validate.share
     settings, others = settings or Settings.of(recipe), recipe.validate.data
-    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
-    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    measuring = Measuring.of(recipe, settings.tools)
+    task = opened(recipe.data, recipe.steps, settings, keep=measuring.reads)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data", measuring.reads) if recipe.rehearse else []
     train = _stored([*task, *general], rules, template, _Enough.of(recipe, share), measuring)
     apart = _stored(opened(others, (), settings, "validate.data"), rules, template) if others else None
     ledger = train.ledger

@@ -86,8 +86,9 @@ def prompts(
     ledger, room = Ledger(), _Room.of(recipe, context)
     ledger.remarks += [template.remark] if template.remark else []
     settings = settings or Settings.of(recipe)
-    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
-    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    measuring = Measuring.of(recipe, settings.tools)
+    task = opened(recipe.data, recipe.steps, settings, keep=measuring.reads)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data", measuring.reads) if recipe.rehearse else []
     feeds = [*task, *general]
     read = [(number, prompt) for number, one in enumerate(feeds) for prompt in _read(one, ledger, template, room)]
     share = 0.0 if recipe.validate.data else recipe.validate.share

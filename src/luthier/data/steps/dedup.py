@@ -14,6 +14,7 @@ from luthier.data.duplicates import exact, keeping, minhash, near, semantic, shi
 from luthier.data.duplicates.keeping import Decision
 from luthier.data.duplicates.rows import text_of
 from luthier.data.selecting.embedding import Embedding, embedding, stacked
+from luthier.data.steps.columns import there
 from luthier.data.steps.measures import Column
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools
@@ -80,6 +81,12 @@ class Dedup(SetStep):
         return self.semantic is not None and self.embedding is None
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Where embeddings stand, and what says which row stays."""
+        named = {self.embedding} if self.embedding is not None else set[str]()
+        return frozenset(named) | (frozenset() if self._column is None else self._column.reads)
+
+    @property
     def wants(self) -> frozenset[str]:  # type: ignore[override]
         """A model, where it is one that embeds."""
         return frozenset({"engine"}) if self._asks else frozenset()
@@ -110,7 +117,7 @@ class Dedup(SetStep):
         return columns
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
-        decision = self._decision(columns, rows, self._order(columns))
+        decision = self._decision(columns, rows, self._order(columns, rows))
         how = "the very same as" if self.exact else "nearly the same as"
         reason = "it says in other words what another row says" if self.semantic else f"it says {how} another row"
         value = np.where(decision.kept, np.nan, decision.similarity)
@@ -128,7 +135,7 @@ class Dedup(SetStep):
             columns["keys"], lambda asked: [text_of(rows[row]) for row in asked.tolist()], self._threshold, order
         )
 
-    def _order(self, columns: Columns) -> keeping.Rows:
+    def _order(self, columns: Columns, rows: Reread) -> keeping.Rows:
         """All rows, the one that would rather stay first."""
         if self.keep == "first":
             return keeping.first(len(columns["length"]))
@@ -139,7 +146,7 @@ class Dedup(SetStep):
             raise LuthierError(
                 f"no row has a number in the column {self.keep!r}, which was to say which duplicate stays",
                 where="dedup.keep",
-                fix="name a column of the rows, or set keep to longest or first",
+                fix=f"set keep to longest or first, or name what the rows have: {there(rows)}",
             )
         return keeping.highest(worth)
 

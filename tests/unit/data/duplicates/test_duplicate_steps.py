@@ -18,7 +18,7 @@ from luthier.data.duplicates.rows import text_of
 from luthier.data.steps import STEPS
 from luthier.errors import LuthierError
 from luthier.recipe import load
-from luthier.types import Example, Response, Turn
+from luthier.types import Example, Response, Source, Turn
 
 TEA = "Tea is a drink made of the leaves of a shrub, and people have drunk it for thousands of years in many lands"
 
@@ -75,8 +75,8 @@ def test_the_best_score_is_kept(tmp_path: Path) -> None:
 
 
 class _Rows(list[Example]):
-    def source(self, index: int) -> str:
-        return f"rows:{index + 1}"
+    def source(self, index: int) -> Source:
+        return Source("rows", index + 1)
 
 
 def test_exact_and_semantic(tmp_path: Path) -> None:
