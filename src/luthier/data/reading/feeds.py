@@ -375,8 +375,9 @@ def read(
     """All rows of the sources as Examples, in order, each with its `source`.
 
     `sources`: paths or recipe entries. `keep`: columns that rows keep as `meta`. Weights play no part here. Rows
-    that cannot be read are dropped into the ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
-    known shape and shapes mixed in one file; each names the file, and the line where there is one.
+    that cannot be read are dropped into the ledger. Raises LuthierError for a missing file, broken JSON, text that is
+    not UTF-8, empty data, columns of no known shape and shapes mixed in one file; each names the file, and the line
+    where there is one.
     """
     from luthier.data.curation.feeds import opened as curated
 

@@ -58,7 +58,7 @@ COUNTED: Mapping[str, Callable[[Example], Any]] = {
 
 
 def value(example: Example, name: str) -> Any:
-    """What a row has under this name: a column of its file, else what can be counted of it; None where there is none."""
+    """What a row has of this name: a column of its file, else what can be counted of it; None where there is none."""
     if name in example.meta and name != MADE:
         return example.meta[name]
     counted = COUNTED.get(name)

@@ -113,7 +113,12 @@ def test_classes_are_as_many_as_the_smallest(tmp_path: Path):
 
 def test_columns_of_the_file_and_what_can_be_told_of_a_row(tmp_path: Path):
     given = [
-        {"prompt": f"{n}", "completion": "Tea." if n % 2 else "茶是一种饮料。", "topic": "abc"[n % 3], "stars": str(n)}
+        {
+            "prompt": f"{n}",
+            "completion": "Tea is a drink that people like." if n % 2 else "茶是一种饮料。",
+            "topic": "abc"[n % 3],
+            "stars": str(n),
+        }
         for n in range(1, 8)
     ]
 
@@ -124,7 +129,7 @@ def test_columns_of_the_file_and_what_can_be_told_of_a_row(tmp_path: Path):
     assert sorted(int(n) % 3 for n in by_topic) == [0, 0, 1, 1, 2, 2]
     assert len(kept({"balance": "language"})) == 6, "three rows are Chinese"
     assert kept({"select": {"by": {"column": "stars"}, "top": 2}}) == ["6", "7"], "a table's numbers may be text"
-    assert kept({"select": {"by": [{"column": "stars"}, "words"], "combine": "product", "top": 1}}) == ["6"]
+    assert kept({"select": {"by": [{"column": "stars"}, "words"], "combine": "product", "top": 1}}) == ["7"]
     assert kept(
         {"dedup": {"semantic": 0.9, "embedding": "at", "keep": "stars"}},
         [{**row, "prompt": "?", "at": [1.0, 0.0]} for row in given[1:7:2]],
