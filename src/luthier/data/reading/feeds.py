@@ -20,6 +20,7 @@ from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwi
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
 from luthier.data.reading.json_files import read_jsonl
+from luthier.data.reading.kept import kept
 from luthier.data.reading.materials import MATERIALS
 from luthier.data.reading.parts import Part
 from luthier.data.reading.text_files import NumberedRow
@@ -130,7 +131,7 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = self._kept(_with_said(row, with_media(row, shape.read(row))), row, bare)
+                example = kept(_with_said(row, with_media(row, shape.read(row))), self.keep, row, bare)
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
@@ -139,11 +140,6 @@ class Feed:
                 ledger.drop(self.name, source, str(fault), fault.fix)
         if count == 0 and part.begins is None:
             raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
-
-    def _kept(self, example: Example, row: Mapping[str, Any], bare: Mapping[str, Any]) -> Example:
-        """The example with the columns that are kept, by the file's names or ours; what its shape keeps comes first."""
-        kept = {name: {**row, **bare}[name] for name in self.keep if name in bare or name in row}
-        return replace(example, meta={**kept, **example.meta}) if kept else example
 
     def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
         """The shape with what only the whole source can tell, and its name for the ledger."""
