@@ -51,7 +51,9 @@ class Names:
         where there is none."""
         labels = sorted(set(labels))
         known = {**USUAL, **{label.upper(): kind for label, kind in self.labels.items()}}
-        found = {label: kind for label in labels if (kind := known.get(label.upper())) in self.find}
+        found: dict[str, str] = {
+            label: kind for label in labels if (kind := known.get(label.upper())) is not None and kind in self.find
+        }
         if not found:
             raise LuthierError(
                 f"the recogniser has no label that means {' or '.join(self.find)}: its labels are {', '.join(labels)}",
