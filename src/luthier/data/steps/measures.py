@@ -31,6 +31,7 @@ MEASURES = Registry(
         "perplexity": "luthier.data.selecting.likelihood:Perplexity",
         "superfilter": "luthier.data.selecting.likelihood:Superfilter",
         "taught": "luthier.data.selecting.taught:Taught",
+        "tokens": "luthier.data.selecting.likelihood:Tokens",
         "type_token": "luthier.data.selecting.wording:TypeToken",
         "words": "luthier.data.steps.measures:Words",
     },

@@ -65,8 +65,8 @@ class Select(Measured):
     version: ClassVar[int] = 2
 
     by: By | tuple[By, ...]
-    """What is measured: length, words, type_token, {frequency: FILES}, {column: reward}, perplexity, ifd, superfilter,
-    {taught: FILE}, {less: FILE}, or any scorer ({reward_model: runs/judge}); or a list."""
+    """What is measured: length, words, tokens, type_token, {frequency: FILES}, {column: stars}, perplexity, ifd,
+    superfilter, {taught: FILE}, {less: FILE}, or any scorer ({reward_model: runs/judge}); or a list."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """This share of the rows."""
     top: Annotated[int, Field(gt=0)] | None = None
