@@ -36,6 +36,8 @@ def fit(job: Job, run: Run, group: Group) -> None:
         if group.first:
             run.write_json(run.ledger_path, rows.ledger.to_json())
         job.check_data()
+        for overlap in rows.overlaps:
+            overlap.check()
         if group.several:
             job.fetch()
     group.form()
