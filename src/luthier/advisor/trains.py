@@ -15,6 +15,7 @@ from luthier.models.adapters.base.full import Full
 from luthier.models.adapters.kit.shape import Shape
 from luthier.models.adapters.kit.targets import ALL_LINEAR
 from luthier.models.adapters.peft.lora import LowRank
+from luthier.models.adapters.peft.tuner import Layered
 
 FUSED_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Model kinds whose layers have fused blocks (`models/blocks/fused.py`)."""
@@ -76,7 +77,7 @@ def _by_sizes(shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> Trains |
             first = adapter.frozen_blocks(shape.blocks)
             frozen_tables = first > 0 if adapter.embeddings is None else adapter.embeddings
             head = adapter.last is None and not (shape.tied and frozen_tables)
-        elif isinstance(adapter, LowRank):
+        elif isinstance(adapter, Layered):
             adding = (name, adapter)
         elif not isinstance(adapter, Full):
             return None
@@ -87,16 +88,18 @@ def _by_sizes(shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> Trains |
         if not frozen_tables:
             first = 0
         return Trains(0, own, first, 0, head, matrices, fused)
-    lora = adding[1]
-    assert isinstance(lora, LowRank)
-    if lora.targets != ALL_LINEAR or lora.ranks or lora.save_modules:
-        return None
+    layered = adding[1]
+    assert isinstance(layered, Layered)
+    uneven = isinstance(layered, LowRank) and (layered.ranks or layered.save_modules)
     above = replace(shape, blocks=shape.blocks - first)
-    count = lora.count(above) if above.blocks else None
+    if layered.targets != ALL_LINEAR or uneven or not above.blocks:
+        return None
+    count = layered.count(above)
     if count is None:
         return None
     layers = len(shape.linear()) // shape.blocks
-    return Trains(count, 0, first, layers * lora.r, False, 0, fused)
+    ranks = layers * layered.r if isinstance(layered, LowRank) else 0
+    return Trains(count, 0, first, ranks, False, 0, fused)
 
 
 def _built(folder: Path, shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> Trains:
