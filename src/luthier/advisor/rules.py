@@ -93,6 +93,23 @@ def read(text: str) -> tuple[Rule, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a guide, and where it is shown."""
+
+    guide: str
+    line: str
+    command: str
+    rules: tuple[str, ...]
+
+
+@cache
+def lines() -> tuple[Line, ...]:
+    """The lines of the guides that rules and commands answer to, in the guides' order."""
+    text = files("luthier.advisor").joinpath("lines.yaml").read_text(encoding="utf-8")
+    return tuple(Line(one["guide"], one["line"], one["command"], tuple(one["rules"])) for one in yaml.safe_load(text))
+
+
 KEYS = ("id", "kind", "source", "when", "says", "prefers", "sets", "newer")
 
 

@@ -9,7 +9,7 @@ from luthier.advisor.forecast import Forecast, size
 from luthier.advisor.hardware import Hardware
 from luthier.advisor.plan import Candidate, Plan
 from luthier.advisor.rows import Rows
-from luthier.advisor.rules import Rule
+from luthier.advisor.rules import Line, Rule
 from luthier.advisor.setup import Setup
 
 if TYPE_CHECKING:
@@ -110,6 +110,15 @@ def markdown(rules: Sequence[Rule]) -> str:
         cells = [f"`{rule.id}`", rule.kind, when, rule.says, rule.source, newer]
         lines.append("|" + "|".join(cell.replace("|", "\\|") for cell in cells) + "|")
     return "\n".join(lines)
+
+
+def markdown_lines(lines: Sequence[Line]) -> str:
+    """Which command shows which line of the guides, as a table of a page."""
+    table = ["|guide|what|command|rules|", "|---|---|---|---|"]
+    for one in lines:
+        named = ", ".join(f"`{name}`" for name in one.rules) or "the table of candidates"
+        table.append(f"|{one.guide}|{one.line}|`{one.command}`|{named}|")
+    return "\n".join(table)
 
 
 def _condition(asked: Any) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from luthier.models.adapters.kit.shape import Shape
     from luthier.types import TokenStore
 
+RECIPES = (".yaml", ".yml")
 GOALS = ("chat", "classify", "reason", "domain", "style", "align")
 MOST = 8192
 """Tokens of the longest row that is looked at, where a model can read more."""
@@ -62,6 +63,8 @@ def of_rows(path: Path, asked: Asked) -> Proposed:
     there = path.expanduser()
     if not there.exists():
         raise LuthierError("there are no rows", where=str(path), fix="give a file of rows, or a recipe (.yaml)")
+    if asked.overrides:
+        raise LuthierError("rows have no keys", where=asked.overrides[0], fix="set keys in the recipe that is proposed")
     if asked.goal is not None and asked.goal not in GOALS:
         raise LuthierError(f"{asked.goal!r} is no goal", where="--goal", fix=f"one of {', '.join(GOALS)}")
     seen = look(data.read([str(there.resolve())]))
@@ -256,9 +259,7 @@ def shown(given: Path, asked: Asked, write: Path | None = None, rules: int = 8) 
     from luthier.advisor import shown as tables
 
     out = console()
-    if given.suffix.lower() in (".yaml", ".yml"):
-        if write is not None:
-            raise LuthierError("a recipe is there already", where="--write", fix="leave it out, or give rows")
+    if given.suffix.lower() in RECIPES:
         _show_recipe(given, asked)
         return None
     proposed = of_rows(given, asked)
