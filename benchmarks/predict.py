@@ -1,11 +1,12 @@
 """How near predictions of memory and time come: results/DATE-predict.{json,md}.
 
-    python benchmarks/predict.py [--only NAME;…] [--fit] [--alone] [--model FOLDER] [--threads 1] [--merge]
+    python benchmarks/predict.py [--only NAME;…] [--fit] [--alone] [--again] [--merge] [--model FOLDER] [--threads 1]
 
 Each case is a short run of `luthier train` by the command line, in a process and a cache of its own: what it said
 before its first step is held against what came. The twelve cases are none of those that the constants were fitted on;
 `--fit` runs those instead (results/DATE-predict-fit.json). The runs of one call are told to one another through the
 cache, as they are on a user's machine, so that ranges of time narrow in their course; `--alone` keeps them apart.
+`--again` runs nothing: what came the last time is held against what would be said now.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,29 +31,28 @@ MEMORY_BAR, TIME_BAR = 0.10, 0.9
 ALPACA, PAIRS, PROSE = "alpaca-52k/alpaca_data.json", "llamafactory-demo/dpo_en_demo.json", "tinyshakespeare/input.txt"
 LORA = "adapt=lora"
 HELD_OUT: dict[str, tuple[str, ...]] = {
-    "lora, rank 64": (LORA, "adapt.lora.r=64", "train.batch=6", "train.steps=4"),
-    "lora, eight micro-batches": (LORA, "train.batch=24", "train.micro_tokens=384", "train.steps=2"),
-    "lora on attention alone": ("adapt={lora: {targets: [q_proj, v_proj]}}", "train.batch=10", "train.steps=3"),
-    "full": ("adapt=full", "train.batch=10", "train.micro_tokens=512", "train.steps=2"),
-    "full, Adafactor": ("adapt=full", "train.optimizer=adafactor", "train.batch=4", "train.steps=3"),
-    "freeze 12 + lora": ("adapt=[{freeze: {bottom: 12}}, lora]", "train.batch=12", "train.steps=3"),
-    "last 6 blocks": ("adapt={freeze: {last: 6}}", "train.batch=12", "train.steps=4"),
-    "dpo": ("objective=dpo", LORA, "train.batch=2", "train.steps=3"),
-    "orpo, full": ("objective=orpo", "adapt=full", "train.batch=1", "train.steps=3"),
-    "checkpointing, full": ("adapt=full", "train.checkpointing=true", "train.batch=10", "train.steps=2"),
+    "lora, rank 64": (LORA, "adapt.lora.r=64", "train.batch=6", "train.steps=2"),
+    "lora, eight micro-batches": (LORA, "train.batch=16", "train.micro_tokens=256", "train.steps=2"),
+    "lora on attention alone": ("adapt={lora: {targets: [q_proj, v_proj]}}", "train.batch=8", "train.steps=2"),
+    "full": ("adapt=full", "train.batch=6", "train.micro_tokens=448", "train.steps=2"),
+    "full, Adafactor": ("adapt=full", "train.optimizer=adafactor", "train.batch=3", "train.steps=2"),
+    "freeze 12 + lora": ("adapt=[{freeze: {bottom: 12}}, lora]", "train.batch=10", "train.steps=2"),
+    "last 6 blocks": ("adapt={freeze: {last: 6}}", "train.batch=10", "train.steps=2"),
+    "dpo": ("objective=dpo", LORA, "train.batch=1", "train.steps=2"),
+    "orpo, full": ("objective=orpo", "adapt=full", "train.batch=1", "train.steps=2"),
+    "checkpointing, full": ("adapt=full", "train.checkpointing=true", "train.batch=6", "train.steps=2"),
     "nf4, rank 32": (LORA, "adapt.lora.r=32", "quantize=nf4", "train.batch=5", "train.steps=2"),
-    "long rows": ("objective=pretrain", LORA, "train.batch=1", "train.max_tokens=1536", "train.steps=3"),
+    "long rows": ("objective=pretrain", LORA, "train.batch=1", "train.max_tokens=1536", "train.steps=2"),
 }
 """Overrides of the recipe below."""
 FITTED: dict[str, tuple[str, ...]] = {
-    "lora": (LORA, "train.batch=8", "train.steps=4"),
-    "lora, 2,048 tokens": (LORA, "train.batch=18", "train.steps=2"),
+    "lora": (LORA, "train.batch=8", "train.steps=2"),
     "full, 8": ("adapt=full", "train.batch=8", "train.steps=2"),
-    "freeze 20": ("adapt={freeze: {bottom: 20}}", "train.batch=10", "train.steps=3"),
-    "checkpointing": (LORA, "train.checkpointing=true", "train.batch=18", "train.steps=2"),
     "nf4": (LORA, "quantize=nf4", "train.batch=4", "train.steps=2"),
+    "freeze 20": ("adapt={freeze: {bottom: 20}}", "train.batch=10", "train.steps=2"),
+    "checkpointing": (LORA, "train.checkpointing=true", "train.batch=12", "train.steps=1"),
+    "rows of 1,024": ("objective=pretrain", LORA, "train.batch=1", "train.max_tokens=1024", "train.steps=2"),
     "dora": ("adapt=dora", "train.batch=4", "train.steps=2"),
-    "rows of 1,024": ("objective=pretrain", LORA, "train.batch=1", "train.max_tokens=1024", "train.steps=3"),
 }
 """What the constants of `luthier.advisor` were fitted on."""
 
@@ -62,12 +63,13 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--merge", action="store_true", help="beside what the newest result has")
+    parser.add_argument("--again", action="store_true", help="the newest result, predicted anew; nothing is run")
     parser.add_argument("--model", default=None)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     cases, name = (FITTED, "predict-fit") if given.fit else (HELD_OUT, "predict")
     chosen = given.only.split(";") if given.only else list(cases)
-    document = dict(results.latest(name)) if given.merge else {"cases": {}, "hardware": hardware()}
+    document = dict(results.latest(name)) if given.merge or given.again else {"cases": {}, "hardware": hardware()}
     with tempfile.TemporaryDirectory(prefix="luthier-predict-") as folder:
         bench = Path(folder)
         cache = _cache(bench)
@@ -75,7 +77,8 @@ def main() -> None:
             if given.alone:
                 (cache / "advisor" / "runs.jsonl").unlink(missing_ok=True)
             began = time.perf_counter()
-            found = _run(bench, cache, case, cases[case], given)
+            known = document["cases"].get(case) if given.again else None
+            found = _run(bench, cache, cases[case], given, known)
             found["whole_seconds"] = round(time.perf_counter() - began, 1)
             document["cases"][case] = found
             print(json.dumps({case: found}), flush=True)
@@ -97,34 +100,63 @@ def _cache(bench: Path) -> Path:
     return cache
 
 
-def _run(bench: Path, cache: Path, case: str, overrides: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
-    """One run, and what it said and took."""
+def _run(
+    bench: Path, cache: Path, overrides: Sequence[str], given: argparse.Namespace, known: dict[str, Any] | None
+) -> dict[str, Any]:
+    """One run, and what it said and took; or what is said of it now, where it is known what it took."""
     objective = next((each.split("=")[1] for each in overrides if each.startswith("objective=")), "sft")
     rows = {"sft": ALPACA, "pretrain": PROSE}.get(objective, PAIRS)
     output = bench / "run"
-    subprocess.run(["rm", "-rf", str(output)], check=True)
+    shutil.rmtree(output, ignore_errors=True)
     recipe = {
         "model": model_folder(given.model), "data": _rows(bench, rows), "output": str(output),
         "train": {"threads": given.threads, "max_tokens": 1024, "long_rows": "drop", "max_lost": 1.0},
     }  # fmt: skip
     path = bench / "recipe.yaml"
     path.write_text(json.dumps(recipe), encoding="utf-8")
+    if known is not None:
+        return known if "failed" in known else {**known, **_said(path, cache, overrides, known)}
     environment = {**os.environ, "LUTHIER_CACHE": str(cache), "OMP_NUM_THREADS": str(given.threads)}
     command = [sys.executable, "-m", "luthier", "train", str(path), *overrides]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         return {"overrides": list(overrides), "failed": done.stderr[-600:]}
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     last = json.loads((cache / "advisor" / "runs.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    forecast = summary["forecast"]
+    came = {
+        "overrides": list(overrides), "tokens": last["tokens"], "scored": last["scored"], "steps": summary["steps"],
+        "peak": summary["peak_memory"], "seconds": summary["seconds"], "rates": _rates(cache),
+    }  # fmt: skip
+    return {**came, **_held_against(summary["forecast"], came), "flops": last["flops"], "at_rate": last["at_rate"]}
+
+
+def _rates(cache: Path) -> dict[str, float]:
+    return dict(json.loads((cache / "advisor" / "rates.json").read_text(encoding="utf-8")))
+
+
+def _said(path: Path, cache: Path, overrides: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a run now, by what the cache holds of the runs before it; this one is added to it."""
+    os.environ["LUTHIER_CACHE"] = str(cache)
+    from luthier.advisor import history
+    from luthier.recipe import load, resolve
+    from luthier.workflow import forecast
+    from luthier.workflow.job import Job
+    from luthier.workflow.registries import REGISTRIES
+
+    (cache / "advisor").mkdir(exist_ok=True)
+    (cache / "advisor" / "rates.json").write_text(json.dumps(known["rates"]), encoding="utf-8")
+    found = forecast.expected(Job(resolve(load(path, overrides, REGISTRIES), REGISTRIES).recipe))
+    history.add(forecast.ended(found, known["peak"], known["seconds"], known["steps"]))
+    at_rate, flops = found.forecast.at_rate, found.forecast.work.flops * found.forecast.steps
+    return {**_held_against(found.forecast.to_json(), known), "at_rate": at_rate, "flops": flops}
+
+
+def _held_against(forecast: dict[str, Any], came: dict[str, Any]) -> dict[str, Any]:
     low, high = forecast["seconds_range"]
     return {
-        "overrides": list(overrides),
-        "tokens": last["tokens"], "scored": last["scored"], "flops": last["flops"], "at_rate": last["at_rate"],
-        "peak": summary["peak_memory"], "predicted": forecast["memory"], "parts": forecast["memory_parts"],
-        "error": round(forecast["memory"] / summary["peak_memory"] - 1, 4),
-        "seconds": summary["seconds"], "range": [low, high], "inside": low <= summary["seconds"] <= high,
-        "runs": forecast["runs"], "steps": summary["steps"],
+        "predicted": forecast["memory"], "parts": forecast["memory_parts"], "runs": forecast["runs"],
+        "error": round(forecast["memory"] / came["peak"] - 1, 4),
+        "range": [low, high], "inside": low <= came["seconds"] <= high,
     }  # fmt: skip
 
 

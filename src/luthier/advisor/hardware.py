@@ -67,7 +67,7 @@ def named(text: str) -> Hardware:
         if on_cpu[1] is None:
             return here_cpu()
         size = float(on_cpu[1]) * (GIB if on_cpu[2] == "GiB" else GB)
-        return Hardware(f"a processor with {on_cpu[1]} GB", "cpu", size)
+        return Hardware(f"a processor with {on_cpu[1]} GB", "cpu", size, here=False)
     if not found:
         raise _unknown(text)
     count, what, unit = int(found[1] or 1), found[2].replace(" ", "").upper(), found[3]

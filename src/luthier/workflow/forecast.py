@@ -13,11 +13,12 @@ from luthier.run import Run
 
 if TYPE_CHECKING:
     from luthier.advisor.forecast import Forecast
+    from luthier.advisor.history import Ended
     from luthier.advisor.load import Laid
     from luthier.advisor.setup import Setup
     from luthier.models.adapters.kit.shape import Shape
     from luthier.recipe import Model, Recipe
-    from luthier.types import Needs
+    from luthier.types import Needs, TokenStore
     from luthier.workflow.job import Job
 
 KEY = "forecast"
@@ -40,45 +41,44 @@ def expected(job: Job) -> Expected:
     import torch
 
     from luthier.advisor import calibration, forecast, history
-    from luthier.train import sources
 
     recipe = job.recipe
     if job.speaks:
         raise LuthierError("of what a model says itself, nobody knows beforehand how long it will be")
     setup = setup_of(recipe, job.objective.needs)
     store = job.prepared.train
-    source = sources.of(store, recipe)
-    order = sources.Order(len(store), recipe.train.batch, recipe.seed, recipe.shuffled)
-    laid = laid_out(recipe, job.objective.needs, source.next, order, source.total)
+    laid = laid_out(recipe, job.objective.needs, store)
     held_out = job.prepared.validation
     if held_out is not None:
-        looks = _looks(recipe.validate.every, source.total)
+        looks = _looks(recipe.validate.every, laid.steps)
         share = looks * int(held_out.lengths.sum()) / max(1.0, laid.step.tokens * laid.steps)
-        setup = dataclasses.replace(setup, evaluated=share)
+        setup = dataclasses.replace(setup, evaluated=setup.evaluated + share)
     threads = recipe.train.threads or torch.get_num_threads()
     rate = calibration.rate(setup.shape, setup.dtype, threads) if setup.device == "cpu" else None
     found = forecast.of(setup, laid, rate, threads, list(history.ended()))
     return Expected(found, setup, laid, threads)
 
 
-def laid_out(recipe: Recipe, needs: Needs, step: Callable[[int, int], Sequence[Any]], order: Any, total: int) -> Laid:
-    """What a run computes, its steps laid out as the loop will."""
+def laid_out(recipe: Recipe, needs: Needs, store: TokenStore) -> Laid:
+    """What a run on these rows computes, its steps laid out as the loop will."""
     import numpy as np
 
     from luthier.advisor import load
+    from luthier.train import sources
 
     train = recipe.train
     budget = train.micro_tokens or train.batch * train.max_tokens
     share = train.share_prefix and not train.neftune
     layout = "padded" if train.layout == "padded" else "packed"
     cut = load.Cut(budget, share, layout, needs.whole_step)  # type: ignore[arg-type]
+    order = sources.Order(len(store), train.batch, recipe.seed, recipe.shuffled)
+    source, lengths = sources.of(store, recipe), np.asarray(store.lengths)
 
     def sizes(number: int) -> int:
-        examples = step(number, 0)
-        lengths = np.array([len(example) for example in examples])
-        return int(max(lengths.max(), min(budget, lengths.sum())))
+        here = lengths[order.positions(number)]
+        return int(max(here.max(), min(budget, here.sum())))
 
-    return load.laid(lambda number: step(number, 0), sizes, total, cut, order.steps_per_epoch)
+    return load.laid(lambda number: source.next(number, 0), sizes, source.total, cut, order.steps_per_epoch)
 
 
 def setup_of(recipe: Recipe, needs: Needs, device: str | None = None, shape: Shape | None = None) -> Setup:
@@ -112,6 +112,7 @@ def setup_of(recipe: Recipe, needs: Needs, device: str | None = None, shape: Sha
         reference=_reference(recipe, needs, adapters),  # type: ignore[arg-type]
         beside=beside,
         vocabulary=reads_vocabulary(needs),
+        evaluated=2.0 if needs.kl_baseline else 0.0,  # the model and its reference on pairs that do not match
     )
 
 
@@ -184,7 +185,6 @@ def after(found: Expected | None, run: Run, say: Callable[[str], None]) -> None:
         return
     from luthier.advisor import history
     from luthier.advisor.forecast import duration, size
-    from luthier.advisor.history import Ended
 
     forecast, summary = found.forecast, run.read_json(run.summary_path)
     run.write_json(run.summary_path, {**summary, KEY: forecast.to_json()})
@@ -196,13 +196,26 @@ def after(found: Expected | None, run: Run, say: Callable[[str], None]) -> None:
         f"came: memory {size(peak)} ({off:+.0%} of what was expected); training {duration(seconds)}, expected "
         f"{forecast.said_time()}"
     )
-    steps = int(summary["steps"])
-    heaviest, per_step = found.laid.heaviest, forecast.work
-    at_rate = 0.0 if forecast.at_rate is None else forecast.at_rate
-    history.add(
-        Ended(
-            found.setup.path, found.threads, heaviest.tokens, heaviest.scored, peak, forecast.memory.total, seconds,
-            steps, per_step.flops * steps, at_rate, found.setup.shape.name, dataclasses.asdict(found.setup.shape),
-            datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
-    )  # fmt: skip
+    history.add(ended(found, peak, seconds, int(summary["steps"])))
+
+
+def ended(found: Expected, peak: float, seconds: float, steps: int) -> Ended:
+    """What the cache is to keep of a run."""
+    from luthier.advisor.history import Ended
+
+    forecast, heaviest = found.forecast, found.laid.heaviest
+    return Ended(
+        path=found.setup.path,
+        threads=found.threads,
+        tokens=heaviest.tokens,
+        scored=heaviest.scored,
+        peak=peak,
+        predicted=forecast.memory.total,
+        seconds=seconds,
+        steps=steps,
+        flops=forecast.work.flops * steps,
+        at_rate=forecast.at_rate or 0.0,
+        model=found.setup.shape.name,
+        shape=dataclasses.asdict(found.setup.shape),
+        when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

@@ -194,7 +194,6 @@ def _only(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def _laid(job: Job, rows: Rows, store: TokenStore | None) -> Laid:
     """What the rows come to when they are laid out as the loop will."""
     from luthier.advisor import load
-    from luthier.train import sources
 
     recipe, needs = job.recipe, job.objective.needs
     if store is None:
@@ -202,9 +201,7 @@ def _laid(job: Job, rows: Rows, store: TokenStore | None) -> Laid:
         batch = recipe.train.batch
         steps = max(1, round(recipe.train.epochs * rows.count / batch))
         return load.assumed(rows.lengths.tolist(), rows.scored, batch, load.Cut(budget), steps)
-    source = sources.of(store, recipe)
-    order = sources.Order(len(store), recipe.train.batch, recipe.seed, recipe.shuffled)
-    return forecasts.laid_out(recipe, needs, source.next, order, source.total)
+    return forecasts.laid_out(recipe, needs, store)
 
 
 def _proposal(plan: Plan, base: dict[str, Any], rows: Rows, shape: Shape) -> Proposed:
