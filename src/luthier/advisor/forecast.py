@@ -59,7 +59,7 @@ class Forecast:
             "memory": round(self.memory.total),
             "memory_parts": {name: round(value) for name, value in asdict(self.memory).items()},
             "memory_range": [round(self.least), round(self.most)],
-            "seconds_range": None if self.fastest is None else [round(self.fastest, 2), round(self.slowest or 0.0, 2)],
+            "seconds_range": None if self.fastest is None else [round(self.fastest, 4), round(self.slowest or 0.0, 4)],
             "flops": self.work.flops * self.steps,
             "calibrated": self.calibrated,
             "runs": self.runs,

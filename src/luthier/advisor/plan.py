@@ -42,7 +42,7 @@ WAYS = (
     Way("freeze half + lora", [HALF, "lora"]),
     Way("lora + checkpointing", "lora", checkpointing=True),
     Way("qlora", "lora", "nf4"),
-    Way("qlora + freeze half", [HALF, "lora"], "nf4", checkpointing=True),
+    Way("qlora + checkpointing", "lora", "nf4", checkpointing=True),
 )
 """What is compared. `qlora` is LoRA on a base in 4 bits."""
 
