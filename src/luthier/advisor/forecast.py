@@ -12,7 +12,7 @@ from luthier.advisor.history import Ended
 from luthier.advisor.load import Laid
 from luthier.advisor.memory import SPREAD, Memory
 from luthier.advisor.setup import Setup
-from luthier.advisor.speed import HIGH, LOW, Work
+from luthier.advisor.speed import HIGH, LOW, PLAIN_HIGH, PLAIN_LOW, Work
 
 UNMEASURED = "not calibrated here"
 
@@ -81,7 +81,8 @@ def of(setup: Setup, laid: Laid, rate: float | None, threads: int = 1, known: Se
         if timed is not None:
             fastest, slowest = timed[0] * at_rate, timed[1] * at_rate
         else:
-            fastest, slowest = each.seconds(rate, HIGH) * laid.steps, each.seconds(rate, LOW) * laid.steps
+            low_share, high_share = (LOW, HIGH) if setup.blocks_fused else (PLAIN_LOW, PLAIN_HIGH)
+            fastest, slowest = (each.seconds(rate, share) * laid.steps for share in (high_share, low_share))
     return Forecast(
         found, low * found.total, high * found.total, each, laid.steps, fastest, slowest, at_rate,
         setup.device == "cpu", len(alike),

@@ -77,10 +77,10 @@ def spread(runs: Sequence[Ended], ratio: Callable[[Ended], float]) -> tuple[floa
     """The least and the largest of a ratio over these runs, and room for one more; None where they are too few.
 
     Of n runs the next one lies outside of what they span in 2 of n + 1 cases, whatever their distribution: so the
-    span, on the scale of logarithms, is widened by that share to both sides, and by no less than 5 %.
+    span, on the scale of logarithms, is widened by that share to both sides, and by no less than 1 / 2n, or 5 %.
     """
     if len(runs) < LEAST:
         return None
     logs = sorted(math.log(max(ratio(run), 1e-6)) for run in runs)
-    room = max(0.05, (logs[-1] - logs[0]) * 2 / (len(logs) + 1))
+    room = max(0.05, 0.5 / len(logs), (logs[-1] - logs[0]) * 2 / (len(logs) + 1))
     return math.exp(logs[0] - room), math.exp(logs[-1] + room)

@@ -21,7 +21,10 @@ PER_BLOCK = 1.0e-3
 PER_CODE = 1.0e-9
 """Seconds to make a number of a matrix out of its code, each time that it is multiplied with, on a processor."""
 LOW, HIGH = 0.45, 0.95
-"""η where nothing has been measured yet: 0.60 in wall time, 0.84 in processor time, and room for other machines."""
+"""η of fused blocks where nothing has been measured yet: 0.60 to 0.84 elsewhere, 0.58 to 0.76 in fp32 on AVX2, and room
+for other machines."""
+PLAIN_LOW, PLAIN_HIGH = 0.35, 0.85
+"""The same of the model's own layers: 0.46 under DoRA."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from luthier.models.adapters.base.freeze import Freeze
 from luthier.models.adapters.base.full import Full
 from luthier.models.adapters.kit.shape import Shape
 from luthier.models.adapters.kit.targets import ALL_LINEAR
-from luthier.models.adapters.peft.lora import LowRank
+from luthier.models.adapters.peft.lora import Lora, LowRank
 from luthier.models.adapters.peft.tuner import Layered
 
 FUSED_KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -41,6 +41,8 @@ class Trains:
     """Of `own`, numbers of the blocks' matrices."""
     fused: bool
     """The blocks can be the fused ones."""
+    lengths: bool = False
+    """Lengths of the matrices' rows train beside their directions (DoRA), so outputs are kept twice more."""
 
     @property
     def numbers(self) -> int:
@@ -62,7 +64,12 @@ def trains(shape: Shape, adapters: Sequence[tuple[str, Adapter]], folder: Path |
 
 def _fuses(shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> bool:
     dropout = any(isinstance(adapter, LowRank) and adapter.dropout > 0 for _, adapter in adapters)
-    return shape.kind in FUSED_KINDS and not dropout and all(name in FUSED_ADAPTERS for name, _ in adapters)
+    plain = not dropout and not _lengths(adapters) and all(name in FUSED_ADAPTERS for name, _ in adapters)
+    return shape.kind in FUSED_KINDS and plain
+
+
+def _lengths(adapters: Sequence[tuple[str, Adapter]]) -> bool:
+    return any(name == "dora" or (isinstance(adapter, Lora) and adapter.dora) for name, adapter in adapters)
 
 
 def _by_sizes(shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> Trains | None:
@@ -99,7 +106,7 @@ def _by_sizes(shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> Trains |
         return None
     layers = len(shape.linear()) // shape.blocks
     ranks = layers * layered.r if isinstance(layered, LowRank) else 0
-    return Trains(count, 0, first, ranks, False, 0, fused)
+    return Trains(count, 0, first, ranks, False, 0, fused, _lengths(adapters))
 
 
 def _built(folder: Path, shape: Shape, adapters: Sequence[tuple[str, Adapter]]) -> Trains:
@@ -138,5 +145,5 @@ def _built(folder: Path, shape: Shape, adapters: Sequence[tuple[str, Adapter]]) 
     matrices = sum(weight.numel() for weight in base if id(weight) in inside and weight.ndim > 1)
     return Trains(
         sum(weight.numel() for weight in added), sum(weight.numel() for weight in base), first, sum(down), head,
-        matrices, _fuses(shape, adapters),
+        matrices, _fuses(shape, adapters), _lengths(adapters),
     )  # fmt: skip
