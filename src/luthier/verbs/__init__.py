@@ -6,6 +6,7 @@ A run folder is all that passes between them, so each verb starts alone from wha
 import logging
 import os
 
+from luthier.verbs.advising import plan
 from luthier.verbs.exporting import combine, export
 from luthier.verbs.looking import data, explain, models, schema
 from luthier.verbs.scoring import diagnose, evaluate, samples
@@ -24,6 +25,7 @@ __all__ = [
     "export",
     "generate",
     "models",
+    "plan",
     "run",
     "samples",
     "schema",
