@@ -15,6 +15,7 @@ from luthier.errors import LuthierError
 from luthier.evaluate.asking import Outcome, best, judges_words
 from luthier.evaluate.comparison import Score
 from luthier.evaluate.intervals import Estimate, estimates
+from luthier.scorers.choices import ChoiceMetric
 from luthier.scorers.groups import statistics_of_groups
 from luthier.scorers.metric import Metric
 from luthier.scorers.preference import Judgement
@@ -121,6 +122,9 @@ def _plain(metric: Metric, rows: Sequence[Example], outcome: Outcome) -> list[St
     if isinstance(metric, Judgement):
         assert outcome.rewards is not None
         return [metric.of_rewards(row, rewards) for row, rewards in zip(rows, outcome.rewards, strict=True)]
+    if isinstance(metric, ChoiceMetric):
+        assert outcome.choices is not None
+        return metric.of_choices(list(zip(rows, outcome.choices, strict=True)))
     if metric.needs_likelihood:
         return metric.statistics_many(list(zip(rows, outcome.likelihoods, strict=True)))
     words = [[outcome.response(completion)] for completion in outcome.completions or ()]

@@ -32,6 +32,8 @@ class Metric(ABC):
     """True: it judges no generated text; its response is the reference, with the model's `logp` of each token."""
     needs_rewards: ClassVar[bool] = False
     """True: it judges no generated text but the rewards a model gives to the row's own responses: a `Judgement`."""
+    needs_choices: ClassVar[bool] = False
+    """True: it judges no generated text but how likely each of the row's own responses is: a `ChoiceMetric`."""
     needs_reference: ClassVar[bool] = True
     """False: it can judge a response to a row without a known answer."""
     compares: ClassVar[bool] = False
