@@ -170,11 +170,17 @@ class Questions:
         """The reference of each row; the rows that have one, and those as tokens."""
         references = [_reference_response(row) for row in self.rows]
         known = [index for index, response in enumerate(references) if response.turns]
-        encoded = [
-            self.template.encode(replace(self.rows[index], responses=(references[index],)), loss_on="last")
-            for index in known
-        ]
+        encoded = [self._encoded(self.rows[index], references[index]) for index in known]
         return references, known, encoded
+
+    def _encoded(self, row: Example, response: Response) -> Encoded:
+        """The row with this response as tokens; a window of a text has its own already."""
+        if "ids" not in row.meta:
+            return self.template.encode(replace(row, responses=(response,)), loss_on="last")
+        ids_T = np.array(row.meta["ids"], np.int32)
+        weights_T = np.zeros(len(ids_T), np.float32)
+        weights_T[len(ids_T) - row.meta["judged"] :] = 1.0
+        return Encoded((ids_T,), (weights_T,), source=row.source)
 
     def _candidates(self, system: System, progress: Progress) -> list[list[Completion]]:
         """All answers, asked for at once: the engine keeps itself full."""

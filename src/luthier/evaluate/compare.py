@@ -47,7 +47,8 @@ def compare(
     generating.
     """
     task, metrics, by = scored.task, scored.metrics, scored.by
-    rows = tuple(examples[: task.limit])
+    contexts = [engine.context for engine in engines.values() if engine.context is not None]
+    rows = scored.rows(examples, template, min(contexts, default=None))
     systems = [System(name, engine, (judges or {}).get(name)) for name, engine in engines.items()]
     _check(scored, rows)
     _check_judges(task, metrics, systems)
@@ -92,7 +93,7 @@ def check(scored: ScoredTask, examples: Sequence[Example], template: Template, c
     """Raise LuthierError, before there is a model, for what `compare` would refuse then: rows that no scorer can judge
     or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn. In words,
     which scorers will have nothing to say of some rows."""
-    rows = tuple(examples[: scored.task.limit])
+    rows = scored.rows(examples, template, context)
     _check(scored, rows)
     Questions(scored, rows, template, 0, None).check_lengths(scored.metrics, context)
     return [

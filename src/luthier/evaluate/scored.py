@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from luthier.evaluate.benchmarks import BENCHMARKS
 from luthier.scorers.building import built
 from luthier.scorers.metric import Metric
-from luthier.types import Sampling
+from luthier.types import Example, Sampling
 
 if TYPE_CHECKING:
+    from luthier.data.encode.template import Template
     from luthier.evaluate.benchmarks.benchmark import Benchmark
     from luthier.recipe.schema import Plugin, Task
 
@@ -43,6 +45,12 @@ class ScoredTask:
         if self.benchmark is not None:
             return self.benchmark.sampling
         return Sampling(max_new_tokens=self.task.max_new_tokens, temperature=self.task.temperature)
+
+    def rows(self, examples: Sequence[Example], template: Template, context: int | None) -> tuple[Example, ...]:
+        """The rows that are scored, as a model of this template and context is asked them."""
+        if self.benchmark is not None:
+            return tuple(self.benchmark.fitted(examples, template, context))
+        return tuple(examples[: self.task.limit])
 
     @property
     def draws(self) -> int:

@@ -18,6 +18,7 @@ from luthier.evaluate.intervals import Estimate, estimates
 from luthier.scorers.choices import ChoiceMetric
 from luthier.scorers.groups import statistics_of_groups
 from luthier.scorers.metric import Metric
+from luthier.scorers.pass_at_k import PassAtK
 from luthier.scorers.preference import Judgement
 from luthier.types import Example, Response
 
@@ -127,6 +128,8 @@ def _plain(metric: Metric, rows: Sequence[Example], outcome: Outcome) -> list[St
         return metric.of_choices(list(zip(rows, outcome.choices, strict=True)))
     if metric.needs_likelihood:
         return metric.statistics_many(list(zip(rows, outcome.likelihoods, strict=True)))
+    if isinstance(metric, PassAtK):
+        return metric.of_drawn(outcome.drawn(rows))
     words = [[outcome.response(completion)] for completion in outcome.completions or ()]
     return [only for (only,) in statistics_of_groups(metric, list(zip(rows, words, strict=True)))]
 

@@ -40,6 +40,8 @@ class Metric(ABC):
     """True: it has `met` and says of two responses how far one is better than the other."""
     sees_group: ClassVar[bool] = False
     """True: it has `group` and judges the responses to one prompt beside one another (`types.GroupScorer`)."""
+    sees_all: ClassVar[bool] = False
+    """True: it is a `PassAtK`, whose score is that of all answers drawn for a prompt, not of one."""
 
     @property
     def waits(self) -> bool:

@@ -10,7 +10,8 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.evaluate.comparison import Comparison
     from luthier.recipe.schema import Task
 
+T = TypeVar("T")
 Tell = Callable[[str], None]
 """Is told what a user should know of the rows."""
 
@@ -78,7 +80,8 @@ class Benchmark(ABC):
     title: ClassVar[str]
     paper: ClassVar[str]
     """Where the protocol was published."""
-    licence: ClassVar[str]
+    licence: ClassVar[str] = ""
+    """That of its questions, where it is known."""
     hub: ClassVar[str] = ""
     """The hub data set that is read without a `path`."""
     between: ClassVar[str] = " "
@@ -121,6 +124,10 @@ class Benchmark(ABC):
         """How many answers to each prompt."""
         return 1
 
+    def fitted(self, rows: Sequence[Example], template: Template, context: int | None) -> list[Example]:
+        """The rows as a model with this template and context is asked them."""
+        return list(rows)
+
     def compare(self, asked: Asked) -> Comparison:
         """The systems side by side; one that judges systems in a way of its own does not go by `asked.usual`."""
         return asked.usual()
@@ -153,6 +160,9 @@ class Benchmark(ABC):
     def _row(self, item: Item) -> Example:
         shots = self.shots_of(item)
         meta = {"subject": item.subject, "cluster": item.cluster, "gold": item.gold, **item.meta}
+        if item.contexts and self.template:
+            what = f"{self.title} scores what follows each choice, which is no turn of a conversation"
+            raise LuthierError(what, where="template", fix="leave `template` out")
         if item.choices:
             meta["lengths"] = tuple(len(choice) for choice in item.choices)
         asked = item.asked
@@ -177,36 +187,35 @@ class Benchmark(ABC):
 
 def chosen(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     """So many items in their order: as evenly over the subjects as these allow, within each by seed."""
+    return spread(items, lambda item: item.subject, limit, seed)
+
+
+def spread(items: Sequence[T], of: Callable[[T], str], limit: int | None, seed: int) -> list[T]:
+    """So many in their order, as evenly over what each is `of` as there are enough, within each by seed."""
     if limit is None or limit >= len(items):
         return list(items)
-    by_subject: dict[str, list[int]] = {}
+    kinds: dict[str, list[int]] = {}
     for index, item in enumerate(items):
-        by_subject.setdefault(item.subject, []).append(index)
-    for subject, places in by_subject.items():
-        random.Random(f"{seed} {subject}").shuffle(places)
-    subjects = sorted(by_subject)
-    random.Random(f"{seed} subjects").shuffle(subjects)  # whose turn it is when not all get one more
-    taken: list[int] = []
-    turn = 0
-    while len(taken) < limit:
-        for subject in subjects:
-            if turn < len(by_subject[subject]) and len(taken) < limit:
-                taken.append(by_subject[subject][turn])
-        turn += 1
-    return [items[index] for index in sorted(taken)]
+        kinds.setdefault(of(item), []).append(index)
+    for kind, places in kinds.items():
+        random.Random(f"{seed} {kind}").shuffle(places)
+    names = sorted(kinds)
+    random.Random(f"{seed} kinds").shuffle(names)  # whose turn it is when not all get one more
+    rounds = (kinds[name][turn] for turn in range(len(items)) for name in names if turn < len(kinds[name]))
+    return [items[index] for index in sorted(islice(rounds, limit))]
 
 
 def drawn(pool: Sequence[Item], count: int, seed: int, beside: Item | None = None) -> list[Item]:
-    """So many shots out of a pool by seed, the item itself left out. Raises LuthierError where there are too few."""
-    rest = [item for item in pool if beside is None or item.source != beside.source]
-    if len(rest) < count:
+    """So many shots out of a pool by seed, the same before all questions (so that a model reads them once); a question
+    that is among them itself gets one more in its place. Raises LuthierError where there are too few."""
+    if len(pool) < count:
         raise LuthierError(
-            f"{count} shots are asked for, and there are {len(rest)} solved questions to take them from",
-            where=str(rest[0].source) if rest else None,
-            fix=f"set shots={len(rest)}",
+            f"{count} shots are asked for, and there are {len(pool)} solved questions to take them from",
+            where=str(pool[0].source) if pool else None,
+            fix=f"set shots={len(pool)}",
         )
-    name = "" if beside is None or beside.source is None else str(beside.source.row)
-    return random.Random(f"{seed} {name}").sample(list(rest), count)
+    found = random.Random(seed).sample(list(pool), min(len(pool), count + 1))
+    return [item for item in found if beside is None or item.source != beside.source][:count]
 
 
-__all__ = ["Asked", "Benchmark", "Item", "Tell", "chosen", "drawn"]
+__all__ = ["Asked", "Benchmark", "Item", "Tell", "chosen", "drawn", "spread"]

@@ -53,3 +53,35 @@ class GSM8K(Benchmark):
             question, answer = need(row, ("question", "answer"), where, self.title)
             found.append(Item(f"Question: {question}\nAnswer:", str(answer), source=where))
         return found
+
+
+@dataclass(frozen=True)
+class Math500(Benchmark):
+    """500 problems of MATH, competition mathematics: is the expression that the solution ends with equal to the known
+    one? The problem is put with an instruction of ours, through the chat template."""
+
+    title: ClassVar[str] = "MATH-500"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2103.03874"
+    hub: ClassVar[str] = "HuggingFaceH4/MATH-500"
+    ASKS: ClassVar[str] = "Solve the problem step by step. Write the final answer in \\boxed{}."
+
+    template: bool = True
+    """Ask through the chat template. false: as `Problem: …`, `Solution:` in plain text."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 1024
+    """Longest answer, in tokens."""
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"maths": Maths()}
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_new_tokens=self.max_new_tokens, stop=() if self.template else ("Problem:",))
+
+    def items(self, tell: Tell) -> list[Item]:
+        found = []
+        for where, row in rows(self.path, ("test",), self.title, hub=self.hub):
+            problem, answer = need(row, ("problem", "answer"), where, self.title)
+            asked = f"{problem}\n\n{self.ASKS}" if self.template else f"Problem:\n{problem}\n\nSolution:"
+            about = str(row.get("subject") or "")
+            found.append(Item(asked, str(answer), subject=about, source=where))
+        return found
