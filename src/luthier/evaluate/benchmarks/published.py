@@ -45,7 +45,7 @@ def _data_files(root: Path) -> list[Path]:
 
 def _is_of(file: Path, root: Path, split: str) -> bool:
     folders = file.relative_to(root).parts[:-1]
-    return split in folders or split in re.split(r"[-_.]", file.name)
+    return split in folders or bool(re.search(rf"(^|[-_.]){re.escape(split)}([-_.]|$)", file.name))
 
 
 def without_split(file: Path, splits: Sequence[str]) -> str:
