@@ -114,6 +114,8 @@ def _task(name: str, comparison: Mapping[str, Any] | None, samples: list[dict[st
         "systems": comparison["systems"] if comparison else list(samples[0]["systems"]),
         "cut": {system: cut for system, cut in (comparison or {}).get("cut", {}).items() if cut},
         "scores": scores,
+        "remarks": (comparison or {}).get("remarks", []),
+        "parts": (comparison or {}).get("parts", []),
         "headline": headline,
         "samples": shown,
         "total": len(samples),

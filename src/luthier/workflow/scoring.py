@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import say
 
 if TYPE_CHECKING:
+    from luthier.data import Template
     from luthier.evaluate import Comparison, ScoredTask
     from luthier.evaluate.asking import Judge
     from luthier.models import Policy
@@ -92,10 +94,12 @@ def _opening(recipe: Recipe, tasks: Sequence[Task]) -> Opening:
     return opening
 
 
-def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
+def score(
+    run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None], *, again: bool = False
+) -> list[Comparison]:
     """Score the run on the tasks, record samples and scores in its folder, and return the comparisons.
 
-    `say` is told of rows that cannot be read.
+    `say` is told of rows that cannot be read; `again`: benchmarks ask what they have asked before, too.
     """
     from luthier import models
     from luthier.data import Template
@@ -105,7 +109,7 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     if not tasks:
         return []
     recipe = job.recipe
-    rows = [_rows(task, job, say) for task in tasks]  # what cannot be read is known before a model is loaded
+    rows = [rows_of(task, job, say) for task in tasks]  # what cannot be read is known before a model is loaded
     opening, rewards = _opening(recipe, tasks), any(job.scored(task).needs_rewards for task in tasks)
     base = any(task.base for task in tasks)
     systems = opened(run, recipe, base=base or rewards) if rewards or not opening.elsewhere else {}
@@ -123,6 +127,8 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
         scored = job.scored(task)
+        if scored.benchmark is not None and not opening.elsewhere:
+            chosen = _remembering(chosen, run, recipe, template, again)
 
         def usual(
             scored: ScoredTask = scored, examples: list[Example] = examples, chosen: Engines = chosen
@@ -139,6 +145,29 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     return found
 
 
+def _remembering(engines: Engines, run: Run, recipe: Recipe, template: Template, again: bool) -> Engines:
+    """The engines of this process with what they have answered before: known by the weights, and by all else that
+    answers hang on. `again`: that is forgotten."""
+    from luthier.engines.kept import Kept, Remembering
+    from luthier.models.loading import on_disk
+
+    made = {}
+    for name, engine in engines.items():
+        disk = on_disk.of_base(run, recipe.model) if name == "base" else on_disk.of_run(run)
+        beside = [path for path in (disk.folder, disk.adapter) if path is not None]
+        settings = [
+            sha256(one.read_bytes()).hexdigest() for path in beside for one in sorted(path.glob("*config.json"))
+        ]
+        opening = REGISTRIES["engine"].build(recipe.engine.name, recipe.engine.args)
+        quantize = None if recipe.quantize is None else [recipe.quantize.name, recipe.quantize.args]
+        how = [recipe.engine.name, opening.identity(), recipe.model.dtype, quantize, template.digest]
+        kept = Kept([disk.digest, settings, how])
+        if again:
+            kept.forget()
+        made[name] = Remembering(engine, kept)
+    return made
+
+
 def check(job: Job, tasks: Sequence[Task]) -> None:
     """Raise LuthierError, before anything is trained, where the tasks could not be scored on this run: their rows are
     not there or too long for the model, a scorer could judge none of them or not this run."""
@@ -149,7 +178,7 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     recipe = job.recipe
     _opening(recipe, tasks)
     for task in tasks:
-        rows = _rows(task, job, lambda _: None)  # what cannot be read is told when they are scored
+        rows = rows_of(task, job, lambda _: None)  # what cannot be read is told when they are scored
         longest = models.expected_max_context(recipe.model, recipe.adapt)[0]
         for remark in check_task(job.scored(task), rows, job.template, longest):
             say(f"{task.name}: {remark}")
@@ -202,7 +231,7 @@ def _first_rewards(base: Model, head: ScalarHead) -> Judge:
     return judge
 
 
-def _rows(task: Task, job: Job, say: Callable[[str], None]) -> list[Example]:
+def rows_of(task: Task, job: Job, say: Callable[[str], None]) -> list[Example]:
     """The task's rows. Those that cannot be read are not scored, and it is said which and why.
 
     Raises LuthierError, with the reasons, where none is left.

@@ -71,6 +71,7 @@ class HumanEval(Programs):
     paper: ClassVar[str] = "https://arxiv.org/abs/2107.03374"
     licence: ClassVar[str] = "MIT"
     hub: ClassVar[str] = "openai/openai_humaneval"
+    ASKS: ClassVar[str] = "Complete this function. Answer with the whole function in one block of code."
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ class HumanEval(Programs):
             begins, test, entry = map(str, need(row, ("prompt", "test", "entry_point"), where, self.title))
             asked = begins
             if self.template:
-                asked = f"Complete this function. Answer with the whole function in one block of code.\n\n```python\n{begins.strip()}\n```"
+                asked = f"{self.ASKS}\n\n```python\n{begins.strip()}\n```"
             meta = {"tests": test, "begins": begins, "entry_point": entry.strip(), "task": row.get("task_id")}
             found.append(Item(asked, str(row.get("canonical_solution") or ""), source=where, meta=meta))
         return found
@@ -90,7 +91,7 @@ class HumanEval(Programs):
 
 @dataclass(frozen=True)
 class MBPP(Programs):
-    """500 short tasks in words, each with three asserts that the prompt shows (task ids 11 to 510 of the whole file)."""
+    """500 short tasks in words, each with three asserts that the prompt shows (task ids 11 to 510 of the file)."""
 
     title: ClassVar[str] = "MBPP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.07732"

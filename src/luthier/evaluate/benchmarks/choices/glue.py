@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.errors import LuthierError
 from luthier.evaluate.benchmarks.benchmark import Item
-from luthier.evaluate.benchmarks.picking import Picking
+from luthier.evaluate.benchmarks.choices.picking import Picking
 from luthier.evaluate.benchmarks.published import need
 from luthier.scorers.choices import Likeliest, Matthews, Pearson, PickedF1, Spearman
 from luthier.scorers.metric import Metric
@@ -48,8 +48,8 @@ def _same(row: Row) -> str:
 def _alike(row: Row) -> str:
     first, second = row["sentence1"], row["sentence2"]
     return (
-        f"Sentence 1: {first}\nSentence 2: {second}\nQuestion: How similar are both sentences, from 0 (not at all) to 5 "
-        "(the same)?\nAnswer:"
+        f"Sentence 1: {first}\nSentence 2: {second}\nQuestion: How similar are both sentences, from 0 (not at all) to "
+        "5 (the same)?\nAnswer:"
     )
 
 
@@ -90,8 +90,8 @@ TASKS: dict[str, One] = {
     "wnli": One(PAIR, _entails, ("False", "True")),
 }
 TITLED = {
-    "premise": ("sentence1",), "hypothesis": ("sentence2",), "label": ("gold_label", "is_duplicate", "score", "Quality"),
-    "sentence1": ("#1 String",), "sentence2": ("#2 String",),
+    "premise": ("sentence1",), "hypothesis": ("sentence2",), "sentence1": ("#1 String",), "sentence2": ("#2 String",),
+    "label": ("gold_label", "is_duplicate", "score", "Quality"),
 }  # fmt: skip
 """Our columns, which are the hub's, and what the tables of GLUE's own download call them."""
 

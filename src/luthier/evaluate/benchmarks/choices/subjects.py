@@ -45,6 +45,10 @@ class Subjects(Benchmark):
     def described(self, subject: str) -> str:
         """What stands before the shots."""
 
+    def field_of(self, subject: str) -> str:
+        """The field that a subject belongs to, where scores of fields are told."""
+        return ""
+
     def metrics(self) -> dict[str, Metric]:
         return {"acc": Likeliest()}
 
@@ -103,7 +107,8 @@ class Subjects(Benchmark):
         lines = "".join(f"{letter}. {answer}\n" for letter, answer in zip(LETTERS, answers, strict=True))
         choices = LETTERS if self.letters else tuple(answers)
         asked = f"{question.strip()}\n{lines if self.letters else ''}{self.asks}"
-        return Item(asked, choices[place], choices, (place,), subject, cluster=subject, source=where)
+        meta = {"field": self.field_of(subject)}
+        return Item(asked, choices[place], choices, (place,), subject, cluster=subject, source=where, meta=meta)
 
 
 def _flat(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from luthier.evaluate.benchmarks.chinese_names import CEVAL_SUBJECTS, CMMLU_SUBJECTS
+from luthier.evaluate.benchmarks.choices.chinese_names import CEVAL_SUBJECTS, CMMLU_SUBJECTS
+from luthier.evaluate.benchmarks.choices.subjects import Subjects
 from luthier.evaluate.benchmarks.published import hub_rows
-from luthier.evaluate.benchmarks.subjects import Subjects
 from luthier.types import Source
 
 
