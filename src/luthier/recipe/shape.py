@@ -211,6 +211,7 @@ def _task(node: Node) -> Node:
         return node
     args = node.value[name]
     own, inner = task.parted(node.value, name, args.value)
+    inner = {"tasks": args} if isinstance(inner, list) else inner
     return Node({"benchmark": Node({name: Node(inner, args.origin)}, node.origin), **own}, node.origin)
 
 

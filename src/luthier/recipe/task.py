@@ -112,6 +112,11 @@ def parted(given: Mapping[str, Any], name: str, inner: Any) -> tuple[dict[str, A
     return own, inner
 
 
+def listed_tasks(inner: Any) -> Any:
+    """A bare list behind a benchmark's name is its `tasks`."""
+    return {"tasks": inner} if isinstance(inner, list | tuple) else inner
+
+
 def _task(value: Any) -> Any:
     if isinstance(value, str | Plugin):
         return {"benchmark": value}
@@ -119,7 +124,7 @@ def _task(value: Any) -> Any:
         name = named(value)
         if name is not None:
             own, inner = parted(value, name, value[name])
-            return {"benchmark": {name: inner}, **own}
+            return {"benchmark": {name: listed_tasks(inner)}, **own}
     return value
 
 

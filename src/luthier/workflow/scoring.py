@@ -16,6 +16,7 @@ from luthier.engines.switched import AdapterOff
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, Source, Task
 from luthier.run import Run
+from luthier.scorers.choices import Likeliest
 from luthier.scorers.metric import Metric
 from luthier.types import Encoded, Engine, Example
 from luthier.workflow.job import Job
@@ -82,6 +83,7 @@ def _opening(recipe: Recipe, tasks: Sequence[Task]) -> Opening:
         if task.benchmark is not None:
             benchmark = REGISTRIES["benchmark"].build(task.benchmark.name, task.benchmark.args)
             scorers = [(name, type(metric)) for name, metric in benchmark.metrics().items()]
+            scorers += [(task.benchmark.name, Likeliest)] if benchmark.likelihoods else []
         for name, scorer in scorers:
             asks = issubclass(scorer, Metric) and (scorer.needs_likelihood or scorer.needs_choices)
             if not opening.scores and asks:
@@ -178,6 +180,11 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     recipe = job.recipe
     _opening(recipe, tasks)
     for task in tasks:
+        benchmark = job.scored(task).benchmark
+        if benchmark is not None:
+            benchmark.ready()
+            if not benchmark.usual:
+                continue
         rows = rows_of(task, job, lambda _: None)  # what cannot be read is told when they are scored
         longest = models.expected_max_context(recipe.model, recipe.adapt)[0]
         for remark in check_task(job.scored(task), rows, job.template, longest):
@@ -237,6 +244,8 @@ def rows_of(task: Task, job: Job, say: Callable[[str], None]) -> list[Example]:
     Raises LuthierError, with the reasons, where none is left.
     """
     benchmark = job.scored(task).benchmark
+    if benchmark is not None and not benchmark.usual:
+        return []
     if benchmark is not None:
         return benchmark.rows(lambda told: say(f"{task.name}: {told}"))
     from luthier.data import read

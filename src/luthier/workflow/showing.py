@@ -27,6 +27,9 @@ def prompts(job: Job, tasks: Sequence[Task], count: int) -> Iterator[str]:
     context = models.expected_max_context(job.recipe.model, job.recipe.adapt)[0]
     for task in tasks:
         scored = job.scored(task)
+        if scored.benchmark is not None and not scored.benchmark.usual:
+            yield f"{RULE * 3} {task.name}: {scored.benchmark.protocol} (its prompts stand in samples.jsonl)"
+            continue
         rows = scored.rows(rows_of(task, job, lambda _: None), job.template, context)
         chosen = spread(rows, lambda row: str(row.meta.get("subject", "")), count, job.recipe.seed)
         about = scored.benchmark.protocol if scored.benchmark is not None else f"{len(rows):,} rows"

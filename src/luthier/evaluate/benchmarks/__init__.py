@@ -18,6 +18,7 @@ BENCHMARKS = Registry(
         "hellaswag": f"{ROOM}.choices.picking:HellaSwag",
         "ifeval": f"{ROOM}.ifeval:IFEval",
         "humaneval": f"{ROOM}.programs:HumanEval",
+        "lm_eval": f"{ROOM}.harness:LMEval",
         "math500": f"{ROOM}.sums:Math500",
         "mbpp": f"{ROOM}.programs:MBPP",
         "mmlu": f"{ROOM}.choices.mmlu:MMLU",

@@ -75,6 +75,10 @@ class Benchmark(ABC):
     `sampling`, `draws`, `rows`, and `compare`, for one whose systems are judged in a way of their own.
     """
 
+    usual: ClassVar[bool] = True
+    """False: `compare` does everything itself; `items` and `metrics` are empty, `ready` is asked before any work."""
+    likelihoods: ClassVar[bool] = False
+    """Does `compare` ask engines for likelihoods? (Of a usual one its metrics tell.)"""
     version: ClassVar[int] = 1
     """Grows when its prompts or scores change: numbers of different versions do not compare."""
     title: ClassVar[str]
@@ -123,6 +127,10 @@ class Benchmark(ABC):
     def draws(self) -> int:
         """How many answers to each prompt."""
         return 1
+
+    def ready(self) -> None:
+        """Raise LuthierError, before anything is trained, for what would be refused then."""
+        return
 
     def fitted(self, rows: Sequence[Example], template: Template, context: int | None) -> list[Example]:
         """The rows as a model with this template and context is asked them."""
