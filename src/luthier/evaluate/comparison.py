@@ -65,10 +65,10 @@ class Comparison:
     """Generating and scoring time of each system."""
     cut: Mapping[str, int]
     """Answers of each system that ended at max_new_tokens and not by a stop token."""
+    remarks: tuple[str, ...] = ()
+    """What else a reader of the scores must know."""
     parts: tuple[Part, ...] = ()
     """The headline's value of the subjects that a benchmark is made of."""
-    remarks: tuple[str, ...] = ()
-    """What else a reader must know: how a benchmark asks, where answers come from."""
 
     @property
     def headline(self) -> Score:
@@ -125,8 +125,7 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What a reader of the scores must know: what so many rows show, rows without a judgement, answers cut off."""
-        notes = list(self.remarks)
-        notes += [_shows(self.headline)] if self.headline.difference and self.headline.prompts > 1 else []
+        notes = [_shows(self.headline)] if self.headline.difference and self.headline.prompts > 1 else []
         notes += [
             f"{score.scorer}: {score.unscored} of {score.rows + score.unscored} rows could not be judged by it"
             for score in self.scores
@@ -137,7 +136,7 @@ class Comparison:
             for name, cut in self.cut.items()
             if cut
         ]
-        return notes
+        return [*notes, *self.remarks]
 
     def sample_table(self, count: int = 3) -> Table:
         """The first samples, the systems side by side, for the terminal."""

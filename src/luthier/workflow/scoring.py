@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -142,6 +142,7 @@ def score(
         else:
             asked = Asked(task, examples, template, chosen, recipe.seed, usual)
             comparison = scored.benchmark.compare(asked)
+        comparison = replace(comparison, remarks=(*comparison.remarks, *_trained_on(run, task)))
         record(run, comparison)
         found.append(comparison)
     return found
@@ -168,6 +169,13 @@ def _remembering(engines: Engines, run: Run, recipe: Recipe, template: Template,
             kept.forget()
         made[name] = Remembering(engine, kept)
     return made
+
+
+def _trained_on(run: Run, task: Task) -> list[str]:
+    """What the run's ledger says of the task's rows among those that trained."""
+    ledger = run.read_json(run.ledger_path)
+    lines = [*ledger.get("remarks", ()), *ledger.get("notes", {})]
+    return [line for line in lines if isinstance(line, str) and line.startswith(f"{task.name}: ")]
 
 
 def check(job: Job, tasks: Sequence[Task]) -> None:

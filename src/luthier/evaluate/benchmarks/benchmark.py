@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -164,6 +164,12 @@ class Benchmark(ABC):
         if not items:
             raise LuthierError(f"{self.title} has no items here", where=self.path, fix="look at `path:`")
         return [self._row(item) for item in chosen(items, self.limit, self.seed)]
+
+    def questions(self) -> Iterator[Example]:
+        """The chosen questions and their answers alone, for whoever looks whether they train, too."""
+        for item in chosen(self.items(lambda _: None), self.limit, self.seed):
+            asked = item.contexts[item.gold[0]] if item.contexts else item.asked
+            yield Example((Turn("user", asked),), answer=item.answer or None, source=item.source)
 
     def _row(self, item: Item) -> Example:
         shots = self.shots_of(item)

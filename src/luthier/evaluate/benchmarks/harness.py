@@ -28,7 +28,7 @@ LOWER = ("perplexity", "bits_per_byte", "brier", "loss", "_err")
 
 @dataclass(frozen=True)
 class LMEval(Benchmark):
-    """Tasks of lm-evaluation-harness by their names, stock ones (from the hub) and files of tasks in a folder at `path:`.
+    """Tasks of lm-evaluation-harness by their names: stock ones (from the hub), and those of files in a folder `path:`.
     A bare list is the tasks: `lm_eval: [hellaswag, arc_easy]`. Needs the extra `harness`."""
 
     usual: ClassVar[bool] = False

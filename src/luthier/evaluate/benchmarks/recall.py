@@ -4,7 +4,7 @@ words are ours, drawn by seed, so nothing can have been trained on."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -151,6 +151,9 @@ class Recall(Benchmark):
                     meta = {"question": made, "length": length, "turn": turn, "expected": made.expected}
                     found.append(Item("", ", ".join(made.expected), subject=f"{kind}, {length} tokens", meta=meta))
         return found
+
+    def questions(self) -> Iterator[Example]:
+        return iter(())  # made by seed, nobody has trained on them
 
     def fitted(self, rows: Sequence[Example], template: Template, context: int | None) -> list[Example]:
         room = [row for row in rows if context is None or row.meta["length"] <= context]
