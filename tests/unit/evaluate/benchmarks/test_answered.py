@@ -84,7 +84,7 @@ def test_pass_at_k_over_all_that_was_drawn(tmp_path, template):
     entry = {"humaneval": {"path": str(tmp_path), "samples": 4, "k": [1, 2], "walls": "best"}}
 
     def answer(prompt: str, draw: int) -> str:
-        return "    return x + x\n" if draw == 0 or "Two" in prompt and draw == 1 else "    return x\n"
+        return "    return x + x\n" if draw == 0 or ("Two" in prompt and draw == 1) else "    return x\n"
 
     comparison, engine = scored(template, entry, answer)
     assert len(engine.asked) == 8 and engine.asked[0].sampling.temperature == 0.2
