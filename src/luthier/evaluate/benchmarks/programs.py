@@ -15,7 +15,7 @@ from luthier.evaluate.benchmarks.benchmark import Benchmark, Item, Tell
 from luthier.evaluate.benchmarks.published import need, rows
 from luthier.scorers.code import Code
 from luthier.scorers.metric import Metric
-from luthier.scorers.pass_at_k import PassAtK
+from luthier.scorers.pass_at_k import Once, PassAtK
 from luthier.types import Sampling, Source
 
 
@@ -44,7 +44,7 @@ class Programs(Benchmark):
             raise ValueError("several samples need a temperature above 0: greedily drawn answers are all the same")
 
     def metrics(self) -> dict[str, Metric]:
-        code = Code(seconds=self.seconds, walls=self.walls)
+        code = Once(Code(seconds=self.seconds, walls=self.walls))
         return {f"pass@{k}": PassAtK(code, k) for k in self.k}
 
     @property

@@ -140,8 +140,8 @@ def test_mmlu_picks_what_the_harness_picks(tmp_path, tokenizer, module):
 def test_hellaswag_picks_what_the_harness_picks_by_length_too(tmp_path, tokenizer, module):
     rows = [
         {
-            "activity_label": "Play", "ctx_a": f"Child {n} plays.", "ctx_b": "it", "label": str(n % 4), "source_id": str(n),
-            "endings": [f"falls {n}.", "laughs loudly about it all.", "runs.", "goes home to eat"],
+            "activity_label": "Play", "ctx_a": f"Child {n} plays.", "ctx_b": "it", "label": str(n % 4),
+            "source_id": str(n), "endings": [f"falls {n}.", "laughs loudly about it all.", "runs.", "goes home to eat"],
         }
         for n in range(24)
     ]  # fmt: skip
