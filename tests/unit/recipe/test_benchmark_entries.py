@@ -51,7 +51,7 @@ def test_the_lock_reads_as_it_was_written_with_all_keys():
     resolved = resolve(
         loads(yaml.safe_dump({**BASIS, "evaluate": ["gsm8k", {"mmlu": {"limit": 9}}]})), REGISTRIES
     ).recipe
-    again = loads(lock(resolved)).recipe
+    again = resolve(loads(lock(resolved)), REGISTRIES).recipe
     assert again.evaluate == resolved.evaluate and again.evaluate[1].benchmark.args["shots"] == 5
 
 

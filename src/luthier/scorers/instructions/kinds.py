@@ -20,7 +20,7 @@ OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 WORD = re.compile(r"\w+")
 TOKEN = re.compile(r"[^\W_]+(?:[.'’-][^\W_]+)*")
 _SHORT = """
-    mr mrs ms dr prof sr jr st vs etc inc ltd co corp e.g i.e u.s u.k a.m p.m ph.d no vol fig approx dept est
+    mr mrs ms dr prof sr jr st vs etc inc ltd co corp e.g i.e u.s u.k a.m p.m ph.d vol fig approx dept est
 """
 ABBREVIATIONS = frozenset(_SHORT.split())
 FENCES = re.compile(r"^```(?:json)?|```$", re.IGNORECASE)

@@ -57,7 +57,7 @@ def test_gsm8k_asks_as_published_and_ends_at_the_next_question(tmp_path, templat
     comparison, engine = scored(template, {"gsm8k": {"path": str(tmp_path), "shots": 2}}, answer)
     assert comparison.headline.systems["base"].value == 0.5  # 0+1 and 2+1
     block = "Question: 1+1?\nAnswer: One and one.\n#### 2\n\n"
-    assert template.tokenizer.decode(engine.asked[0].prompt).startswith(f"<s>{block}{block}Question: ")
+    assert template.tokenizer.decode(engine.asked[0].prompt).startswith(f"{block}{block}Question: ")
     assert engine.asked[0].sampling.stop == ("Question:",) and engine.asked[0].sampling.temperature == 0
 
 

@@ -42,7 +42,8 @@ def module(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 def logp(module: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, before: list[int], said: list[int]) -> float:
     """Plain transformers' sum of log-probabilities."""
-    logits = module(torch.tensor([before + said])).logits[0].float().log_softmax(-1)
+    with torch.no_grad():
+        logits = module(torch.tensor([before + said])).logits[0].float().log_softmax(-1)
     return sum(float(logits[len(before) - 1 + place, token]) for place, token in enumerate(said))
 
 
@@ -141,7 +142,8 @@ def test_answers_are_kept_by_prompt_and_decoding_one_by_one(tokenizer, module):
     other_seeds = [Request(one.prompt, Sampling(max_new_tokens=4, seed=99), id=one.id) for one in requests]
     found = {one.request: one for one in Remembering(asks, Kept("m")).run(other_seeds)}
     assert asks.rows == 3 and found == plain, "greedy answers hang on no seed"
-    assert [found[f"r{n}"].logprobs for n in range(6)] == [plain[f"r{n}"].logprobs for n in range(6)]
+    for name, completion in found.items():
+        assert completion.logprobs == pytest.approx(plain[name].logprobs, abs=1e-4)
     warm = [
         Request(one.prompt, Sampling(max_new_tokens=4, temperature=1.0, seed=n), id=n) for n, one in enumerate(requests)
     ]
