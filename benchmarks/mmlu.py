@@ -1,11 +1,11 @@
 """MMLU, 5 shots, by likelihood: processor seconds here and in lm-evaluation-harness, and do both pick the same letters?
 
-    python benchmarks/mmlu.py [--questions 114] [--harness FOLDER]
+    python benchmarks/mmlu.py [--questions 72] [--subjects 6] [--harness FOLDER]
 
-Both read one model folder in fp32 on one thread, and the same questions, spread over all 57 subjects, with the same
-shots. What is timed is everything between rows in memory and picks: prompts, tokens, likelihoods. `--harness` names a
-folder in which lm_eval is installed beside this Python's packages; otherwise the environment `.peers/lm-eval` is built.
-The bars: a fifth of its processor seconds, and no other pick.
+Both read one model folder in fp32 on one thread, and the same questions of so many subjects (every ninth or so of the
+57), with the same shots. What is timed is everything between rows in memory and picks: prompts, tokens, likelihoods.
+`--harness` names a folder in which lm_eval is installed beside this Python's packages; otherwise the environment
+`.peers/lm-eval` is built. The bars: a fifth of its processor seconds, and no other pick.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ metric_list: [{{metric: acc}}]
 PREFIX = "rows_of_"
 
 
-def ours(model: str, count: int, folder: Path) -> dict[str, Any]:
+def ours(model: str, count: int, subjects: int, folder: Path) -> dict[str, Any]:
     """Our picks by subject and line, with the processor seconds; and the rows for the harness, written on the way."""
     import torch
 
@@ -56,7 +56,10 @@ def ours(model: str, count: int, folder: Path) -> dict[str, Any]:
     from luthier.recipe.schema import Task
 
     torch.set_num_threads(1)
-    scored = ScoredTask(Task(benchmark={"mmlu": {"path": str(shared() / "data" / "mmlu"), "limit": count}}))
+    every = sorted(path.name.removesuffix("_test.csv") for path in (shared() / "data" / "mmlu" / "test").glob("*.csv"))
+    some = every[:: max(1, len(every) // subjects)][:subjects]
+    keys = {"path": str(shared() / "data" / "mmlu"), "limit": count, "subjects": some}
+    scored = ScoredTask(Task(benchmark={"mmlu": keys}))
     rows = scored.benchmark.rows(lambda _: None)
     write_tasks(rows, folder)
     policy = models.load(Model(name=model, dtype="fp32"), train=False, device="cpu")
@@ -149,7 +152,8 @@ def side(name: str, command: list[str], env: dict[str, str], folder: Path) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=114)
+    parser.add_argument("--questions", type=int, default=72)
+    parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--batch", type=int, default=8, help="questions that the harness reads at once")
     parser.add_argument("--model", help="model folder (default: smollm2-135m-instruct, fetched)")
     parser.add_argument("--harness", type=Path, help="a folder with lm_eval for this Python")
@@ -160,10 +164,15 @@ def main() -> None:
     folder = PEERS / "work" / "mmlu"
     model = given.model or model_folder(None)
     if given.side:
-        found = ours(model, given.questions, folder) if given.side == "ours" else theirs(model, folder, given.batch)
+        found = (
+            ours(model, given.questions, given.subjects, folder)
+            if given.side == "ours"
+            else theirs(model, folder, given.batch)
+        )
         given.out.write_text(json.dumps(found), encoding="utf-8")
         return
-    keys = [str(Path(__file__)), "--questions", str(given.questions), "--batch", str(given.batch), "--model", model]
+    keys = [str(Path(__file__)), "--questions", str(given.questions), "--subjects", str(given.subjects)]
+    keys += ["--batch", str(given.batch), "--model", model]
     for old in [*folder.glob("*.yaml"), *folder.glob("*.jsonl")]:
         old.unlink()
     mine = side("ours", [sys.executable, *keys, "--side", "ours"], dict(os.environ), folder)
