@@ -19,9 +19,9 @@ def lines(bench: Bench, name: str, rows: list[object]) -> str:
     return str(path)
 
 
-def law(bench: Bench) -> str:
+def two_subjects(bench: Bench) -> str:
     """Two subjects, one of them with few questions."""
-    for subject, count in (("law", 12), ("anatomy", 4)):
+    for subject, count in (("philosophy", 12), ("anatomy", 4)):
         for split, rows in (("test", count), ("dev", 2)):
             path = bench.folder / "mmlu" / split / f"{subject}_{split}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def test_benchmarks_are_scored_shown_and_kept(
     text = bench.folder / "text.txt"
     text.write_text("count to three and back again. " * 4)
     evaluate = [
-        {"mmlu": {"path": law(bench), "shots": 1}},
+        {"mmlu": {"path": two_subjects(bench), "shots": 1}},
         {"piqa": piqa, "base": False},
         {"perplexity": {"path": str(text), "window": 32}},
         {"gsm8k": {"path": lines(bench, "test.jsonl", [{"question": "1?", "answer": "#### 1"}] * 2), "shots": 0,
@@ -50,7 +50,7 @@ def test_benchmarks_are_scored_shown_and_kept(
     scores = run.read_json(run.summary_path)["scores"]
     assert set(scores) == {"mmlu", "piqa", "perplexity", "gsm8k"} and set(scores["piqa"]["systems"]) == {"tuned"}
     parts = {part["name"]: part["rows"] for part in scores["mmlu"]["parts"]}
-    assert parts == {"law": 12, "anatomy": 4, "humanities": 12, "stem": 4}
+    assert parts == {"philosophy": 12, "anatomy": 4, "humanities": 12, "stem": 4}
     assert "acc by subject" in (bench.run / "report.html").read_text()
 
     asked: list[int] = []
@@ -65,7 +65,7 @@ def test_benchmarks_are_scored_shown_and_kept(
     before = run.summary_path.read_bytes()
     assert bench.inside(main, "evaluate", str(bench.run), "--show", "2") == 0
     out = capfd.readouterr().out
-    assert "(with answers) about law.\n\ncount 0\nA. 0\nB. two\nC. three\nD. four\nAnswer: A\n\n" in out
+    assert "(with answers) about philosophy.\n\ncount 0\nA. 0\nB. two\nC. three\nD. four\nAnswer: A\n\n" in out
     assert out.count("✓ ⟦ ") == 4 and "judged⟧" not in out and "Question: 1?\nAnswer:\n⟦expected⟧ #### 1" in out
     assert run.summary_path.read_bytes() == before, "nothing was scored"
 

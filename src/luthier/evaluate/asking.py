@@ -129,6 +129,10 @@ class Questions:
                     raise self._too_long(self.rows[index], f"prompt and response have {tokens:,} tokens", context)
 
     def _too_long(self, row: Example, what: str, context: int | None) -> LuthierError:
+        if self.scored.benchmark is not None:
+            where = f"{self.task.name}, {row.source}" if row.source else self.task.name
+            fix = "set fewer `shots`, a smaller `window`, or other `subjects`, as the benchmark has them"
+            return LuthierError(f"{what}, the model's context is {context:,}", where=where, fix=fix)
         return LuthierError(
             f"{what}, the model's context is {context:,}",
             where=str(row.source) if row.source else self.task.name,

@@ -127,7 +127,7 @@ def score(
         template = job.template
     found = []
     for task, examples in zip(tasks, rows, strict=True):
-        chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
+        chosen: Engines = {name: engine for name, engine in engines.items() if task.base or name != "base"}
         scored = job.scored(task)
         if scored.benchmark is not None and not opening.elsewhere:
             chosen = _remembering(chosen, run, recipe, template, again)

@@ -63,7 +63,7 @@ def _shown(row: Example, scored: ScoredTask, template: Template) -> Iterator[str
     ids = template.prompt_ids(row.prompt, row.tools) if row.prompt else []
     yield f"{RULE * 3} {place}{len(ids):,} tokens"
     if row.meta.get("contexts") is None:
-        yield template.tokenizer.decode(ids)
+        yield str(template.tokenizer.decode(ids))
     if any(metric.needs_choices for metric in scored.metrics.values()):
         for place_, (before, said) in enumerate(pairs_of(row, template)):
             mark = "✓" if place_ in gold(row) else " "

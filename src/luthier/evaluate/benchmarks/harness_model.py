@@ -29,7 +29,7 @@ def model_of(engine: Engine, template: Template) -> TemplateLM:
     return OurLM(engine, template)
 
 
-class OurLM(TemplateLM):
+class OurLM(TemplateLM):  # type: ignore[misc]
     """Likelihoods by `Engine.logprobs` (what requests share is computed once), answers by `Engine.run`."""
 
     def __init__(self, engine: Engine, template: Template) -> None:

@@ -87,7 +87,7 @@ def hub_rows(hub: str, config: str | None, split: str, title: str) -> Iterator[t
     if not hub:
         raise LuthierError(f"{title} is read from files alone", fix="give them as `path:`")
     for part in feed(Entry(hub=hub, name=config, split=split)).parts:
-        yield from part.read(lambda _: None)
+        yield from part.read(lambda _, __: None)
 
 
 def headerless(file: Path, names: Sequence[str]) -> Iterator[tuple[Source, Mapping[str, Any]]]:

@@ -72,7 +72,7 @@ def _needles(draw: random.Random, keys: int, values: int, asked: int) -> Questio
 
 def _chain(draw: random.Random) -> Question:
     """A number handed on from one variable to the next: which variables have it?"""
-    names = []
+    names: list[str] = []
     while len(names) < 10:
         names += [name for name in [word(draw).upper()] if name not in names]
     first, other = number(draw), number(draw)
@@ -89,7 +89,7 @@ def _chain(draw: random.Random) -> Question:
 
 def _frequent(draw: random.Random) -> Question:
     """A heap of words, three of them far more frequent than all others: which?"""
-    names = []
+    names: list[str] = []
     while len(names) < 15:
         names += [name for name in [word(draw)] if name not in names]
     heap = [name for rank, name in enumerate(names) for _ in range(12 if rank < 3 else 3)]

@@ -118,7 +118,8 @@ class ARC(Picking):
         question, right = need(row, ("question", "answerKey"), where, self.title)
         found = row.get("choices")
         if isinstance(question, Mapping):  # as AI2 publishes it: choices stand within the question
-            question, found = question.get("stem"), question.get("choices")
+            whole: Mapping[str, Any] = question
+            question, found = whole.get("stem"), whole.get("choices")
         if isinstance(found, Sequence) and not isinstance(found, str):
             found = {"text": [one["text"] for one in found], "label": [one["label"] for one in found]}
         if not isinstance(found, Mapping) or not question:
