@@ -28,6 +28,14 @@ def evaluate(
 
 
 @verb("Know")
+def diagnose(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")]) -> None:
+    """Tell what looks wrong with a run, most likely first, with the numbers that say so and what to change."""
+    from luthier import verbs
+
+    verbs.diagnose(run)
+
+
+@verb("Know")
 def samples(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that learnt from what it said.")],
     step: Annotated[int | None, typer.Option(min=1, help="Of which step. Default: the last one.")] = None,

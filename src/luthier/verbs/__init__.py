@@ -8,7 +8,7 @@ import os
 
 from luthier.verbs.exporting import combine, export
 from luthier.verbs.looking import data, explain, models, schema
-from luthier.verbs.scoring import evaluate, samples
+from luthier.verbs.scoring import diagnose, evaluate, samples
 from luthier.verbs.talking import chat, generate, serve
 from luthier.verbs.training import alone, demo, run, train
 
@@ -18,6 +18,7 @@ __all__ = [
     "combine",
     "data",
     "demo",
+    "diagnose",
     "evaluate",
     "explain",
     "export",

@@ -15,6 +15,7 @@ from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
     from luthier.evaluate import Comparison
+    from luthier.evaluate.diagnosis import Finding
 
 
 def evaluate(
@@ -55,6 +56,17 @@ def samples(run: Run | str | Path, *, step: int | None = None, count: int = 5, w
     from luthier.evaluate import said
 
     console().print(said.table(opened(run), step, count, worst=worst))
+
+
+def diagnose(run: Run | str | Path) -> list[Finding]:
+    """Tell what looks wrong with a run, likeliest first, each with its evidence and an override to try."""
+    from luthier.workflow import diagnosing
+
+    run = opened(run)
+    found = diagnosing.findings(run, recipe_of(run))
+    for line in diagnosing.lines(run, found):
+        console().print(line)
+    return found
 
 
 def scored(run: Run, job: Job, tasks: Sequence[Task], *, again: bool = False) -> list[Comparison]:
