@@ -44,7 +44,7 @@ def test_benchmarks_are_scored_shown_and_kept(
     ]  # fmt: skip
     assert bench.here("train", evaluate=evaluate) == 0
     out, err = capfd.readouterr()
-    for shown in ("MMLU (version 1), 1 shots, plain text", "mmlu: acc by subject", "bits per byte", "gsm8k"):
+    for shown in ("MMLU (version 1), 1 shot, plain text", "mmlu: acc by subject", "bits per byte", "gsm8k"):
         assert shown in out, err
     run = Run(bench.run)
     scores = run.read_json(run.summary_path)["scores"]

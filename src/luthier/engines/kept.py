@@ -29,13 +29,16 @@ class Kept:
         """`identity`: all that answers hang on besides the prompt and how it is decoded, as JSON knows it."""
         name = hashlib.sha256(json.dumps([FORM, identity], sort_keys=True).encode()).hexdigest()
         self.path: Path = cache.root() / "scored" / f"{name}.sqlite"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._open()
-        except sqlite3.DatabaseError:  # not whole: what is kept can be made again
-            self.path.unlink()
-            self._open()
-        except sqlite3.Error as error:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._open()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:  # not whole: what is kept can be made again
+                self.path.unlink()
+                self._open()
+        except (OSError, sqlite3.Error) as error:
             raise self._fault(error) from error
 
     def _open(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -144,18 +144,14 @@ class Benchmark(ABC):
     def protocol(self) -> str:
         """In words, beside each score: what exactly was asked."""
         said = [f"{self.title} (version {self.version})"]
-        shots = getattr(self, "shots", None)
+        keys = {one.name: getattr(self, one.name) for one in fields(self)}
+        shots = keys.get("shots")
         if shots is not None:
-            said.append(f"{shots} shots")
+            said.append("1 shot" if shots == 1 else f"{shots} shots")
         said.append("chat template" if self.template else "plain text")
         if self.limit is not None:
             said.append(f"{self.limit} items by seed {self.seed}")
         return ", ".join(said)
-
-    @property
-    def parts_by(self) -> str:
-        """What its subjects are called, where scores of each are told."""
-        return "subject"
 
     # from items to rows
     def rows(self, tell: Tell) -> list[Example]:

@@ -137,10 +137,6 @@ class Recall(Benchmark):
     def sampling(self) -> Sampling:
         return Sampling(max_new_tokens=self.max_new_tokens, stop=() if self.template else ("\n",))
 
-    @property
-    def parts_by(self) -> str:
-        return "kind and length"
-
     def items(self, tell: Tell) -> list[Item]:
         """What is hidden and asked; `fitted` puts the hay round it."""
         found = []

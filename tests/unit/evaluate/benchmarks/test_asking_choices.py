@@ -15,6 +15,7 @@ from luthier.data.encode.continuing import continued
 from luthier.data.encode.template import Template
 from luthier.engines.kept import Kept, Remembering
 from luthier.engines.local import LocalEngine
+from luthier.errors import LuthierError
 from luthier.evaluate import ScoredTask, compare
 from luthier.recipe.schema import Task
 from luthier.types import Encoded, Example, Request, Response, Sampling, Turn
@@ -187,3 +188,10 @@ def test_every_token_of_a_text_is_judged_once_behind_what_its_window_holds(tmp_p
     assert by_name["bits per byte"] == pytest.approx(-total / math.log(2) / len(text.encode()), rel=1e-4)
     assert by_name["word perplexity"] == pytest.approx(math.exp(-total / len(text.split())), rel=1e-4)
     assert "".join(sample.expected or "" for sample in comparison.samples) == text
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "file"))
+    with pytest.raises(LuthierError, match="answers cannot be kept"):
+        Kept("m")
