@@ -1,5 +1,6 @@
 """Likelihoods of choices by the real engine; windows over a text; what is kept and not asked again."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -195,3 +196,16 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "file"))
     with pytest.raises(LuthierError, match="answers cannot be kept"):
         Kept("m")
+
+
+def test_a_question_that_is_too_long_is_told_before_anything_is_asked(tmp_path, tokenizer, module):
+    template = Template(tokenizer)
+    rows = [{"goal": "g" * length, "sol1": "a", "sol2": "b", "label": 0} for length in (20, 480, 600)]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = ScoredTask(Task(benchmark={"piqa": {"path": str(tmp_path)}}))
+    engine = Counting(LocalEngine(module, tokenizer, template.stop_ids))
+    with pytest.raises(LuthierError, match=r"jsonl:3: prompt and response have 62\d tokens, .* is 512") as raised:
+        compare(scored, scored.benchmark.rows(lambda _: None), template, {"base": engine})
+    assert engine.rows == 0 and "fewer `shots`" in str(raised.value)
+    compare(scored, scored.benchmark.rows(lambda _: None)[:2], template, {"base": engine})
+    assert engine.rows == 2
