@@ -64,6 +64,7 @@ PLUGINS = {
     "quantizer": "`quantize`",
     "optimizer": "`train.optimizer`",
     "schedule": "`train.schedule`",
+    "benchmark": "`evaluate`, benchmarks",
     "scorer": "`evaluate.scorers`, `reward`",
     "engine": "`engine`",
     "step": "`steps`",
