@@ -13,7 +13,7 @@ STEPS = 200
 LONGEST = 2.0
 """No step is longer than this: far out the curve is so flat that Newton's own would overshoot."""
 SMALL, CLOSE = 1e-10, 1e-5
-"""A step below the first ends the search; below the second where many samples are fitted: their spread is what counts."""
+"""A step below the first ends the search; below the second where many samples are fitted, only the spread counts then."""
 
 
 def fitted(
@@ -21,9 +21,9 @@ def fitted(
 ) -> Floats:
     """The coefficients (R, K) that make the likelihood largest, less half the ridge times their squares.
 
-    Row n came out right with `share_N` of its `count_RN[r]` trials. The function is concave and has one top wherever the
-    ridge, or the rows, hold every coefficient. `start_K`: where to begin, for resamples of rows whose own coefficients
-    are known.
+    Row n came out right with `share_N` of its `count_RN[r]` trials. The function is concave and has one top where
+    the ridge, or the rows, hold every coefficient. `start_K`: where to begin, for resamples of rows whose own
+    coefficients are known.
     """
     width = rows_NK.shape[1]
     squares_NKK = rows_NK[:, :, None] * rows_NK[:, None, :]
