@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.data import FORMATS, MATERIALS, STEPS
 from luthier.engines import ENGINES
+from luthier.evaluate.benchmarks import BENCHMARKS
 from luthier.models import ADAPTERS, EXPORTERS, QUANTIZERS
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.credit import CREDITS
@@ -25,6 +26,7 @@ REGISTRIES: dict[str, Registry] = {
     "material": MATERIALS,
     "engine": ENGINES,
     "step": STEPS,
+    "benchmark": BENCHMARKS,
 }
 """Kind → registry. The kinds are those of `recipe.schema.Seam`, the credit of objectives, the row shapes and
 materials of `data.*.format`, and the engines."""

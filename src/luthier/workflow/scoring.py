@@ -22,10 +22,13 @@ from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import say
 
 if TYPE_CHECKING:
-    from luthier.evaluate import Comparison
+    from luthier.evaluate import Comparison, ScoredTask
     from luthier.evaluate.asking import Judge
     from luthier.models import Policy
     from luthier.models.heads import ScalarHead
+
+
+Engines = Mapping[str, Engine]
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,15 @@ def _opening(recipe: Recipe, tasks: Sequence[Task]) -> Opening:
         return opening
     opening.ready(base=any(task.base for task in tasks))
     for task in tasks:
-        for plugin in task.scorers:
-            scorer = REGISTRIES["scorer"].get(plugin.name)
-            if not opening.scores and issubclass(scorer, Metric) and scorer.needs_likelihood:
+        scorers = [(plugin.name, REGISTRIES["scorer"].get(plugin.name)) for plugin in task.scorers]
+        if task.benchmark is not None:
+            benchmark = REGISTRIES["benchmark"].build(task.benchmark.name, task.benchmark.args)
+            scorers = [(name, type(metric)) for name, metric in benchmark.metrics().items()]
+        for name, scorer in scorers:
+            asks = issubclass(scorer, Metric) and (scorer.needs_likelihood or scorer.needs_choices)
+            if not opening.scores and asks:
                 raise LuthierError(
-                    f"the scorer {plugin.name!r} of the task {task.name!r} reads how likely a given text is, and "
+                    f"the scorer {name!r} of the task {task.name!r} reads how likely a given text is, and "
                     f"`engine: {recipe.engine.name}` does not tell it",
                     where="engine",
                     fix="set engine=local, or take scorers that judge answers",
@@ -93,11 +100,12 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     from luthier import models
     from luthier.data import Template
     from luthier.evaluate import compare, record
+    from luthier.evaluate.benchmarks.benchmark import Asked
 
     if not tasks:
         return []
     recipe = job.recipe
-    rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
+    rows = [_rows(task, job, say) for task in tasks]  # what cannot be read is known before a model is loaded
     opening, rewards = _opening(recipe, tasks), any(job.scored(task).needs_rewards for task in tasks)
     base = any(task.base for task in tasks)
     systems = opened(run, recipe, base=base or rewards) if rewards or not opening.elsewhere else {}
@@ -114,7 +122,18 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
     found = []
     for task, examples in zip(tasks, rows, strict=True):
         chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        comparison = compare(job.scored(task), examples, template, chosen, judges=judges, seed=recipe.seed)
+        scored = job.scored(task)
+
+        def usual(
+            scored: ScoredTask = scored, examples: list[Example] = examples, chosen: Engines = chosen
+        ) -> Comparison:
+            return compare(scored, examples, template, chosen, judges=judges, seed=recipe.seed)
+
+        if scored.benchmark is None:
+            comparison = usual()
+        else:
+            asked = Asked(task, examples, template, chosen, recipe.seed, usual)
+            comparison = scored.benchmark.compare(asked)
         record(run, comparison)
         found.append(comparison)
     return found
@@ -130,7 +149,7 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     recipe = job.recipe
     _opening(recipe, tasks)
     for task in tasks:
-        rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
+        rows = _rows(task, job, lambda _: None)  # what cannot be read is told when they are scored
         longest = models.expected_max_context(recipe.model, recipe.adapt)[0]
         for remark in check_task(job.scored(task), rows, job.template, longest):
             say(f"{task.name}: {remark}")
@@ -183,11 +202,14 @@ def _first_rewards(base: Model, head: ScalarHead) -> Judge:
     return judge
 
 
-def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
+def _rows(task: Task, job: Job, say: Callable[[str], None]) -> list[Example]:
     """The task's rows. Those that cannot be read are not scored, and it is said which and why.
 
     Raises LuthierError, with the reasons, where none is left.
     """
+    benchmark = job.scored(task).benchmark
+    if benchmark is not None:
+        return benchmark.rows(lambda told: say(f"{task.name}: {told}"))
     from luthier.data import read
     from luthier.data.ledger import SHOWN, Ledger
 
