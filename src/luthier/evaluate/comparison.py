@@ -63,6 +63,8 @@ class Comparison:
     """Generating and scoring time of each system."""
     cut: Mapping[str, int]
     """Answers of each system that ended at max_new_tokens and not by a stop token."""
+    remarks: tuple[str, ...] = ()
+    """What else a reader of the scores must know."""
 
     @property
     def headline(self) -> Score:
@@ -77,6 +79,7 @@ class Comparison:
             "systems": list(self.systems),
             "seconds": {name: round(seconds, 3) for name, seconds in self.seconds.items()},
             "cut": dict(self.cut),
+            **({"remarks": list(self.remarks)} if self.remarks else {}),
             "scores": [
                 {
                     "scorer": score.scorer,
@@ -128,7 +131,7 @@ class Comparison:
             for name, cut in self.cut.items()
             if cut
         ]
-        return notes
+        return [*notes, *self.remarks]
 
     def sample_table(self, count: int = 3) -> Table:
         """The first samples, the systems side by side, for the terminal."""

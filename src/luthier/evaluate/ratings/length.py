@@ -1,4 +1,4 @@
-"""The win rate that would be left if both answers were as long: judges like length (arXiv:2404.04475).
+"""The win rate that would be left if both answers were as long: judges like length.
 
 logit P(win) = a + b·tanh(Δ/σ), Δ being how much longer the answer is and σ the spread of Δ. What is left at Δ = 0 is
 σ(a). `b` is held by a ridge, `a` by nothing, so answers of equal length give the raw rate to the last digit.

@@ -13,7 +13,7 @@ STEPS = 200
 LONGEST = 2.0
 """No step is longer than this: far out the curve is so flat that Newton's own would overshoot."""
 SMALL, CLOSE = 1e-10, 1e-5
-"""A step below the first ends the search; below the second where many samples are fitted, only the spread counts then."""
+"""A step below the first ends the search; of many samples, whose spread alone counts, one below the second."""
 
 
 def fitted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -112,14 +113,27 @@ def test_all_won_has_no_upper_end_and_no_interval_of_zero_width():
         rated(games(("a", "b", 1, 0)), "base")
 
 
-def test_planted_strengths_are_found():
-    draw, true = np.random.default_rng(0), {"a": 0.0, "b": 100.0, "c": 250.0}
-    made = Games()
-    for question in range(400):
-        for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+def played(true: dict[str, float], questions: int, seed: int) -> Games:
+    draw, made = np.random.default_rng(seed), Games()
+    for question in range(questions):
+        for one, other in combinations(true, 2):
             made.add(one, other, float(draw.random() < expected(true[one], true[other])), str(question))
-    found = rated(made, "a")
-    assert list(found) == ["c", "b", "a"]
-    for name in ("b", "c"):
-        low, high = found[name].elo.low, found[name].elo.high
-        assert low is not None and high is not None and low < true[name] < high and high - low < 100
+    return made
+
+
+def test_planted_strengths_are_found():
+    true = {"a": 0.0, "b": 100.0, "c": 250.0}
+    found = elo(played(true, 4000, 0), "a")
+    assert found == pytest.approx(true, abs=20)
+
+
+def test_intervals_hold_what_was_planted_as_often_as_they_say():
+    true = {"a": 0.0, "b": 100.0, "c": 250.0}
+    held = []
+    for seed in range(20):
+        ratings = rated(played(true, 60, seed), "a")
+        for name in ("b", "c"):
+            low, high = ratings[name].elo.low, ratings[name].elo.high
+            assert low is not None and high is not None
+            held.append(low <= true[name] <= high)
+    assert sum(held) >= 34  # of 40; 38 are due
