@@ -113,6 +113,7 @@ def _task(name: str, comparison: Mapping[str, Any] | None, samples: list[dict[st
         "rows": comparison["rows"] if comparison else len(samples),
         "systems": comparison["systems"] if comparison else list(samples[0]["systems"]),
         "cut": {system: cut for system, cut in (comparison or {}).get("cut", {}).items() if cut},
+        "remarks": (comparison or {}).get("remarks", []),
         "scores": scores,
         "headline": headline,
         "samples": shown,

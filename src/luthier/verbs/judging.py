@@ -52,7 +52,7 @@ def arena(
 
 
 def judge(models: Sequence[str], prompts: str | None, judge: str, folder: Path, *, limit: int | None = None) -> Board:
-    """Two models' answers put to a judge in both orders: the win rate, raw and at equal lengths, with the judge's bias."""
+    """Two models' answers put to a judge in both orders: the win rate, raw and at equal lengths, and its bias."""
     if len(models) != 2:
         raise LuthierError(
             f"{len(models)} models are named",

@@ -29,9 +29,8 @@ class Bias:
     @property
     def unusable(self) -> str | None:
         """In words, why nobody can be called the winner by this judge; None: it will do."""
-        if self.read is None or self.read.value < READ:
-            share = 0.0 if self.read is None else self.read.value
-            return f"only {share:.0%} of the judge's answers could be read (it takes {READ:.0%})"
+        if self.read is not None and self.read.value < READ:
+            return f"only {self.read.value:.0%} of the judge's answers could be read (it takes {READ:.0%})"
         if self.consistent is not None and self.consistent.value < CONSISTENT:
             return (
                 f"the judge says the same in both orders in only {self.consistent.value:.0%} of the comparisons "
