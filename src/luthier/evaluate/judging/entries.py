@@ -71,7 +71,13 @@ class Judged(Benchmark):
 
     def items(self, tell: Tell) -> list[Item]:
         return [
-            Item(row.prompt[-1].text if row.prompt else "", row.answer or "", source=row.source, meta={"row": row})
+            Item(
+                row.prompt[-1].text if row.prompt else "",
+                row.answer or "",
+                subject=str(row.meta.get("subject", "")),
+                source=row.source,
+                meta={"row": row},
+            )
             for row in self.examples(tell)
         ]
 
