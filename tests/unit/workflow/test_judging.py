@@ -90,11 +90,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, server: Endpoint) -> Run:
 
 
 def judge(server: Endpoint) -> str:
-    return json.dumps({"judge": {"engine": {"openai": {"url": server.url, "model": "judge"}}}})
+    return json.dumps({"judge": {"engine": {"openai": {"url": server.url, "model": "judge", "cache": True}}}})
 
 
 def engine(server: Endpoint) -> Plugin:
-    return Plugin(name="openai", args={"url": server.url, "model": "ours", "base": "theirs"})
+    return Plugin(name="openai", args={"url": server.url, "model": "ours", "base": "theirs", "cache": True})
 
 
 def test_win_rates_and_two_turns_are_tasks_like_others(run: Run, server: Endpoint, capsys: pytest.CaptureFixture[str]):

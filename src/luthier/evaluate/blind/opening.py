@@ -46,7 +46,8 @@ class Pair:
         decided = self.wins + self.losses
         if self.p < 0.05:
             better = self.one if self.wins > self.losses else self.other
-            return f"{better} is better ({self.wins} to {self.losses}, {p_value(self.p)})"
+            most, few = max(self.wins, self.losses), min(self.wins, self.losses)
+            return f"{better} is better ({most} to {few}, {p_value(self.p)})"
         least = provable(decided)
         wanted = "no split of so few could show it" if least is None else f"it takes {least} of {decided}"
         return f"no difference is shown ({self.wins} to {self.losses}, {p_value(self.p)}; {wanted})"

@@ -52,19 +52,20 @@ class Speaking:
     name: str
     template: Template
     identity: str
-    """What its answers hang on besides the prompt and how they are drawn: weights, template, engine."""
+    """What its answers hang on besides the prompt and how they are drawn: weights, template, engine. "" where they are
+    not kept here: an endpoint keeps its own, or is asked anew, as its `cache` says."""
     open: Callable[[], Engine]
 
     def answers(self, examples: Sequence[Example], sampling: Sampling, tell: Tell) -> list[Answer]:
         """As `Contestant`; what was answered before, in this or another contest, is found."""
-        kept = Kept(self.identity)
+        kept = Kept(self.identity) if self.identity else None
         asked = prompts(self.template, examples)
         drawn = [_drawn(sampling, ids) for ids in asked]
         names = [
-            kept.name("answer", {"prompt": ids, "tools": list(row.tools), **asdict(how)})
+            Kept(self.identity).name("answer", {"prompt": ids, "tools": list(row.tools), **asdict(how)})
             for ids, row, how in zip(asked, examples, drawn, strict=True)
         ]
-        found = {name: known for name in dict.fromkeys(names) if (known := kept.find(name)) is not None}
+        found = {name: known for name in dict.fromkeys(names) if kept and (known := kept.find(name)) is not None}
         left = {name: place for place, name in enumerate(names) if name not in found}
         if left:
             tell(f"{self.name}: {len(left):,} of {len(set(names)):,} prompts are to be answered")
@@ -76,7 +77,8 @@ class Speaking:
             for completion in engine.run(requests):
                 name = names[int(completion.request)]
                 found[name] = asdict(_answer(completion))
-                kept.keep(name, found[name])
+                if kept:
+                    kept.keep(name, found[name])
             del engine
             gc.collect()
         return [Answer(str(found[name]["text"]), bool(found[name]["cut"])) for name in names]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.engines import ENGINES
+from luthier.engines.openai.settings import OpenAI
 from luthier.engines.opening import Opening
 from luthier.errors import LuthierError
 from luthier.evaluate.judging.answers import Contestant, Speaking, Written, identity
@@ -95,4 +96,6 @@ def _speaking(name: str, disk: OnDisk, load: Callable[[], Policy], engine: Plugi
         given: Any = disk if opening.elsewhere else load()
         return opening.open(given, template.stop_ids)
 
-    return Speaking(name, template, identity(disk.digest, template.digest, engine.name, opening.identity()), opened)
+    far = isinstance(opening, OpenAI)
+    hangs = "" if far else identity(disk.digest, template.digest, engine.name, opening.identity())
+    return Speaking(name, template, hangs, opened)

@@ -54,7 +54,8 @@ class WinRate:
         if self.bias.unusable:
             return f"no winner is named: {self.bias.unusable}"
         if self.winner is not None:
-            return f"{self.winner} is better ({self.wins} to {self.losses}, {p_value(self.p)})"
+            most, few = max(self.wins, self.losses), min(self.wins, self.losses)
+            return f"{self.winner} is better ({most} to {few}, {p_value(self.p)})"
         decided = self.wins + self.losses
         least = provable(decided)
         wanted = "no split of so few could show one" if least is None else f"it takes {least} of {decided}"
@@ -74,6 +75,10 @@ class WinRate:
         ):
             if share is not None:
                 told.append(f"judge: {share.value:.0%} {what} ({_between(share)})")
+        if self.lengths.one_sided:
+            told.append(
+                "one of them is nearly always the longer, so the rate at equal lengths is hardly more than a guess"
+            )
         if self.missing:
             told.append(f"{self.missing} of {self.rows + self.missing} rows have no verdict, and count nowhere")
         told.append(

@@ -31,6 +31,8 @@ class Controlled:
     """b: above 0 the judge likes the longer one."""
     spread: float
     """σ, in characters."""
+    one_sided: bool = False
+    """Is the same one longer in nine rows of ten or more? Then length cannot be told from quality."""
 
 
 def controlled(won_N: Floats, longer_N: Floats, seed: int = 0) -> Controlled:
@@ -39,17 +41,19 @@ def controlled(won_N: Floats, longer_N: Floats, seed: int = 0) -> Controlled:
     if not len(won_N):
         raise LuthierError("no row was judged, so there is no win rate", fix="look at the judge's answers")
     spread = float(np.sqrt(np.mean(longer_N**2)))
+    one_sided = max((longer_N > 0).mean(), (longer_N < 0).mean()) >= 0.9
     rows = len(won_N)
     bent_N = np.tanh(longer_N / spread) if spread > 0 else np.zeros(rows)
     raw = float(won_N.mean())
     if spread == 0 or raw in (0.0, 1.0):  # nothing hangs on length, or everything is won whatever the length
-        return Controlled(Estimate(raw), Estimate(0.0), spread)
+        return Controlled(Estimate(raw), Estimate(0.0), spread, bool(one_sided))
     line = _line(bent_N, won_N, np.ones((1, rows)))[0]
     value, b = float(sigmoid(line[0])), float(line[1])
     if rows < 3:
-        return Controlled(Estimate(value), Estimate(b), spread)
+        return Controlled(Estimate(value), Estimate(b), spread, bool(one_sided))
     drawn = resampled(rows, seed, lambda counts_RN: _drawn(bent_N, won_N, counts_RN, line))
-    return Controlled(interval(value, sigmoid(drawn[:, 0]), rows), interval(b, drawn[:, 1], rows), spread)
+    rate, slope = interval(value, sigmoid(drawn[:, 0]), rows), interval(b, drawn[:, 1], rows)
+    return Controlled(rate, slope, spread, bool(one_sided))
 
 
 def _drawn(bent_N: Floats, won_N: Floats, counts_RN: Floats, line: Floats) -> Floats:

@@ -61,6 +61,12 @@ def test_both_sides_add_up_to_one():
     assert one.slope.value == pytest.approx(other.slope.value, abs=1e-6)
 
 
+def test_what_is_always_longer_cannot_be_told_from_what_is_better():
+    won = np.array([1.0, 1, 0, 1, 1, 0, 1, 1, 1, 1])
+    assert controlled(won, np.full(10, 3.0)).one_sided and controlled(won, np.array([-1.0] * 9 + [4])).one_sided
+    assert not controlled(won, np.array([3.0] * 8 + [-1, 0])).one_sided and not controlled(won, np.zeros(10)).one_sided
+
+
 def test_all_won_is_all_won_and_no_row_is_a_fault():
     assert controlled(np.ones(9), np.arange(9.0)).rate.value == 1
     with pytest.raises(LuthierError, match="no row was judged"):
