@@ -11,8 +11,9 @@ import pytest
 from curated import KEYS, ROWS, SPELLER, VARIANTS, curated, plugin, said, tools, write
 
 from luthier.data import read
-from luthier.data.curation import changes, chunks, passing, workers
+from luthier.data.curation import chunks, passing, workers
 from luthier.data.curation.chain import Curated
+from luthier.data.curation.stored import changes
 from luthier.data.steps import STEPS, Dropped, MakeStep, Noted, RowStep, SetStep, Step
 from luthier.data.steps.tools import Tools
 from luthier.types import Example

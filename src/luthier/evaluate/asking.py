@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 BATCH = 64
 """Rows whose answers are drawn by one seed, and rows scored at once."""
+MARGIN = 16
+"""Tokens that may stand before a text: it begins, somebody speaks."""
 ALIKE = 256
 """Rows scored at once that begin alike: what they share is computed once."""
 
@@ -121,14 +123,33 @@ class Questions:
                     raise self._too_long(row, f"the prompt has {len(prompt):,} tokens", context)
         read = [self._references[1:]] if any(metric.needs_likelihood for metric in every) else []
         read += [self._own_responses] if any(metric.needs_rewards for metric in every) else []
-        read += [(list(range(len(self.rows))), self._continued)] if any(one.needs_choices for one in every) else []
+        if any(one.needs_choices for one in every):
+            read.append(self._longer(room))
         for known, encoded in read:
-            for index, row_tokens in zip(known, encoded, strict=True):
-                tokens = max(len(ids) for ids in row_tokens.ids)
-                if tokens > room:
-                    raise self._too_long(self.rows[index], f"prompt and response have {tokens:,} tokens", context)
+            self._must_fit(known, encoded, context)
+
+    def _must_fit(self, known: Sequence[int], encoded: Sequence[Encoded], context: int | None) -> None:
+        for index, row_tokens in zip(known, encoded, strict=True):
+            tokens = max(len(ids) for ids in row_tokens.ids)
+            if context is not None and tokens > context:
+                raise self._too_long(self.rows[index], f"prompt and response have {tokens:,} tokens", context)
+
+    def _longer(self, room: float) -> tuple[list[int], list[Encoded]]:
+        """The rows with choices that may have more tokens than that (no token is less than a byte), as tokens: of
+        thousands of rows hardly any, so that a check before training need not read them all."""
+        from luthier.data.encode.continuing import continued, pairs_of
+
+        def bytes_of(row: Example) -> int:
+            return max(len((before + said).encode()) for before, said in pairs_of(row, self.template))
+
+        long = [index for index, row in enumerate(self.rows) if bytes_of(row) > room - MARGIN]
+        return long, continued([self.rows[index] for index in long], self.template)
 
     def _too_long(self, row: Example, what: str, context: int | None) -> LuthierError:
+        if self.scored.benchmark is not None:
+            where = f"{self.task.name}, {row.source}" if row.source else self.task.name
+            fix = "set fewer `shots`, a smaller `window`, or other `subjects`, as the benchmark has them"
+            return LuthierError(f"{what}, the model's context is {context:,}", where=where, fix=fix)
         return LuthierError(
             f"{what}, the model's context is {context:,}",
             where=str(row.source) if row.source else self.task.name,
@@ -228,6 +249,7 @@ class Questions:
     def _choices(self, system: System, progress: Progress) -> list[tuple[float, ...]]:
         """For each row how likely the system finds each of its responses behind the prompt."""
         rows = self._continued
+        self._must_fit(range(len(rows)), rows, system.engine.context)
 
         def likelihood(chosen: Sequence[int]) -> list[NDArray[np.float32]]:
             return system.engine.logprobs([rows[index] for index in chosen])

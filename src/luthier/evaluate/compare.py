@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from luthier.engines.kept import Remembering
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
+from luthier.evaluate.benchmarks.parts import parts
 from luthier.evaluate.comparison import Answer, Comparison, Sample, number, tested
 from luthier.evaluate.scored import ScoredTask
 from luthier.evaluate.verdicts import Verdict, verdicts
@@ -69,7 +71,20 @@ def compare(
             name: sum(completion.finish == "length" for completion in outcome.completions or ())
             for name, outcome in outcomes.items()
         },
+        parts=parts(found[0], rows) if scored.benchmark is not None else (),
+        remarks=_remarks(scored, engines),
     )
+
+
+def _remarks(scored: ScoredTask, engines: Mapping[str, Engine]) -> tuple[str, ...]:
+    """How a benchmark was asked, and what was not asked anew."""
+    if scored.benchmark is None:
+        return ()
+    found = [scored.benchmark.protocol]
+    for name, engine in engines.items():
+        if isinstance(engine, Remembering) and engine.found:
+            found.append(f"{name}: {engine.found:,} of {engine.found + engine.asked:,} answers were kept from before")
+    return tuple(found)
 
 
 def _clusters(rows: Sequence[Example]) -> list[int]:

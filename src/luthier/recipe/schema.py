@@ -279,8 +279,8 @@ class Recipe:
     validate: Validate = Field(default_factory=Validate)
     """Rows held out of training."""
     evaluate: Annotated[tuple[Task, ...], BeforeValidator(tasks)] = ()
-    """What is scored after training, base against tuned: benchmarks by their names (docs/benchmarks.md), tasks with rows
-    of their own."""
+    """What is scored after training, base against tuned: benchmarks by their names (docs/benchmarks.md), and tasks with
+    rows of their own."""
     engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
         name="local"
     )

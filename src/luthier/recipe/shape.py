@@ -52,6 +52,15 @@ PEERS = {
     "lora_rank": "adapt.lora.r",
     "lora_r": "adapt.lora.r",
     "lora_alpha": "adapt.lora.alpha",
+    "num_generations": "rollout.n",
+    "max_completion_length": "rollout.max_new_tokens",
+    "num_iterations": "rollout.updates",
+    "reward_funcs": "reward (a function of your own: `python: rewards.py:name`)",
+    "reward_weights": "reward, with `weight` beside each scorer",
+    "beta": "objective.NAME.kl or .beta: `luthier explain NAME` has the keys of an objective",
+    "epsilon": "objective.NAME.clip_low and clip_high",
+    "epsilon_high": "objective.NAME.clip_high",
+    "use_vllm": "rollout.engine: vllm",
 }
 """What other tools call our keys: named in the message for an unknown key."""
 
@@ -154,7 +163,7 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
     if node.value is None:
         node = Node({}, node.origin)
     if not isinstance(node.value, dict):
-        named = f"{dotted(key)} must be a mapping of keys to values, got {node.value!r}"
+        named = f"{dotted(key)} must be a mapping of keys to values, got {node.plain()!r}"
         raise LuthierError(named, where=str(node.origin), fix=f"its keys: {', '.join(slots(hint))}")  # type: ignore[arg-type]
     return _mapping(node, hint, key, whole)  # type: ignore[arg-type]
 
@@ -189,14 +198,19 @@ def _reward(node: Node, key: Key) -> Node:
     args = node.value[name]
     found = rollout.parted(node.value, args.value)
     if found is None:
-        for other, child in node.value.items():
-            if other not in rollout.BESIDE and difflib.get_close_matches(other, rollout.BESIDE, n=1, cutoff=0.6):
+        named = {other: child for other, child in node.value.items() if other not in rollout.BESIDE}
+        for other, child in named.items():
+            if difflib.get_close_matches(other, rollout.BESIDE, n=1, cutoff=0.6):
                 raise LuthierError(
                     f"unknown key {dotted((*key, other))!r}",
                     where=str(child.origin),
                     fix=suggest(other, list(rollout.BESIDE)),
                 )
-        return node
+        raise LuthierError(
+            f"{dotted(key)} names {len(named)} scorers ({', '.join(named)}), and an entry is one",
+            where=str(node.origin),
+            fix=f"write a list: reward: [{', '.join(f'{{{other}: …}}' for other in named)}]",
+        )
     own, inner = found
     scorer = Node({name: Node(inner, args.origin)}, node.origin)
     return Node({"scorer": scorer, **own}, node.origin)
@@ -211,6 +225,7 @@ def _task(node: Node) -> Node:
         return node
     args = node.value[name]
     own, inner = task.parted(node.value, name, args.value)
+    inner = {"tasks": args} if isinstance(inner, list) else inner
     return Node({"benchmark": Node({name: Node(inner, args.origin)}, node.origin), **own}, node.origin)
 
 

@@ -19,7 +19,7 @@ from luthier.recipe.sources import Sources
 
 UNNAMED = "held-out"
 """What a task is called that nobody has named."""
-BESIDE = ("name", "base")
+BESIDE = ("name", "base", "max_overlap")
 """Keys of an entry that may stand beside a benchmark, or among its keys."""
 
 
@@ -41,6 +41,9 @@ class Task:
     label_accuracy, step_accuracy; the first one is the headline."""
     limit: Annotated[Int, Field(gt=0)] | None = None
     """Score only the first so many rows."""
+    max_overlap: Annotated[Float, Field(ge=0, le=1)] | None = None
+    """Stop before training where more than this share of these rows trains, too. Default: 1/√n of n rows, half at most:
+    so much may chance be worth in a score of n rows."""
     max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256
     """Longest answer, in tokens."""
     temperature: Annotated[Float, Field(ge=0), Why("greedy: the same answer every time")] = 0.0
@@ -112,6 +115,11 @@ def parted(given: Mapping[str, Any], name: str, inner: Any) -> tuple[dict[str, A
     return own, inner
 
 
+def listed_tasks(inner: Any) -> Any:
+    """A bare list behind a benchmark's name is its `tasks`."""
+    return {"tasks": inner} if isinstance(inner, list | tuple) else inner
+
+
 def _task(value: Any) -> Any:
     if isinstance(value, str | Plugin):
         return {"benchmark": value}
@@ -119,7 +127,7 @@ def _task(value: Any) -> Any:
         name = named(value)
         if name is not None:
             own, inner = parted(value, name, value[name])
-            return {"benchmark": {name: inner}, **own}
+            return {"benchmark": {name: listed_tasks(inner)}, **own}
     return value
 
 

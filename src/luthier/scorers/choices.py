@@ -115,7 +115,7 @@ class Matthews(Confusion):
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         tp, fp, fn, tn = totals_BK.T
         below = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        return np.divide(tp * tn - fp * fn, below, out=np.zeros_like(below), where=below > 0)
+        return _over(tp * tn - fp * fn, below)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class PickedF1(Confusion):
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         tp, fp, fn, _ = totals_BK.T
         below = 2 * tp + fp + fn
-        return np.divide(2 * tp, below, out=np.zeros_like(below), where=below > 0)
+        return _over(2 * tp, below)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Pearson(ChoiceMetric):
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         n, x, y, xx, yy, xy = totals_BK.T
         below = np.sqrt(np.maximum(0.0, n * xx - x * x) * np.maximum(0.0, n * yy - y * y))
-        return np.divide(n * xy - x * y, below, out=np.zeros_like(below), where=below > 0)
+        return _over(n * xy - x * y, below)
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,13 @@ class Spearman(Pearson):
 
     def _spread(self, values: Sequence[float]) -> list[float]:
         return super()._spread(ranks(values))
+
+
+def _over(above_B: NDArray[np.float64], below_B: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A quotient, 0 where nothing is below."""
+    found_B = np.zeros(len(below_B))
+    np.divide(above_B, below_B, out=found_B, where=below_B > 0)
+    return found_B
 
 
 def expected(logps_C: Sequence[float]) -> float:

@@ -6,10 +6,11 @@ A run folder is all that passes between them, so each verb starts alone from wha
 import logging
 import os
 
+from luthier.verbs.advising import plan
 from luthier.verbs.exporting import combine, export
 from luthier.verbs.judging import agrees, arena, blind, judge, page, unseal
 from luthier.verbs.looking import data, explain, models, schema
-from luthier.verbs.scoring import evaluate, samples
+from luthier.verbs.scoring import diagnose, evaluate, samples
 from luthier.verbs.talking import chat, generate, serve
 from luthier.verbs.training import alone, demo, run, train
 
@@ -22,6 +23,7 @@ __all__ = [
     "combine",
     "data",
     "demo",
+    "diagnose",
     "evaluate",
     "explain",
     "export",
@@ -29,6 +31,7 @@ __all__ = [
     "judge",
     "models",
     "page",
+    "plan",
     "run",
     "samples",
     "schema",

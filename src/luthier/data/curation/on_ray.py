@@ -25,7 +25,7 @@ from luthier.data.curation.chunks import Placed
 from luthier.data.curation.deciding import allowed, decided, why
 from luthier.data.curation.feeds import placed
 from luthier.data.curation.passing import measured, stepped
-from luthier.data.curation.scores import as_keys
+from luthier.data.curation.stored.scores import as_keys
 from luthier.data.ledger import Ledger
 from luthier.data.reading.feeds import Feed
 from luthier.data.reading.parts import Part

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -75,6 +75,10 @@ class Benchmark(ABC):
     `sampling`, `draws`, `rows`, and `compare`, for one whose systems are judged in a way of their own.
     """
 
+    usual: ClassVar[bool] = True
+    """False: `compare` does everything itself; `items` and `metrics` are empty, `ready` is asked before any work."""
+    likelihoods: ClassVar[bool] = False
+    """Does `compare` ask engines for likelihoods? (Of a usual one its metrics tell.)"""
     version: ClassVar[int] = 1
     """Grows when its prompts or scores change: numbers of different versions do not compare."""
     title: ClassVar[str]
@@ -124,6 +128,10 @@ class Benchmark(ABC):
         """How many answers to each prompt."""
         return 1
 
+    def ready(self) -> None:
+        """Raise LuthierError, before anything is trained, for what would be refused then."""
+        return
+
     def fitted(self, rows: Sequence[Example], template: Template, context: int | None) -> list[Example]:
         """The rows as a model with this template and context is asked them."""
         return list(rows)
@@ -136,18 +144,14 @@ class Benchmark(ABC):
     def protocol(self) -> str:
         """In words, beside each score: what exactly was asked."""
         said = [f"{self.title} (version {self.version})"]
-        shots = getattr(self, "shots", None)
+        keys = {one.name: getattr(self, one.name) for one in fields(self)}
+        shots = keys.get("shots")
         if shots is not None:
-            said.append(f"{shots} shots")
+            said.append("1 shot" if shots == 1 else f"{shots} shots")
         said.append("chat template" if self.template else "plain text")
         if self.limit is not None:
             said.append(f"{self.limit} items by seed {self.seed}")
         return ", ".join(said)
-
-    @property
-    def parts_by(self) -> str:
-        """What its subjects are called, where scores of each are told."""
-        return "subject"
 
     # from items to rows
     def rows(self, tell: Tell) -> list[Example]:
@@ -156,6 +160,12 @@ class Benchmark(ABC):
         if not items:
             raise LuthierError(f"{self.title} has no items here", where=self.path, fix="look at `path:`")
         return [self._row(item) for item in chosen(items, self.limit, self.seed)]
+
+    def questions(self) -> Iterator[Example]:
+        """The chosen questions and their answers alone, for whoever looks whether they train, too."""
+        for item in chosen(self.items(lambda _: None), self.limit, self.seed):
+            asked = item.contexts[item.gold[0]] if item.contexts else item.asked
+            yield Example((Turn("user", asked),), answer=item.answer or None, source=item.source)
 
     def _row(self, item: Item) -> Example:
         shots = self.shots_of(item)

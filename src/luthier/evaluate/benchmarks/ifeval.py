@@ -19,8 +19,8 @@ from luthier.types import Sampling, Source
 
 @dataclass(frozen=True)
 class IFEval(Benchmark):
-    """541 prompts with one to three instructions each ("no commas", "at least 300 words") that a program checks. Strict:
-    the answer as it is; loose: also without its first or last line, and without asterisks."""
+    """541 prompts with one to three instructions each ("no commas", "at least 300 words") that a program checks.
+    Strict: the answer as it is; loose: also without its first or last line, and without asterisks."""
 
     title: ClassVar[str] = "IFEval"
     paper: ClassVar[str] = "https://arxiv.org/abs/2311.07911"

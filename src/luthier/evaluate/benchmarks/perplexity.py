@@ -102,7 +102,7 @@ def windows(row: Example, template: Template, window: int, stride: int) -> list[
         end = min(len(ids_T), begin + (window if begin == 0 else stride))
         seen = read[max(0, end - window) : end + 1]
         known: dict[str, Any] = {"ids": tuple(seen), "judged": end - begin, "cluster": row.meta["cluster"]}
-        part = tokenizer.decode(ids_T[begin:end])
+        part = str(tokenizer.decode(ids_T[begin:end]))
         if starts is not None:
             low, high = (0 if begin == 0 else starts[begin]), (starts[end] if end < len(ids_T) else len(text))
             part = text[low:high]

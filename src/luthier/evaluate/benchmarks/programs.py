@@ -15,7 +15,7 @@ from luthier.evaluate.benchmarks.benchmark import Benchmark, Item, Tell
 from luthier.evaluate.benchmarks.published import need, rows
 from luthier.scorers.code import Code
 from luthier.scorers.metric import Metric
-from luthier.scorers.pass_at_k import PassAtK
+from luthier.scorers.pass_at_k import Once, PassAtK
 from luthier.types import Sampling, Source
 
 
@@ -44,7 +44,7 @@ class Programs(Benchmark):
             raise ValueError("several samples need a temperature above 0: greedily drawn answers are all the same")
 
     def metrics(self) -> dict[str, Metric]:
-        code = Code(seconds=self.seconds, walls=self.walls)
+        code = Once(Code(seconds=self.seconds, walls=self.walls))
         return {f"pass@{k}": PassAtK(code, k) for k in self.k}
 
     @property
@@ -71,6 +71,7 @@ class HumanEval(Programs):
     paper: ClassVar[str] = "https://arxiv.org/abs/2107.03374"
     licence: ClassVar[str] = "MIT"
     hub: ClassVar[str] = "openai/openai_humaneval"
+    ASKS: ClassVar[str] = "Complete this function. Answer with the whole function in one block of code."
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ class HumanEval(Programs):
             begins, test, entry = map(str, need(row, ("prompt", "test", "entry_point"), where, self.title))
             asked = begins
             if self.template:
-                asked = f"Complete this function. Answer with the whole function in one block of code.\n\n```python\n{begins.strip()}\n```"
+                asked = f"{self.ASKS}\n\n```python\n{begins.strip()}\n```"
             meta = {"tests": test, "begins": begins, "entry_point": entry.strip(), "task": row.get("task_id")}
             found.append(Item(asked, str(row.get("canonical_solution") or ""), source=where, meta=meta))
         return found
@@ -90,7 +91,7 @@ class HumanEval(Programs):
 
 @dataclass(frozen=True)
 class MBPP(Programs):
-    """500 short tasks in words, each with three asserts that the prompt shows (task ids 11 to 510 of the whole file)."""
+    """500 short tasks in words, each with three asserts that the prompt shows (task ids 11 to 510 of the file)."""
 
     title: ClassVar[str] = "MBPP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.07732"

@@ -16,8 +16,11 @@ HEADERLESS = (".csv", ".tsv")
 
 
 def split_files(path: str, splits: Sequence[str], title: str) -> list[Path]:
-    """The files of the first of these splits that there is; of a file, itself. A file belongs to a split by a word of
-    its name (`anatomy_dev.csv`, `test-00000-of-00001.parquet`) or by its folder. Raises LuthierError where none does."""
+    """The files of the first of these splits that there is; of a file, itself. A file belongs to a split by a part of
+    its name (`anatomy_dev.csv`, `test-00000-of-00001.parquet`) or by its folder.
+
+    Raises LuthierError where none does.
+    """
     root = Path(path).expanduser()
     if root.is_file():
         return [root]
@@ -84,7 +87,7 @@ def hub_rows(hub: str, config: str | None, split: str, title: str) -> Iterator[t
     if not hub:
         raise LuthierError(f"{title} is read from files alone", fix="give them as `path:`")
     for part in feed(Entry(hub=hub, name=config, split=split)).parts:
-        yield from part.read(lambda _: None)
+        yield from part.read(lambda _, __: None)
 
 
 def headerless(file: Path, names: Sequence[str]) -> Iterator[tuple[Source, Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The 25 kinds of instructions of IFEval (arXiv:2311.07911) that a program can check, each as a function of the response.
+"""The 25 kinds of instructions of IFEval (arXiv:2311.07911), which a program can check, as functions of the response.
 
 Where the published checkers ask libraries that fetch models (sentences, languages), ours are told from the text: a
 sentence ends at its mark and not behind an abbreviation, a language is that of `data.cleaning.language`.
@@ -19,9 +19,10 @@ KINDS: dict[str, Check] = {}
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 WORD = re.compile(r"\w+")
 TOKEN = re.compile(r"[^\W_]+(?:[.'’-][^\W_]+)*")
-ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof sr jr st vs etc inc ltd co corp e.g i.e u.s u.k a.m p.m ph.d no vol fig approx dept est".split()
-)
+_SHORT = """
+    mr mrs ms dr prof sr jr st vs etc inc ltd co corp e.g i.e u.s u.k a.m p.m ph.d vol fig approx dept est
+"""
+ABBREVIATIONS = frozenset(_SHORT.split())
 FENCES = re.compile(r"^```(?:json)?|```$", re.IGNORECASE)
 CHINESE = {"zh-cn": "zh", "zh-tw": "zh"}
 
