@@ -123,7 +123,8 @@ def _resampled(games: Games, values: Mapping[str, float], anchor: int, seed: int
     both_PM = np.concatenate([design_PM, -design_PM])  # a row for either side's wins: shares differ by resample
     wins_RP = np.concatenate([totals_RP[:, ::2], totals_RP[:, 1::2]], 1)
     met_RP = totals_RP[:, ::2] + totals_RP[:, 1::2] > 0
-    whole = np.array([len(parts(names, _some(games.played, met))) == 1 for met in met_RP])
+    kinds, kind_R = np.unique(met_RP, axis=0, return_inverse=True)
+    whole = np.array([len(parts(names, _some(games.played, met))) == 1 for met in kinds])[kind_R.ravel()]
     if whole.mean() < 0.9:
         return np.full((1, len(names)), np.nan)
     start = np.array([values[name] for name in names]) / SCALE
