@@ -59,7 +59,7 @@ class Embedder:
             made = self._tokenizer(
                 [texts[n] for n in some], truncation=True, max_length=self._longest, padding=True, return_tensors="pt"
             )
-            asked = {name: one.to(self._module.device) for name, one in made.items()}
+            asked = {name: made[name].to(self._module.device) for name in ("input_ids", "attention_mask")}
             hidden_NTD = self._module(**asked).last_hidden_state.float()
             mask_NT1 = asked["attention_mask"][..., None].float()
             vectors_ND = hidden_NTD[:, 0] if self._first else (hidden_NTD * mask_NT1).sum(1) / mask_NT1.sum(1)
@@ -75,7 +75,7 @@ class Embedder:
             told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
             raise LuthierError(
-                "how the vectors are made cannot be read", str(path), "fetch the folder again"
+                "how the vectors are made cannot be read", where=str(path), fix="fetch the folder again"
             ) from error
         ways = [key for key, value in told.items() if key.startswith("pooling_mode_") and value is True]
         if ways not in ([], ["pooling_mode_mean_tokens"], ["pooling_mode_cls_token"]):

@@ -149,7 +149,7 @@ class Namer:
         if told["missing_keys"]:
             missing = sorted(told["missing_keys"])[0]
             raise LuthierError(
-                f"the model has no weights that label words: {missing} is missing", str(self.folder), WHAT
+                f"the model has no weights that label words: {missing} is missing", where=str(self.folder), fix=WHAT
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return module.eval().requires_grad_(False).to(device)
@@ -183,7 +183,7 @@ def labels_of(folder: Path) -> list[str]:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # huggingface_hub's checks of fields are no kind of ValueError
-        raise LuthierError("there is no model that finds names", str(folder), WHAT) from error
+        raise LuthierError("there is no model that finds names", where=str(folder), fix=WHAT) from error
     return [parted(label)[1] for label in _in_order(config)]
 
 
