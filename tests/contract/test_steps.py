@@ -202,7 +202,7 @@ def test_other_thresholds_measure_nothing_anew(name: str, step: Step, tmp_path: 
         "diverse": {**KEYS.get(name, {}), "keep": None, "top": 2},
         "tournament": {**KEYS["tournament"], "keep": None, "top": 2},
         "decontaminate": {**KEYS["decontaminate"], "drop": False},
-        "dedup": {"near": 0.9, "keep": "first"},
+        "dedup": {"keep": "first", **({"near": 0.9} if name == "dedup" else {**KEYS.get(name, {}), "semantic": 0.9})},
         "sample": {"n": 5},
         "select": {**KEYS.get(name, {}), "keep": None, "top": 2, "unknown": "keep"},
     }
