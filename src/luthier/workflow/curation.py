@@ -92,8 +92,8 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
         spent = asking.spent if isinstance(asking, Calls) else {}
         every = [one for each in (*own, steps) for one in each]
         tried = Tried(made, feeds, _keys(given, replace(asked, first=None)).data, every, spent, how.processes)
-        for line in outlook(tried):
-            say(line)
+        for told in outlook(tried):
+            say(told)
     if source is not None:
         for line in shown.life(output.life(made, source)):
             console().print(line)

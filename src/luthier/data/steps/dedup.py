@@ -98,8 +98,8 @@ class Dedup(SetStep):
         if self.semantic is not None:
             return semantic.decide(columns["embedding"], self.semantic, order, self.clusters)
         assert self._threshold is not None
-        opened = [partial(columns.__getitem__, name) for name in ("keys", "sketch")]
-        measured = near.Measured(*opened, minhash.layout(self._threshold))
+        keys, sketches = (partial(columns.__getitem__, name) for name in ("keys", "sketch"))
+        measured = near.Measured(keys, sketches, minhash.layout(self._threshold))
         return near.decide(
             measured, lambda asked: [text_of(rows[row]) for row in asked.tolist()], self._threshold, order
         )

@@ -75,9 +75,9 @@ class Budget:
         counted and nothing says what tokens cost."""
         if self.price is None:
             keys = next(iter(engine.values())) if isinstance(engine, Mapping) and engine else None
-            told = [keys.get(name) for name in ("price_in", "price_out")] if isinstance(keys, Mapping) else [None]
-            if None not in told:
-                return replace(self, price=dict(zip(("in", "out"), told, strict=True)))
+            told = keys if isinstance(keys, Mapping) else {}
+            if told.get("price_in") is not None and told.get("price_out") is not None:
+                return replace(self, price={"in": float(told["price_in"]), "out": float(told["price_out"])})
             if self.money is not None:
                 what, fix = (
                     "`budget` counts money, and nothing says what tokens cost",
