@@ -6,9 +6,10 @@ A run folder is all that passes between them, so each verb starts alone from wha
 import logging
 import os
 
+from luthier.verbs.advising import plan
 from luthier.verbs.exporting import combine, export
 from luthier.verbs.looking import data, explain, models, schema
-from luthier.verbs.scoring import evaluate, samples
+from luthier.verbs.scoring import diagnose, evaluate, samples
 from luthier.verbs.talking import chat, generate, serve
 from luthier.verbs.training import alone, demo, run, train
 
@@ -18,11 +19,13 @@ __all__ = [
     "combine",
     "data",
     "demo",
+    "diagnose",
     "evaluate",
     "explain",
     "export",
     "generate",
     "models",
+    "plan",
     "run",
     "samples",
     "schema",

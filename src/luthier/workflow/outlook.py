@@ -71,8 +71,8 @@ def outlook(tried: Tried) -> Iterator[str]:
     together += _rest(tried.made) * whole / read
     processes = max(tried.processes, 1)
     how = f" in {processes} processes" if processes > 1 else ""
-    what = "they" if unknown else f"all {number(whole)} (about)"
-    yield f"{read:,} tried; {what} would take {clock(together / processes + alone)}{how}"
+    told = f"all {number(whole)} (about) would take" if not unknown else "they would take"
+    yield f"{read:,} tried; {told} {clock(together / processes + alone)}{how}"
     for tally in tried.made.ledger.steps:
         spent = tried.spent.get(tally.name)
         if spent is not None and tally.at in wants:
@@ -89,7 +89,7 @@ def _rest(made: Curated) -> float:
     """Seconds of reading and writing, all that is no step."""
     steps = sum(tally.seconds for one in made.stages for tally in one.steps)
     measuring = sum(sum(one.told["measuring"].values()) for one in made.stages)
-    whole: float = sum(one.told["seconds"] for one in made.stages)
+    whole = float(sum(one.told["seconds"] for one in made.stages))
     return max(whole - steps - measuring, 0.0)
 
 

@@ -61,9 +61,9 @@ class Settings:
 
 def sets(tasks: Sequence[Scored]) -> dict[str, Callable[[], Iterator[Example]]]:
     """Rows beside those to train on: what the recipe is scored on."""
-    from luthier.data.reading.feeds import read
+    from luthier.data.scored import scored_rows
 
-    return {"evaluate": lambda: (row for task in tasks for row in read(task.data))}
+    return {"evaluate": lambda: (row for task in tasks for row in scored_rows(task))}
 
 
 def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:
