@@ -42,7 +42,7 @@ class MTBench(Judged):
     where the set has one (mathematics, reasoning, code). The judge's words are ours, not the paper's."""
 
     title: ClassVar[str] = "MT-Bench"
-    paper: ClassVar[str] = "arXiv:2306.05685"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2306.05685"
     licence: ClassVar[str] = "Apache-2.0"
 
     def metrics(self) -> dict[str, Metric]:
