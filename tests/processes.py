@@ -84,10 +84,10 @@ def _member(rank: int, world: int, port: int, said: Path, target: Callable[..., 
 
 def runs(folder: Path, names: Sequence[str]) -> None:
     """Do the runs of `names.yaml` in a folder one after the other; the status is how many did not end well."""
-    from luthier import verbs
     from luthier.cli import main
+    from luthier.verbs import scoring
 
-    verbs._report = lambda _: None  # type: ignore[assignment]  # takes longer to draw than the run takes
+    scoring.report = lambda _: None  # type: ignore[assignment]  # takes longer to draw than the run takes
     os.chdir(folder)
     os.environ["LUTHIER_CACHE"] = str(folder / "cache")
     failed = 0
