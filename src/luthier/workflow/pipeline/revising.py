@@ -62,8 +62,7 @@ def revise(work: Rewriting, folder: Path, say: Callable[[str], None]) -> dict[st
         raise LuthierError(
             f"none of {count:,} answers is revised: {why}" if count else "there is nothing to revise",
             where=str(folder / LEDGER),
-            fix="raise `max_new_tokens`, or `temperature` where answers repeat themselves; or take a model that ends "
-            "its answers",
+            fix="raise `max_new_tokens`, or take an instruct model that ends its answers",
         )
     put(folder / ROWS)
     left = f"; {lost.total():,} left out: {why}" if lost else ""
