@@ -17,6 +17,8 @@ from luthier.models.adapters.kit.targets import ALL_LINEAR
 from luthier.models.adapters.peft.lora import Lora, LowRank
 from luthier.models.adapters.peft.tuner import Layered
 
+TRY = "train some steps: what a step takes is shown, and kept"
+"""What is left to do where nothing is told beforehand."""
 FUSED_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Model kinds whose layers have fused blocks (`models/blocks/fused.py`)."""
 FUSED_ADAPTERS = ("lora", "rslora", "pissa", "olora", "eva", "corda", "lora_ga", "gelora", "oft", "full", "freeze")
@@ -58,7 +60,7 @@ def trains(shape: Shape, adapters: Sequence[tuple[str, Adapter]], folder: Path |
         return found
     if folder is None:
         names = ", ".join(name for name, _ in adapters)
-        raise LuthierError(f"what `adapt: {names}` trains is not told by the model's sizes alone")
+        raise LuthierError(f"what `adapt: {names}` trains is not told by the model's sizes alone", fix=TRY)
     return _built(folder, shape, adapters)
 
 
@@ -119,7 +121,8 @@ def _built(folder: Path, shape: Shape, adapters: Sequence[tuple[str, Adapter]]) 
 
     names = ", ".join(name for name, _ in adapters)
     if any(adapter.sample_rows for _, adapter in adapters):
-        raise LuthierError(f"what `adapt: {names}` trains is decided by the rows, when the run begins")
+        what = f"what `adapt: {names}` trains is decided by the rows, when the run begins"
+        raise LuthierError(what, fix=TRY)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         module: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
@@ -127,7 +130,8 @@ def _built(folder: Path, shape: Shape, adapters: Sequence[tuple[str, Adapter]]) 
         try:
             wrapped = attach(module, [adapter for _, adapter in adapters])
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-            raise LuthierError(f"what `adapt: {names}` trains is not told without the model's weights") from error
+            what = f"what `adapt: {names}` trains is not told without the model's weights"
+            raise LuthierError(what, fix=TRY) from error
     training = {id(weight): weight for weight in wrapped.parameters() if weight.requires_grad}
     base = [weight for key, weight in training.items() if key in own]
     added = [weight for key, weight in training.items() if key not in own]

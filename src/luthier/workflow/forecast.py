@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KEY = "forecast"
 """Where a run's summary keeps it."""
+TRY = "train some steps: what a step takes is shown, and kept"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def expected(job: Job) -> Expected:
 
     recipe = job.recipe
     if job.speaks:
-        raise LuthierError("of what a model says itself, nobody knows beforehand how long it will be")
+        what = "of what a model says itself, nobody knows beforehand how long it will be"
+        raise LuthierError(what, fix=TRY)
     setup = setup_of(recipe, job.objective.needs)
     store = job.prepared.train
     laid = laid_out(recipe, job.objective.needs, store)
@@ -95,7 +97,8 @@ def setup_of(recipe: Recipe, needs: Needs, device: str | None = None, shape: Sha
     adapters = named(recipe.adapt)
     train = recipe.train
     if train.optimizer.name not in STATES:
-        raise LuthierError(f"nothing is known of the memory of the optimiser {train.optimizer.name!r}")
+        what = f"nothing is known of the memory of the optimiser {train.optimizer.name!r}"
+        raise LuthierError(what, fix=TRY)
     others = {"reference": recipe.reference.model, "teacher": recipe.teacher.model if recipe.teacher else None}
     beside = sum(_weights(model) for model in others.values() if model is not None)
     dtype = machine.best_dtype() if recipe.model.dtype == "auto" else recipe.model.dtype

@@ -131,7 +131,8 @@ def _turned(bout: Bout, one: str, other: str) -> Bout:
     if (bout.one, bout.other) == (one, other):
         return bout
     if (bout.one, bout.other) != (other, one):
-        raise LuthierError(f"a comparison of {bout.one} and {bout.other} among those of {one} and {other}")
+        what = f"a comparison of {bout.one} and {bout.other} among those of {one} and {other}"
+        raise LuthierError(what, fix="sum up the comparisons of each two models by themselves")
     first, second = bout.orders
     orders = (None if second is None else 1 - second, None if first is None else 1 - first)
     return Bout(bout.question, one, other, orders, -bout.longer, bout.same)

@@ -63,7 +63,9 @@ class Shape:
             if value is None and size == "inner":
                 value = 4 * found["width"]  # GPT-2 leaves it out
             if value is None:
-                raise LuthierError(f"the configuration of {name or 'the model'} does not say {keys[0]}")
+                raise LuthierError(
+                    f"the configuration of {name or 'the model'} does not say {keys[0]}", fix="look at its config.json"
+                )
             found[size] = value
         heads, kind = found["heads"], str(config.get("model_type", ""))
         wide = int(config.get("head_dim") or found["width"] // heads)
