@@ -14,9 +14,9 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from luthier.errors import LuthierError
-from luthier.recipe import rollout
+from luthier.recipe import rollout, task
 from luthier.recipe.document import Key, Node, Override, dotted
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Teacher, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Task, Teacher, Why
 from luthier.registry import suggest
 
 PEERS = {
@@ -148,6 +148,8 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
         return _plugin(node, key)
     if hint is Reward:
         node = _reward(node, key)
+    if hint is Task:
+        node = _task(node)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
     if hint is Teacher:
@@ -212,6 +214,19 @@ def _reward(node: Node, key: Key) -> Node:
     own, inner = found
     scorer = Node({name: Node(inner, args.origin)}, node.origin)
     return Node({"scorer": scorer, **own}, node.origin)
+
+
+def _task(node: Node) -> Node:
+    """An entry of `evaluate:` with its benchmark, if it is one, under a key of its own."""
+    if isinstance(node.value, str):
+        return Node({"benchmark": node}, node.origin)
+    name = task.named(node.value) if isinstance(node.value, dict) else None
+    if name is None:
+        return node
+    args = node.value[name]
+    own, inner = task.parted(node.value, name, args.value)
+    inner = {"tasks": args} if isinstance(inner, list) else inner
+    return Node({"benchmark": Node({name: Node(inner, args.origin)}, node.origin), **own}, node.origin)
 
 
 def _teacher(node: Node) -> Node:
@@ -296,6 +311,11 @@ def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override
         items[index : index + 1] = [_set(child, item, deeper, override, (*key, index))]
         return Node(items, node.origin if node else origin)
     known = slots(hint) if dataclasses.is_dataclass(hint) and hint is not Plugin else None  # type: ignore[arg-type]
+    if hint is Task:  # a benchmark's own keys, by its name
+        node = None if node is None else _task(node)
+        benchmark = node.value.get("benchmark") if node is not None and isinstance(node.value, dict) else None
+        if benchmark is not None and part not in slots(Task) and part in _named(benchmark):
+            part, below = "benchmark", rest
     if known is not None and part not in known:
         raise LuthierError(
             f"unknown key {dotted((*key, part))!r}", where=str(origin), fix=_nearest(part, key, list(known))
@@ -312,6 +332,11 @@ def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override
     return Node(mapping, node.origin if node else origin)
 
 
+def _named(plugin: Node) -> list[str]:
+    """The name of a plug-in as it stands in a recipe, in its short or its long form."""
+    return [plugin.value] if isinstance(plugin.value, str) else list(plugin.value or ())
+
+
 def _index(items: list[Node], part: str, item: Any, key: Key, origin: Any) -> int:
     """Which entry of a list an override means: by number, by a plug-in's name, or the only one there is."""
     if part.isdigit():
@@ -326,6 +351,12 @@ def _index(items: list[Node], part: str, item: Any, key: Key, origin: Any) -> in
     if item is Plugin:
         named = [index for index, node in enumerate(items) if part in node.value]
         return named[0] if len(named) == 1 else len(items)
+    if item is Task and len(items) > 1:
+        named = [
+            i for i, node in enumerate(items) if "benchmark" in node.value and part in _named(node.value["benchmark"])
+        ]
+        if len(named) == 1:
+            return named[0]
     if len(items) > 1:
         raise LuthierError(
             f"{dotted(key)} has {len(items)} entries: say which one",
