@@ -151,6 +151,14 @@ def test_prompts_that_leave_no_room_are_told_before_a_step(questions: Bench, cap
     assert not list((questions.run / "checkpoints").glob("step-*"))
 
 
+def test_a_share_that_holds_no_prompt_out_is_told(questions: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    (questions.folder / "questions.jsonl").write_text(json.dumps({"prompt": "say a", "answer": "a"}) + "\n")
+    assert questions.here("train", **{**KEYS, "validate": {"share": 0.01, "patience": 1}}) == 1
+    assert "validate.share holds out no row: all prompts are equal" in " ".join(capfd.readouterr().err.split())
+    assert questions.here("train", **KEYS, validate={"share": 0.01}) == 0
+    assert "warning: validate.share holds out no row" in capfd.readouterr().err
+
+
 def test_several_processes_are_refused_before_there_are_any(
     questions: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

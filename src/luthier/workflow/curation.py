@@ -18,7 +18,7 @@ from luthier.data.curation.calls import Calls
 from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import placed
 from luthier.data.curation.stages import Settings, sets
-from luthier.data.curation.workers import cores
+from luthier.data.curation.workers import ALONE, cores
 from luthier.data.steps.tools import Encoder, Named, Tools
 from luthier.data.tally import number
 from luthier.errors import LuthierError
@@ -26,6 +26,7 @@ from luthier.recipe import Recipe
 from luthier.recipe import Source as Entry
 from luthier.recipe.curation import Curation, of_files, of_recipe
 from luthier.types import Encoded, Engine, Example, Scorer, Source, Turn
+from luthier.workflow.outlook import Tried, outlook
 from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
@@ -83,8 +84,18 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
     if asked.out is not None:
         output.must_be_free(asked.out.expanduser(), _files(keys, feeds))
     with settings(keys, asked.processes) as how:
+        if how.processes > 1:
+            for name, why in (one for each in feeds for one in each.whole_parts(ALONE)):
+                say(f"{name}: one process reads it: {why}")
         made = through(feeds, own, steps, how)
     _tell(made, asked)
+    if asked.first is not None:
+        asking = how.tools.asking
+        spent = asking.spent if isinstance(asking, Calls) else {}
+        every = [one for each in (*own, steps) for one in each]
+        tried = Tried(made, feeds, _keys(given, replace(asked, first=None)).data, every, spent, how.processes)
+        for told in outlook(tried):
+            say(told)
     if source is not None:
         for line in shown.life(output.life(made, source)):
             console().print(line)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.run import Run
+from luthier.workflow import forecast
 from luthier.workflow.job import Job
 from luthier.workflow.screen import say
 
@@ -38,6 +39,7 @@ def fit(job: Job, run: Run, group: Group) -> None:
         job.check_data()
         for overlap in rows.overlaps:
             overlap.check()
+        told = forecast.before(job, say) if group.first else None
         if group.several:
             job.fetch()
     group.form()
@@ -60,3 +62,4 @@ def fit(job: Job, run: Run, group: Group) -> None:
         run.still_held()
         models.save(policy, run)
         record_environment(run)
+        forecast.after(told, run, say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,17 +14,15 @@ from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
 from luthier.data.reading import sources as files
 from luthier.data.reading import tables
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
-from luthier.data.reading.json_files import read_jsonl
 from luthier.data.reading.kept import kept
 from luthier.data.reading.materials import MATERIALS
-from luthier.data.reading.parts import Part
 from luthier.data.reading.text_files import NumberedRow
-from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
@@ -70,18 +68,31 @@ class Feed:
     def pieces(self, size: int) -> list[Feed]:
         """The feed in pieces that can be read apart, of about so many bytes where its files can be cut: together they
         give what it gives. One piece where only `limit` of its rows are taken."""
-        parts = [piece for part in self.parts for piece in part.pieces(size)]
-        if len(parts) == 1 or self.entry.limit is not None:
+        if self.entry.limit is not None:
             return [self]
-        ahead = self._looked_ahead()
+        cut = [part.pieces(size) for part in self.parts]
+        parts = [piece for part in cut for piece in part]
+        if len(parts) == 1:
+            return [self]
+        ahead = replace(self, parts=tuple(parts))._looked_ahead([part[0] for part in cut])
+        if len(cut) > 1 and next(replace(self, parts=tuple(parts))._ahead(), None) is not None:
+            parts = [replace(part, beside=True) for part in parts]
         made = [replace(self, parts=(part,), said=() if number else self.said) for number, part in enumerate(parts)]
         for one in made:
             vars(one).update(ahead)
         return made
 
-    def _looked_ahead(self) -> dict[str, Any]:
-        """What only the whole source can tell, for its pieces: what `_settled` and `_check_absent` ask."""
-        shapes = [self.shape] if self.shape else [_first_shape(replace(self, parts=(part,))) for part in self.parts]
+    def whole_parts(self, size: int) -> Iterator[tuple[str, str]]:
+        """The files of more than so many bytes that are read in one piece, and why."""
+        for part in self.parts:
+            large = part.file is not None and part.file.is_file() and part.file.stat().st_size > size
+            if large and self.entry.limit is None and len(part.pieces(size)) == 1:
+                yield part.name, part.why_whole()
+
+    def _looked_ahead(self, firsts: Sequence[Part]) -> dict[str, Any]:
+        """What only the whole source can tell, for its pieces: what `_settled` and `_check_absent` ask. `firsts`: of
+        each file the first piece."""
+        shapes = [self.shape] if self.shape else [_first_shape(replace(self, parts=(part,))) for part in firsts]
         asked = {
             "_zero_means_wrong": any(isinstance(shape, Stepwise) for shape in shapes),
             "_repetition": any(isinstance(shape, Preference) for shape in shapes),
@@ -93,10 +104,22 @@ class Feed:
         """The readable rows as Examples; the others are dropped into the ledger with their reason."""
         for line in self.said:
             ledger.note(line)
-        read = itertools.chain.from_iterable(self._part(part, ledger) for part in self.parts)
-        yield from itertools.islice(read, self.entry.limit)
+        yield from itertools.islice(self._parts(ledger), self.entry.limit)
 
-    def _part(self, part: Part, ledger: Ledger) -> Iterator[Example]:
+    def _parts(self, ledger: Ledger) -> Iterator[Example]:
+        """One file after the other. Raises LuthierError where none has a row; of several, empty ones are told of."""
+        empty: list[Part] = []
+        for part in self.parts:
+            count = yield from self._part(part, ledger)
+            if count == 0 and part.begins is None:
+                empty.append(part)
+        if empty and len(empty) == len(self.parts) and not empty[0].beside:
+            raise LuthierError("the data is empty: no rows", where=empty[0].name, fix="put at least one row into it")
+        for part in empty:
+            ledger.note(f"{part.name}: this file is empty, and nothing was read from it")
+
+    def _part(self, part: Part, ledger: Ledger) -> Generator[Example, None, int]:
+        """The rows of a file. Gives back how many it has, those included that cannot be read."""
         shape, name = self.shape, type(self.shape).__name__.lower()
         known: set[frozenset[str]] = set()
         count = 0
@@ -138,8 +161,7 @@ class Feed:
                 yield self._mend(example, source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault), fault.fix)
-        if count == 0 and part.begins is None:
-            raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
+        return count
 
     def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
         """The shape with what only the whole source can tell, and its name for the ledger."""
@@ -360,9 +382,9 @@ def keeping(one: Feed, names: Iterable[str]) -> Feed:
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
-    lined = path if reader is read_jsonl and path.suffix.lower() not in PACKED else None
+    own = path if reader is files.READERS.get(files.suffix(path)) else None
     said = partial(files.said_of, path)
-    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, lined)
+    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, own)
 
 
 def read(

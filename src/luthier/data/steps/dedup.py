@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -32,7 +33,9 @@ class Dedup(SetStep):
     """Leaves out rows that say nearly the same as another, which stays; other figures make another row.
     `dedup: 0.8` is `dedup: {near: 0.8}`."""
 
+    version: ClassVar[int] = 2
     decides: ClassVar[tuple[str, ...]] = ("near", "exact", "semantic", "keep", "clusters")
+    by_column: ClassVar[tuple[str, ...]] = ("keys",)
     embeds: ClassVar[Embedding | None] = None
 
     near: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -104,7 +107,7 @@ class Dedup(SetStep):
         texts = [text_of(example) for example in batch]
         columns: dict[str, NDArray[Any]] = {"length": np.array([text.size for text in texts], np.uint32)}
         if self._threshold is not None:
-            columns["keys"] = minhash.band_keys(texts, minhash.layout(self._threshold))
+            columns["keys"], columns["sketch"] = minhash.measured(texts, minhash.layout(self._threshold))
         if self._column is not None:
             columns["worth"] = self._column.measure(batch, tools)
         if self.embedding is not None:
@@ -131,8 +134,10 @@ class Dedup(SetStep):
             apart = np.asarray(columns["apart"])
             return semantic.decide(columns["embedding"], self.semantic, order[there], self.clusters, apart)
         assert self._threshold is not None
+        keys, sketches = (partial(columns.__getitem__, name) for name in ("keys", "sketch"))
+        measured = near.Measured(keys, sketches, minhash.layout(self._threshold))
         return near.decide(
-            columns["keys"], lambda asked: [text_of(rows[row]) for row in asked.tolist()], self._threshold, order
+            measured, lambda asked: [text_of(rows[row]) for row in asked.tolist()], self._threshold, order
         )
 
     def _order(self, columns: Columns, rows: Reread) -> keeping.Rows:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,37 @@ class Budget:
     """Answers at most."""
     tokens: Annotated[int, Field(gt=0)] | None = None
     """Generated tokens at most."""
+    money: Annotated[float, Field(gt=0)] | None = None
+    """Money at most, in the currency of `price`: what might go beyond is not asked."""
+    price: dict[Literal["in", "out"], Annotated[float, Field(ge=0)]] | None = None
+    """What a million tokens cost that are read (in) and generated (out). Default: `price_in` and `price_out` of the
+    endpoint that is asked."""
+
+    def __post_init__(self) -> None:
+        if self.price is not None and self.price.keys() != {"in", "out"}:
+            raise ValueError("a price has two parts, for a million tokens each: {in: 0.15, out: 0.6}")
+
+    def priced(self, engine: str | Mapping[str, Any]) -> Budget:
+        """The budget with the prices of the engine, where it has none of its own. Raises LuthierError where money is
+        counted and nothing says what tokens cost."""
+        if self.price is None:
+            keys = next(iter(engine.values())) if isinstance(engine, Mapping) and engine else None
+            read, written = (
+                keys.get(name) if isinstance(keys, Mapping) else None for name in ("price_in", "price_out")
+            )
+            if read is not None and written is not None:
+                return replace(self, price={"in": float(read), "out": float(written)})
+            if self.money is not None:
+                what, fix = (
+                    "`budget` counts money, and nothing says what tokens cost",
+                    "budget: {money: 5, price: {in: 0.15, out: 0.6}}",
+                )
+                raise LuthierError(what, where="budget.money", fix=f"give the prices of a million tokens: `{fix}`")
+        return self
+
+    def cost(self, read: int, written: int) -> float:
+        """What so many tokens cost; 0 without prices."""
+        return 0.0 if self.price is None else (read * self.price["in"] + written * self.price["out"]) / 1e6
 
 
 class Asking(Protocol):

@@ -237,5 +237,10 @@ def test_without_test_rows_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match=r"steps.0 decontaminate: there are no rows called 'evaluate'"):
         curated([rows], {"decontaminate": "evaluate"})
     made = recipe(tmp_path, TEST)
-    with pytest.raises(LuthierError, match="there are no test items to look for"):
+    with pytest.raises(LuthierError, match="no test items to look for: the recipe has no `evaluate:`"):
         run(replace(made, evaluate=()))
+    made = recipe(tmp_path, TEST, against=["evaluate", f"{tmp_path}/test.jsonl"])
+    assert lines(run(made)) == [1, 3]
+    with pytest.raises(LuthierError, match="no test items to look for: the recipe has no `evaluate:`") as caught:
+        run(replace(made, evaluate=()))
+    assert f"{{against: [{tmp_path}/test.jsonl]}}" in str(caught.value.fix)

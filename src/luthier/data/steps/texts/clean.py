@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from luthier.data.cleaning import Cleaning, spelling
 from luthier.data.cleaning.cleaner import ROUNDS
-from luthier.data.steps.rewriting import rewritten
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep
+from luthier.data.steps.texts.rewriting import rewritten
 from luthier.data.steps.tools import Tools
 from luthier.types import Example, Response
 

@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field
 from luthier.data.cleaning import apply
 from luthier.data.pii import KINDS, Names, Recogniser, as_names, find, joined, masked, pseudonyms
 from luthier.data.pii.found import Kind
-from luthier.data.steps.rewriting import rewritten
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep
+from luthier.data.steps.texts.rewriting import rewritten
 from luthier.data.steps.tools import Tools
 from luthier.errors import LuthierError
 from luthier.recipe.keys import listed

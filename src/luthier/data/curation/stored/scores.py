@@ -9,21 +9,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from luthier import cache
+from luthier.data.curation.stored.columns import join, sort
 from luthier.data.steps.step import Columns
 
 SEGMENTS = 8
 """More than so many are joined to one."""
 KEYS = "keys"
-WRITTEN = 1 << 15
-"""Rows that are written at a time."""
 
 
 def as_keys(digests: Sequence[bytes]) -> NDArray[np.uint64]:
@@ -43,8 +42,8 @@ class Scores:
         known = np.zeros(len(keys), np.bool_)
         columns: dict[str, NDArray[Any]] = {}
         for sorted_keys, values in self._segments:
-            places = np.minimum(np.searchsorted(sorted_keys[:, 0], keys[:, 0]), len(sorted_keys) - 1)
-            found = (sorted_keys[places] == keys).all(axis=1) & ~known
+            places, found = _places(sorted_keys, keys)
+            found &= ~known
             for name, column in values.items():
                 into = columns.setdefault(name, np.zeros((len(keys), *column.shape[1:]), column.dtype))
                 into[found] = column[places[found]]
@@ -53,51 +52,63 @@ class Scores:
 
     def add(self, keys: NDArray[np.uint64], columns: Columns) -> None:
         """Keep what was measured of these rows, those left out that are known."""
-        known, _ = self.look_up(keys)
+        known = np.zeros(len(keys), np.bool_)
+        for sorted_keys, _ in self._segments:
+            known |= _places(sorted_keys, keys)[1]
         if known.all():
             return
-        fresh = np.flatnonzero(~known)
-        _write(self.folder, keys, columns, fresh)
+        self._write(keys, columns, np.flatnonzero(~known))
         self._segments = [_opened(one) for one in _segments(self.folder)]
         if len(self._segments) > SEGMENTS:
             self._join()
 
     def _join(self) -> None:
-        old = _segments(self.folder)
+        old, number = _segments(self.folder), self._next
         keys = np.concatenate([keys for keys, _ in self._segments])
-        names = self._segments[0][1]
-        columns = {name: np.concatenate([values[name] for _, values in self._segments]) for name in names}
-        _write(self.folder, keys, columns, np.arange(len(keys)))
+        found, order = _sorted(keys, np.arange(len(keys)))
+        names = list(self._segments[0][1])
+        with cache.whole_folder(self.folder / number, "what was measured of rows") as temporary:
+            for name in names:
+                whole = temporary / "whole.npy"
+                join([one / f"column-{name}.npy" for one in old], whole, len(keys))
+                sort(partial(np.load, whole, "r"), order, temporary / f"column-{name}.npy")
+                whole.unlink()
+            _close(temporary, found, names)
+        self._segments = []
         for one in old:
             shutil.rmtree(one, ignore_errors=True)
         self._segments = [_opened(one) for one in _segments(self.folder)]
 
+    def _write(self, keys: NDArray[np.uint64], columns: Columns, fresh: NDArray[np.int64]) -> None:
+        """What is known of these rows as one more segment, each once."""
+        found, order = _sorted(keys, fresh)
+        with cache.whole_folder(self.folder / self._next, "what was measured of rows") as temporary:
+            for name in columns:
+                sort(partial(columns.__getitem__, name), order, temporary / f"column-{name}.npy")
+            _close(temporary, found, list(columns))
 
-def _write(folder: Path, keys: NDArray[np.uint64], columns: Columns, rows: NDArray[np.int64]) -> None:
-    """What is known of these rows as one more segment, each once. Nothing is copied whole: a million rows are hundreds
-    of MB."""
+    @property
+    def _next(self) -> str:
+        return f"{max((int(one.name) for one in _segments(self.folder)), default=0) + 1:06d}"
+
+
+def _places(sorted_keys: NDArray[np.uint64], keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each key stands among those of a segment, and whether it does."""
+    places = np.minimum(np.searchsorted(sorted_keys[:, 0], keys[:, 0]), len(sorted_keys) - 1)
+    return places, (sorted_keys[places] == keys).all(axis=1)
+
+
+def _sorted(keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The keys of these rows in order, each once, and whose they are."""
     rows = rows[np.argsort(keys[rows, 0], kind="stable")]
     found = keys[rows]
-    rows = rows[np.concatenate([[True], (found[1:] != found[:-1]).any(axis=1)])[: len(rows)]]
-    del found
-    number = max((int(one.name) for one in _segments(folder)), default=0) + 1
-    with cache.whole_folder(folder / f"{number:06d}", "what was measured of rows") as temporary:
-        _save(temporary / f"{KEYS}.npy", keys, rows)
-        for name, column in columns.items():
-            _save(temporary / f"column-{name}.npy", np.asarray(column), rows)
-        (temporary / "columns.json").write_text(json.dumps(list(columns)), encoding="utf-8")
+    once = np.concatenate([[True], (found[1:] != found[:-1]).any(axis=1)])[: len(rows)]
+    return found[once], rows[once]
 
 
-def _save(path: Path, column: NDArray[Any], rows: NDArray[np.int64]) -> None:
-    header = {
-        "descr": npy.dtype_to_descr(column.dtype),
-        "fortran_order": False,
-        "shape": (len(rows), *column.shape[1:]),
-    }
-    with path.open("wb") as file:
-        npy.write_array_header_1_0(file, header)
-        for start in range(0, len(rows), WRITTEN):
-            file.write(column[rows[start : start + WRITTEN]].tobytes())
+def _close(folder: Path, keys: NDArray[np.uint64], names: Sequence[str]) -> None:
+    np.save(folder / f"{KEYS}.npy", keys)
+    (folder / "columns.json").write_text(json.dumps(list(names)), encoding="utf-8")
 
 
 def _segments(folder: Path) -> list[Path]:

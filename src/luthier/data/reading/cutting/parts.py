@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luthier.data.reading.json_files import read_jsonl
 from luthier.data.reading.materials import PlacedRow, Tell
-from luthier.data.reading.text_files import cut
 from luthier.types import Source
 
 
@@ -23,8 +20,10 @@ class Part:
     fingerprint: Callable[[], str]
     said: Callable[[], tuple[str, ...]] = tuple
     """What the ledger is to say about how it is read."""
-    lined: Path | None = None
-    """The file, where each of its lines is a row: it may be read in pieces."""
+    file: Path | None = None
+    """The file, where its rows stand in it as they are: it may be read in pieces."""
+    beside: bool = False
+    """Have other files of the source rows? Then this one may be empty, which is said."""
     begins: PlacedRow | None = None
     """The first row of the whole, where this is a piece: it says the shape."""
     telling: Callable[[Tell], Iterator[PlacedRow]] | None = None
@@ -34,13 +33,24 @@ class Part:
 
     def pieces(self, size: int) -> list[Part]:
         """The part in pieces of about so many bytes, where it can be cut."""
-        if self.lined is None or self.lined.stat().st_size <= size:
+        if self.file is None:
             return [self]
-        first, read = next(self.rows(), None), partial(read_jsonl, self.lined)
-        return [
-            replace(self, rows=partial(read, span), said=tuple if span.start else self.said, begins=first)
-            for span in cut(self.lined, size)
-        ]
+        from luthier.data.reading.cutting.pieces import pieces
+
+        found = pieces(self.file, size)
+        first = next((row for read in found for row in read()), None)
+        if first is None:
+            return [self]
+        said = [self.said, *([tuple] * (len(found) - 1))]
+        return [replace(self, rows=rows, said=one, begins=first) for rows, one in zip(found, said, strict=True)]
+
+    def why_whole(self) -> str:
+        """Why it is not cut."""
+        if self.file is None:
+            return "its rows are made of the whole"
+        from luthier.data.reading.cutting.pieces import why_whole
+
+        return why_whole(self.file)
 
     def read(self, tell: Tell) -> Iterator[tuple[Source, Any]]:
         """The rows with their places."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from luthier.data.curation.changes import texts, with_texts
+from luthier.data.curation.stored.changes import texts, with_texts
 from luthier.types import Example
 
 
