@@ -15,7 +15,6 @@ from luthier.data.steps.tools import Budget
 from luthier.data.tally import StepTally, number
 from luthier.recipe import Source as Entry
 
-
 FEW = 2000
 """Rows in whose time a start shows."""
 
