@@ -69,7 +69,7 @@ class Forecast:
 def of(setup: Setup, laid: Laid, rate: float | None, threads: int = 1, known: Sequence[Ended] = ()) -> Forecast:
     """What is expected of a run. `rate`: operations a second of the machine (None: another machine's); `known`: runs
     that have ended here."""
-    found, each = memory.peak(setup, laid.heaviest), speed.work(setup, laid)
+    found, each = memory.most(setup, laid), speed.work(setup, laid)
     alike = history.like(known, setup.path, threads)
     ratios = history.spread([run for run in alike if run.predicted > 0], lambda run: run.peak / run.predicted)
     low, high = ratios or (1 - SPREAD, 1 + SPREAD)

@@ -31,12 +31,16 @@ class Laid:
     """What a run computes."""
 
     heaviest: Load
-    """Its largest micro-batch."""
+    """Its largest micro-batch behind the first step (of a run of one step, in it)."""
     step: Load
     """What a step takes, all micro-batches together, on average."""
     micro: float
     """Micro-batches of a step."""
     steps: int
+    first: Load | None = None
+    """The largest micro-batch of the first step, in which the optimiser has no state yet."""
+    later: Load | None = None
+    """The largest that is not the first of its step: gradients are there already."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,14 @@ def laid(
     first = range(min(total, epoch))
     by_size = sorted(first, key=lambda number: -sizes(number))[:HEAVY]
     evenly = {int(number) for number in np.linspace(0, len(first) - 1, min(EVEN, len(first)))}
-    found = {number: [of(batch) for batch in cut.batches(step(number))] for number in {*by_size, *evenly}}
-    heaviest = max((load for loads in found.values() for load in loads), key=lambda load: (load.tokens, load.scored))
+    found = {number: [of(batch) for batch in cut.batches(step(number))] for number in {0, *by_size, *evenly}}
+    behind = [load for number, loads in found.items() for load in loads if number > 0 or total == 1]
+    later = [load for loads in found.values() for load in loads[1:]]
+    first = _largest(found[0])
     means = [_sum(found[number]) for number in sorted(evenly)]
     mean = Load(*(float(np.mean([getattr(one, key) for one in means])) for key in ("tokens", "scored", "pairs")))
-    return Laid(heaviest, mean, float(np.mean([len(found[number]) for number in evenly])), total)
+    micro = float(np.mean([len(found[number]) for number in evenly]))
+    return Laid(_largest(behind or found[0]), mean, micro, total, first, _largest(later) if later else None)
 
 
 def assumed(lengths: Sequence[int], scored: float, batch: int, cut: Cut, steps: int) -> Laid:
@@ -94,6 +101,10 @@ def assumed(lengths: Sequence[int], scored: float, batch: int, cut: Cut, steps: 
     squares = float((sizes.astype(float) ** 2).mean()) / mean
     heaviest = Load(heavy, scored * heavy, heavy * max(squares, 1.0))
     return Laid(heaviest, Load(whole, scored * whole, whole * squares), micro, steps)
+
+
+def _largest(loads: Sequence[Load]) -> Load:
+    return max(loads, key=lambda load: (load.tokens, load.scored))
 
 
 def _sum(loads: Sequence[Load]) -> Load:

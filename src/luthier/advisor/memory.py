@@ -13,9 +13,9 @@ The constants were fitted on runs of the default model: in bf16 on 2 cores with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from luthier.advisor.load import Load
+from luthier.advisor.load import Laid, Load
 from luthier.advisor.setup import Setup
 from luthier.forward.head import BLOCK, CHUNK
 from luthier.types import Needs
@@ -53,6 +53,19 @@ class Memory:
         return self.library + self.weights + self.trained + self.activations + self.head + self.gradients
 
 
+def most(setup: Setup, laid: Laid) -> Memory:
+    """The most that a run takes: in its heaviest micro-batch, in that of its first step, in which the optimiser has no
+    state yet, or in one that finds the gradients of others before it."""
+    found = [peak(setup, laid.heaviest)]
+    if laid.first is not None and laid.steps > 1:
+        early = peak(setup, laid.first)
+        found.append(replace(early, trained=early.trained - setup.state))
+    if laid.later is not None:
+        after = peak(setup, laid.later)
+        found.append(replace(after, gradients=max(after.gradients, 4.0 * setup.trains.numbers)))
+    return max(found, key=lambda one: one.total)
+
+
 def peak(setup: Setup, load: Load) -> Memory:
     """The most that a run takes whose heaviest micro-batch is `load`."""
     library = CONTEXT if setup.device == "cuda" else LIBRARY + COMPILED
@@ -67,6 +80,9 @@ def peak(setup: Setup, load: Load) -> Memory:
     own_head = shape.table * setup.number if trains.head and trains.own else 0
     top = activations + max(head(setup, load), block) + own_head
     end = 4.0 * trains.numbers + block + own_head
+    if setup.optimizer == "adafactor":  # its updates find no place where activations were: they are too large
+        table = shape.table if trains.head and trains.own else max(shape.width, shape.inner) * shape.width
+        end = top + 4.0 * trains.numbers + UPDATES * table
     weights = setup.weights + setup.beside + (setup.weights if setup.reference == "copy" else 0)
     return Memory(library, weights, setup.stepped, activations, top - activations, max(0.0, end - top))
 
@@ -100,6 +116,8 @@ def remade(setup: Setup) -> float:
     return CHECKPOINTED * setup.number * setup.shape.width
 
 
+UPDATES = 4 * 4
+"""Bytes of an update that Adafactor makes of the largest matrix: squares, their factors, the quotient, the step."""
 CHECKPOINTED = 2.3
 """Of a block's input, how many times it lies in memory under gradient checkpointing."""
 

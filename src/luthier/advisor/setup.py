@@ -73,4 +73,9 @@ class Setup:
     def stepped(self) -> float:
         """Bytes of what is kept of all that trains: masters or the numbers themselves, and the optimiser's state."""
         master = 4 if self.masters and BYTES[self.dtype] < 4 else 0
-        return (4 * self.trains.added + master * self.trains.own) + STATES[self.optimizer] * self.trains.numbers
+        return (4 * self.trains.added + master * self.trains.own) + self.state
+
+    @property
+    def state(self) -> float:
+        """Bytes of the optimiser's state."""
+        return STATES[self.optimizer] * self.trains.numbers

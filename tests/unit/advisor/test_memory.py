@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.advisor import memory
-from luthier.advisor.load import Load
+from luthier.advisor.load import Laid, Load
 from luthier.advisor.setup import Setup
 from luthier.advisor.trains import trains
 from luthier.models.adapters import named
@@ -51,6 +51,17 @@ def test_below_what_trains_nothing_is_kept() -> None:
     load = Load(2048, 1024, 2048 * 100)
     whole = memory.peak(setup(lora()), load)
     assert memory.peak(half, load).activations == pytest.approx(whole.activations / 2)
+
+
+def test_the_first_step_has_no_state_and_later_micro_batches_find_gradients() -> None:
+    full, heavy, light = setup(Plugin(name="full")), Load(800, 400, 80_000), Load(100, 50, 10_000)
+    numbers = 134_515_008
+    alone = memory.most(full, Laid(light, light, 1.0, 2, first=heavy)).total
+    assert alone == max(memory.peak(full, heavy).total - 8 * numbers, memory.peak(full, light).total)
+    later = memory.most(full, Laid(heavy, heavy, 2.0, 9, first=light, later=heavy))
+    assert later.gradients == 4 * numbers
+    assert later.total == memory.peak(full, heavy).total + 4 * numbers
+    assert memory.most(full, Laid(heavy, heavy, 1.0, 9, first=light)) == memory.peak(full, heavy)
 
 
 MEASURED: dict[str, tuple[int, int, tuple[Plugin, ...], bool]] = {

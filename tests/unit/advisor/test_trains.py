@@ -104,7 +104,10 @@ def test_the_heaviest_micro_batch_is_found_and_means_are_means() -> None:
     steps = [rows[i : i + 4] for i in range(0, 12, 4)]
     laid = load.laid(steps.__getitem__, lambda n: sum(map(len, steps[n])), 3, Cut(64), 3)
     every = [load.of(batch) for step in steps for batch in Cut(64).batches(step)]
-    assert laid.heaviest.tokens == max(one.tokens for one in every)
+    parted = [[load.of(batch).tokens for batch in Cut(64).batches(step)] for step in steps]
+    assert laid.heaviest.tokens == max(max(each) for each in parted[1:])
+    assert laid.first is not None and laid.first.tokens == max(parted[0])
+    assert laid.later is not None and laid.later.tokens == max(max(each[1:]) for each in parted if each[1:])
     assert laid.step.tokens == pytest.approx(sum(one.tokens for one in every) / 3)
     assert laid.micro == pytest.approx(len(every) / 3)
 
