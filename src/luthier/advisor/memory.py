@@ -91,7 +91,8 @@ def kept(setup: Setup) -> float:
 
 BESIDE, LENGTHS = 1.76, 3.70
 """Of the outputs of a block's matrices, how many times they lie in memory besides where an adapter's are added to them
-by the model's own layers: what is let go of leaves holes between what is kept. The second: under DoRA, two of them kept."""
+by the model's own layers: what is let go of leaves holes between what is kept. The second: under DoRA, two of them are
+kept."""
 
 
 def remade(setup: Setup) -> float:

@@ -122,7 +122,7 @@ def _built(folder: Path, shape: Shape, adapters: Sequence[tuple[str, Adapter]]) 
         raise LuthierError(f"what `adapt: {names}` trains is decided by the rows, when the run begins")
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        module: Any = AutoModelForCausalLM.from_config(config)
+        module: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         own = {id(weight) for weight in module.parameters()}
         try:
             wrapped = attach(module, [adapter for _, adapter in adapters])

@@ -19,7 +19,8 @@ from luthier.data.curation.feeds import CuratedFeed
 from luthier.data.duplicates.contamination import Hit, Index
 from luthier.data.duplicates.rows import digest, item_of, text_of
 from luthier.data.ledger import Ledger
-from luthier.data.reading.feeds import Feed, read
+from luthier.data.reading.feeds import Feed
+from luthier.data.scored import scored_rows
 from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, Task
@@ -97,6 +98,8 @@ def overlaps(recipe: Recipe, feeds: Sequence[Feed | CuratedFeed], ledger: Ledger
     first = recipe.train.steps * recipe.train.batch if recipe.train.steps else None
     found = tuple(_found(task, feeds, first) for task in recipe.evaluate)
     for one in found:
+        if not one.items:  # judged by itself: it has no rows with answers
+            continue
         if one.found:
             ledger.remarks.append(one.line())
         else:
@@ -111,7 +114,7 @@ def _against(keys: Mapping[str, Any]) -> bool:
 
 
 def _found(task: Task, feeds: Sequence[Feed | CuratedFeed], first: int | None) -> Overlap:
-    scored = list(itertools.islice(read(task.data, Ledger()), task.limit))
+    scored = list(itertools.islice(scored_rows(task), task.limit))
     items = [item_of(example) for example in scored]
     media = [_media(example) for example in scored]
     key = [LAYOUT, __version__, digest(items), media, first, [one.key() for one in feeds]]

@@ -59,7 +59,7 @@ class Embedder:
             made = self._tokenizer(
                 [texts[n] for n in some], truncation=True, max_length=self._longest, padding=True, return_tensors="pt"
             )
-            asked = {name: one.to(self._module.device) for name, one in made.items()}
+            asked = {name: made[name].to(self._module.device) for name in ("input_ids", "attention_mask")}
             hidden_NTD = self._module(**asked).last_hidden_state.float()
             mask_NT1 = asked["attention_mask"][..., None].float()
             vectors_ND = hidden_NTD[:, 0] if self._first else (hidden_NTD * mask_NT1).sum(1) / mask_NT1.sum(1)

@@ -16,6 +16,10 @@ from luthier.data.tally import StepTally, number
 from luthier.recipe import Source as Entry
 
 
+FEW = 2000
+"""Rows in whose time a start shows."""
+
+
 @dataclass(frozen=True)
 class Tried:
     """What was tried: of each source the first rows."""
@@ -71,8 +75,9 @@ def outlook(tried: Tried) -> Iterator[str]:
     together += _rest(tried.made) * whole / read
     processes = max(tried.processes, 1)
     how = f" in {processes} processes" if processes > 1 else ""
+    few = "" if read >= FEW else ", rather less: of so few rows the start is a large part"
     told = f"all {number(whole)} (about) would take" if not unknown else "they would take"
-    yield f"{read:,} tried; {told} {clock(together / processes + alone)}{how}"
+    yield f"{read:,} tried; {told} {clock(together / processes + alone)}{how}{few}"
     for tally in tried.made.ledger.steps:
         spent = tried.spent.get(tally.name)
         if spent is not None and tally.at in wants:

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import tiny_tokenizers
 import torch
+from tokenizers import pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from luthier.data.selecting.embedding import OfTexts, embedding
@@ -34,7 +35,9 @@ def folder(tmp_path: Path) -> Path:
         initializer_range=0.5,
     )
     BertModel(config).save_pretrained(tmp_path / "encoder")
-    tiny_tokenizers.words(16).save_pretrained(tmp_path / "encoder")
+    tokenizer = tiny_tokenizers.words(16)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 

@@ -60,7 +60,7 @@ def save(path: Path, labels: tuple[str, ...] = LABELS, *, context: int = CONTEXT
         for word, n in vocabulary.items():
             embedding[n, WORDS.get(word, 0) if WORDS.get(word, 0) < len(labels) else 0] = 1.0
         for n in range(len(labels)):
-            module.classifier.weight[n, n] = 9.0
+            module.classifier.weight[n, n] = 1.5
     module.save_pretrained(path)
 
 
@@ -87,7 +87,7 @@ def test_labels_mean_what_they_usually_do_and_what_the_keys_say(folder: Path):
     assert found(folder, text) == [("Ann", "person"), ("Elm Road", "address")]
     assert found(folder, text, find=("person",)) == [("Ann", "person")]
     assert found(folder, text, labels={"loc": "address"})[1:] == [("Rome", "address"), ("Elm Road", "address")]
-    assert found(folder, text, least=1.0) == []
+    assert found(folder, text, least=0.99) == []
     assert (
         parted("B-PER") == ("B", "PER")
         and parted("PERSON") == ("", "PERSON")
@@ -138,8 +138,7 @@ def test_what_cannot_find_names_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(LuthierError, match="no label that means person or address: its labels are LOC, O"):
         recogniser(Names(model=str(tmp_path / "places")))
     save(tmp_path / "bare")
-    config = json.loads((tmp_path / "bare" / "config.json").read_text())
-    bare = BertModel(BertConfig(**{k: v for k, v in config.items() if k not in ("architectures", "dtype")}))
+    bare = BertModel(BertConfig.from_pretrained(tmp_path / "bare"))
     bare.save_pretrained(tmp_path / "weights")
     (tmp_path / "weights" / "model.safetensors").rename(tmp_path / "bare" / "model.safetensors")
     with pytest.raises(LuthierError, match="no weights that label words: classifier"):

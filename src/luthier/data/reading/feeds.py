@@ -14,6 +14,7 @@ from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
 from luthier.data.reading import sources as files
 from luthier.data.reading import tables
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
@@ -21,7 +22,6 @@ from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
 from luthier.data.reading.kept import kept
 from luthier.data.reading.materials import MATERIALS
-from luthier.data.reading.parts import Part
 from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry

@@ -176,7 +176,9 @@ def deal(
         )
     draw, pairs = random.Random(seed), list(combinations(said, 2))
     places = draw.sample(range(len(rows)), len(rows))
-    dealt, key, same = [], {}, 0
+    dealt: list[Dealt] = []
+    key: dict[str, tuple[str, str]] = {}
+    same = 0
     turns = [(place, pair) for turn in range(len(pairs)) for place, pair in _turn(places, pairs, turn)]
     for place, (one, other) in turns:
         if len(dealt) == count:

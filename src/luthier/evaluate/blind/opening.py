@@ -148,7 +148,7 @@ def _vote(blind: Blind, item: str, said: Said) -> Voted:
 def _pair(one: str, other: str, votes: Sequence[Voted], seed: int) -> Pair:
     items, place_N = np.unique([vote[0] for vote in votes], return_inverse=True)
     won_N = np.array([vote[3] for vote in votes])
-    sums_C, counts_C = np.bincount(place_N, won_N), np.bincount(place_N).astype(float)
+    sums_C, counts_C = np.bincount(place_N, won_N).astype(float), np.bincount(place_N).astype(float)
     tally = Counter(np.sign(sums_C / counts_C - 0.5).astype(int).tolist())
     value = float(won_N.mean())
     if len(items) < 2:

@@ -146,7 +146,7 @@ def _rate(judged: Sequence[tuple[Bout, float]], seed: int) -> Estimate:
         return Estimate(value)
     if len(questions) == len(won_N) and not (won_N == 0.5).any():
         return Estimate(value, *wilson(float(won_N.sum()), len(won_N)))
-    sums_C, counts_C = np.bincount(place_N, won_N), np.bincount(place_N).astype(float)
+    sums_C, counts_C = np.bincount(place_N, won_N).astype(float), np.bincount(place_N).astype(float)
     return of_mean(sums_C, counts_C, (0.0, 1.0), seed)
 
 
