@@ -110,7 +110,8 @@ def test_win_rates_and_two_turns_are_tasks_like_others(run: Run, server: Endpoin
     assert turns.headline.systems["tuned"].value == pytest.approx(9)
     assert turns.headline.systems["base"].value == pytest.approx((3 * 9 + 3 * 3) / 6)
     assert [score.scorer for score in turns.scores] == ["points of 10", "first turn", "second turn"]
-    assert any(line.startswith("a: base 6.00, tuned 9.00") for line in turns.remarks)
+    kinds = {part.name: part.values for part in turns.parts}
+    assert set(kinds) == set("abc") and kinds["a"] == pytest.approx({"base": 6, "tuned": 9})
     asked = [body["messages"][-1]["content"] for _, body in server.asked if body["model"] == "judge"]
     assert sum("it is zero" in one for one in asked) == 2 and sum("it is nought" in one for one in asked) == 2
     later = [

@@ -197,6 +197,7 @@ class AlpacaEval(WinRateOf):
     paper: ClassVar[str] = ""
     even: ClassVar[bool] = True
     against: str = OWN
+    """`answers`: those of the rows themselves; or, as for `win_rate`, base, a run, a model or a file."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class ArenaHard(WinRateOf):
     title: ClassVar[str] = "Arena-Hard"
     paper: ClassVar[str] = ""
     against: str = OWN
+    """`answers`: those of the rows themselves; or, as for `win_rate`, base, a run, a model or a file."""
 
 
 def _bare(row: Example) -> Example:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from luthier.errors import LuthierError
 from luthier.evaluate.benchmarks.benchmark import Asked, Tell
+from luthier.evaluate.benchmarks.parts import parts
 from luthier.evaluate.comparison import Answer as Shown
 from luthier.evaluate.comparison import Comparison, Sample, tested
 from luthier.evaluate.judging import answers as answering
@@ -96,7 +97,8 @@ class MTBench(Judged):
             samples=tuple(_sample(at, row, said, found) for at, row in enumerate(rows)),
             seconds=seconds,
             cut={name: sum(answer.cut for both in own for answer in both) for name, own in said.items()},
-            remarks=(*_kinds(rows, whole), *_unread(turns)),
+            remarks=_unread(turns),
+            parts=parts(found[0], rows),
         )
 
     def _judge(self) -> Metric:
@@ -165,28 +167,14 @@ def _verdict(label: str, values: Scores) -> Verdict:
     return Verdict(label, Points(), statistics)
 
 
-def _kinds(rows: Sequence[Example], whole: Scores) -> list[str]:
-    """The mean of each kind of question."""
-    told = []
-    for kind in dict.fromkeys(row.meta["subject"] for row in rows):
-        means = []
-        for name, values in whole.items():
-            mine = [
-                one for row, one in zip(rows, values, strict=True) if row.meta["subject"] == kind and one is not None
-            ]
-            means.append(f"{name} {sum(mine) / len(mine):.2f}" if mine else f"{name} –")
-        told.append(f"{kind or 'of no kind'}: {', '.join(means)}")
-    return told
-
-
-def _unread(turns: Sequence[Scores]) -> list[str]:
+def _unread(turns: Sequence[Scores]) -> tuple[str, ...]:
     found = []
     for name in turns[0]:
         both = [one for turn in turns for one in turn[name]]
         lost = sum(one is None for one in both)
         if lost:
             found.append(f"{name}: {lost} of {len(both)} judgements could not be read")
-    return found
+    return tuple(found)
 
 
 def _sample(

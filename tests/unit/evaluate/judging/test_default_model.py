@@ -35,15 +35,17 @@ PAIRS = (
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "luthier", "serve", MODEL, "--port", str(port)]
-    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    told = tmp_path_factory.mktemp("served") / "told"
+    with told.open("wb") as file:  # a pipe that nobody reads would fill up
+        server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=file)
     try:
         for _ in range(600):
-            assert server.poll() is None, (server.stderr and server.stderr.read()) or b""
+            assert server.poll() is None, told.read_text()
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5):
                     break
