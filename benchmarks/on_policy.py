@@ -84,19 +84,15 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender("luthier", "luthier", {"train.micro_tokens": 640}),
-    Contender("luthier-whole-rows", "luthier", {"train.micro_tokens": 640, "train.share_prefix": False}),
+    Contender("luthier", "luthier"),
+    Contender("luthier-whole-rows", "luthier", {"train.share_prefix": False}),
     Contender("trl-defaults", "trl"),
     Contender("trl-best", "trl", {"gradient_checkpointing": False, "per_device_train_batch_size": 4}),
 )
 
 
 def luthier_recipe(work: OnPolicy, folder: Path) -> dict[str, Any]:
-    """Luthier's defaults, and what the workload fixes for every tool.
-
-    A contender sets `train.micro_tokens`, as TRL's micro-batch is set: with 640 each group is trained on by itself,
-    which is leaner than the default of 2,048 and a little slower.
-    """
+    """Luthier's defaults, and what the workload fixes for every tool."""
     return {
         "model": {"name": work.model, "dtype": "fp32"},
         "data": work.train,

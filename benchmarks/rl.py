@@ -4,8 +4,8 @@
 
     sums       running sums modulo 10 of 14 digits, of which the last alone pays: GRPO, DAPO, PPO, VAPO from one model
                that was half taught by likelihood. At equal steps, and DAPO at as many drawn tokens as GRPO, too.
-    first      of 36 sums the first alone pays, and the model cannot do it yet: what a critic does with 35 tokens of no
-               account. PPO with lambda 0.95 and 1, VAPO, GRPO.
+    first      of 36 sums the first alone pays: what a critic does with 35 tokens of no account. PPO with
+               lambda 0.95 and 1, VAPO, GRPO.
     larger     the default model with LoRA: which of two numbers is larger, as JSON. GRPO, 30 steps of 16 x 8 answers.
     orders     the demo's orders, by GRPO from a default model that likelihood has half taught them.
     teacher    a small model learns running sums from a larger one that knows them: by what it says itself, and by fixed

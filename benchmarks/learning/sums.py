@@ -138,12 +138,16 @@ def last(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
 
 
 def first(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
-    """Of 36 sums the first pays."""
+    """Of 36 sums the first pays.
+
+    The beginner is chosen by what it is paid alone, twice to four times what chance would pay. From one that is right
+    by chance (0.08, after 20 steps of likelihood) no method learnt anything in 160 steps, nor GRPO in 320.
+    """
     methods = (
         Method("GRPO", {"grpo": {"kl": 0.0}}),
         Method("PPO 0.95", {"ppo": {"kl": 0.0}}),
         Method("PPO 1", {"ppo": {"kl": 0.0, "credit": {"gae": GAE}}}),
         Method("VAPO", {"vapo": {}}, extra=80),
     )
-    half = half_taught("first", 36, FIRST, (0.05, 0.2), range(20, 400, 20))
-    return held(of_sums("first", 36, half, FIRST, methods, steps=320, prompts=256), seeds, at_once)
+    half = half_taught("first", 36, FIRST, (0.2, 0.4), range(120, 200, 8))
+    return held(of_sums("first", 36, half, FIRST, methods, steps=160, prompts=256), seeds, at_once)

@@ -23,9 +23,7 @@ NAMES = BENCHMARKS.names()
 def test_it_says_what_it_is(name):
     cls = BENCHMARKS.get(name)
     assert issubclass(cls, Benchmark) and cls.title and cls.version >= 1
-    assert cls.paper == "" or re.fullmatch(
-        r"https://(arxiv\.org/abs/\d{4}\.\d{5}|aclanthology\.org/\S+)", cls.paper
-    )
+    assert cls.paper == "" or re.fullmatch(r"https://(arxiv\.org/abs/\d{4}\.\d{5}|aclanthology\.org/\S+)", cls.paper)
     assert all(docs(cls).get(field.name) for field in plugin_fields(cls)), "a key without a word about it"
     assert cls.__dataclass_params__.frozen
 

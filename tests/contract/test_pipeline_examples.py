@@ -66,7 +66,8 @@ def test_each_round_of_backtranslation_is_asked_of_the_model_that_the_last_one_m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
-def test_a_tiny_model_goes_through_a_pipeline(path: Path, tmp_path: Path) -> None:
+def test_a_tiny_model_goes_through_a_pipeline(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))  # what it says is kept, and is nobody's
     start, end = "<|im_start|>", "<|im_end|>"
     tokenizer = letters("<|endoftext|>", start, end, bos_token=start, eos_token=end, chat_template=CHATML)
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": 8192}

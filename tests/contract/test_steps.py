@@ -44,7 +44,7 @@ def rows(tmp_path: Path) -> list[Example]:
 
 def counts(made: Curated) -> list[dict[str, Any]]:
     """What the ledger says of each step, but how long it took."""
-    return [{**one.to_json(), "seconds": 0} for one in made.ledger.steps]
+    return [{**one.to_json(), "seconds": 0, "wall": 0} for one in made.ledger.steps]
 
 
 def test_it_says_what_it_is(name: str):
@@ -202,7 +202,7 @@ def test_other_thresholds_measure_nothing_anew(name: str, step: Step, tmp_path: 
         "diverse": {**KEYS.get(name, {}), "keep": None, "top": 2},
         "tournament": {**KEYS["tournament"], "keep": None, "top": 2},
         "decontaminate": {**KEYS["decontaminate"], "drop": False},
-        "dedup": {"near": 0.9, "keep": "first"},
+        "dedup": {"keep": "first", **({"near": 0.9} if name == "dedup" else {**KEYS.get(name, {}), "semantic": 0.9})},
         "sample": {"n": 5},
         "select": {**KEYS.get(name, {}), "keep": None, "top": 2, "unknown": "keep"},
     }

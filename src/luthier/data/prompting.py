@@ -22,6 +22,7 @@ from luthier.data.encode.template import Template
 from luthier.data.ledger import PERCENTILES, Ledger
 from luthier.data.measuring import Measuring
 from luthier.data.mixing import Rows, held_out, mix
+from luthier.data.overlap import Overlap, overlaps
 from luthier.data.preparation import asked
 from luthier.data.reading.feeds import Feed
 from luthier.errors import LuthierError
@@ -59,6 +60,8 @@ class Prompts:
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     ledger: Ledger
+    overlaps: tuple[Overlap, ...] = ()
+    """What of the recipe's tasks is learnt from, too."""
 
     def refuse_lost(self, max_lost: float) -> None:
         """Raises LuthierError where no prompt is left, or more rows are lost than this share."""
@@ -83,8 +86,9 @@ def prompts(
     ledger, room = Ledger(), _Room.of(recipe, context)
     ledger.remarks += [template.remark] if template.remark else []
     settings = settings or Settings.of(recipe)
-    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
-    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    measuring = Measuring.of(recipe, settings.tools)
+    task = opened(recipe.data, recipe.steps, settings, keep=measuring.reads)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data", measuring.reads) if recipe.rehearse else []
     feeds = [*task, *general]
     read = [(number, prompt) for number, one in enumerate(feeds) for prompt in _read(one, ledger, template, room)]
     share = 0.0 if recipe.validate.data else recipe.validate.share
@@ -106,7 +110,7 @@ def prompts(
         ledger.sources[feeds[read[i][0]].name].used += 1
     _measure(ledger, chosen)
     room.complain(ledger)
-    found = Prompts(chosen, apart, ledger)
+    found = Prompts(chosen, apart, ledger, overlaps(recipe, feeds, ledger))
     found.refuse_lost(recipe.train.max_lost)
     return found
 

@@ -27,5 +27,9 @@ def scored_rows(task: Task) -> Iterator[Example]:
         yield from read(task.data, Ledger())
         return
     if not _joined:
-        raise LuthierError(f"nobody reads the rows of the benchmark {task.benchmark.name!r} here", where="evaluate")
+        raise LuthierError(
+            f"nobody reads the rows of the benchmark {task.benchmark.name!r} here",
+            where="evaluate",
+            fix="go through a verb, or join a reader in",
+        )
     yield from _joined[0](task)

@@ -19,7 +19,7 @@ from luthier.recipe.sources import Sources
 
 UNNAMED = "held-out"
 """What a task is called that nobody has named."""
-BESIDE = ("name", "base")
+BESIDE = ("name", "base", "max_overlap")
 """Keys of an entry that may stand beside a benchmark, or among its keys."""
 
 
@@ -41,6 +41,9 @@ class Task:
     label_accuracy, step_accuracy; the first one is the headline."""
     limit: Annotated[Int, Field(gt=0)] | None = None
     """Score only the first so many rows."""
+    max_overlap: Annotated[Float, Field(ge=0, le=1)] | None = None
+    """Stop before training where more than this share of these rows trains, too. Default: 1/√n of n rows, half at most:
+    so much may chance be worth in a score of n rows."""
     max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256
     """Longest answer, in tokens."""
     temperature: Annotated[Float, Field(ge=0), Why("greedy: the same answer every time")] = 0.0

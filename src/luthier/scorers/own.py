@@ -178,12 +178,12 @@ class Python(Metric):
             return None
         if not isinstance(score, numbers.Real | np.bool_):
             told = f"gave {type(score).__name__} {score!r:.60}"
-        elif not math.isfinite(score):
-            told = f"gave {float(score)}"
-        elif self.right and not 0 <= score <= 1:
-            told = f"gave {float(score):g}, and `right: true` says that it lies between 0 and 1,"
+        elif not math.isfinite(value := float(score)):
+            told = f"gave {value}"
+        elif self.right and not 0 <= value <= 1:
+            told = f"gave {value:g}, and `right: true` says that it lies between 0 and 1,"
         else:
-            return float(score)
+            return value
         raise self._wrong(f"{told}{_row([pair])}", "let it return a finite number, or None where it cannot say")
 
     def _failed(self, error: BaseException, pairs: Sequence[tuple[Example, Response]]) -> LuthierError:

@@ -12,7 +12,6 @@ from luthier.recipe import Recipe, json_schema, resolve
 from luthier.recipe import explain as explained
 from luthier.registry import suggest
 from luthier.verbs.opening import loaded
-from luthier.workflow import cards
 from luthier.workflow.job import Job
 from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import console
@@ -68,6 +67,7 @@ def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
     `adapt` instead of a recipe: the table of adapters; the name of a plug-in (grpo, maths, lora) or of a part of the
     recipe (rollout, train): its card.
     """
+    from luthier.workflow import cards
     from luthier.workflow.teaching import forecast
 
     name = str(recipe)

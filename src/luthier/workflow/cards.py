@@ -51,4 +51,4 @@ def _card(name: str, where: str, cls: type, keys: Sequence[Entry]) -> Group:
     for entry in keys:
         why = f" Why: {entry.why}." if entry.why else ""
         inside.add_row(*map(Text, (entry.key, entry.default, " ".join(f"{entry.doc}{why}".split()))))
-    return Group(head, Text("\n".join(about)), *(["", inside] if keys else []))
+    return Group(head, Text("\n".join(about)), *(("", inside) if keys else ()))

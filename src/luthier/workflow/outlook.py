@@ -15,6 +15,9 @@ from luthier.data.steps.tools import Budget
 from luthier.data.tally import StepTally, number
 from luthier.recipe import Source as Entry
 
+FEW = 2000
+"""Rows in whose time a start shows."""
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -71,8 +74,9 @@ def outlook(tried: Tried) -> Iterator[str]:
     together += _rest(tried.made) * whole / read
     processes = max(tried.processes, 1)
     how = f" in {processes} processes" if processes > 1 else ""
-    tally = f"all {number(whole)} (about) would take" if not unknown else "they would take"
-    yield f"{read:,} tried; {tally} {clock(together / processes + alone)}{how}"
+    few = "" if read >= FEW else ", rather less: of so few rows the start is a large part"
+    told = f"all {number(whole)} (about) would take" if not unknown else "they would take"
+    yield f"{read:,} tried; {told} {clock(together / processes + alone)}{how}{few}"
     for tally in tried.made.ledger.steps:
         spent = tried.spent.get(tally.name)
         if spent is not None and tally.at in wants:
@@ -89,7 +93,8 @@ def _rest(made: Curated) -> float:
     """Seconds of reading and writing, all that is no step."""
     steps = sum(tally.seconds for one in made.stages for tally in one.steps)
     measuring = sum(sum(one.told["measuring"].values()) for one in made.stages)
-    return max(sum(one.told["seconds"] for one in made.stages) - steps - measuring, 0.0)
+    whole = float(sum(one.told["seconds"] for one in made.stages))
+    return max(whole - steps - measuring, 0.0)
 
 
 def _budget(steps: Sequence[Placed], at: str) -> Budget | None:

@@ -62,13 +62,13 @@ def test_some_rows_tell_what_all_would_take(
     written("a.jsonl", 400)
     monkeypatch.setattr(outlook, "clock", lambda seconds: "so long")
     curate(["a.jsonl", "steps=[clean, exact]"], Asked(first=100, processes=1))
-    assert "100 tried; all 400 rows (about) would take so long" in told(capsys)
+    assert "100 tried; all 400 rows (about) would take so long, rather less" in told(capsys)
     curate(["a.jsonl", "steps=[clean, exact]"], Asked(first=500, processes=1))
     assert "these were all rows (400)" in told(capsys)
     recipe = {"data": [{"path": "a.jsonl", "limit": 200}], "steps": ["exact"]}
     Path("r.yaml").write_text(yaml.safe_dump(recipe))
     curate(["r.yaml"], Asked(first=100, processes=2))
-    assert "100 tried; all 200 rows (about) would take so long in 2 processes" in told(capsys)
+    assert "100 tried; all 200 rows (about) would take so long in 2 processes, rather less" in told(capsys)
 
 
 def test_what_is_asked_and_paid_for_is_told_for_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,10 @@ def test_a_revision_is_a_row_to_learn_from_and_what_is_left_out_is_told(
         assert [one["principle"] for one in row["revisions"]] == line["principles"] and len(line["principles"]) == 2
     examples = list(read_rows([Source(path=str(out / "rows.jsonl"))], Ledger()))
     assert [example.responses[0].turns[0].text for example in examples] == [r["messages"][-1]["content"] for r in rows]
-    told = capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
     assert f"{len(rows)} of 8 answers are revised in 2 rounds; {8 - len(rows)} left out" in told
+    lost = Counter(f"{line['at']} {line['why']}" for line in ledger if not line["kept"])
+    assert all(f"{reason} ({count})" in told for reason, count in lost.items())
     assert f"{len(rows)} of 8 answers revised" in (place / "out" / "report.html").read_text()
 
 

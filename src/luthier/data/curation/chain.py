@@ -16,7 +16,7 @@ from luthier.data.curation.chunks import Chunk, Placed, Shard, chunks
 from luthier.data.curation.deciding import allowed, decided, why
 from luthier.data.curation.stages import Settings, Stage, digest, known_by, made_by, ready, stage
 from luthier.data.ledger import Ledger
-from luthier.data.reading.feeds import Feed
+from luthier.data.reading.feeds import Feed, keeping
 from luthier.data.steps.step import MakeStep, RowStep, SetStep
 from luthier.data.tally import StepTally, Tally
 from luthier.run import write_atomically
@@ -200,6 +200,10 @@ def curate(
     Raises LuthierError for what cannot be read, a step that fails, and one that drops too much.
     """
     own, whole = [_compared(steps, settings) for steps in own], _compared(whole, settings)
+    feeds = [
+        keeping(one, frozenset().union(*(placed.step.reads for placed in (*steps, *whole))))
+        for one, steps in zip(feeds, own, strict=True)
+    ]
     run = _Run(feeds, settings)
     parts = [run.through(_Line(chunks(one, number), _known(one)), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])

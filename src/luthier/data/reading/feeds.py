@@ -14,13 +14,14 @@ from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
 from luthier.data.reading import sources as files
 from luthier.data.reading import tables
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
+from luthier.data.reading.kept import kept
 from luthier.data.reading.materials import MATERIALS
-from luthier.data.reading.parts import Part
 from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
@@ -48,6 +49,8 @@ class Feed:
     """Folder that media paths are relative to."""
     said: tuple[str, ...] = ()
     """What the ledger is to say about the files that were found."""
+    keep: tuple[str, ...] = ()
+    """Columns that rows keep beside what they say, as `meta`: what a step goes by."""
 
     def key(self) -> list[Any]:
         """What decides the rows of this feed, for the token cache."""
@@ -56,7 +59,11 @@ class Feed:
     def __repr__(self) -> str:
         names = [part.name for part in self.parts]
         more = f"{self.shape!r}, {self.only_mapped}, {self.samples}, {self.media}, {self.said}"
-        return f"Feed({self.entry!r}, {names}, {more})"
+        return f"Feed({self.entry!r}, {names}, {more}{f', {self.keep}' if self.keep else ''})"
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its first row."""
+        return tuple(next(self._ahead(mapped=False), {}))
 
     def pieces(self, size: int) -> list[Feed]:
         """The feed in pieces that can be read apart, of about so many bytes where its files can be cut: together they
@@ -147,7 +154,7 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = _with_said(row, with_media(row, shape.read(row)))
+                example = kept(_with_said(row, with_media(row, shape.read(row))), self.keep, row, bare)
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
@@ -366,6 +373,12 @@ def feed(entry: Entry) -> Feed:
     return Feed(entry, entry.path, read, said=found.said)
 
 
+def keeping(one: Feed, names: Iterable[str]) -> Feed:
+    """The feed, whose rows keep these columns, too."""
+    wanted = tuple(sorted({*one.keep, *names}))
+    return one if wanted == one.keep else replace(one, keep=wanted)
+
+
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
@@ -374,20 +387,24 @@ def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None
     return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, own)
 
 
-def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> Iterator[Example]:
+def read(
+    sources: Iterable[Entry | str] | str, ledger: Ledger | None = None, keep: Iterable[str] = ()
+) -> Iterator[Example]:
     """All rows of the sources as Examples, in order, each with its `source`.
 
-    `sources`: paths or recipe entries. Weights play no part here. Rows that cannot be read are dropped into the
-    ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
-    known shape and shapes mixed in one file; each names the file, and the line where there is one.
+    `sources`: paths or recipe entries. `keep`: columns that rows keep as `meta`. Weights play no part here. Rows
+    that cannot be read are dropped into the ledger. Raises LuthierError for a missing file, broken JSON, text that is
+    not UTF-8, empty data, columns of no known shape and shapes mixed in one file; each names the file, and the line
+    where there is one.
     """
     from luthier.data.curation.feeds import opened as curated
 
     given: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
     tally = Ledger() if ledger is None else ledger
     for number, entry in enumerate(Entry(path=entry) if isinstance(entry, str) else entry for entry in given):
-        one = curated([entry], key=f"data.{number}")[0] if entry.steps else feed(entry)
+        plain = feed(entry) if not entry.steps else None
+        one = curated([entry], key=f"data.{number}")[0] if plain is None else keeping(plain, keep)
         yield from one.examples(tally)
 
 
-__all__ = ["Feed", "as_text", "feed", "file_part", "read", "silent"]
+__all__ = ["Feed", "as_text", "feed", "file_part", "keeping", "read", "silent"]

@@ -73,7 +73,7 @@ def rows_of(text: str) -> list[Any]:
     try:
         found: list[Any] = DECODER.decode(f"[{text}]")
     except (ValueError, RecursionError, Twice) as error:
-        raise LuthierError(f"broken JSON: {error}") from None
+        raise LuthierError(f"broken JSON: {error}", fix="mend or delete that row") from None
     return found
 
 

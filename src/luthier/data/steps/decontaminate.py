@@ -29,6 +29,7 @@ class Decontaminate(SetStep):
     of a shorter question the whole, with its answer. `decontaminate: evaluate`: what the recipe is scored on."""
 
     decides: ClassVar[tuple[str, ...]] = ("drop", "at_most")
+    version: ClassVar[int] = 2
     index: ClassVar[Index | None] = None
     known: ClassVar[str | None] = None
 

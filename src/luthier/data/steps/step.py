@@ -71,6 +71,11 @@ class Step:
     drops_much: ClassVar[bool] = False
     """It is told how many rows to keep, so that no share of dropped rows is a sign of a mistake."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Columns of the rows' files that it goes by: rows keep them as `meta`."""
+        return frozenset()
+
     def identity(self) -> Any:
         """What its results hang on besides its keys, as JSON: versions of libraries, the content of a file, a model."""
         return None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
+from luthier.data.pii.names import Names, Recogniser
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
 
@@ -49,6 +50,27 @@ class Speaking(Protocol):
         """
         ...
 
+    def gradients(self, rows: Sequence[Encoded], size: int, *, adam: bool) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the gradient of its mean loss by the weights of the model's LoRA, or of a
+        fresh one, projected on so many numbers; with `adam` the step that Adam would take by it.
+
+        Raises LuthierError where its weights are not here, or nothing in it can train.
+        """
+        ...
+
+
+class Encoder(Protocol):
+    """Texts as vectors, by a model that writes nothing."""
+
+    @property
+    def identity(self) -> str:
+        """What the vectors hang on. Known without opening it."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The vector of each text."""
+        ...
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -75,9 +97,11 @@ class Budget:
         counted and nothing says what tokens cost."""
         if self.price is None:
             keys = next(iter(engine.values())) if isinstance(engine, Mapping) and engine else None
-            told = [keys.get(name) for name in ("price_in", "price_out")] if isinstance(keys, Mapping) else [None]
-            if None not in told:
-                return replace(self, price=dict(zip(("in", "out"), told, strict=True)))
+            read, written = (
+                keys.get(name) if isinstance(keys, Mapping) else None for name in ("price_in", "price_out")
+            )
+            if read is not None and written is not None:
+                return replace(self, price={"in": float(read), "out": float(written)})
             if self.money is not None:
                 what, fix = (
                     "`budget` counts money, and nothing says what tokens cost",
@@ -109,6 +133,8 @@ class Tools:
     speakers: Callable[[Named], Speaking] | None = None
     scorers: Callable[[Named], Scorer] | None = None
     asking: Asking | None = None
+    recognisers: Callable[[Names], Recogniser] | None = None
+    encoders: Callable[[str], Encoder | None] | None = None
     sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
     """Rows by name: `evaluate` are those that the recipe is scored on."""
     model: str | None = None
@@ -131,6 +157,15 @@ class Tools:
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
         return _there(self.scorers, "a scorer")(named)
+
+    def recogniser(self, names: Names) -> Recogniser:
+        """What finds names and addresses. Raises LuthierError where there is none."""
+        found: Recogniser = _there(self.recognisers, "a recogniser of names")(names)
+        return found
+
+    def encoder(self, model: str) -> Encoder | None:
+        """The model as one that makes vectors of texts; None where it is a language model, or nothing is known."""
+        return None if self.encoders is None else self.encoders(model)
 
     def ask(
         self, speaking: Speaking, requests: Sequence[Request], purpose: str, budget: Budget | None = None
@@ -178,4 +213,4 @@ def content(example: Example) -> bytes:
     return key_of(example)
 
 
-__all__ = ["LOCAL", "Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]
+__all__ = ["LOCAL", "Asking", "Budget", "Encoder", "Named", "Speaking", "Tools", "content", "draw", "draws"]

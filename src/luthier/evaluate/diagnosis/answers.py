@@ -29,7 +29,8 @@ def cut_off(seen: Evidence) -> Finding | None:
     if before:
         evidence.append(f"of the base's answers {sum(before)} of {len(before)}")
     task = next((task for task in seen.recipe.evaluate), None)
-    changes = (f"evaluate.0.max_new_tokens={2 * task.max_new_tokens}",) if task else ()
+    own = task is not None and task.benchmark is None
+    changes = (f"evaluate.0.max_new_tokens={2 * task.max_new_tokens}",) if task and own else ()
     advice = (
         "if they go on for ever, the end of an answer does not train: `luthier data RECIPE --show 3` shows whether the "
         "end token is coloured"

@@ -7,6 +7,7 @@ from itertools import islice
 from luthier.data import read
 from luthier.data.duplicates import contamination, rows
 from luthier.data.ledger import Ledger
+from luthier.data.scored import scored_rows
 from luthier.errors import LuthierError
 from luthier.evaluate.diagnosis.evidence import Evidence
 from luthier.evaluate.diagnosis.finding import Finding
@@ -20,11 +21,11 @@ FEW, LOST, CUT = 100, 0.05, 0.2
 def tested_on_training_rows(seen: Evidence) -> Finding | None:
     """Rows of the tasks that the model has trained on, too."""
     items, hits = [], []
-    for task in seen.recipe.evaluate:
-        items += [rows.item_of(example) for example in read(task.data, Ledger())]
-    if not items:
-        return None
     try:
+        for task in seen.recipe.evaluate:
+            items += [rows.item_of(example) for example in scored_rows(task)]
+        if not items:
+            return None
         examples = islice(read(seen.recipe.data, Ledger()), LOOKED_AT)
         hits = contamination.Index(items).search([rows.text_of(example) for example in examples])
     except LuthierError:  # the data have gone since: there is nothing to compare

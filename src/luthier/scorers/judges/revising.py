@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from luthier.errors import LuthierError
 from luthier.recipe.schema import PluginField
 from luthier.run import write_atomically
 from luthier.scorers.judges import wording
-from luthier.scorers.judges.asking import Question, Voice, voice
+from luthier.scorers.judges.asking import Question, Said, Voice, voice
 from luthier.scorers.judges.constitution import Constitution, constitution
 from luthier.scorers.metric import text
 from luthier.types import Example, Sampling, Turn
@@ -56,16 +56,28 @@ class Revised:
         return {"messages": [*asked, {"role": "assistant", "content": said}], **chain}
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Why there is no revision of a row."""
+
+    at: str
+    """`first answer`, or `critique` or `revision` and the number of the round."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.at} {self.why}"
+
+
 def revised(
     examples: Sequence[Example], by: Voice, written: Constitution, rounds: int = 2, sampling: Sampling | None = None
-) -> list[Revised | None]:
+) -> list[Revised | Lost]:
     """Each example after so many rounds, in each another principle, drawn by a hash of its prompt.
 
-    None where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than principles.
+    `Lost` where the model said nothing, or did not come to an end. Raises LuthierError for more rounds than principles.
     """
     must_have(written, rounds)
-    drawn = sampling or Sampling(max_new_tokens=512)
-    now = firsts = _first_answers(examples, by, drawn)
+    asking = _Asking(by, sampling or Sampling(max_new_tokens=512))
+    now = firsts = _first_answers(examples, asking)
     chains: dict[int, list[Revision]] = {place: [] for place in firsts}
 
     def examine(place: int, said: str, rule: str, critique: str | None = None) -> str:
@@ -73,13 +85,14 @@ def revised(
 
     for number in range(rounds):
         rules = {place: written.drawn(examples[place], (), rounds)[number] for place in now}
-        critiques = _said(by, drawn, {place: examine(place, now[place], rules[place].critique) for place in now})
+        weak = {place: examine(place, now[place], rules[place].critique) for place in now}
+        critiques = asking.said(f"critique {number + 1}", weak)
         anew = {place: examine(place, now[place], rules[place].revise, critiques[place]) for place in critiques}
-        now = _said(by, drawn, anew)
+        now = asking.said(f"revision {number + 1}", anew)
         for place, said in now.items():
             chains[place].append(Revision(rules[place].name, critiques[place], said))
     return [
-        Revised(example, firsts[place], tuple(chains[place])) if place in now else None
+        Revised(example, firsts[place], tuple(chains[place])) if place in now else asking.lost[place]
         for place, example in enumerate(examples)
     ]
 
@@ -94,7 +107,7 @@ def must_have(written: Constitution, rounds: int) -> None:
         )
 
 
-def _first_answers(examples: Sequence[Example], by: Voice, sampling: Sampling) -> dict[int, str]:
+def _first_answers(examples: Sequence[Example], asking: _Asking) -> dict[int, str]:
     """The answer of each row, or the model's own to its prompt, by their places."""
     for example in examples:
         if not example.prompt or example.prompt[-1].role != "user":
@@ -105,19 +118,38 @@ def _first_answers(examples: Sequence[Example], by: Voice, sampling: Sampling) -
             )
     given = {place: text(example.responses[0]) for place, example in enumerate(examples) if example.responses}
     asked = {place: example.prompt for place, example in enumerate(examples) if not given.get(place)}
-    told = _said(by, sampling, {place: turns[-1].text for place, turns in asked.items()}, asked)
+    told = asking.said("first answer", {place: turns[-1].text for place, turns in asked.items()}, asked)
     return {**{place: said for place, said in given.items() if said}, **told}
 
 
-def _said(
-    by: Voice, sampling: Sampling, asked: Mapping[int, str], turns: Mapping[int, Sequence[Turn]] | None = None
-) -> dict[int, str]:
-    """What is said to each question, by their places; what was cut off, or is empty, is left out. `turns`: what each
-    question is the end of."""
-    before = {place: tuple((turn.role, turn.text) for turn in some[:-1]) for place, some in (turns or {}).items()}
-    questions = [Question(one, _drawn(sampling, one), before.get(place, ())) for place, one in asked.items()]
-    told = zip(asked, by.answers(questions) if questions else (), strict=True)
-    return {place: said.text.strip() for place, said in told if said is not None and said.whole and said.text.strip()}
+@dataclass
+class _Asking:
+    """Asks the model, and keeps why what was heard of some places is of no use."""
+
+    by: Voice
+    sampling: Sampling
+    lost: dict[int, Lost] = field(default_factory=dict)
+
+    def said(
+        self, at: str, asked: Mapping[int, str], turns: Mapping[int, Sequence[Turn]] | None = None
+    ) -> dict[int, str]:
+        """What is said to each question, by their places, without those that are lost. `turns`: what each question is
+        the end of."""
+        before = {place: tuple((turn.role, turn.text) for turn in some[:-1]) for place, some in (turns or {}).items()}
+        questions = [Question(one, _drawn(self.sampling, one), before.get(place, ())) for place, one in asked.items()]
+        found = {}
+        for place, said in zip(asked, self.by.answers(questions) if questions else (), strict=True):
+            if said is not None and said.whole and said.text.strip():
+                found[place] = said.text.strip()
+            else:
+                self.lost[place] = Lost(at, _fault(said))
+        return found
+
+
+def _fault(said: Said | None) -> str:
+    if said is None:
+        return "too long to be asked for"
+    return "empty" if said.whole else "cut off"
 
 
 def _drawn(sampling: Sampling, question: str) -> Sampling:
@@ -135,7 +167,7 @@ def write(source: str, target: Path, by: Voice, written: Constitution, rounds: i
 
     ledger = Ledger()
     examples = list(read(source, ledger))
-    rows = [one for one in revised(examples, by, written, rounds) if one is not None]
+    rows = [one for one in revised(examples, by, written, rounds) if isinstance(one, Revised)]
     write_atomically(target, "".join(json.dumps(one.row(), ensure_ascii=False) + "\n" for one in rows))
     return len(rows), len(examples) - len(rows), ledger.rows_dropped
 

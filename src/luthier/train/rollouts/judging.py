@@ -140,8 +140,10 @@ class Judging:
             scores = _meetings(part, given) if rivals else _scores(part, given)
             for group, of_group, values in zip(groups, said, scores, strict=True):
                 for one, value in zip(of_group, values, strict=True):
-                    unsaid = value is None or not math.isfinite(value)
-                    one[part.name] = None if unsaid else _bearable(value, part.name, group)
+                    if value is None or not math.isfinite(value):
+                        one[part.name] = None
+                    else:
+                        one[part.name] = _bearable(value, part.name, group)
         return said
 
     def judge(self, groups: Sequence[Group]) -> None:

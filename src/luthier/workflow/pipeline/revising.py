@@ -6,6 +6,7 @@ for what it has not heard.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +19,7 @@ from luthier.errors import LuthierError
 from luthier.run import json_line, naming
 from luthier.scorers.judges.asking import voice
 from luthier.scorers.judges.constitution import constitution
-from luthier.scorers.judges.revising import Revised, revised
+from luthier.scorers.judges.revising import Lost, Revised, revised
 from luthier.types import Example, Response, Sampling, Turn
 from luthier.workflow.pipeline.answered import Answered, with_system
 from luthier.workflow.pipeline.parts import begun, put, settled
@@ -26,7 +27,6 @@ from luthier.workflow.pipeline.stages import LEDGER, ROWS, Rewriting
 
 AT_ONCE = 256
 """Answers that are revised together."""
-UNHEARD = "the model said nothing, or came to no end"
 
 
 def revise(work: Rewriting, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -42,29 +42,32 @@ def revise(work: Rewriting, folder: Path, say: Callable[[str], None]) -> dict[st
     sources = with_system(keys.data, Speaker(work.speaker).system)
     every = read(sources, ledger) if keys.answers is None else _answers(Answered(Path(keys.answers), sources, ledger))
     folder.mkdir(parents=True, exist_ok=True)
-    made = count = 0
+    made, lost = 0, Counter[str]()
     with naming(folder), ExitStack() as stack:
         rows, told = (stack.enter_context(begun(folder / name)) for name in (ROWS, LEDGER))
         while examples := list(islice(every, AT_ONCE)):
             for example, one in zip(examples, revised(examples, by, written, keys.rounds, sampling), strict=True):
-                count += 1
                 told.write(json_line(_line(example, one)))
-                if one is not None:
+                if isinstance(one, Lost):
+                    lost[str(one)] += 1
+                else:
                     rows.write(json_line({**one.row(), **({"tools": list(example.tools)} if example.tools else {})}))
                     made += 1
         settled(rows, told)
     put(folder / LEDGER)
     unread = sum(reason.count for reason in ledger.reasons.values())
+    count = made + lost.total()
+    why = ", ".join(f"{reason} ({number:,})" for reason, number in lost.most_common())
     if not made:
         raise LuthierError(
-            f"none of {count:,} answers is revised: {UNHEARD}" if count else "there is nothing to revise",
+            f"none of {count:,} answers is revised: {why}" if count else "there is nothing to revise",
             where=str(folder / LEDGER),
             fix="raise `max_new_tokens`, or take an instruct model that ends its answers",
         )
     put(folder / ROWS)
-    left = f"; {count - made:,} left out: {UNHEARD}" if count > made else ""
-    lost = f"; {unread:,} rows could not be read" if unread else ""
-    say(f"{made:,} of {count:,} answers are revised in {keys.rounds:,} rounds{left}{lost}")
+    left = f"; {lost.total():,} left out: {why}" if lost else ""
+    unreadable = f"; {unread:,} rows could not be read" if unread else ""
+    say(f"{made:,} of {count:,} answers are revised in {keys.rounds:,} rounds{left}{unreadable}")
     return {"answers": count, "rows": made, "rounds": keys.rounds, "unread": unread}
 
 
@@ -76,9 +79,9 @@ def _answers(answered: Answered) -> Iterator[Example]:
                 yield replace(group.prompt.example, responses=(Response((Turn("assistant", answer.text),)),))
 
 
-def _line(example: Example, one: Revised | None) -> dict[str, Any]:
+def _line(example: Example, one: Revised | Lost) -> dict[str, Any]:
     """The ledger's, of one answer."""
-    found: dict[str, Any] = {"source": str(example.source) if example.source else None, "kept": one is not None}
-    if one is None:
-        return {**found, "why": UNHEARD}
-    return {**found, "principles": [round_.principle for round_ in one.revisions]}
+    source = str(example.source) if example.source else None
+    if isinstance(one, Lost):
+        return {"source": source, "kept": False, "at": one.at, "why": one.why}
+    return {"source": source, "kept": True, "principles": [round_.principle for round_ in one.revisions]}

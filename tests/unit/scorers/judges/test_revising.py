@@ -54,7 +54,7 @@ def test_each_round_criticises_the_last_answer_by_another_principle_and_keeps_th
     ours = constitution("en")
     with endpoint(speak) as server:
         (one,) = revising.revised([asked("tea?")], by(server.url), ours, rounds=3)
-        assert one is not None and one.first == "answer 0"
+        assert isinstance(one, revising.Revised) and one.first == "answer 0"
         assert [each.revision for each in one.revisions] == ["answer 1", "answer 2", "answer 3"]
         assert [each.critique for each in one.revisions] == [f"answer {n} is weak" for n in range(3)]
         rules = ours.drawn(asked("tea?"), (), 3)
@@ -71,8 +71,9 @@ def test_a_given_answer_is_where_it_begins_and_a_conversation_is_gone_on_with():
     talk = Example((Turn("system", "s"), Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")))
     with endpoint(speak) as server:
         first, second = revising.revised([asked("tea?", "mine 7"), talk], by(server.url), constitution("en"), rounds=1)
-        assert first is not None and first.first == "mine 7" and first.revisions[0].revision == "answer 8"
-        assert second is not None and [turn["content"] for turn in second.row()["messages"]] == [
+        assert isinstance(first, revising.Revised) and isinstance(second, revising.Revised)
+        assert first.first == "mine 7" and first.revisions[0].revision == "answer 8"
+        assert [turn["content"] for turn in second.row()["messages"]] == [
             "s",
             "a",
             "b",
@@ -82,12 +83,12 @@ def test_a_given_answer_is_where_it_begins_and_a_conversation_is_gone_on_with():
         assert [turn["content"] for turn in server.asked[0][1]["messages"]] == ["s", "a", "b", "c"]
 
 
-def test_what_was_cut_off_or_left_unsaid_gives_no_row():
+def test_what_was_cut_off_or_left_unsaid_gives_no_row_and_says_where_and_why():
     with endpoint(speak) as server:
         rows = [asked("cut"), asked("tea?"), asked("mute")]
-        assert [one is not None for one in revising.revised(rows, by(server.url), constitution("en"))] == [
-            False, True, False,
-        ]  # fmt: skip
+        cut, whole, mute = revising.revised(rows, by(server.url), constitution("en"))
+        assert isinstance(whole, revising.Revised)
+        assert (str(cut), str(mute)) == ("first answer cut off", "critique 1 empty")
         assert revising.revised([], by(server.url), constitution("en")) == []
 
 

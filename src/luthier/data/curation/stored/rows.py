@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,7 @@ class Rows:
         """A row as its line."""
         place = index if self.places is None else int(self.places[index])
         shard = self._shards[bisect_right(self._starts, place) - 1]
-        file, offsets = self._opened(shard.stem)
-        start, end = offsets[place - shard.start : place - shard.start + 2].tolist()
-        file.seek(start)
-        return file.read(end - start)
+        return self._opened(shard.stem).line(place - shard.start)
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
@@ -59,9 +56,23 @@ class Rows:
         return lines.source_of(self.line(index))
 
 
-def _opened(stem: str) -> tuple[IO[bytes], NDArray[np.int64]]:
-    """A shard, and where its lines begin and end. It is closed when nobody holds it any more."""
-    return Path(f"{stem}.jsonl").open("rb", buffering=0), np.load(f"{stem}.offsets.npy")
+class _Lines:
+    """The lines of a shard. It is closed when nobody holds it any more."""
+
+    def __init__(self, file: int, offsets: NDArray[np.int64]) -> None:
+        self._file, self._offsets = file, offsets
+
+    def line(self, number: int) -> bytes:
+        start, end = self._offsets[number : number + 2].tolist()
+        return os.pread(self._file, end - start, start)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+
+def _opened(stem: str) -> _Lines:
+    offsets = np.load(f"{stem}.offsets.npy")
+    return _Lines(os.open(f"{stem}.jsonl", os.O_RDONLY), offsets)
 
 
 __all__ = ["Rows"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.data.reading.cutting import places
-from luthier.data.reading.parts import Part
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.sources import READERS, TABLES, suffix
 from luthier.data.reading.unpacking import PACKED
 
