@@ -39,7 +39,7 @@ doc_to_text: "{{{{question.strip()}}}}\\nA. {{{{choices[0]}}}}\\nB. {{{{choices[
 {{{{choices[3]}}}}\\nAnswer:"
 doc_to_choice: ["A", "B", "C", "D"]
 doc_to_target: answer
-metric_list: [{{metric: acc}}]
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 PREFIX = "rows_of_"
 
@@ -120,11 +120,11 @@ def theirs(model: str, folder: Path, batch: int) -> dict[str, Any]:
     import torch
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.tasks import TaskManager
 
     torch.set_num_threads(1)
     names = sorted(PREFIX + path.stem for path in folder.glob("*.yaml"))
-    tasks = get_task_dict(names, TaskManager(include_path=str(folder), include_defaults=False))
+    tasks = TaskManager(include_path=str(folder), include_defaults=False).load(names)
     lm = HFLM(pretrained=model, dtype="float32", batch_size=batch, device="cpu")
     began, wall = time.process_time(), time.perf_counter()
     found = evaluate(lm, tasks, bootstrap_iters=0, log_samples=True)

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from luthier.errors import LuthierError
 from luthier.evaluate.benchmarks.benchmark import Benchmark, Item, Tell
+from luthier.scorers.match import Recalled
 from luthier.scorers.metric import Metric
-from luthier.scorers.recalled import Recalled
 from luthier.types import RAW, Example, Sampling, Turn
 
 if TYPE_CHECKING:
