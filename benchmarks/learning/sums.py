@@ -147,7 +147,7 @@ def first(seeds: Sequence[int], at_once: int) -> tuple[dict[str, Any], str]:
         Method("GRPO", {"grpo": {"kl": 0.0}}),
         Method("PPO 0.95", {"ppo": {"kl": 0.0}}),
         Method("PPO 1", {"ppo": {"kl": 0.0, "credit": {"gae": GAE}}}),
-        Method("VAPO", {"vapo": {}}, extra=80),
+        Method("VAPO", {"vapo": {"warm": 80}}, extra=80),
     )
     half = half_taught("first", 36, FIRST, (0.2, 0.4), range(120, 200, 8))
     return held(of_sums("first", 36, half, FIRST, methods, steps=160, prompts=256), seeds, at_once)

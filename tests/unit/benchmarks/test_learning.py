@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
 from learning import contest, runs, sums, teacher, theorems
 
 from luthier.demo.theorems import split
+from luthier.objectives import OBJECTIVES
 
 
 def run(drawn: list[int], right: list[float], tuned: float) -> dict[str, Any]:
@@ -54,6 +55,18 @@ def test_a_score_without_a_base_has_no_difference() -> None:
     assert set(runs.scored(found)) == {"base", "tuned"}
     assert runs.shown(runs.scored(found)["base"]) == "0.500 [0.400, 0.600]"
     assert runs.mean([1.0, 1.0]) == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+@pytest.mark.parametrize("task", ["first", "last"])
+def test_steps_beyond_those_of_others_are_the_critics_alone(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[contest.Task] = []
+    monkeypatch.setattr(sums, "half_taught", lambda *args, **keys: "m")
+    monkeypatch.setattr(sums.runs, "write", lambda path, rows: str(path))
+    monkeypatch.setattr(sums, "held", lambda task, *rest: asked.append(task))
+    getattr(sums, task)([0], 1)
+    for method in asked[0].methods:
+        ((name, keys),) = method.objective.items()
+        assert getattr(OBJECTIVES.build(name, keys), "warm", 0) == method.extra, method.name
 
 
 def memoryless(folder: Path, logits: torch.Tensor) -> str:
