@@ -93,18 +93,29 @@ def curated(out: Path, pool: str, steps: arms.Steps) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def looked_at(data: Data, pool: Sequence[planted.Row]) -> tuple[Counts, list[dict[str, Any]]]:
-    """How many rows the arms have, and of each set of rows what is left of what was planted."""
-    folder = Path(data.pool).parent / "sets"
-    folder.mkdir(exist_ok=True)
-    likely = curated(folder / "curated.jsonl", data.pool, arms.steps(arms.CURATED, Counts(1, 1)))
-    counts, found = Counts(len(likely), len(pool) // 10), []
+def counted(data: Data, pool: Sequence[planted.Row]) -> Counts:
+    """How many rows the arms have."""
+    likely = curated(folder(data, "sets") / "curated.jsonl", data.pool, arms.steps(arms.CURATED, Counts(1, 1)))
+    return Counts(len(likely), len(pool) // 10)
+
+
+def looked_at(data: Data, pool: Sequence[planted.Row], counts: Counts) -> list[dict[str, Any]]:
+    """Of each set of rows what is left of what was planted."""
+    found = []
     for number, (name, steps) in enumerate(arms.sets(counts).items()):
-        rows = curated(folder / f"{number}.jsonl", data.pool, steps or [{"length": {"min": 0}}])
+        out = folder(data, "sets") / f"{number}.jsonl"
+        rows = curated(out, data.pool, steps or [{"length": {"min": 0}}])
         left = {row["source"][1] - 1: row["messages"][-1]["content"] for row in rows}
         words = fmean(len(answer.split()) for answer in left.values())
         found.append({"set": name, "rows": len(left), "words": words, "bad": planted.bad(pool, left)})
-    return counts, found
+    return found
+
+
+def folder(data: Data, name: str) -> Path:
+    """One beside the rows."""
+    made = Path(data.pool).parent / name
+    made.mkdir(exist_ok=True)
+    return made
 
 
 def trained(recipe: dict[str, Any]) -> bool:
@@ -134,12 +145,12 @@ def read(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def recipes(data: Data, counts: Counts, seeds: Sequence[int], length: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """All of them with their arms, those first that the question is about."""
-    folder = Path(data.pool).parent / f"steps-{length}"
+    home = folder(data, f"steps-{length}")
     main, rest = arms.ARMS[:6], arms.ARMS[6:]
     for some in (main, rest):
         for seed in seeds:
             for arm in some:
-                output = folder / f"{arm.replace(' ', '_').replace(chr(39), '')}-{seed}"
+                output = home / f"{arm.replace(' ', '_').replace(chr(39), '')}-{seed}"
                 yield arm, arms.recipe(arm, data, counts, seed, length, output)
 
 
@@ -149,15 +160,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="of each arm")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
-    parser.add_argument("--look", action="store_true", help="only say what is left of what was planted")
     parser.add_argument("--results", type=Path, default=results.FOLDER)
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
     data, pool = prepared(given.rows)
-    counts, found = looked_at(data, pool)
-    if given.look:
-        print(told.of_sets(found))
-        return
+    counts = counted(data, pool)
     wanted = list(recipes(data, counts, given.seeds, given.steps))
     for number, (arm, recipe) in enumerate(wanted, 1):
         if trained(recipe):
@@ -171,6 +178,7 @@ def main() -> None:
     done: dict[str, list[dict[str, Any]]] = {}
     for arm, recipe in wanted:
         done.setdefault(arm, []).append(read(recipe))
+    found = looked_at(data, pool, counts)
     document = {"steps": given.steps, "seeds": given.seeds, "rows": given.rows, "sets": found, "runs": done}
     text = f"{told.of_sets(found)}\n\n{told.of_runs(done)}\n\n{told.of_differences(done)}\n"
     results.write("noise", {"hardware": results.output_of("hardware.py"), **document}, text, given.results)
