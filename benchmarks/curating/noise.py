@@ -1,6 +1,6 @@
 """Do clean + dedup + select help? Alpaca with four tenths of its rows spoilt, the default model with LoRA, three seeds.
 
-    python benchmarks/curating/noise.py [--rows 512] [--steps 16] [--seeds 0 1 2] [--minutes 11]
+    python benchmarks/curating/noise.py [--rows 512] [--steps 12] [--seeds 0 1 2] [--minutes 11]
 
 What is planted stands in planted.py, what trains and why in arms.py. Each arm is a recipe of `luthier train` with the
 steps in it; how much of what was planted is left after each step is read from `luthier curate`. All arms train for the
@@ -157,7 +157,7 @@ def recipes(data: Data, counts: Counts, seeds: Sequence[int], length: int) -> It
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=512, help="of the pool")
-    parser.add_argument("--steps", type=int, default=16, help="of each arm")
+    parser.add_argument("--steps", type=int, default=12, help="of each arm")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
     parser.add_argument("--results", type=Path, default=results.FOLDER)
