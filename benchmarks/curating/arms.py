@@ -26,6 +26,8 @@ Steps = list[Any]
 MECHANICAL: Steps = ["clean", "repetition", "dedup"]
 LIKELY: dict[str, Any] = {"by": ["perplexity", "ifd"], "best": "low", "keep": 0.5}
 MODEL = "smollm2-135m-instruct"
+BATCH = 8
+"""Rows of a step: of few rows, more steps."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def recipe(arm: str, data: Data, counts: Counts, seed: int, length: int, output:
         "model": MODEL,
         "data": data.unspoilt if arm == UNSPOILT else data.pool,
         "steps": steps(arm, counts),
-        "train": {"steps": length, "save_every": 10**6},
+        "train": {"steps": length, "batch": BATCH, "save_every": 10**6},
         "evaluate": tasks(data, base=base),
         "seed": seed,
         "output": str(output),
@@ -106,7 +108,7 @@ HELD_OUT, OTHERS, WORDS = "held-out", "others", "words"
 def tasks(data: Data, *, base: bool) -> Sequence[dict[str, Any]]:
     """Held-out rows flatter rows drawn like them, so rows of another hand are asked for, too, and answers in words."""
     perplexity: dict[str, Any] = {"scorers": ["perplexity"], "base": base}
-    said = {"scorers": ["rouge"], "base": base, "limit": 48, "max_new_tokens": 72}
+    said = {"scorers": ["rouge"], "base": base, "limit": 32, "max_new_tokens": 48}
     return [
         {"name": HELD_OUT, "data": data.held_out, **perplexity},
         {"name": OTHERS, "data": data.others, **perplexity},

@@ -1,10 +1,10 @@
 """Do clean + dedup + select help? Alpaca with four tenths of its rows spoilt, the default model with LoRA, three seeds.
 
-    python benchmarks/curating/noise.py [--rows 512] [--steps 12] [--seeds 0 1 2] [--minutes 11]
+    python benchmarks/curating/noise.py [--rows 512] [--steps 20] [--seeds 0 1 2] [--minutes 11]
 
 What is planted stands in planted.py, what trains and why in arms.py. Each arm is a recipe of `luthier train` with the
 steps in it; how much of what was planted is left after each step is read from `luthier curate`. All arms train for the
-same number of steps of 16 rows. Scored are rows of Alpaca that were drawn first and are in no arm (`decontaminate` has
+same number of steps of 8 rows. Scored are rows of Alpaca that were drawn first and are in no arm (`decontaminate` has
 looked for them), rows of self-instruct's users (another hand), and what is answered in words.
 
 What is done is not done again (.peers/work/noise): call it until it says that all is done; --minutes begins no further
@@ -157,7 +157,7 @@ def recipes(data: Data, counts: Counts, seeds: Sequence[int], length: int) -> It
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=512, help="of the pool")
-    parser.add_argument("--steps", type=int, default=12, help="of each arm")
+    parser.add_argument("--steps", type=int, default=20, help="of each arm")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
     parser.add_argument("--results", type=Path, default=results.FOLDER)
