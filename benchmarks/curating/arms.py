@@ -50,8 +50,9 @@ class Data:
 
 ALL, SPOILT, CURATED, MECHANICS, UNSPOILT = "all rows", "random rows", "curated", "no select", "unspoilt rows"
 IFD, LONGEST, TENTH = "IFD's tenth", "longest tenth", "random tenth"
-ARMS = (ALL, SPOILT, CURATED, IFD, LONGEST, TENTH, MECHANICS, UNSPOILT)
-"""In the order in which they are run; the last two say how much each part does, and what there was to gain."""
+ARMS = (ALL, SPOILT, CURATED, IFD, LONGEST, TENTH)
+PARTS = (MECHANICS, UNSPOILT)
+"""Say how much each part does, and what there was to gain."""
 
 
 def steps(arm: str, counts: Counts) -> Steps:

@@ -71,16 +71,27 @@ def prepared(count: int) -> tuple[Data, list[planted.Row]]:
     data = Data(*(str(home / f"{name}.jsonl") for name in ("pool", "unspoilt", "held-out", "others")))
     own = count - round(planted.SHARES["copy"] * count)
     candidates = short(workload.alpaca(None))[: HELD_OUT + own + own // 8]
-    runs.write(Path(data.held_out), candidates[:HELD_OUT])
-    runs.write(Path(data.others), short(users())[:OTHERS])
-    drawn = runs.write(home / "drawn.jsonl", candidates[HELD_OUT:])
+    there(data.held_out, candidates[:HELD_OUT])
+    there(data.others, short(users())[:OTHERS])
+    drawn = there(str(home / "drawn.jsonl"), candidates[HELD_OUT:])
     free = curated(home / "free.jsonl", drawn, [{"decontaminate": {"against": [data.held_out, data.others]}}])
     rows = [{"messages": row["messages"]} for row in free][:own]
     stories = [one for one in (workload.shared() / STORIES).read_text(encoding="utf-8").split("\n\n") if len(one) > 300]
     pool = planted.pool(rows, stories, count)
-    runs.write(Path(data.unspoilt), rows)
-    runs.write(Path(data.pool), [row.messages for row in pool])
+    there(data.unspoilt, rows)
+    there(data.pool, [row.messages for row in pool])
     return data, pool
+
+
+def there(path: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The file with these rows, left alone where it has them: another run may be reading it."""
+    beside = f"{path}.new"
+    runs.write(Path(beside), rows)
+    if Path(path).exists() and Path(path).read_bytes() == Path(beside).read_bytes():
+        Path(beside).unlink()
+    else:
+        Path(beside).rename(path)
+    return path
 
 
 def curated(out: Path, pool: str, steps: arms.Steps) -> list[dict[str, Any]]:
@@ -143,15 +154,15 @@ def read(recipe: dict[str, Any]) -> dict[str, Any]:
     return {"tokens": summary["tokens"], "seconds": summary["seconds"], "scores": scores, "cut": cut, "rows": rows}
 
 
-def recipes(data: Data, counts: Counts, seeds: Sequence[int], length: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All of them with their arms, those first that the question is about."""
+def recipes(
+    data: Data, counts: Counts, seeds: Sequence[int], length: int, some: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All of some arms, one seed after the other."""
     home = folder(data, f"steps-{length}")
-    main, rest = arms.ARMS[:6], arms.ARMS[6:]
-    for some in (main, rest):
-        for seed in seeds:
-            for arm in some:
-                output = home / f"{arm.replace(' ', '_').replace(chr(39), '')}-{seed}"
-                yield arm, arms.recipe(arm, data, counts, seed, length, output)
+    for seed in seeds:
+        for arm in some:
+            output = home / f"{arm.replace(' ', '_').replace(chr(39), '')}-{seed}"
+            yield arm, arms.recipe(arm, data, counts, seed, length, output)
 
 
 def main() -> None:
@@ -160,14 +171,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of each arm")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
+    parser.add_argument("--parts", action="store_true", help="also the arms that say how much each part does")
+    parser.add_argument("--now", action="store_true", help="train nothing, write what is done")
     parser.add_argument("--results", type=Path, default=results.FOLDER)
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
     data, pool = prepared(given.rows)
     counts = counted(data, pool)
-    wanted = list(recipes(data, counts, given.seeds, given.steps))
+    some = (*arms.ARMS, *(arms.PARTS if given.parts else ()))
+    wanted = list(recipes(data, counts, given.seeds, given.steps, some))
     for number, (arm, recipe) in enumerate(wanted, 1):
-        if trained(recipe):
+        if given.now or trained(recipe):
             continue
         if time.monotonic() > until:
             print(f"{number - 1} of {len(wanted)} runs are done: call it again", flush=True)
@@ -177,6 +191,9 @@ def main() -> None:
         print(f"{number} of {len(wanted)}: {arm}, seed {recipe['seed']}, {time.monotonic() - began:.0f} s", flush=True)
     done: dict[str, list[dict[str, Any]]] = {}
     for arm, recipe in wanted:
+        if not trained(recipe):
+            print(f"not done: {arm}, seed {recipe['seed']}")
+            continue
         done.setdefault(arm, []).append(read(recipe))
     found = looked_at(data, pool, counts)
     document = {"steps": given.steps, "seeds": given.seeds, "rows": given.rows, "sets": found, "runs": done}

@@ -66,8 +66,10 @@ def _scores(done: Sequence[dict[str, Any]], system: str) -> list[str]:
 
 
 def difference(found: Found, task: str, one: str, other: str) -> runs.Scored:
-    """How far an arm's scores of rows lie above another's, means of seeds, with an interval by resampling rows."""
-    of_arm_SN = [[run["rows"]["tuned"][task] for run in found[arm]] for arm in (one, other)]
+    """How far an arm's scores of rows lie above another's, means of the seeds that both have, with an interval by
+    resampling rows."""
+    seeds = min(len(found[arm]) for arm in (one, other))
+    of_arm_SN = [[run["rows"]["tuned"][task] for run in found[arm][:seeds]] for arm in (one, other)]
     mean_N = [[fmean(row) for row in zip(*rows_SN, strict=True)] for rows_SN in of_arm_SN]
     return runs.mean([a - b for a, b in zip(*mean_N, strict=True)])
 

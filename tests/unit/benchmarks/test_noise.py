@@ -94,6 +94,8 @@ def test_arms_are_held_against_each_other_row_by_row_over_seeds() -> None:
     found = {arms.ALL: [run([1.0, 2.0], 4.0), run([2.0, 3.0], 5.0)], arms.CURATED: [run([1.0, 2.0], 3.0)] * 2}
     told_of = told.difference(found, arms.HELD_OUT, arms.CURATED, arms.ALL)
     assert told_of == {"value": -0.5, "low": -0.5, "high": -0.5}
+    one_seed = {**found, arms.CURATED: found[arms.CURATED][:1]}
+    assert told.difference(one_seed, arms.HELD_OUT, arms.CURATED, arms.ALL)["value"] == 0.0
     lines = told.of_differences(found).splitlines()
     assert len(lines) == 3 and lines[2].startswith(f"| {arms.CURATED} − {arms.ALL} | -0.500")
     lines = told.of_runs(found).splitlines()
@@ -113,8 +115,9 @@ def test_every_arm_has_a_recipe_that_loads_and_one_run_of_each_seed(tmp_path: Pa
     files = noise.Data(*(str(tmp_path / f"{name}.jsonl") for name in "puho"))
     for path in (files.pool, files.unspoilt, files.held_out, files.others):
         noise.runs.write(Path(path), [asked(1)])
-    made = list(noise.recipes(files, arms.Counts(9, 3), [0, 1], 4))
-    assert [arm for arm, _ in made] == [*arms.ARMS[:6] * 2, *arms.ARMS[6:] * 2]
+    some = (*arms.ARMS, *arms.PARTS)
+    made = list(noise.recipes(files, arms.Counts(9, 3), [0, 1], 4, some))
+    assert [arm for arm, _ in made] == [*some * 2]
     assert len({recipe["output"] for _, recipe in made}) == 16
     path = tmp_path / "one.yaml"
     for arm, recipe in made:
