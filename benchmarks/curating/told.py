@@ -36,7 +36,7 @@ COMPARED = (
 
 def of_sets(sets: Sequence[dict[str, Any]]) -> str:
     """A line a set of rows: what is in it of each kind that was planted."""
-    heads = ["rows", "", "unspoilt", *planted.SHARES, "spoilt", "words an answer"]
+    heads = ["set", "rows", "unspoilt", *planted.SHARES, "spoilt", "words an answer"]
     lines = []
     for one in sets:
         count, bad = one["rows"], sum(one["bad"].values())
