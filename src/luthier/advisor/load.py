@@ -84,11 +84,12 @@ def laid(
     found = {number: [of(batch) for batch in cut.batches(step(number))] for number in {0, *by_size, *evenly}}
     behind = [load for number, loads in found.items() for load in loads if number > 0 or total == 1]
     later = [load for loads in found.values() for load in loads[1:]]
-    first = _largest(found[0])
     means = [_sum(found[number]) for number in sorted(evenly)]
     mean = Load(*(float(np.mean([getattr(one, key) for one in means])) for key in ("tokens", "scored", "pairs")))
     micro = float(np.mean([len(found[number]) for number in evenly]))
-    return Laid(_largest(behind or found[0]), mean, micro, total, first, _largest(later) if later else None)
+    return Laid(
+        _largest(behind or found[0]), mean, micro, total, _largest(found[0]), _largest(later) if later else None
+    )
 
 
 def assumed(lengths: Sequence[int], scored: float, batch: int, cut: Cut, steps: int) -> Laid:
