@@ -68,13 +68,13 @@ class Shape:
                 )
             found[size] = value
         heads, kind = found["heads"], str(config.get("model_type", ""))
-        wide = int(config.get("head_dim") or found["width"] // heads)
+        each = int(config.get("head_dim") or found["width"] // heads)
         key_heads = config.get("num_key_value_heads") or heads
         experts = next((config[key] for key in ("num_local_experts", "num_experts") if config.get(key)), 1)
         lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "seq_length"))
         return cls(
-            name, found["blocks"], found["width"], found["inner"], key_heads * wide, found["vocabulary"],
-            bool(config.get("tie_word_embeddings", True)), heads * wide, heads, kind, kind not in UNGATED, experts,
+            name, found["blocks"], found["width"], found["inner"], key_heads * each, found["vocabulary"],
+            bool(config.get("tie_word_embeddings", True)), heads * each, heads, kind, kind not in UNGATED, experts,
             min(experts, config.get("num_experts_per_tok") or 1), next((n for n in lengths if n), None),
         )  # fmt: skip
 
