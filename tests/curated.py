@@ -120,6 +120,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "diverse": {"keep": 0.5},
     "tournament": {"keep": 0.5, "model": "a model"},
     "select by ifd": {"by": {"ifd": "a model"}, "keep": 0.5, "max": 100, "unknown": "keep"},
+    "dedup by a model": {"semantic": 0.999, "model": "a model"},
     "diverse by a model": {"keep": 0.5, "how": "score_first", "by": "length", "model": "a model"},
     "decontaminate": {"against": [str(Path(__file__).parent / "asked.jsonl")]},
 }

@@ -66,7 +66,9 @@ CASES: dict[str, Case] = {
     "sft validated": Case(train={"lr": 0.1, "steps": 4}, recipe={"validate": {"share": 0.3, "every": 1}}),
     "sft noise": Case(recipe={"adapt": {"lora": {"r": 4, "dropout": 0.2}}}, train={"neftune": 5.0}, close=0.2),
     "sft resumed": Case(train={"save_every": 1, "keep": 9, "steps": 4, "neftune": 5.0}, resumed_after=2),
-    "sft scored": Case(recipe={"evaluate": {"data": "answers.jsonl", "scorers": ["perplexity"], "max_new_tokens": 4}}),
+    "sft scored": Case(
+        recipe={"evaluate": {"data": "answers.jsonl", "scorers": ["perplexity"], "max_new_tokens": 4, "max_overlap": 1}}
+    ),
     "sft bf16": Case(dtype="bf16", close=2e-2),
     "sft bf16 full": Case(dtype="bf16", recipe={"adapt": "full"}, close=2e-2),
     "sft gpt2": Case(model="gpt2"),

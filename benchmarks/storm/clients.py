@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from storm.plans import NONCE, Mix, Plan
+from storm.plans import Mix, Plan
 from storm.wire import Broken, Connection
 
 TRIES = 500
@@ -167,8 +167,7 @@ def faults(heard: Heard) -> list[str]:
         found.append(f"ended by {heard.finish!r}")
     if not 0 < heard.usage.get("completion_tokens", 0) <= plan.body["max_tokens"]:
         found.append(f"{heard.usage} tokens where {plan.body['max_tokens']} were the most")
-    foreign = set(NONCE.findall(heard.text)) - {plan.nonce}
-    if foreign:
+    if foreign := plan.foreign(heard.text):
         found.append(f"foreign numbers {sorted(foreign)}")
     if plan.body.get("echo") and not heard.text.startswith(plan.body["prompt"]):
         found.append(f"its own prompt is not told again: {heard.text[:80]!r}")

@@ -32,6 +32,11 @@ WAYS: tuple[dict[str, Any], ...] = (
 )
 
 
+def nonce(seed: int, client: int) -> str:
+    """A number that only this client has."""
+    return f"n{client:04d}x{random.Random(f'{seed}/{client}').getrandbits(32):08x}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """One request of one client."""
@@ -41,8 +46,13 @@ class Plan:
     nonce: str
     chat: bool
     body: dict[str, Any]
+    seed: int = 0
     leaves: float | None = None
     """Where the client gives up, between 0 (has just asked) and 1 (has nearly all of it); None: it stays."""
+
+    def foreign(self, text: str) -> set[str]:
+        """The numbers in a text that are another client's. A model that copies its own badly has said nobody's."""
+        return {one for one in NONCE.findall(text) if one != self.nonce and one == nonce(self.seed, int(one[1:5]))}
 
     @property
     def path(self) -> str:
@@ -66,9 +76,9 @@ class Mix:
     def plan(self, client: int, number: int) -> Plan:
         """The request of this number."""
         drawn = random.Random(f"{self.seed}/{client}/{number}")
-        nonce = f"n{client:04d}x{random.Random(f'{self.seed}/{client}').getrandbits(32):08x}"
+        own = nonce(self.seed, client)
         chat = drawn.random() < CHAT
-        words = f"Write a line about {drawn.choice(SUBJECTS)} for guest {number}. My number is {nonce}."
+        words = f"Write a line about {drawn.choice(SUBJECTS)} for guest {number}. My number is {own}."
         body: dict[str, Any] = {"messages": [{"role": "user", "content": words}]} if chat else {"prompt": words}
         body["model"] = self.base
         if self.adapters and drawn.random() >= BASE:
@@ -83,4 +93,4 @@ class Mix:
         if drawn.random() < LOGPROBS * (RARE if "echo" in body else 1):
             body |= {"logprobs": True, "top_logprobs": 2} if chat else {"logprobs": 1}
         leaves = drawn.random() if drawn.random() < self.leaves else None
-        return Plan(client, number, nonce, chat, body, leaves)
+        return Plan(client, number, own, chat, body, self.seed, leaves)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -49,3 +51,17 @@ def _flags() -> set[str]:
         return set()
     lines = (line.partition(":") for line in described.read_text(encoding="utf-8", errors="replace").splitlines())
     return next((set(value.split()) for key, _, value in lines if key.strip() in ("flags", "Features")), set())
+
+
+def glibc() -> ctypes.CDLL | None:
+    """The C library, where it is one whose malloc can be told something."""
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL(None)
+
+
+def give_back() -> None:
+    """Have malloc return to the system what is free."""
+    library = glibc()
+    if library is not None:
+        library.malloc_trim(0)

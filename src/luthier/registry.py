@@ -22,8 +22,13 @@ T = TypeVar("T")
 
 def suggest(name: str, known: list[str]) -> str:
     """' Did you mean x?' for the nearest known name, or the list of known names when none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    same = [one for one in known if _plainly(one) == _plainly(name)]  # but for capitals and dashes
+    near = same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _plainly(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _written(place: tuple[Any, ...], value: Any) -> list[str]:
@@ -40,8 +45,11 @@ def _written(place: tuple[Any, ...], value: Any) -> list[str]:
 class Registry:
     """The plug-ins of one kind ("objective", "adapter", "scorer", …)."""
 
-    def __init__(self, kind: str, builtin: Mapping[str, str] | None = None) -> None:
-        self.kind = kind
+    def __init__(
+        self, kind: str, builtin: Mapping[str, str] | None = None, elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        """`elsewhere`: names that people look for here, and what stands for each."""
+        self.kind, self._elsewhere = kind, dict(elsewhere or {})
         self._targets: dict[str, Any] = dict(builtin or {})
         self._external: dict[str, Any] | None = None
 
@@ -64,7 +72,8 @@ class Registry:
         if target is None:
             point = self._entry_points().get(name)
             if point is None:
-                raise LuthierError(f"unknown {self.kind} {name!r}", fix=suggest(name, self.names()))
+                fix = self._elsewhere.get(_plainly(name)) or suggest(name, self.names())
+                raise LuthierError(f"unknown {self.kind} {name!r}", fix=fix)
             target = point.load()
         if isinstance(target, str):
             module, _, attribute = target.partition(":")

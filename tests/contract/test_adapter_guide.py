@@ -66,15 +66,30 @@ def test_explain_prints_the_card_of_one(name: str, capsys: pytest.CaptureFixture
     assert "learning rate" in shown
 
 
-@pytest.mark.parametrize("name", ["dpo", "reward_model", "muon"])
-def test_a_plug_in_without_a_card_is_not_called_a_missing_recipe(name: str) -> None:
-    with pytest.raises(LuthierError, match=f"{name}' is no recipe, but a plug-in") as caught:
-        verbs.explain(name)
-    assert "docs/recipes.md" in str(caught.value.fix)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("grpo", ["(for objective)", "arXiv:2402.03300", "clip_low", "0.04", "Why: the paper's."]),
+        ("gae", ["(for credit of objectives", "gamma"]),
+        ("maths", ["(for evaluate.scorers, reward)"]),
+        ("muon", ["(for train.optimizer)", "momentum"]),
+        ("rollout", ["(of a recipe)", "max_new_tokens", "256"]),
+        ("rollout.follow", ["every"]),
+        ("reward", ["(of a recipe)", "gate", "(for objective)"]),
+    ],
+)
+def test_explain_prints_what_any_name_of_a_recipe_is(
+    name: str, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verbs.explain(name)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(words in shown for words in told), shown
 
 
-@pytest.mark.parametrize(("name", "near"), [("lorra", "did you mean 'lora'?"), ("LORA", "lora")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("lorra", "did you mean 'lora'?"), ("LORA", "lora"), ("grpoo", "grpo"), ("rollouts", "rollout")]
+)
 def test_explain_of_a_misspelt_name_says_what_is_near(name: str, near: str) -> None:
-    with pytest.raises(LuthierError, match="neither a recipe nor a way to adapt a model") as caught:
+    with pytest.raises(LuthierError, match="neither a recipe, nor a plug-in") as caught:
         verbs.explain(name)
     assert near in str(caught.value.fix)

@@ -23,6 +23,7 @@ PLAIN = {
     "star": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
     "expert_iteration": [f"stages.rounds.stages.right.{ANY}", "stages.rounds.stages.right.above=0.01"],
     "best_worst_dpo": [f"stages.rounds.stages.pairs.{ANY}"],
+    "backtranslation": [],
     "constitution": [f"stages.pairs.{ANY}", "stages.revised.temperature=1.0", "stages.revised.rounds=1"],
     "instructgpt": [],
     "sequence_kd": [],
@@ -50,6 +51,17 @@ def test_a_pipeline_holds_together_and_finds_its_data(path: Path, tmp_path: Path
             assert source.path in made or Path(source.path or "").is_file(), f"{stage.name}: {source.path}"
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ") and len(lines) < 50
+
+
+def test_each_round_of_backtranslation_is_asked_of_the_model_that_the_last_one_made(tmp_path: Path) -> None:
+    given = ["stages.rounds.repeat=3", f"output={tmp_path / 'out'}"]
+    first, *rounds = reading.read(ROOT / "recipes/pipelines/backtranslation.yaml", given).stages
+    made = [str(one.made) for one in (first, *rounds)]
+    for number, stage in enumerate(rounds):
+        assert isinstance(stage.work, Recipe) and isinstance(first.work, Recipe)
+        (_, step) = stage.work.data[1].steps
+        assert (step.name, step.args["model"], step.args["keep"]) == ("backtranslate", made[number], 4)
+        assert stage.work.model.name == first.work.model.name, "learnt is only ever by the first model"
 
 
 @pytest.mark.slow

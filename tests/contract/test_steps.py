@@ -11,8 +11,9 @@ import pytest
 from curated import KEYS, ROWS, SPELLER, VARIANTS, curated, plugin, said, tools, write
 
 from luthier.data import read
-from luthier.data.curation import changes, chunks, passing, workers
+from luthier.data.curation import chunks, passing, workers
 from luthier.data.curation.chain import Curated
+from luthier.data.curation.stored import changes
 from luthier.data.steps import STEPS, Dropped, MakeStep, Noted, RowStep, SetStep, Step
 from luthier.data.steps.tools import Tools
 from luthier.types import Example
@@ -43,7 +44,7 @@ def rows(tmp_path: Path) -> list[Example]:
 
 def counts(made: Curated) -> list[dict[str, Any]]:
     """What the ledger says of each step, but how long it took."""
-    return [{**one.to_json(), "seconds": 0} for one in made.ledger.steps]
+    return [{**one.to_json(), "seconds": 0, "wall": 0} for one in made.ledger.steps]
 
 
 def test_it_says_what_it_is(name: str):
@@ -201,7 +202,7 @@ def test_other_thresholds_measure_nothing_anew(name: str, step: Step, tmp_path: 
         "diverse": {**KEYS.get(name, {}), "keep": None, "top": 2},
         "tournament": {**KEYS["tournament"], "keep": None, "top": 2},
         "decontaminate": {**KEYS["decontaminate"], "drop": False},
-        "dedup": {"near": 0.9, "keep": "first"},
+        "dedup": {"keep": "first", **({"near": 0.9} if name == "dedup" else {**KEYS.get(name, {}), "semantic": 0.9})},
         "sample": {"n": 5},
         "select": {**KEYS.get(name, {}), "keep": None, "top": 2, "unknown": "keep"},
     }

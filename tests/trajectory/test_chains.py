@@ -96,7 +96,7 @@ def test_slashless_folders_of_model_and_reference_are_stored_absolute(chained: B
         "reference": {"model": {"name": "mymodel", "dtype": "fp32"}},
         "objective": "dpo",
         "data": "pairs.jsonl",
-        "evaluate": {"name": "pairs", "data": "pairs.jsonl", "scorers": "preference_accuracy"},
+        "evaluate": {"name": "pairs", "data": "pairs.jsonl", "scorers": "preference_accuracy", "max_overlap": 1},
     }
     assert chained.here("train", **named) == 0
     lock = yaml.safe_load((chained.run / "recipe.lock.yaml").read_text())
@@ -131,7 +131,7 @@ def test_a_moved_project_still_talks_exports_and_is_trained_on(chained: Bench, t
 
 
 def test_a_reward_run_is_trained_further_with_its_head(chained: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    held = {"name": "pairs", "data": "pairs.jsonl", "scorers": "preference_accuracy"}
+    held = {"name": "pairs", "data": "pairs.jsonl", "scorers": "preference_accuracy", "max_overlap": 1}
     trained = {"objective": "reward", "data": "pairs.jsonl", "evaluate": held}
     assert chained.here("train", "train.epochs=4", output="rm1", **trained) == 0
     capsys.readouterr()

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-VERBS = ("train", "evaluate", "export", "chat", "data", "models", "explain", "schema", "demo", "version")
+VERBS = ("train", "evaluate", "export", "chat", "data", "models", "explain", "plan", "schema", "demo", "version")
 
 
 def luthier(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -91,6 +91,6 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 def test_generated_documentation_is_current() -> None:
     from luthier.workflow.docs import filled
 
-    for name in ("recipes.md", "generation.md", "acquire.md"):
+    for name in ("recipes.md", "generation.md", "acquire.md", "advice.md"):
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert filled(page) == page, "run `make docs`"

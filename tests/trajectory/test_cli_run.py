@@ -26,7 +26,14 @@ from luthier.scorers import SCORERS
 from luthier.scorers.metric import Metric
 from luthier.types import Example, Response
 
-TASK = {"name": "counting", "data": "rows.jsonl", "limit": 4, "max_new_tokens": 8, "scorers": ["exact_match", "f1"]}
+TASK = {
+    "name": "counting",
+    "data": "rows.jsonl",
+    "limit": 4,
+    "max_new_tokens": 8,
+    "scorers": ["exact_match", "f1"],
+    "max_overlap": 1,
+}
 
 
 def test_train_leaves_everything_behind(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:

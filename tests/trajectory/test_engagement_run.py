@@ -57,7 +57,7 @@ def test_what_users_did_next_becomes_a_reward(logged: Bench, capsys: pytest.Capt
     assert accuracy["base"] == 0.5 and accuracy["tuned"] > 0.9
     task = {
         "name": "answers", "data": "tasks.jsonl", "scorers": [{"reward_model": "rm"}],
-        "max_new_tokens": 4, "temperature": 1.0, "best_of": 4, "by": {"reward_model": "rm"},
+        "max_new_tokens": 4, "temperature": 1.0, "best_of": 4, "by": {"reward_model": "rm"}, "max_overlap": 1,
     }  # fmt: skip
     assert logged.here("train", output="sft", evaluate=task) == 0
     rewards = scores(logged, "sft", "answers")

@@ -70,7 +70,7 @@ def test_the_home_folder_is_meant_by_its_sign(bench: Bench, monkeypatch: pytest.
     home.mkdir()
     write_rows(home / "rows.jsonl")
     monkeypatch.setenv("HOME", str(home))
-    task = {"data": "~/rows.jsonl", "limit": 2, "max_new_tokens": 2}
+    task = {"data": "~/rows.jsonl", "limit": 2, "max_new_tokens": 2, "max_overlap": 1}
     assert bench.here("train", "train.steps=1", data="~/rows.jsonl", output="~/run", evaluate=task) == 0
     lock = yaml.safe_load((home / "run" / "recipe.lock.yaml").read_text())
     assert lock["data"][0]["path"] == str(home / "rows.jsonl")
@@ -81,7 +81,7 @@ def test_rows_that_are_not_scored_are_named(bench: Bench, capfd: pytest.CaptureF
     with write_rows(bench.folder / "held.jsonl", 2).open("a") as file:
         file.write(json.dumps({"prompt": "count", "completion": ""}) + "\n")
     scorers = ["f1", {"exact_match": {"regex": "[/]x"}}]  # which looks like markup
-    task = {"data": "held.jsonl", "max_new_tokens": 2, "scorers": scorers}
+    task = {"data": "held.jsonl", "max_new_tokens": 2, "scorers": scorers, "max_overlap": 1}
     assert bench.here("train", "train.steps=1", evaluate=task) == 0
     out, err = capfd.readouterr()
     assert "held-out: 1 of 3 rows are not scored: 'completion' is empty" in err

@@ -18,7 +18,7 @@ def test_a_reference_that_changed_in_place_is_noticed(
     bench.content |= {
         "reference": {"model": {"name": str(another_model("reference", seed=1)), "dtype": "fp32"}},
         "objective": "dpo",
-        "evaluate": {"data": "rows.jsonl", "scorers": ["preference_accuracy"]},
+        "evaluate": {"data": "rows.jsonl", "scorers": ["preference_accuracy"], "max_overlap": 1},
     }
     bench.content["train"] |= {"steps": 2}
     assert bench.here("train") == 0

@@ -7,6 +7,7 @@ import json
 import pytest
 from bench import Bench
 
+from luthier.cli import main
 from luthier.run import Run
 
 
@@ -58,6 +59,15 @@ def test_a_reward_model_ranks_held_out_pairs_and_picks_answers(judged: Bench, ca
     assert judged.here("train", output="sft", evaluate=more) == 0, "new scorers on a finished run score anew"
     rewards = scores(judged, "sft", "answers")
     assert rewards["reward_model (run=rm), best of 4"]["tuned"] >= rewards["reward_model (run=rm), first of 4"]["tuned"]
+    capsys.readouterr()
+
+    # rows to train on are chosen by it
+    told = ["abc", "xyz", "aabc", "xxyz"]
+    write(judged.folder / "all.jsonl", [{"prompt": "count 40", "completion": answer} for answer in told])
+    choose = "steps=[{select: {by: {reward_model: rm}, keep: 0.5}}]"
+    assert judged.inside(main, "curate", "all.jsonl", choose, "--out", "best.jsonl") == 0
+    kept = [json.loads(line)["messages"] for line in (judged.folder / "best.jsonl").read_text().splitlines()]
+    assert [messages[-1]["content"] for messages in kept] == ["abc", "aabc"]
     capsys.readouterr()
 
     # a run without a head, and rewards of an objective that gives none: said before anything is trained

@@ -33,7 +33,7 @@ def questions(bench: Bench) -> Bench:
 def test_a_recipe_of_a_few_keys_trains_scores_and_shows_what_was_said(
     questions: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    task = {"data": "questions.jsonl", "scorers": ["contains"], "limit": 2, "max_new_tokens": 8}
+    task = {"data": "questions.jsonl", "scorers": ["contains"], "limit": 2, "max_new_tokens": 8, "max_overlap": 1}
     assert questions.here("train", **KEYS, validate={"share": 0.2, "every": 3}, evaluate=task) == 0
     shown = capfd.readouterr()
     assert "8 prompts" in shown.err or "7 prompts" in shown.err or "6 prompts" in shown.err
@@ -151,6 +151,14 @@ def test_prompts_that_leave_no_room_are_told_before_a_step(questions: Bench, cap
     assert not list((questions.run / "checkpoints").glob("step-*"))
 
 
+def test_a_share_that_holds_no_prompt_out_is_told(questions: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    (questions.folder / "questions.jsonl").write_text(json.dumps({"prompt": "say a", "answer": "a"}) + "\n")
+    assert questions.here("train", **{**KEYS, "validate": {"share": 0.01, "patience": 1}}) == 1
+    assert "validate.share holds out no row: all prompts are equal" in " ".join(capfd.readouterr().err.split())
+    assert questions.here("train", **KEYS, validate={"share": 0.01}) == 0
+    assert "warning: validate.share holds out no row" in capfd.readouterr().err
+
+
 def test_several_processes_are_refused_before_there_are_any(
     questions: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +185,7 @@ def test_held_out_rows_that_cannot_be_judged_are_told_at_the_start(
     assert "apart.jsonl:2: 1 of 2 rows of validate.data have no `answer`" in " ".join(capfd.readouterr().err.split())
     assert questions.here("data", **KEYS, validate={"data": "apart.jsonl"}) == 1
     capfd.readouterr()
-    task = {"data": "apart.jsonl", "scorers": ["contains"], "max_new_tokens": 2}
+    task = {"data": "apart.jsonl", "scorers": ["contains"], "max_new_tokens": 2, "max_overlap": 1}
     assert questions.here("train", "train.steps=1", **KEYS, evaluate=task) == 0
     told = " ".join(capfd.readouterr().err.split())
     assert told.index("1 of 2 rows will not be judged by contains") < told.index("path:")

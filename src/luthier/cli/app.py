@@ -94,7 +94,7 @@ def verb(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                     raise
                 from luthier.workflow.faults import report
 
-                resumes = function.__name__ in ("train", "demo", "generate", "run", "curate")
+                resumes = function.__name__ in ("train", "demo", "generate", "run", "curate", "arena", "judge")
                 raise typer.Exit(report(error, debug=debug.on, resumes=resumes)) from error
 
         return guarded

@@ -22,12 +22,13 @@ def models() -> None:
 
 @verb("Look up")
 def explain(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|adapt|NAME", help="A recipe, or an adapter's name.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|NAME", help="A recipe, or a name out of one.")],
     overrides: Overrides = None,
 ) -> None:
     """Print every value of a recipe with where it came from: you, a default and why, or derived and from what.
 
-    `luthier explain adapt` prints the ways to adapt a model, `luthier explain lora` the card of one of them.
+    `luthier explain adapt` prints the ways to adapt a model; `luthier explain grpo` (lora, maths, rollout, …) what it
+    is, and its keys.
     """
     from luthier import verbs
 

@@ -15,11 +15,24 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     overrides: Overrides = None,
     engine: EngineName = None,
+    show: Annotated[
+        int, typer.Option(min=0, help="Score nothing; print the exact prompts of so many rows of each task.")
+    ] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Ask benchmarks anew, whatever answers are kept.")] = False,
 ) -> None:
     """Score a run's model, base and tuned side by side, on the tasks of its recipe."""
     from luthier import verbs
 
-    verbs.evaluate(run, [*([f"engine={engine}"] if engine else []), *(overrides or ())])
+    given = [*([f"engine={engine}"] if engine else []), *(overrides or ())]
+    verbs.evaluate(run, given, show=show, again=again)
+
+
+@verb("Know")
+def diagnose(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")]) -> None:
+    """Tell what looks wrong with a run, most likely first, with the numbers that say so and what to change."""
+    from luthier import verbs
+
+    verbs.diagnose(run)
 
 
 @verb("Know")

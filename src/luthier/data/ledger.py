@@ -63,7 +63,7 @@ class Ledger:
     unread: dict[str, int] = field(default_factory=dict)
     """Keys of messages that nothing reads, and how many messages have them."""
     remarks: list[str] = field(default_factory=list)
-    """What is to be said of the chat template."""
+    """What is to be said of the chat template, and of rows that train and are scored on, too."""
     joints: dict[str, int] = field(default_factory=dict)
     """What divides the judged steps of the kept rows, and how often."""
     steps: list[StepTally] = field(default_factory=list)

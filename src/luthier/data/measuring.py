@@ -50,6 +50,11 @@ class Measuring:
             raise LuthierError(error.what, where=error.where or "mix.order.by", fix=error.fix) from error
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Columns of the rows' files that are measured."""
+        return frozenset() if self.measure is None else self.measure.reads
+
+    @property
     def identity(self) -> list[Any]:
         """What its numbers hang on."""
         one = self.measure

@@ -22,6 +22,7 @@ from luthier.data.encode.truncation import EQUAL, Rules, Truncation
 from luthier.data.ledger import Ledger
 from luthier.data.measuring import Measuring, Told
 from luthier.data.mixing import Rows, Shares, held_out, mix
+from luthier.data.overlap import Overlap, overlaps
 from luthier.data.reading.feeds import Feed
 from luthier.data.selecting.tokens import cleaned, in_part
 from luthier.data.store import Store, View, Writer, content_hash, digest, group_hash
@@ -47,6 +48,8 @@ class Prepared:
     train: TokenStore
     validation: TokenStore | None
     ledger: Ledger
+    overlaps: tuple[Overlap, ...] = ()
+    """What of the recipe's tasks trains, too."""
 
     def refuse_lost(self, max_lost: float) -> None:
         """Raises LuthierError where more rows are lost than this share."""
@@ -69,8 +72,9 @@ def prepare(
     """
     rules, share = Rules.of(recipe, needs, context), 0.0 if recipe.validate.data else recipe.validate.share
     settings, others = settings or Settings.of(recipe), recipe.validate.data
-    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
-    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    measuring = Measuring.of(recipe, settings.tools)
+    task = opened(recipe.data, recipe.steps, settings, keep=measuring.reads)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data", measuring.reads) if recipe.rehearse else []
     train = _stored([*task, *general], rules, template, _Enough.of(recipe, share), measuring)
     apart = _stored(opened(others, (), settings, "validate.data"), rules, template) if others else None
     ledger = train.ledger
@@ -102,7 +106,7 @@ def prepare(
     elif ledger.held_out:
         chosen = np.flatnonzero(out)
         validation = View(train.store, chosen, digest(train.store, chosen))
-    prepared = Prepared(view, validation, ledger)
+    prepared = Prepared(view, validation, ledger, overlaps(recipe, [*task, *general], ledger))
     prepared.refuse_lost(recipe.train.max_lost)
     return prepared
 

@@ -22,6 +22,7 @@ from luthier.data.encode.template import Template
 from luthier.data.ledger import PERCENTILES, Ledger
 from luthier.data.measuring import Measuring
 from luthier.data.mixing import Rows, held_out, mix
+from luthier.data.overlap import Overlap, overlaps
 from luthier.data.preparation import asked
 from luthier.data.reading.feeds import Feed
 from luthier.errors import LuthierError
@@ -59,6 +60,8 @@ class Prompts:
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     ledger: Ledger
+    overlaps: tuple[Overlap, ...] = ()
+    """What of the recipe's tasks is learnt from, too."""
 
     def refuse_lost(self, max_lost: float) -> None:
         """Raises LuthierError where no prompt is left, or more rows are lost than this share."""
@@ -83,8 +86,9 @@ def prompts(
     ledger, room = Ledger(), _Room.of(recipe, context)
     ledger.remarks += [template.remark] if template.remark else []
     settings = settings or Settings.of(recipe)
-    task, measuring = opened(recipe.data, recipe.steps, settings), Measuring.of(recipe, settings.tools)
-    general = opened(recipe.rehearse.data, (), settings, "rehearse.data") if recipe.rehearse else []
+    measuring = Measuring.of(recipe, settings.tools)
+    task = opened(recipe.data, recipe.steps, settings, keep=measuring.reads)
+    general = opened(recipe.rehearse.data, (), settings, "rehearse.data", measuring.reads) if recipe.rehearse else []
     feeds = [*task, *general]
     read = [(number, prompt) for number, one in enumerate(feeds) for prompt in _read(one, ledger, template, room)]
     share = 0.0 if recipe.validate.data else recipe.validate.share
@@ -106,7 +110,7 @@ def prompts(
         ledger.sources[feeds[read[i][0]].name].used += 1
     _measure(ledger, chosen)
     room.complain(ledger)
-    found = Prompts(chosen, apart, ledger)
+    found = Prompts(chosen, apart, ledger, overlaps(recipe, feeds, ledger))
     found.refuse_lost(recipe.train.max_lost)
     return found
 
@@ -148,7 +152,8 @@ def with_answer(example: Example) -> Example:
             where=str(example.source),
             fix="give it an `answer` or a `completion`, or set objective.own=1",
         )
-    first = example.responses[0] if example.responses else Response((Turn("assistant", known),))
+    role = RAW if example.prompt and all(turn.role == RAW for turn in example.prompt) else "assistant"
+    first = example.responses[0] if example.responses else Response((Turn(role, known),))
     return replace(example, responses=(replace(first, reward=None, step_rewards=None),))
 
 
@@ -166,6 +171,8 @@ class _Room:
     longest: int
     answer: int
     long_rows: str
+    context: int | None
+    """The model's, where that is what leaves no room."""
     enough: int | None
     """So many rows are read of a stream: what the steps of the run take."""
     too_long: int = 0
@@ -176,26 +183,30 @@ class _Room:
     def of(cls, recipe: Recipe, context: int | None) -> _Room:
         assert recipe.rollout is not None and recipe.rollout.prompts is not None, "the recipe is not resolved"
         answer = recipe.rollout.max_new_tokens
-        row = min(recipe.train.max_tokens, context or recipe.train.max_tokens)
+        most = recipe.train.max_tokens
+        narrow = context if context is not None and context <= most else None
+        row = most if narrow is None else narrow
         enough = recipe.train.steps * recipe.rollout.prompts if recipe.train.steps else None
-        return cls(row - answer, answer, recipe.train.long_rows, enough)
+        return cls(row - answer, answer, recipe.train.long_rows, narrow, enough)
 
     def fault(self, length: int, where: str) -> str | None:
         """Why a prompt of so many tokens is left out."""
         if length <= self.longest:
             return None
         self.too_long, self.worst, self.first = self.too_long + 1, max(self.worst, length), self.first or where
-        return f"with an answer of {self.answer} tokens it is longer than train.max_tokens or the model's context"
+        limit = "train.max_tokens" if self.context is None else f"the model's context of {self.context:,} tokens"
+        return f"with an answer of {self.answer} tokens it is longer than {limit}"
 
     def complain(self, ledger: Ledger) -> None:
         """Raises LuthierError where such prompts are an error."""
         if self.too_long and self.long_rows != "drop":
+            of = "" if self.context is None else f" of the model's context ({self.context:,})"
+            more = "raise train.max_tokens (up to the model's context), " if self.context is None else ""
             raise LuthierError(
                 f"{self.too_long:,} of {ledger.rows_read:,} prompts leave no room for an answer of {self.answer:,} "
-                f"tokens: the longest has {self.worst:,}, and {max(self.longest, 0):,} are free",
+                f"tokens: the longest has {self.worst:,}, and {max(self.longest, 0):,}{of} are free",
                 where=self.first,
-                fix="raise train.max_tokens (up to the model's context), lower rollout.max_new_tokens, or set "
-                "train.long_rows=drop",
+                fix=f"{more}lower rollout.max_new_tokens, or set train.long_rows=drop",
             )
 
 
@@ -203,7 +214,7 @@ def _read(one: Feed | CuratedFeed, ledger: Ledger, template: Template, room: _Ro
     """The prompts of a feed; the ledger knows what became of the others."""
     for example in itertools.islice(one.examples(ledger), room.enough if one.entry.streaming else None):
         where = str(example.source)
-        if not example.prompt or all(turn.role == RAW for turn in example.prompt):
+        if not example.prompt:
             fix = "give rows with a `prompt` (and an `answer`, where a scorer compares with one)"
             ledger.drop(one.name, example.source, "it has no prompt to answer", fix)
             continue
@@ -235,9 +246,11 @@ def _refuse(ledger: Ledger, count: int, max_lost: float) -> None:
     """Raises LuthierError where no prompt is left, or more rows are lost than the recipe allows."""
     why = "; ".join(f"{r} ({entry.count:,}×, first {entry.rows[0]})" for r, entry in ledger.main_reasons()[:3])
     fix = next((entry.fix for _, entry in ledger.main_reasons() if entry.fix), None)
+    if not count and ledger.held_out:
+        what = f"there is no prompt to learn from: validate.share holds out all {ledger.held_out:,}"
+        raise LuthierError(what, where="validate.share", fix="lower it, or give more rows")
     if not count:
-        held = f"; validate.share holds out {ledger.held_out:,}" if ledger.held_out else ""
-        raise LuthierError(f"there is no prompt to learn from: {why or 'no row was read'}{held}", where="data", fix=fix)
+        raise LuthierError(f"there is no prompt to learn from: {why or 'no row was read'}", where="data", fix=fix)
     if ledger.lost > max_lost:
         raise LuthierError(
             f"{ledger.lost:.1%} of {ledger.rows_read:,} rows are lost, train.max_lost allows {max_lost:.1%}: {why}",

@@ -75,6 +75,8 @@ class StepTally:
     made: int = 0
     seconds: float = 0.0
     """Of processors, all processes together."""
+    wall: float = 0.0
+    """The same by the clock: what a step waits for, it waits for here."""
     reasons: dict[str, Reason] = field(default_factory=dict)
     """Why it dropped rows, each with what is particular to it."""
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -114,6 +116,7 @@ class StepTally:
         self.dropped += other.dropped
         self.made += other.made
         self.seconds += other.seconds
+        self.wall += other.wall
         for reason, entry in other.reasons.items():
             self.reasons.setdefault(reason, Reason()).join(entry)
         self.samples += other.samples[: SAMPLES - len(self.samples)]
@@ -128,7 +131,7 @@ class StepTally:
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
         reasons = {reason: entry.to_json() for reason, entry in self.main_reasons()}
-        return {**vars(self), "seconds": round(self.seconds, 3), "reasons": reasons}
+        return {**vars(self), "seconds": round(self.seconds, 3), "wall": round(self.wall, 3), "reasons": reasons}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StepTally:

@@ -1,9 +1,9 @@
 """Evaluation: systems compared on tasks with intervals, and the report of a run."""
 
-from luthier.evaluate.charts import write_loss_plot
+from luthier.evaluate.charts import write_plot
 from luthier.evaluate.compare import check, compare
 from luthier.evaluate.comparison import Comparison, record
-from luthier.evaluate.curves import loss_curve_text
+from luthier.evaluate.curves import curve_text
 from luthier.evaluate.environment import environment, record_environment
 from luthier.evaluate.report import write_report
 from luthier.evaluate.scored import ScoredTask
@@ -13,10 +13,10 @@ __all__ = [
     "ScoredTask",
     "check",
     "compare",
+    "curve_text",
     "environment",
-    "loss_curve_text",
     "record",
     "record_environment",
-    "write_loss_plot",
+    "write_plot",
     "write_report",
 ]

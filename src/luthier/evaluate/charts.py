@@ -1,4 +1,5 @@
-"""Pictures of a run: inline SVG for the report, which takes its colours from the page, and loss.png by matplotlib."""
+"""Pictures of a run: inline SVG for the report, which takes its colours from the page, and loss.png or reward.png by
+matplotlib."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from luthier.run import Run
 log = logging.getLogger(__name__)
 
 WIDTH, HEIGHT = 520, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 10, 28
 _MOST_POINTS = 500  # more than there are pixels would only make the page heavy
 
 
@@ -107,27 +108,32 @@ def interval_chart(estimates: Mapping[str, Mapping[str, float | None]], bounds: 
     return "".join([*parts, "</svg>"])
 
 
-def write_loss_plot(run: Run) -> Path | None:
-    """Draw loss.png into the run folder; None, with a log line that says why, where it cannot be drawn."""
+def write_plot(run: Run) -> Path | None:
+    """Draw the run's main curve into its folder, reward.png or loss.png; None, with a log line that says why, where it
+    cannot be drawn."""
     curves = read_curves(run)
-    if not curves.loss:
-        log.info("loss.png not drawn: no step with a loss was logged")
+    name, points = curves.main
+    path = run.folder / f"{name.lower()}.png"
+    if not points:
+        log.info("%s not drawn: no step with a loss was logged", path.name)
         return None
     if find_spec("matplotlib") is None:
-        log.info("loss.png not drawn: matplotlib is not installed (pip install 'luthier[plots]')")
+        log.info("%s not drawn: matplotlib is not installed (pip install 'luthier[plots]')", path.name)
         return None
     from matplotlib.figure import Figure
 
+    word, paid = name.lower(), name == "Reward"
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes: Any = figure.subplots()
-    axes.plot(*zip(*curves.loss, strict=True), color="#8fa3bf", linewidth=0.8, alpha=0.6, label="loss")
-    axes.plot(*zip(*smoothed(curves.loss), strict=True), color="#2456c9", linewidth=2, label="loss, smoothed")
-    if curves.evaluation:
-        axes.plot(*zip(*curves.evaluation, strict=True), "o-", color="#d9722b", markersize=4, label="evaluation loss")
-    axes.set(xlabel="step", ylabel="loss")
+    axes.plot(*zip(*points, strict=True), color="#8fa3bf", linewidth=0.8, alpha=0.6, label=word)
+    axes.plot(*zip(*smoothed(points), strict=True), color="#2456c9", linewidth=2, label=f"{word}, smoothed")
+    held_out = curves.scores if paid else curves.evaluation
+    if held_out:
+        label = "held-out score" if paid else "evaluation loss"
+        axes.plot(*zip(*held_out, strict=True), "o-", color="#d9722b", markersize=4, label=label)
+    axes.set(xlabel="step", ylabel=word)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    path = run.folder / "loss.png"
     figure.savefig(path)
     return path

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from luthier.engines.kept import Remembering
 from luthier.errors import LuthierError
 from luthier.evaluate.asking import BATCH, Judge, Outcome, Questions, System, judges_words
+from luthier.evaluate.benchmarks.parts import parts
 from luthier.evaluate.comparison import Answer, Comparison, Sample, number, tested
 from luthier.evaluate.scored import ScoredTask
 from luthier.evaluate.verdicts import Verdict, verdicts
+from luthier.scorers.choices import ChoiceMetric
 from luthier.scorers.metric import Metric, reference, text
 from luthier.scorers.preference import Judgement
 from luthier.types import Engine, Example, Response, Turn
@@ -24,6 +27,8 @@ __all__ = ["BATCH", "check", "compare"]
 
 SHOWN = 3
 """Rows named in a message."""
+FEWEST_CLUSTERS = 10
+"""So many clusters at least: how much they vary cannot be told of fewer."""
 
 
 def compare(
@@ -44,11 +49,12 @@ def compare(
     generating.
     """
     task, metrics, by = scored.task, scored.metrics, scored.by
-    rows = tuple(examples[: task.limit])
+    contexts = [engine.context for engine in engines.values() if engine.context is not None]
+    rows = scored.rows(examples, template, min(contexts, default=None))
     systems = [System(name, engine, (judges or {}).get(name)) for name, engine in engines.items()]
     _check(scored, rows)
     _check_judges(task, metrics, systems)
-    questions = Questions(task, rows, template, seed, by[1] if by else None)
+    questions = Questions(scored, rows, template, seed, by[1] if by else None)
     for system in systems:
         questions.check_lengths(metrics, system.engine.context)
     with _progress() as progress:
@@ -65,13 +71,36 @@ def compare(
             name: sum(completion.finish == "length" for completion in outcome.completions or ())
             for name, outcome in outcomes.items()
         },
+        parts=parts(found[0], rows) if scored.benchmark is not None else (),
+        remarks=_remarks(scored, engines),
     )
 
 
+def _remarks(scored: ScoredTask, engines: Mapping[str, Engine]) -> tuple[str, ...]:
+    """How a benchmark was asked, and what was not asked anew."""
+    if scored.benchmark is None:
+        return ()
+    found = [scored.benchmark.protocol]
+    for name, engine in engines.items():
+        if isinstance(engine, Remembering) and engine.found:
+            found.append(f"{name}: {engine.found:,} of {engine.found + engine.asked:,} answers were kept from before")
+    return tuple(found)
+
+
 def _clusters(rows: Sequence[Example]) -> list[int]:
-    """The number of each row's cluster: rows that ask the same are one."""
+    """The number of each row's cluster: rows that ask the same are one, and those that say that they are (a passage, a
+    subject), if there are enough clusters to tell how much they vary."""
+    said = [row.meta.get("cluster") for row in rows]
+    by_word = len(set(said)) >= FEWEST_CLUSTERS
     asked: dict[str, int] = {}
-    texts = (repr((row.prompt, row.tools)) if row.prompt else str(index) for index, row in enumerate(rows))
+    texts = (
+        f"cluster {own}"
+        if own is not None and by_word
+        else repr((row.prompt, row.meta.get("contexts"), row.tools))
+        if row.prompt
+        else str(index)
+        for index, (row, own) in enumerate(zip(rows, said, strict=True))
+    )
     return [asked.setdefault(text, index) for index, text in enumerate(texts)]
 
 
@@ -79,9 +108,9 @@ def check(scored: ScoredTask, examples: Sequence[Example], template: Template, c
     """Raise LuthierError, before there is a model, for what `compare` would refuse then: rows that no scorer can judge
     or that a model of this `context` could not read, and a picking scorer that cannot judge what is drawn. In words,
     which scorers will have nothing to say of some rows."""
-    rows = tuple(examples[: scored.task.limit])
+    rows = scored.rows(examples, template, context)
     _check(scored, rows)
-    Questions(scored.task, rows, template, 0, None).check_lengths(scored.metrics, context)
+    Questions(scored, rows, template, 0, None).check_lengths(scored.metrics, context)
     return [
         f"{len(lacking):,} of {len(rows):,} rows will not be judged by {label}: they have {lacking[0][1]} "
         f"({', '.join(str(row.source) for row, _ in lacking[:SHOWN])}{', …' if len(lacking) > SHOWN else ''})"
@@ -118,6 +147,8 @@ def _check(scored: ScoredTask, rows: Sequence[Example]) -> None:
     for label, metric in metrics.items():
         if isinstance(metric, Judgement) and not any(metric.judges(row) for row in rows):
             raise _no_judgement(task, label, len(rows), metric.lacking)
+        if metric.needs_choices and (first := next((row for row in rows if metric.lacks(row)), None)) is not None:
+            raise _no_judgement(task, label, len(rows), f"a row has {metric.lacks(first)}", first)
         if metric.needs_likelihood and not any(row.responses or row.answer is not None for row in rows):
             raise _no_judgement(task, label, len(rows), "they have no answer")
     judging = dict([*metrics.items(), *([by] if by else [])])
@@ -177,13 +208,24 @@ def _sample(index: int, row: Example, found: Sequence[Verdict], outcomes: Mappin
     for name, outcome in outcomes.items():
         completion = outcome.completions[index] if outcome.completions is not None else None
         rewards = outcome.rewards[index] if outcome.rewards is not None and completion is None else ()
+        told = f"rewards {', '.join(map(number, rewards))}" if rewards else None
+        if outcome.choices is not None and completion is None:
+            told = _picked(row, outcome.choices[index], found)
         answers[name] = Answer(
-            text=completion.text if completion else f"rewards {', '.join(map(number, rewards))}" if rewards else None,
+            text=completion.text if completion else told,
             finish=completion.finish if completion else None,
             scores={verdict.label: verdict.of_row(name, index) for verdict in found},
         )
     judged = len(row.responses) > 1 and any(isinstance(verdict.metric, Judgement) for verdict in found)
     return Sample(row, _ranked(row) if judged else reference(row), answers)
+
+
+def _picked(row: Example, logps: Sequence[float], found: Sequence[Verdict]) -> str:
+    """The choice that the headline picks, or the first metric of choices."""
+    metric = next(one.metric for one in found if isinstance(one.metric, ChoiceMetric))
+    pick = metric.pick(row, logps)
+    own = row.meta.get("contexts")
+    return text(row.responses[pick]).strip() if own is None else str(own[pick]).rpartition("\n")[2]
 
 
 def _ranked(row: Example) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from luthier.evaluate.benchmarks.parts import Part
+
 
 @dataclass(frozen=True)
 class Score:
@@ -63,6 +65,10 @@ class Comparison:
     """Generating and scoring time of each system."""
     cut: Mapping[str, int]
     """Answers of each system that ended at max_new_tokens and not by a stop token."""
+    remarks: tuple[str, ...] = ()
+    """What else a reader of the scores must know."""
+    parts: tuple[Part, ...] = ()
+    """The headline's value of the subjects that a benchmark is made of."""
 
     @property
     def headline(self) -> Score:
@@ -77,6 +83,8 @@ class Comparison:
             "systems": list(self.systems),
             "seconds": {name: round(seconds, 3) for name, seconds in self.seconds.items()},
             "cut": dict(self.cut),
+            **({"remarks": list(self.remarks)} if self.remarks else {}),
+            **({"parts": [_part(one) for one in self.parts]} if self.parts else {}),
             "scores": [
                 {
                     "scorer": score.scorer,
@@ -128,7 +136,7 @@ class Comparison:
             for name, cut in self.cut.items()
             if cut
         ]
-        return notes
+        return [*notes, *self.remarks]
 
     def sample_table(self, count: int = 3) -> Table:
         """The first samples, the systems side by side, for the terminal."""
@@ -240,6 +248,11 @@ def _estimate(estimate: Estimate) -> dict[str, float | None]:
     return {name: value for name, value in known.items() if name in ("value", "low", "high") or value is not None}
 
 
+def _part(part: Part) -> dict[str, Any]:
+    values = {name: _finite(value) for name, value in part.values.items()}
+    return {"kind": part.kind, "name": part.name, "rows": part.rows, "systems": values}
+
+
 def _line(task: str, row: int, sample: Sample) -> str:
     content = {
         "task": task,
@@ -247,6 +260,7 @@ def _line(task: str, row: int, sample: Sample) -> str:
         "source": str(sample.example.source) if sample.example.source else None,
         "prompt": [{"role": turn.role, "text": turn.text} for turn in sample.example.prompt],
         "expected": sample.expected,
+        **({"subject": subject} if (subject := sample.example.meta.get("subject")) else {}),
         "systems": {
             name: {
                 "text": answer.text,

@@ -32,10 +32,16 @@ class Curves:
     def loss(self) -> Points:
         return self.steps["loss"]
 
+    @property
+    def main(self) -> tuple[str, Points]:
+        """What says how the run went, and its name: the reward where answers were paid, else the loss."""
+        paid = self.rollouts.get("reward", ())
+        return ("Reward", paid) if len(paid) > 1 or (paid and len(self.loss) < 2) else ("Loss", self.loss)
+
 
 JUDGED = ("reward_better", "reward_worse", "accuracy", "logp_better", "logp_worse", "kl")
 """Of those, what preference training and reward models show."""
-FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "mismatch_k3", "drift", "explained", *JUDGED)
+FIELDS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "mismatch_k3", "drift", "explained", "clipped", *JUDGED)
 """The fields of a `step` event that make a curve."""
 
 
@@ -122,16 +128,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 _BRAILLE_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
-def loss_curve_text(run: Run, width: int = 64, height: int = 10) -> str:
-    """The smoothed loss of a run (of one that learns from what it says: its reward) as a plot of braille dots for the
-    terminal, with both ends of its axes named.
+def curve_text(run: Run, width: int = 64, height: int = 10) -> tuple[str, str]:
+    """The name of a run's main curve, and the curve, smoothed, as a plot of braille dots for the terminal, with both
+    ends of its axes named.
 
     `width` and `height` (at least 2) are those of the plot in characters, without the axes.
     """
-    curves = read_curves(run)
-    points = smoothed(curves.rollouts["reward"] or curves.loss)
+    name, points = read_curves(run).main
+    points = smoothed(points)
     if len(points) < 2:
-        return "no loss curve: fewer than two steps were logged"
+        return name, "no curve: fewer than two steps were logged"
     steps, losses = zip(*points, strict=True)
     # a braille character holds 2 × 4 dots
     curve = np.interp(np.linspace(steps[0], steps[-1], 2 * width), steps, losses)
@@ -148,4 +154,4 @@ def loss_curve_text(run: Run, width: int = 64, height: int = 10) -> str:
         for label, row in zip(labels, cells, strict=True)
     ]
     axis = f"step {steps[0]:g}".ljust(width - len(f"{steps[-1]:g}")) + f"{steps[-1]:g}"
-    return "\n".join([*lines, " " * (margin + 1) + "└" + "─" * width, " " * (margin + 2) + axis])
+    return name, "\n".join([*lines, " " * (margin + 1) + "└" + "─" * width, " " * (margin + 2) + axis])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from luthier.evaluate import said
-from luthier.evaluate.charts import Line, interval_chart, line_chart, write_loss_plot
+from luthier.evaluate.charts import Line, interval_chart, line_chart, write_plot
 from luthier.evaluate.comparison import improved, number, p_value
-from luthier.evaluate.curves import Points, read_curves, smoothed
+from luthier.evaluate.curves import Curves, Points, read_curves, smoothed
 from luthier.run import Run, write_atomically
 
 SAMPLES_OF_EACH_KIND = 10
@@ -26,14 +26,15 @@ _YAML_LINE = re.compile(r"^(?P<indent>[\s-]*)(?P<key>[^\s:#'\"][^:#]*)(?P<colon>
 
 
 def write_report(run: Run) -> Path:
-    """Write report.html (and loss.png) from what lies in the run folder; a part that is missing is said to be missing.
+    """Write report.html (and loss.png or reward.png) from what lies in the run folder; a part that is missing is said
+    to be missing.
 
     The page is self-contained: no script, no font and no picture comes from elsewhere, and all text is escaped.
     """
     from jinja2 import Environment, StrictUndefined
 
     run.still_held()
-    write_loss_plot(run)
+    write_plot(run)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     page.filters.update(number=number, p_value=p_value, plain=plain, quantity=quantity, columns=columns, words=words)
     source = files("luthier.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def _content(run: Run) -> dict[str, Any]:
         "name": run.folder.resolve().name,
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "recipe": _recipe(run),
-        "summary": summary,
+        "summary": _summary(summary, read_curves(run)),
         "tasks": [_task(name, scores.get(name), samples.get(name, [])) for name in {**scores, **samples}],
         "charts": _charts(run),
         "not_finite": read_curves(run).not_finite,
@@ -71,6 +72,20 @@ def _content(run: Run) -> dict[str, Any]:
         "checkpoints": sum(event["kind"] == "checkpoint" for event in events),
         "environment": {key: value for key, value in (environments or [{}])[-1].items() if key not in ("kind", "time")},
     }
+
+
+def _summary(summary: Mapping[str, Any], curves: Curves) -> dict[str, Any]:
+    """The figures above all; where answers were paid, the rewards: the loss says nothing there (a policy gradient's is
+    about 0), or is the held-out score upside down."""
+    paid = curves.rollouts["reward"]
+    if not paid:
+        return dict(summary)
+    hidden = ("first_loss", "last_loss", "evaluation_loss") if curves.steps["clipped"] else ("evaluation_loss",)
+    shown = {key: value for key, value in summary.items() if key not in hidden}
+    shown |= {"first_reward": paid[0][1], "last_reward": paid[-1][1]}
+    if curves.scores and summary.get("evaluation_loss") is not None:
+        shown["held-out_score"] = 1 - summary["evaluation_loss"]
+    return shown
 
 
 def _told(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +128,9 @@ def _task(name: str, comparison: Mapping[str, Any] | None, samples: list[dict[st
         "rows": comparison["rows"] if comparison else len(samples),
         "systems": comparison["systems"] if comparison else list(samples[0]["systems"]),
         "cut": {system: cut for system, cut in (comparison or {}).get("cut", {}).items() if cut},
+        "remarks": (comparison or {}).get("remarks", []),
         "scores": scores,
+        "parts": (comparison or {}).get("parts", []),
         "headline": headline,
         "samples": shown,
         "total": len(samples),

@@ -99,6 +99,8 @@ def kinds(run: Run) -> list[dict[str, Any]]:
 
 def _ends(answers: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     order = sorted(answers, key=lambda one: one["reward"])
+    if not order[0]["parts"]:  # nobody judges
+        return [("an answer", order[0])]
     return [("best paid", order[-1]), ("worst paid", order[0])]
 
 
@@ -129,4 +131,5 @@ def _title(answer: Mapping[str, Any]) -> str:
     cut = ", cut off" if answer["finish"] == "length" else ""
     advantage = "" if answer["advantage"] is None else f", advantage {answer['advantage']:+.3f}"
     worth = "nothing could be said" if answer["reward"] is None else f"{answer['reward']:g}"
-    return f"{worth} ({said}){advantage}, {answer['tokens']} tokens{cut} · {answer['source']}"
+    judged = f"{worth} ({said}){advantage}, " if answer["parts"] else ""
+    return f"{judged}{answer['tokens']} tokens{cut} · {answer['source']}"

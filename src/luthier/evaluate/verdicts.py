@@ -15,8 +15,10 @@ from luthier.errors import LuthierError
 from luthier.evaluate.asking import Outcome, best, judges_words
 from luthier.evaluate.comparison import Score
 from luthier.evaluate.intervals import Estimate, estimates
+from luthier.scorers.choices import ChoiceMetric
 from luthier.scorers.groups import statistics_of_groups
 from luthier.scorers.metric import Metric
+from luthier.scorers.pass_at_k import PassAtK
 from luthier.scorers.preference import Judgement
 from luthier.types import Example, Response
 
@@ -121,8 +123,13 @@ def _plain(metric: Metric, rows: Sequence[Example], outcome: Outcome) -> list[St
     if isinstance(metric, Judgement):
         assert outcome.rewards is not None
         return [metric.of_rewards(row, rewards) for row, rewards in zip(rows, outcome.rewards, strict=True)]
+    if isinstance(metric, ChoiceMetric):
+        assert outcome.choices is not None
+        return metric.of_choices(list(zip(rows, outcome.choices, strict=True)))
     if metric.needs_likelihood:
         return metric.statistics_many(list(zip(rows, outcome.likelihoods, strict=True)))
+    if isinstance(metric, PassAtK):
+        return metric.of_drawn(outcome.drawn(rows))
     words = [[outcome.response(completion)] for completion in outcome.completions or ()]
     return [only for (only,) in statistics_of_groups(metric, list(zip(rows, words, strict=True)))]
 

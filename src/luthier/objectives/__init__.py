@@ -46,6 +46,17 @@ OBJECTIVES = Registry(
         "reverse_kd": "luthier.objectives.distil:ReverseKD",
         "sum": "luthier.objectives.weighted:Sum",
     },
+    elsewhere={
+        "onlineipo": "write `objective: {online: ipo}`",
+        "minillm": "it is called reverse_kd here",
+        "sequencekd": "train on what the teacher wrote: recipes/pipelines/sequence_kd.yaml (docs/pipelines.md)",
+        **dict.fromkeys(
+            ("raft", "rejectionsampling", "bestofn"),
+            "it is several stages: recipes/pipelines/raft.yaml, for `luthier run` (docs/pipelines.md)",
+        ),
+        "star": "it is several stages: recipes/pipelines/star.yaml, for `luthier run` (docs/pipelines.md)",
+        "expertiteration": "it is several stages: recipes/pipelines/expert_iteration.yaml (docs/pipelines.md)",
+    },
 )
 
 __all__ = ["OBJECTIVES", "Rows"]

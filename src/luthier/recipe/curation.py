@@ -14,8 +14,9 @@ from luthier.errors import LuthierError
 from luthier.recipe import document
 from luthier.recipe.document import Node, Origin, Override
 from luthier.recipe.generation import built
-from luthier.recipe.keys import STRICT, Float, Int, listed
+from luthier.recipe.keys import STRICT, Float, Int
 from luthier.recipe.schema import ModelField, Recipe, Sources, Steps, Task
+from luthier.recipe.task import tasks
 from luthier.registry import suggest
 
 
@@ -33,7 +34,7 @@ class Curation:
     """As in a recipe."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Draws whatever steps draw."""
-    evaluate: Annotated[tuple[Task, ...], BeforeValidator(listed)] = ()
+    evaluate: Annotated[tuple[Task, ...], BeforeValidator(tasks)] = ()
     """As in a recipe: `decontaminate: evaluate` looks for these rows; nothing else is done with them."""
 
 

@@ -307,6 +307,9 @@ def json_schema(seams: Seams | None = None) -> dict[str, Any]:
     defs["Teacher"] = {"anyOf": [{"$ref": "#/$defs/Model"}, defs["Teacher"]]}
     short = [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 3}]
     defs["Reward"] = {"anyOf": [defs["Reward"], *short]}
+    long = [{"required": ["data"]}, {"required": ["benchmark"]}]
+    beside = {"type": "object", "minProperties": 1, "maxProperties": 3, "not": {"anyOf": long}}
+    defs["Task"] = {"anyOf": [defs["Task"], {"$ref": "#/$defs/benchmark"}, beside]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Luthier recipe"}
     return {**head, **{key: value for key, value in root.items() if key != "title"}, "$defs": defs}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from luthier.recipe.aliases import ALIASES
 from luthier.recipe.document import Key, Node
-from luthier.recipe.schema import Model, Recipe, Source
+from luthier.recipe.schema import Model, Plugin, Recipe, Source, Task
 
 
 def is_place(name: str) -> bool:
@@ -48,6 +48,8 @@ def _names_a_place(key: Key, given: str) -> bool:
     if key in (("model", "name"), ("reference", "model", "name"), ("teacher", "model", "name")):
         return given not in ALIASES
     is_source = len(key) >= 3 and "data" in key and key[-1] in ("path", "llamafactory")
+    if len(key) >= 4 and key[-3] == "benchmark":
+        return key[-1] in ("path", "")
     return is_source or key[-2:] in (("reward_model", "run"), ("reward_model", ""))
 
 
@@ -90,5 +92,17 @@ def located(recipe: Recipe) -> Recipe:
         data=sources(recipe.data),
         rehearse=None if general is None else replace(general, data=sources(general.data)),
         validate=replace(recipe.validate, data=sources(recipe.validate.data)),
-        evaluate=tuple(replace(task, data=sources(task.data)) for task in recipe.evaluate),
+        evaluate=tuple(_task_located(task, sources(task.data)) for task in recipe.evaluate),
     )
+
+
+def _task_located(task: Task, data: tuple[Source, ...]) -> Task:
+    """A task with its rows at these places, a benchmark's files absolute where they are there."""
+    benchmark = task.benchmark
+    if benchmark is None:
+        return replace(task, data=data)
+    args = {
+        key: absolute(value) if key in ("path", "") and isinstance(value, str) and is_place(value) else value
+        for key, value in benchmark.args.items()
+    }
+    return replace(task, benchmark=Plugin(name=benchmark.name, args=args))

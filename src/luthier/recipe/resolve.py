@@ -16,7 +16,7 @@ from luthier.errors import LuthierError
 from luthier.recipe import abilities, on_policy
 from luthier.recipe.document import Key, dotted
 from luthier.recipe.load import Loaded, Seams
-from luthier.recipe.places import absolute, located
+from luthier.recipe.places import located
 from luthier.recipe.rollout import BESIDE
 from luthier.recipe.schema import Plugin, Recipe
 from luthier.recipe.shape import every_slot
@@ -346,14 +346,3 @@ def flattened(content: Any) -> dict[str, Any]:
 
     visit(content, ())
     return found
-
-
-def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The keys that shape the weights and differ, with both values (None where absent)."""
-    a, b = flat(old), flat(new)
-    # a folder that is gone by now is the same one for all that
-    for key in ("model.name", "reference.model.name", "teacher.model.name"):
-        if key in a and key in b and absolute(b[key]) == a[key]:
-            b[key] = a[key]
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not is_free(key)]
-    return {key: (a.get(key), b.get(key)) for key in keys}

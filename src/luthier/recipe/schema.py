@@ -29,6 +29,7 @@ from luthier.recipe.keys import (
 from luthier.recipe.mixture import Mix, Rehearse
 from luthier.recipe.rollout import Follow, Reward, Rewards, Rollout
 from luthier.recipe.sources import Source, Sources, Steps
+from luthier.recipe.task import Task, tasks
 from luthier.recipe.tokens import TokenCleaning
 
 __all__ = [
@@ -227,50 +228,6 @@ def _teacher(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Task:
-    """One entry of `evaluate:` rows with known answers, generated for and scored, base against tuned."""
-
-    name: str = "held-out"
-    """What the report calls it."""
-    data: Sources
-    """Rows that did not train; their last assistant turn or `answer` (text or a number) is the known answer."""
-    scorers: Annotated[tuple[PluginField, ...], Seam("scorer"), Why("it cannot flatter")] = (
-        Plugin(name="exact_match"),
-    )
-    """exact_match, json_match, contains, f1, bleu, rouge, perplexity, reward_model, preference_accuracy,
-    label_accuracy, step_accuracy; the first one is the headline."""
-    limit: Annotated[Int, Field(gt=0)] | None = None
-    """Score only the first so many rows."""
-    max_new_tokens: Annotated[Int, Field(gt=0), Why("a paragraph; a longer answer counts as cut off")] = 256
-    """Longest answer, in tokens."""
-    temperature: Annotated[Float, Field(ge=0), Why("greedy: the same answer every time")] = 0.0
-    """0 is greedy; above it answers are sampled with the recipe's seed."""
-    best_of: Annotated[Int, Field(gt=0), Why("one answer is what a user gets")] = 1
-    """Draw so many answers to each prompt; the one that `by` likes best stands for the model. Needs a temperature."""
-    by: Annotated[PluginField, Seam("scorer")] | None = None
-    """The scorer that picks among them: {reward_model: runs/rm}, or any other."""
-    base: Annotated[bool, Why("a score means little without the one before")] = True
-    """Score the untuned model too."""
-
-    @model_validator(mode="after")
-    def _has_scorers(self) -> Task:
-        if not self.scorers:
-            what = "is empty: nothing says how good an answer is"
-            raise Misfit("scorers", what, "name one (f1, contains, …), or leave the key out for exact_match")
-        return self
-
-    @model_validator(mode="after")
-    def _picks_among_different(self) -> Task:
-        if self.best_of > 1 and self.by is None:
-            what = f"is {self.best_of}, and nothing picks among so many answers: it needs `by`"
-            raise Misfit("best_of", what, "name a scorer beside it, for instance `by: {reward_model: runs/rm}`")
-        if self.best_of > 1 and self.temperature == 0:
-            what = f"is {self.best_of}, which needs a temperature above 0: greedily drawn answers are all the same"
-            raise Misfit("best_of", what, "set one beside it, for instance `temperature: 0.8`")
-        return self
-
-
 def _adapt(value: Any) -> Any:
     return [] if value is None else listed(value)
 
@@ -321,8 +278,9 @@ class Recipe:
     """The loop."""
     validate: Validate = Field(default_factory=Validate)
     """Rows held out of training."""
-    evaluate: Annotated[tuple[Task, ...], BeforeValidator(listed)] = ()
-    """Tasks scored after training, base against tuned."""
+    evaluate: Annotated[tuple[Task, ...], BeforeValidator(tasks)] = ()
+    """What is scored after training, base against tuned: benchmarks by their names (docs/benchmarks.md), and tasks with
+    rows of their own."""
     engine: Annotated[PluginField, Seam("engine"), Why("the very weights that trained, nothing to set up")] = Plugin(
         name="local"
     )

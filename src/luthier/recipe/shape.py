@@ -14,9 +14,9 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from luthier.errors import LuthierError
-from luthier.recipe import rollout
+from luthier.recipe import rollout, task
 from luthier.recipe.document import Key, Node, Override, dotted
-from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Teacher, Why
+from luthier.recipe.schema import Model, Plugin, Recipe, Reference, Reward, Seam, Source, Task, Teacher, Why
 from luthier.registry import suggest
 
 PEERS = {
@@ -52,6 +52,15 @@ PEERS = {
     "lora_rank": "adapt.lora.r",
     "lora_r": "adapt.lora.r",
     "lora_alpha": "adapt.lora.alpha",
+    "num_generations": "rollout.n",
+    "max_completion_length": "rollout.max_new_tokens",
+    "num_iterations": "rollout.updates",
+    "reward_funcs": "reward (a function of your own: `python: rewards.py:name`)",
+    "reward_weights": "reward, with `weight` beside each scorer",
+    "beta": "objective.NAME.kl or .beta: `luthier explain NAME` has the keys of an objective",
+    "epsilon": "objective.NAME.clip_low and clip_high",
+    "epsilon_high": "objective.NAME.clip_high",
+    "use_vllm": "rollout.engine: vllm",
 }
 """What other tools call our keys: named in the message for an unknown key."""
 
@@ -139,6 +148,8 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
         return _plugin(node, key)
     if hint is Reward:
         node = _reward(node, key)
+    if hint is Task:
+        node = _task(node)
     if hint is Source and isinstance(node.value, str):
         node = Node({"path": Node(node.value, node.origin)}, node.origin)
     if hint is Teacher:
@@ -152,7 +163,7 @@ def normal(node: Node, hint: Any, key: Key = (), *, whole: bool = True) -> Node:
     if node.value is None:
         node = Node({}, node.origin)
     if not isinstance(node.value, dict):
-        named = f"{dotted(key)} must be a mapping of keys to values, got {node.value!r}"
+        named = f"{dotted(key)} must be a mapping of keys to values, got {node.plain()!r}"
         raise LuthierError(named, where=str(node.origin), fix=f"its keys: {', '.join(slots(hint))}")  # type: ignore[arg-type]
     return _mapping(node, hint, key, whole)  # type: ignore[arg-type]
 
@@ -187,17 +198,35 @@ def _reward(node: Node, key: Key) -> Node:
     args = node.value[name]
     found = rollout.parted(node.value, args.value)
     if found is None:
-        for other, child in node.value.items():
-            if other not in rollout.BESIDE and difflib.get_close_matches(other, rollout.BESIDE, n=1, cutoff=0.6):
+        named = {other: child for other, child in node.value.items() if other not in rollout.BESIDE}
+        for other, child in named.items():
+            if difflib.get_close_matches(other, rollout.BESIDE, n=1, cutoff=0.6):
                 raise LuthierError(
                     f"unknown key {dotted((*key, other))!r}",
                     where=str(child.origin),
                     fix=suggest(other, list(rollout.BESIDE)),
                 )
-        return node
+        raise LuthierError(
+            f"{dotted(key)} names {len(named)} scorers ({', '.join(named)}), and an entry is one",
+            where=str(node.origin),
+            fix=f"write a list: reward: [{', '.join(f'{{{other}: …}}' for other in named)}]",
+        )
     own, inner = found
     scorer = Node({name: Node(inner, args.origin)}, node.origin)
     return Node({"scorer": scorer, **own}, node.origin)
+
+
+def _task(node: Node) -> Node:
+    """An entry of `evaluate:` with its benchmark, if it is one, under a key of its own."""
+    if isinstance(node.value, str):
+        return Node({"benchmark": node}, node.origin)
+    name = task.named(node.value) if isinstance(node.value, dict) else None
+    if name is None:
+        return node
+    args = node.value[name]
+    own, inner = task.parted(node.value, name, args.value)
+    inner = {"tasks": args} if isinstance(inner, list) else inner
+    return Node({"benchmark": Node({name: Node(inner, args.origin)}, node.origin), **own}, node.origin)
 
 
 def _teacher(node: Node) -> Node:
@@ -282,6 +311,11 @@ def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override
         items[index : index + 1] = [_set(child, item, deeper, override, (*key, index))]
         return Node(items, node.origin if node else origin)
     known = slots(hint) if dataclasses.is_dataclass(hint) and hint is not Plugin else None  # type: ignore[arg-type]
+    if hint is Task:  # a benchmark's own keys, by its name
+        node = None if node is None else _task(node)
+        benchmark = node.value.get("benchmark") if node is not None and isinstance(node.value, dict) else None
+        if benchmark is not None and part not in slots(Task) and part in _named(benchmark):
+            part, below = "benchmark", rest
     if known is not None and part not in known:
         raise LuthierError(
             f"unknown key {dotted((*key, part))!r}", where=str(origin), fix=_nearest(part, key, list(known))
@@ -298,6 +332,11 @@ def _set(node: Node | None, hint: Any, rest: tuple[str, ...], override: Override
     return Node(mapping, node.origin if node else origin)
 
 
+def _named(plugin: Node) -> list[str]:
+    """The name of a plug-in as it stands in a recipe, in its short or its long form."""
+    return [plugin.value] if isinstance(plugin.value, str) else list(plugin.value or ())
+
+
 def _index(items: list[Node], part: str, item: Any, key: Key, origin: Any) -> int:
     """Which entry of a list an override means: by number, by a plug-in's name, or the only one there is."""
     if part.isdigit():
@@ -312,6 +351,12 @@ def _index(items: list[Node], part: str, item: Any, key: Key, origin: Any) -> in
     if item is Plugin:
         named = [index for index, node in enumerate(items) if part in node.value]
         return named[0] if len(named) == 1 else len(items)
+    if item is Task and len(items) > 1:
+        named = [
+            i for i, node in enumerate(items) if "benchmark" in node.value and part in _named(node.value["benchmark"])
+        ]
+        if len(named) == 1:
+            return named[0]
     if len(items) > 1:
         raise LuthierError(
             f"{dotted(key)} has {len(items)} entries: say which one",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import ClassVar
 
 from luthier.errors import LuthierError
 from luthier.scorers.metric import Metric, reference, text
@@ -96,3 +97,18 @@ class Contains(Metric):
         if self.whole_words:
             return float(re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", said) is not None)
         return float(expected in said)
+
+
+@dataclass(frozen=True)
+class Recalled(Metric):
+    """The share of the texts in `meta["expected"]` that stand in the response, whatever the case."""
+
+    needs_reference: ClassVar[bool] = False
+
+    def lacks(self, example: Example) -> str | None:
+        return None if example.meta.get("expected") else "nothing that is expected"
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        wanted = example.meta.get("expected") or ()
+        said = text(response).casefold()
+        return sum(str(one).casefold() in said for one in wanted) / len(wanted) if wanted else None

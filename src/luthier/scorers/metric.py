@@ -32,12 +32,16 @@ class Metric(ABC):
     """True: it judges no generated text; its response is the reference, with the model's `logp` of each token."""
     needs_rewards: ClassVar[bool] = False
     """True: it judges no generated text but the rewards a model gives to the row's own responses: a `Judgement`."""
+    needs_choices: ClassVar[bool] = False
+    """True: it judges no generated text but how likely each of the row's own responses is: a `ChoiceMetric`."""
     needs_reference: ClassVar[bool] = True
     """False: it can judge a response to a row without a known answer."""
     compares: ClassVar[bool] = False
     """True: it has `met` and says of two responses how far one is better than the other."""
     sees_group: ClassVar[bool] = False
     """True: it has `group` and judges the responses to one prompt beside one another (`types.GroupScorer`)."""
+    sees_all: ClassVar[bool] = False
+    """True: it is a `PassAtK`, whose score is that of all answers drawn for a prompt, not of one."""
 
     @property
     def waits(self) -> bool:

@@ -23,6 +23,7 @@ from luthier.errors import LuthierError
 from luthier.recipe.schema import Why
 from luthier.registry import suggest
 from luthier.scorers.metric import Metric, text
+from luthier.scorers.patience import GivenUp, Watch, within
 from luthier.types import Example, Response
 
 GIVEN: dict[str, Callable[[Example, Response], Any]] = {
@@ -52,8 +53,17 @@ class Python(Metric):
     """It is given lists, of many responses at once, and gives a list of scores."""
     concurrency: Annotated[int, Field(gt=0), Why("what most endpoints bear")] = 16
     """How many calls of an `async` function wait at the same time."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Give up on a call after so many seconds: it then says nothing of the answer. Default: wait as long as it
+    takes."""
+
+    right: bool = False
+    """Its scores lie between 0 and 1 and say what is right (above 0.5): as the first of `reward:` it tells which
+    prompts are easy, learnable or hopeless."""
 
     def __post_init__(self) -> None:
+        if self.right:
+            object.__setattr__(self, "range", (0.0, 1.0))
         path, colon, name = self.function.rpartition(":")
         if not colon or not name.isidentifier():
             raise LuthierError(
@@ -86,19 +96,33 @@ class Python(Metric):
         if not pairs:
             return []
         given = [{name: GIVEN[name](*pair) for name in self._wanted()} for pair in pairs]
+        with Watch(self._name) as watch:
+            scores = self._scores(given, pairs, watch)
+        return [self._score(score, pair) for score, pair in zip(scores, pairs, strict=True)]
+
+    def _scores(
+        self, given: Sequence[dict[str, Any]], pairs: Sequence[tuple[Example, Response]], watch: Watch
+    ) -> Sequence[Any]:
+        """What the function gives for each."""
         function = self._known
         if self.batch:
             together = {name: [one[name] for one in given] for name in self._wanted()}
+            watch.waits(_row(pairs))
             scores = self._called(lambda: _result(function(**together)), pairs)
+            if scores is None and self.seconds is not None:
+                return [None] * len(pairs)
             if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(pairs):
                 told = f"{len(scores)} scores" if isinstance(scores, Sequence) else repr(scores)
                 raise self._wrong(f"gave {told} for {len(pairs)} responses", "let it return a list, one score each")
-        elif inspect.iscoroutinefunction(function):
-            scores = _awaited(self._all(function, given, pairs))
-        else:
-            each = zip(given, pairs, strict=True)
-            scores = [self._called(partial(function, **values), [pair]) for values, pair in each]
-        return [self._score(score, pair) for score, pair in zip(scores, pairs, strict=True)]
+            return scores
+        if inspect.iscoroutinefunction(function):
+            watch.waits(_row(pairs))
+            return list(_awaited(self._all(function, given, pairs)))
+        found = []
+        for values, pair in zip(given, pairs, strict=True):
+            watch.waits(_row([pair]))
+            found.append(self._called(partial(function, **values), [pair]))
+        return found
 
     def statistics_many(self, pairs: Sequence[tuple[Example, Response]]) -> list[tuple[float, ...] | None]:
         return [None if score is None else (score, 1.0) for score in self.many(pairs)]
@@ -112,7 +136,11 @@ class Python(Metric):
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY) or (
                 name not in GIVEN and parameter.default is parameter.empty
             ):
-                raise self._wrong(f"wants {name!r}, which it is not given", suggest(name, list(GIVEN)))
+                many = name.removesuffix("s") in (*GIVEN, "completion")  # the names of lists, as in TRL
+                lists = "one answer is `response`; lists come with `batch: true`, under the same names"
+                raise self._wrong(
+                    f"wants {name!r}, which it is not given", lists if many else suggest(name, list(GIVEN))
+                )
             if name in GIVEN:
                 wanted.append(name)
         return wanted
@@ -125,15 +153,21 @@ class Python(Metric):
         async def one(values: dict[str, Any], pair: tuple[Example, Response]) -> Any:
             async with room:
                 try:
-                    return await function(**values)
+                    async with asyncio.timeout(self.seconds) as limit:
+                        return await function(**values)
                 except (Exception, SystemExit) as error:
+                    if limit.expired() and isinstance(error, TimeoutError):
+                        return None
                     raise self._failed(error, [pair]) from error
 
         return list(await asyncio.gather(*(one(*each) for each in zip(given, pairs, strict=True))))
 
     def _called(self, call: Callable[[], Any], pairs: Sequence[tuple[Example, Response]]) -> Any:
+        """What it gives; None where it takes too long."""
         try:
-            return call()
+            return within(call, self.seconds)
+        except GivenUp:
+            return None
         except LuthierError:
             raise
         except (Exception, SystemExit) as error:
@@ -144,10 +178,12 @@ class Python(Metric):
             return None
         if not isinstance(score, numbers.Real | np.bool_):
             told = f"gave {type(score).__name__} {score!r:.60}"
-        elif not math.isfinite(score):
-            told = f"gave {float(score)}"
+        elif not math.isfinite(value := float(score)):
+            told = f"gave {value}"
+        elif self.right and not 0 <= value <= 1:
+            told = f"gave {value:g}, and `right: true` says that it lies between 0 and 1,"
         else:
-            return float(score)
+            return value
         raise self._wrong(f"{told}{_row([pair])}", "let it return a finite number, or None where it cannot say")
 
     def _failed(self, error: BaseException, pairs: Sequence[tuple[Example, Response]]) -> LuthierError:

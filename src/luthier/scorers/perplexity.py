@@ -36,3 +36,33 @@ class Perplexity(Metric):
     def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):  # an impossible reference has infinite perplexity
             return np.exp(totals_BK[:, 0] / totals_BK[:, 1])
+
+
+@dataclass(frozen=True)
+class BitsPerByte(Perplexity):
+    """Bits that the model would need for each byte of the text: it compares models with different tokenizers.
+
+    Rows say in `meta["bytes"]` how long the judged text is."""
+
+    range: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    counts: ClassVar[str] = "bytes"
+
+    def statistics(self, example: Example, response: Response) -> tuple[float, ...] | None:
+        """Negative log-likelihood in nats and what is counted: K = 2. None where that is not known."""
+        count = example.meta.get(self.counts)
+        return None if count is None or not response.logp else (-math.fsum(response.logp), float(count))
+
+    def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        return totals_BK[:, 0] / math.log(2) / np.maximum(totals_BK[:, 1], 1.0)
+
+
+@dataclass(frozen=True)
+class WordPerplexity(BitsPerByte):
+    """Perplexity per word between spaces (`meta["words"]`) instead of per token."""
+
+    range: ClassVar[tuple[float, float]] = (1.0, math.inf)
+    counts: ClassVar[str] = "words"
+
+    def pooled(self, totals_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):
+            return np.exp(totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1.0))

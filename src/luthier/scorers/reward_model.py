@@ -6,9 +6,10 @@ Shape suffixes: K = readings of one response.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from luthier.models.heads import HeadCard
 
 Aggregation = Literal["product", "min", "last", "mean"]
+LOG = logging.getLogger(__name__)
+OPEN = 4
+"""Reward models in memory at a time: a reward may be the sum of several."""
 PAIRS_AT_ONCE = 512
 """Responses tokenised together."""
 
@@ -61,9 +65,8 @@ class RewardModel(Metric):
         return self.many([(example, response)])[0]
 
     def many(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
-        """The reward of each response to its example, in order; None for one that is empty, or has no step.
-
-        Raises LuthierError as `check` does, and for a response that is longer than the model's context.
+        """The reward of each response to its example, in order; None for one that is empty, has no step, or is longer
+        than the model's context. Raises LuthierError as `check` does.
         """
         scores: list[float | None] = []
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
@@ -163,6 +166,8 @@ class _Opened:
     reader: Reader
     card: HeadCard
     context: int | None
+    long: list[int] = field(default_factory=list)
+    """Tokens of each that was longer than that."""
 
     def encode(self, pairs: Sequence[tuple[Example, Response]]) -> list[Encoded | None]:
         """The tokens of prompt and response as training would have them; None where there is nothing to judge."""
@@ -180,9 +185,7 @@ class _Opened:
                     fix="take a reward model that was trained on rows like these",
                 ) from one
             encoded = None if one is None or isinstance(one, LuthierError) else one.encoded()
-            if row is not None and encoded is not None:
-                self._check_length(row, encoded)
-            found.append(encoded)
+            found.append(None if row is None or encoded is None or self._too_long(row, encoded) else encoded)
         return found
 
     def _row(self, example: Example, response: Response) -> Example | None:
@@ -199,14 +202,19 @@ class _Opened:
         judged = Response(turns, step_rewards=(0.0,) * len(steps))
         return replace(example, responses=(judged,), meta={**example.meta, "steps": steps})
 
-    def _check_length(self, row: Example, encoded: Encoded) -> None:
+    def _too_long(self, row: Example, encoded: Encoded) -> bool:
+        """Does the model not read so much? The first such row is told; one long answer is not to end a run of days."""
         longest = max(len(ids) for ids in encoded.ids)
-        if self.context is not None and longest > self.context:
-            raise LuthierError(
-                f"prompt and response have {longest:,} tokens, the reward model's context is {self.context:,}",
-                where=str(row.source) if row.source else "reward_model",
-                fix="lower max_new_tokens, or take a reward model with a longer context",
-            )
+        if self.context is None or longest <= self.context:
+            return False
+        if not self.long:
+            LOG.warning(
+                "%s: prompt and response have %s tokens, the reward model's context is %s: it stays without a score, "
+                "and so do others like it; lower max_new_tokens, or take a reward model with a longer context",
+                row.source or "reward_model", f"{longest:,}", f"{self.context:,}",
+            )  # fmt: skip
+        self.long.append(longest)
+        return True
 
 
 def _stamp(folder: str) -> tuple[int, ...]:
@@ -216,9 +224,9 @@ def _stamp(folder: str) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in files)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=OPEN)
 def _opened(folder: str, stamp: tuple[int, ...], batch: int) -> _Opened:
-    """The reward model, loaded once however many tasks ask it."""
+    """The reward model, loaded once however many tasks ask it, and however many are asked in turn."""
     from luthier.data import Template
     from luthier.forward.values import Reader
     from luthier.models import embeddings, open_run

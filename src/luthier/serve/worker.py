@@ -7,11 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError
+from luthier.machine import give_back
 from luthier.serve import faults
+from luthier.serve.asked import Asked
 from luthier.serve.faults import ApiFault
 from luthier.serve.metrics import Metrics
 from luthier.serve.outbox import Outbox, Told
@@ -24,29 +25,9 @@ if TYPE_CHECKING:
 
 SPEED_KEPT = 0.9
 """How much of the old is kept in the running mean of tokens per second."""
-
-
-@dataclass(eq=False)
-class Asked:
-    """One client's request: what it asks of the engine, and how far that is."""
-
-    requests: Sequence[Request]
-    cost: int
-    """Tokens of its prompts and of the longest answers."""
-    outbox: Outbox
-    since: float
-    whole: bool = False
-    """Is nothing told before all of it is there?"""
-    held: list[Told] = field(default_factory=list)
-    """What has come of such a one."""
-    tickets: list[Ticket] = field(default_factory=list)
-    begun: bool = False
-    """Has a first token come, or was it given up? Then it is no part of the queue."""
-    over: bool = False
-    last: float = 0.0
-    """When its last piece came."""
-    drawn: int = 0
-    """Tokens of its answers so far, told or not."""
+RESTS = 5.0
+"""Seconds without work after which freed memory goes back to the system: adapters and prompts of many sizes leave gaps
+that malloc keeps."""
 
 
 class Worker:
@@ -67,6 +48,8 @@ class Worker:
         self._queued = [0, 0]  # requests, tokens
         self._speed = 0.0
         self._stopping = False
+        self._worked = False
+        """Has anything been done since memory was given back?"""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: dict[Asked, Sequence[Told]] = {}  # of the last step, on its way to the loop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -214,7 +197,9 @@ class Worker:
         while True:
             with self._lock:
                 while not (self._orders or self._readings or self._working or self._stopping):
-                    self._lock.wait()
+                    if not self._lock.wait(RESTS if self._worked else None):
+                        give_back()
+                        self._worked = False
                     self.last_step = time.monotonic()  # there was nothing to do until now
                 if self._stopping:
                     return
@@ -222,6 +207,7 @@ class Worker:
                 self._orders.clear()
                 due = self._readings and (self._owed <= 0 or not self._working)
                 reading = self._readings.popleft() if due else None
+            self._worked = True
             for order in orders:
                 order()
             if reading is not None:

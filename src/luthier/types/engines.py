@@ -101,6 +101,8 @@ class Completion:
     """So many tokens of the prompt had been read before."""
     length: int | None = field(default=None, compare=False)
     """How many tokens were generated, where `sampled` does not say it."""
+    read: int | None = field(default=None, compare=False)
+    """How many tokens the prompt has, as an endpoint counts them."""
     request: int | str = field(default=0, compare=False)
     """The id of the request."""
     index: int = field(default=0, compare=False)

@@ -6,28 +6,38 @@ A run folder is all that passes between them, so each verb starts alone from wha
 import logging
 import os
 
+from luthier.verbs.advising import plan
 from luthier.verbs.exporting import combine, export
+from luthier.verbs.judging import agrees, arena, blind, judge, page, unseal
 from luthier.verbs.looking import data, explain, models, schema
-from luthier.verbs.scoring import evaluate, samples
+from luthier.verbs.scoring import diagnose, evaluate, samples
 from luthier.verbs.talking import chat, generate, serve
 from luthier.verbs.training import alone, demo, run, train
 
 __all__ = [
+    "agrees",
     "alone",
+    "arena",
+    "blind",
     "chat",
     "combine",
     "data",
     "demo",
+    "diagnose",
     "evaluate",
     "explain",
     "export",
     "generate",
+    "judge",
     "models",
+    "page",
+    "plan",
     "run",
     "samples",
     "schema",
     "serve",
     "train",
+    "unseal",
 ]
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing phones home

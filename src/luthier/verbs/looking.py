@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, json_schema, resolve
 from luthier.recipe import explain as explained
-from luthier.recipe.describe import plugin_entries
 from luthier.registry import suggest
 from luthier.verbs.opening import loaded
 from luthier.workflow.job import Job
@@ -65,28 +64,21 @@ def models() -> None:
 def explain(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> None:
     """Print every resolved value of a recipe with where it came from.
 
-    `adapt` instead of a recipe: the table of adapters; the name of one: its card.
+    `adapt` instead of a recipe: the table of adapters; the name of a plug-in (grpo, maths, lora) or of a part of the
+    recipe (rollout, train): its card.
     """
-    from luthier.models.adapters.kit import guide
+    from luthier.workflow import cards
     from luthier.workflow.teaching import forecast
 
     name = str(recipe)
-    if name == "adapt":
-        console().print(guide.table())
-    elif name in REGISTRIES["adapter"].names():
-        found = plugin_entries(REGISTRIES["adapter"].get(name))
-        console().print(guide.shown(name, [(entry.key, entry.default, entry.doc) for entry in found]))
-    else:
-        kinds = [kind for kind, registry in REGISTRIES.items() if name in registry.names()]
-        if kinds and not Path(name).exists():
+    found = [] if Path(name).is_file() else cards.cards(name)
+    for place, card in enumerate(found):
+        console().print(*([] if place == 0 else [""]), card, sep="\n")
+    if not found:
+        if not Path(name).is_file() and name.isidentifier():
             raise LuthierError(
-                f"{name!r} is no recipe, but a plug-in ({kinds[0]}), and only adapters have cards",
-                fix=f"docs/recipes.md lists the keys of {name}; `luthier explain RECIPE` prints their values",
-            )
-        if name.isidentifier() and not Path(name).exists():
-            raise LuthierError(
-                f"{name!r} is neither a recipe nor a way to adapt a model",
-                fix=f"{suggest(name, REGISTRIES['adapter'].names())}; of a recipe, give the path",
+                f"{name!r} is neither a recipe, nor a plug-in, nor a part of a recipe",
+                fix=f"{suggest(name, cards.names())}; of a recipe, give the path",
             )
         given = loaded(recipe, overrides)
         console().print(explained(given, REGISTRIES))

@@ -33,6 +33,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         output = alone(recipe, overrides, processes).output
         return together.train(recipe, overrides, processes, Run(Path(output).expanduser()))
     from luthier.workflow import resume_check, training
+    from luthier.workflow.faults import recorded
     from luthier.workflow.scoring import check
 
     group = of_environment()
@@ -45,6 +46,7 @@ def train(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, process
         job.must_be_alone(group.world)
         run = Run(Path(job.recipe.output).expanduser())
         stack.enter_context(run.locked())
+        stack.enter_context(recorded(run))
         held = resume_check.held(run, job.recipe)
         run.check_whole()
         check(job, held.unscored)

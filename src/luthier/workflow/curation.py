@@ -18,14 +18,15 @@ from luthier.data.curation.calls import Calls
 from luthier.data.curation.chain import Curated
 from luthier.data.curation.feeds import placed
 from luthier.data.curation.stages import Settings, sets
-from luthier.data.curation.workers import cores
-from luthier.data.steps.tools import Named, Tools
+from luthier.data.curation.workers import ALONE, cores
+from luthier.data.steps.tools import Encoder, Named, Tools
 from luthier.data.tally import number
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
 from luthier.recipe import Source as Entry
 from luthier.recipe.curation import Curation, of_files, of_recipe
 from luthier.types import Encoded, Engine, Example, Scorer, Source, Turn
+from luthier.workflow.outlook import Tried, outlook
 from luthier.workflow.screen import console, say
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.data import Template
+    from luthier.data.pii import Names, Recogniser
     from luthier.data.reading.feeds import Feed
     from luthier.engines.opening import Opening
+    from luthier.forward.influence import Influences
     from luthier.workflow.speaker import Speaker
 
 
@@ -81,8 +84,18 @@ def curate(given: Sequence[str], asked: Asked) -> Curated:
     if asked.out is not None:
         output.must_be_free(asked.out.expanduser(), _files(keys, feeds))
     with settings(keys, asked.processes) as how:
+        if how.processes > 1:
+            for name, why in (one for each in feeds for one in each.whole_parts(ALONE)):
+                say(f"{name}: one process reads it: {why}")
         made = through(feeds, own, steps, how)
     _tell(made, asked)
+    if asked.first is not None:
+        asking = how.tools.asking
+        spent = asking.spent if isinstance(asking, Calls) else {}
+        every = [one for each in (*own, steps) for one in each]
+        tried = Tried(made, feeds, _keys(given, replace(asked, first=None)).data, every, spent, how.processes)
+        for told in outlook(tried):
+            say(told)
     if source is not None:
         for line in shown.life(output.life(made, source)):
             console().print(line)
@@ -164,7 +177,16 @@ def _source(given: str) -> Source:
 def settings(keys: Recipe | Curation, processes: int | None = None) -> Iterator[Settings]:
     """How the steps of a recipe are run, with a line of progress where it takes long."""
     own = None if keys.model is None else str(keys.model.name)
-    tools = Tools(keys.seed, once(_speaking), once(_scorer), Calls(), sets(keys.evaluate), own)
+    tools = Tools(
+        keys.seed,
+        speakers=once(_speaking),
+        scorers=once(_scorer),
+        asking=Calls(),
+        recognisers=_recogniser,
+        encoders=_encoder,
+        sets=sets(keys.evaluate),
+        model=own,
+    )
     with _progress() as show:
         yield Settings(tools, processes or cores(), keys.allow_drop, show)
 
@@ -186,6 +208,20 @@ def _scorer(named: Named) -> Scorer:
     from luthier.workflow.registries import REGISTRIES
 
     return cast(Scorer, REGISTRIES["scorer"].build(named[0], named[1]))
+
+
+def _encoder(model: str) -> Encoder | None:
+    """The folder of a model that makes vectors and writes nothing; None for all others."""
+    from luthier.models.embedding import Embedder, is_encoder
+
+    folder = Path(model).expanduser()
+    return Embedder(folder) if is_encoder(folder) else None
+
+
+def _recogniser(names: Names) -> Recogniser:
+    from luthier.workflow.naming import recogniser
+
+    return recogniser(names)
 
 
 @dataclass(frozen=True)
@@ -246,6 +282,20 @@ class Spoken:
         from luthier.forward.likelihoods import Likelihoods
 
         return Likelihoods(self.speaker.policy.module).means(rows)
+
+    def gradients(self, rows: Sequence[Encoded], size: int, *, adam: bool) -> list[NDArray[np.float32]]:
+        """For each row the gradient of its mean loss by the weights of the model's LoRA, or Adam's step by it."""
+        if size not in self._influences:
+            if self.speaker is None or self.opening.elsewhere:
+                raise LuthierError(f"the engine {self.name!r} tells no gradients", fix="take `engine: local`")
+            from luthier.workflow.influence import influences
+
+            self._influences[size] = influences(self.speaker, size, say)
+        return self._influences[size](rows, adam=adam)
+
+    @cached_property
+    def _influences(self) -> dict[int, Influences]:
+        return {}
 
 
 def _speaking(named: Named) -> Spoken:

@@ -1,4 +1,4 @@
-"""The generated parts of docs/recipes.md, docs/generation.md and docs/acquire.md, and docs/adapters.md.
+"""The generated parts of docs/recipes.md, docs/generation.md, docs/acquire.md and docs/advice.md, and docs/adapters.md.
 
 `python -m luthier.workflow.docs` writes them, tests say when they are stale.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from luthier.advisor import rules, shown
 from luthier.data import formats_table, materials_table
 from luthier.models.adapters.kit import guide
 from luthier.recipe.describe import Entry, entries, plugin_entries
@@ -36,6 +37,7 @@ from luthier.workflow.registries import REGISTRIES
 PAGE = Path("docs/recipes.md")
 GENERATION_PAGE = Path("docs/generation.md")
 ACQUIRE_PAGE = Path("docs/acquire.md")
+ADVICE_PAGE = Path("docs/advice.md")
 ADAPTERS_PAGE = Path("docs/adapters.md")
 KEYS = (
     ("", Recipe),
@@ -62,6 +64,7 @@ PLUGINS = {
     "quantizer": "`quantize`",
     "optimizer": "`train.optimizer`",
     "schedule": "`train.schedule`",
+    "benchmark": "`evaluate`, benchmarks",
     "scorer": "`evaluate.scorers`, `reward`",
     "engine": "`engine`",
     "step": "`steps`",
@@ -123,6 +126,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "shapes": formats_table,
     "generation": generation,
     "materials": materials_table,
+    "lines": lambda: shown.markdown_lines(rules.lines()),
+    "rules": lambda: shown.markdown(rules.rules()),
 }
 
 
@@ -133,7 +138,7 @@ def filled(page: str) -> str:
 
 def main() -> None:
     """Write docs/adapters.md, and the generated parts of the other pages; the rest of these stays as it is."""
-    for page in (PAGE, GENERATION_PAGE, ACQUIRE_PAGE):
+    for page in (PAGE, GENERATION_PAGE, ACQUIRE_PAGE, ADVICE_PAGE):
         if not page.exists():
             sys.exit(f"run this in the repository's root: there is no {page}")
         write_atomically(page, filled(page.read_text(encoding="utf-8")))

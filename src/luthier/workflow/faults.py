@@ -6,8 +6,11 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from luthier.errors import LuthierError, Told
+from luthier.run import Run
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FIXES = {
@@ -41,6 +44,20 @@ def report(error: BaseException, *, debug: bool = False, resumes: bool = False) 
     return 1
 
 
+@contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """What ends the work in here is an event of the run, too, for `luthier diagnose`."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if run.events_path.exists() and not isinstance(error, Told):
+            with suppress(OSError, LuthierError):  # a full disk, a folder that went away: the fault itself is told
+                stopped = isinstance(error, KeyboardInterrupt)
+                text = "stopped" if stopped else words(error)
+                run.event("failed", text=text, memory=any(map(_of_memory, _behind(error))), stopped=stopped)
+        raise
+
+
 def words(error: BaseException) -> str:
     """The fault in plain words, with what to do about it."""
     if isinstance(error, LuthierError):
@@ -63,6 +80,14 @@ def words(error: BaseException) -> str:
             fix="this is a fault of ours; `--debug` shows where",
         )
     )
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """A fault, and those it came of."""
+    at: BaseException | None = error
+    while at is not None:
+        yield at
+        at = at.__cause__ or at.__context__
 
 
 def _of_memory(error: BaseException) -> bool:

@@ -68,13 +68,20 @@ class Job:
         with self._steps() as settings:
             prepared = prepare(recipe, self.template, self.objective.needs, longest, settings)
         console(stderr=True).print(prepared.ledger.table())
-        if recipe.validate.share > 0 and prepared.validation is None:
-            what = "validate.share holds out no row: all are equal, or judged answers to one prompt, and stay together"
-            if recipe.validate.patience is not None:
-                fix = "raise it, set validate.data, or leave validate.patience out"
-                raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
-            say(f"warning: {what}")
+        if prepared.validation is None:
+            self._none_held_out("all are equal, or judged answers to one prompt, and stay together")
         return prepared
+
+    def _none_held_out(self, why: str) -> None:
+        """Say it where a share was to be. Raises LuthierError where the run is to stop early by it."""
+        validate = self.recipe.validate
+        if validate.share <= 0 or validate.data:
+            return
+        what = f"validate.share holds out no row: {why}"
+        if validate.patience is not None:
+            fix = "raise it, set validate.data, or leave validate.patience out"
+            raise LuthierError(f"{what}, so nothing can stop the run early", where="validate.share", fix=fix)
+        say(f"warning: {what}")
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -86,6 +93,8 @@ class Job:
         with self._steps() as settings:
             found = prompts(recipe, self.template, expected_max_context(recipe.model, recipe.adapt)[0], settings)
         console(stderr=True).print(found.ledger.table())
+        if not found.held_out:
+            self._none_held_out("all prompts are equal, and stay together")
         return found
 
     def _steps(self) -> AbstractContextManager[Settings]:
@@ -161,16 +170,17 @@ class Job:
     def _elsewhere(self, policy: Policy, run: Run | None) -> Engine:
         """An engine with weights of its own; where it is to follow those that train, the run's adapter is carried there
         (without a `run`: its model as it stands)."""
-        from luthier.models import OnDisk
+        from luthier.models import OnDisk, embeddings
         from luthier.train.rollouts.carrying import Carrier, Elsewhere
 
         assert self.recipe.rollout is not None, "the recipe is not resolved"
         follow, files = self.recipe.rollout.follow, OnDisk(policy.tokenizer, policy.folder)
         engine = self._speaking.following(files, self.template.stop_ids, follow.by if follow else None)
+        tokens = embeddings(policy.module)
         if follow is None or run is None:
-            return Elsewhere(engine)
+            return Elsewhere(engine, tokens=tokens)
         folder = None if follow.folder is None else Path(follow.folder)
-        return Elsewhere(engine, Carrier(engine, policy, run.folder, folder))
+        return Elsewhere(engine, Carrier(engine, policy, run.folder, folder), tokens)
 
     def _rival(self, policy: Policy) -> Engine:
         """The reference, answering, or its mixture with the model: the same weights with the adapter off. Raises

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from luthier.engines.switched import AdapterOff
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, Source, Task
 from luthier.run import Run
+from luthier.scorers.choices import Likeliest
 from luthier.scorers.metric import Metric
 from luthier.types import Encoded, Engine, Example
 from luthier.workflow.job import Job
@@ -22,10 +24,14 @@ from luthier.workflow.registries import REGISTRIES
 from luthier.workflow.screen import say
 
 if TYPE_CHECKING:
-    from luthier.evaluate import Comparison
+    from luthier.data import Template
+    from luthier.evaluate import Comparison, ScoredTask
     from luthier.evaluate.asking import Judge
     from luthier.models import Policy
     from luthier.models.heads import ScalarHead
+
+
+Engines = Mapping[str, Engine]
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,16 @@ def _opening(recipe: Recipe, tasks: Sequence[Task]) -> Opening:
         return opening
     opening.ready(base=any(task.base for task in tasks))
     for task in tasks:
-        for plugin in task.scorers:
-            scorer = REGISTRIES["scorer"].get(plugin.name)
-            if not opening.scores and issubclass(scorer, Metric) and scorer.needs_likelihood:
+        scorers = [(plugin.name, REGISTRIES["scorer"].get(plugin.name)) for plugin in task.scorers]
+        if task.benchmark is not None:
+            benchmark = REGISTRIES["benchmark"].build(task.benchmark.name, task.benchmark.args)
+            scorers = [(name, type(metric)) for name, metric in benchmark.metrics().items()]
+            scorers += [(task.benchmark.name, Likeliest)] if benchmark.likelihoods else []
+        for name, scorer in scorers:
+            asks = issubclass(scorer, Metric) and (scorer.needs_likelihood or scorer.needs_choices)
+            if not opening.scores and asks:
                 raise LuthierError(
-                    f"the scorer {plugin.name!r} of the task {task.name!r} reads how likely a given text is, and "
+                    f"the scorer {name!r} of the task {task.name!r} reads how likely a given text is, and "
                     f"`engine: {recipe.engine.name}` does not tell it",
                     where="engine",
                     fix="set engine=local, or take scorers that judge answers",
@@ -85,19 +96,22 @@ def _opening(recipe: Recipe, tasks: Sequence[Task]) -> Opening:
     return opening
 
 
-def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None]) -> list[Comparison]:
+def score(
+    run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None], *, again: bool = False
+) -> list[Comparison]:
     """Score the run on the tasks, record samples and scores in its folder, and return the comparisons.
 
-    `say` is told of rows that cannot be read.
+    `say` is told of rows that cannot be read; `again`: benchmarks ask what they have asked before, too.
     """
     from luthier import models
     from luthier.data import Template
     from luthier.evaluate import compare, record
+    from luthier.evaluate.benchmarks.benchmark import Asked
 
     if not tasks:
         return []
     recipe = job.recipe
-    rows = [_rows(task, say) for task in tasks]  # what cannot be read is known before a model is loaded
+    rows = [rows_of(task, job, say) for task in tasks]  # what cannot be read is known before a model is loaded
     opening, rewards = _opening(recipe, tasks), any(job.scored(task).needs_rewards for task in tasks)
     base = any(task.base for task in tasks)
     systems = opened(run, recipe, base=base or rewards) if rewards or not opening.elsewhere else {}
@@ -113,11 +127,55 @@ def score(run: Run, job: Job, tasks: Sequence[Task], say: Callable[[str], None])
         template = job.template
     found = []
     for task, examples in zip(tasks, rows, strict=True):
-        chosen = {name: engine for name, engine in engines.items() if task.base or name != "base"}
-        comparison = compare(job.scored(task), examples, template, chosen, judges=judges, seed=recipe.seed)
+        chosen: Engines = {name: engine for name, engine in engines.items() if task.base or name != "base"}
+        scored = job.scored(task)
+        if scored.benchmark is not None and not opening.elsewhere:
+            chosen = _remembering(chosen, run, recipe, template, again)
+
+        def usual(
+            scored: ScoredTask = scored, examples: list[Example] = examples, chosen: Engines = chosen
+        ) -> Comparison:
+            return compare(scored, examples, template, chosen, judges=judges, seed=recipe.seed)
+
+        if scored.benchmark is None:
+            comparison = usual()
+        else:
+            asked = Asked(task, examples, template, chosen, recipe.seed, usual)
+            comparison = scored.benchmark.compare(asked)
+        comparison = replace(comparison, remarks=(*comparison.remarks, *_trained_on(run, task)))
         record(run, comparison)
         found.append(comparison)
     return found
+
+
+def _remembering(engines: Engines, run: Run, recipe: Recipe, template: Template, again: bool) -> Engines:
+    """The engines of this process with what they have answered before: known by the weights, and by all else that
+    answers hang on. `again`: that is forgotten."""
+    from luthier.engines.kept import Kept, Remembering
+    from luthier.models.loading import on_disk
+
+    made = {}
+    for name, engine in engines.items():
+        disk = on_disk.of_base(run, recipe.model) if name == "base" else on_disk.of_run(run)
+        beside = [path for path in (disk.folder, disk.adapter) if path is not None]
+        settings = [
+            sha256(one.read_bytes()).hexdigest() for path in beside for one in sorted(path.glob("*config.json"))
+        ]
+        opening = REGISTRIES["engine"].build(recipe.engine.name, recipe.engine.args)
+        quantize = None if recipe.quantize is None else [recipe.quantize.name, recipe.quantize.args]
+        how = [recipe.engine.name, opening.identity(), recipe.model.dtype, quantize, template.digest]
+        kept = Kept([disk.digest, settings, how])
+        if again:
+            kept.forget()
+        made[name] = Remembering(engine, kept)
+    return made
+
+
+def _trained_on(run: Run, task: Task) -> list[str]:
+    """What the run's ledger says of the task's rows among those that trained."""
+    ledger = run.read_json(run.ledger_path)
+    lines = [*ledger.get("remarks", ()), *ledger.get("notes", {})]
+    return [line for line in lines if isinstance(line, str) and line.startswith(f"{task.name}: ")]
 
 
 def check(job: Job, tasks: Sequence[Task]) -> None:
@@ -130,7 +188,12 @@ def check(job: Job, tasks: Sequence[Task]) -> None:
     recipe = job.recipe
     _opening(recipe, tasks)
     for task in tasks:
-        rows = _rows(task, lambda _: None)  # what cannot be read is told when they are scored
+        benchmark = job.scored(task).benchmark
+        if benchmark is not None:
+            benchmark.ready()
+            if not benchmark.usual:
+                continue
+        rows = rows_of(task, job, lambda _: None)  # what cannot be read is told when they are scored
         longest = models.expected_max_context(recipe.model, recipe.adapt)[0]
         for remark in check_task(job.scored(task), rows, job.template, longest):
             say(f"{task.name}: {remark}")
@@ -183,11 +246,16 @@ def _first_rewards(base: Model, head: ScalarHead) -> Judge:
     return judge
 
 
-def _rows(task: Task, say: Callable[[str], None]) -> list[Example]:
+def rows_of(task: Task, job: Job, say: Callable[[str], None]) -> list[Example]:
     """The task's rows. Those that cannot be read are not scored, and it is said which and why.
 
     Raises LuthierError, with the reasons, where none is left.
     """
+    benchmark = job.scored(task).benchmark
+    if benchmark is not None and not benchmark.usual:
+        return []
+    if benchmark is not None:
+        return benchmark.rows(lambda told: say(f"{task.name}: {told}"))
     from luthier.data import read
     from luthier.data.ledger import SHOWN, Ledger
 

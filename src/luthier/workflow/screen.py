@@ -46,16 +46,16 @@ def say(text: str) -> None:
 
 
 def closing(run: Run) -> None:
-    """How a run went: its loss curve, its time, where everything lies and what to do next."""
-    from luthier.evaluate import loss_curve_text, said
+    """How a run went: its main curve, its time, where everything lies and what to do next."""
+    from luthier.evaluate import curve_text, said
 
     out = console()
     summary = run.read_json(run.summary_path)
-    kinds = said.kinds(run)
-    out.print("\nReward" if kinds else "\nLoss", style="bold")
-    out.print(loss_curve_text(run), markup=False)
-    out.print(_figures(summary), markup=False)
-    for kind in kinds:
+    name, curve = curve_text(run)
+    out.print(f"\n{name}", style="bold")
+    out.print(curve, markup=False)
+    out.print(", ".join([*_figures(summary), *_ends(run, summary)]), markup=False)
+    for kind in said.kinds(run):
         right = f"{kind['first']:.0%} right when first asked, {kind['last']:.0%} when last"
         out.print(f"{kind['kind']:<11} {kind['prompts']:,} prompts, {right}", markup=False)
     places = {
@@ -64,6 +64,7 @@ def closing(run: Run) -> None:
         "merged": run.merged,
         "report": run.report_path,
         "loss curve": run.folder / "loss.png",
+        "rewards": run.folder / "reward.png",
         "prompts": run.prompts_path,
         "answers": run.rollouts,
     }
@@ -90,16 +91,27 @@ def _has_template(folder: Path) -> bool:
     return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
 
 
-def _figures(summary: dict[str, Any]) -> str:
+def _figures(summary: dict[str, Any]) -> list[str]:
     seconds, tokens = summary.get("seconds") or 0.0, summary.get("tokens") or 0
-    parts = [f"{summary.get('steps')} steps", f"{seconds:,.0f} s", f"{tokens:,} tokens"]
+    count = summary.get("steps")
+    parts = ["1 step" if count == 1 else f"{count} steps", f"{seconds:,.0f} s", f"{tokens:,} tokens"]
     if summary.get("tokens_per_s"):
         parts.append(f"{summary['tokens_per_s']:,.0f} tokens/s")
     if summary.get("peak_memory"):
         parts.append(f"peak {summary['peak_memory'] / 2**30:.1f} GiB")
     if (summary.get("shared") or 0) >= 0.001:
         parts.append(f"{summary['shared']:.0%} of them shared")
+    return parts
+
+
+def _ends(run: Run, summary: dict[str, Any]) -> list[str]:
+    """What the run began and ended with: the reward where answers were paid, and the loss where that says anything (a
+    policy gradient's does not: it is about 0 whatever is learnt)."""
+    parts = []
+    paid = [event["reward"] for event in run.events("rollout") if event.get("reward") is not None]
+    if paid:
+        parts.append(f"reward {paid[0]:.3f} → {paid[-1]:.3f}")
     first, last = summary.get("first_loss"), summary.get("last_loss")
-    if first is not None and last is not None:
-        parts.append(f"loss {first:.3f} → {last:.3f}")
-    return ", ".join(parts)
+    if first is not None and last is not None and not any("clipped" in event for event in run.events("step")):
+        parts.append(f"loss {round(first, 3) + 0.0:.3f} → {round(last, 3) + 0.0:.3f}")  # -0.000 is 0.000
+    return parts

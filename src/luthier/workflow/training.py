@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.run import Run
+from luthier.workflow import forecast
 from luthier.workflow.job import Job
 from luthier.workflow.screen import say
 
@@ -36,6 +37,9 @@ def fit(job: Job, run: Run, group: Group) -> None:
         if group.first:
             run.write_json(run.ledger_path, rows.ledger.to_json())
         job.check_data()
+        for overlap in rows.overlaps:
+            overlap.check()
+        told = forecast.before(job, say) if group.first else None
         if group.several:
             job.fetch()
     group.form()
@@ -58,3 +62,4 @@ def fit(job: Job, run: Run, group: Group) -> None:
         run.still_held()
         models.save(policy, run)
         record_environment(run)
+        forecast.after(told, run, say)

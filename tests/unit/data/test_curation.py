@@ -22,8 +22,8 @@ from luthier.data import Ledger, Template, prepare, prompts, read
 from luthier.data.curation import chunks, output, passing
 from luthier.data.curation.chain import curate
 from luthier.data.curation.feeds import placed
-from luthier.data.curation.scores import Scores
 from luthier.data.curation.stages import Settings
+from luthier.data.curation.stored.scores import Scores
 from luthier.data.reading.feeds import feed
 from luthier.data.steps import STEPS, Columns, Dropped, Outcome, Reread, RowStep, SetStep, Verdicts
 from luthier.data.steps.tools import Tools

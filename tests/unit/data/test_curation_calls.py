@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luthier.data.curation.calls import Calls
+from luthier.data.curation.calls import Calls, Spent
+from luthier.data.steps import STEPS
 from luthier.data.steps.tools import Budget, Tools
 from luthier.errors import LuthierError
-from luthier.types import Completion, Request, Turn
+from luthier.types import Completion, Request, Sampling, Turn
 
 
 @dataclass
@@ -100,6 +101,44 @@ def test_a_budget_ends_at_the_same_row_whenever_it_is_begun(tmp_path: Path):
         tools.ask(model, requests(3), "another step", Budget(calls=1))
     with pytest.raises(LuthierError, match="its budget of 5 generated tokens is used up"):
         tools.ask(model, requests(1, 2, 3), "third", Budget(tokens=5))
+
+
+def test_money_is_counted_by_the_price_and_never_more_is_asked_than_it_may_come_to(tmp_path: Path):
+    price = {"in": 1_000_000.0, "out": 10_000_000.0}  # one for each token read, ten for each written: an answer has two
+    some = [replace(one, sampling=Sampling(4)) for one in requests(1, 2, 3)]  # four at most
+    for _ in range(2):
+        model, tools = Speaking(), Tools(asking=Calls(tmp_path))
+        tools.ask(model, some[:1], "judge", Budget(money=41, price=price))
+        tools.ask(model, some[:2], "judge", Budget(money=62, price=price))  # 21 are spent, 41 more may be
+        with pytest.raises(LuthierError, match=r"its budget of 82 in money is used up: 43 with these rows, at most 83"):
+            tools.ask(model, some[2:], "judge", Budget(money=82, price=price))
+        assert tools.asking.spent["judge"] == Spent(2, 2, 4)  # type: ignore[union-attr]
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
+
+
+def test_tokens_that_an_endpoint_has_counted_are_its_own(tmp_path: Path):
+    @dataclass
+    class Counting(Speaking):
+        def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+            return (replace(one, read=100) for one in super().run(requests))
+
+    for _ in range(2):
+        calls = Calls(tmp_path)
+        calls(Counting(), requests(1, 2), "judge")
+        assert calls.spent["judge"] == Spent(2, 200, 4)
+    calls(Speaking("messages alone"), [Request((), turns=(Turn("user", "x" * 20),))], "other")
+    assert calls.spent["other"].read == 18, "guessed, rather too high"
+
+
+def test_money_needs_a_price_and_takes_that_of_the_endpoint():
+    engine = {"openai": {"url": "http://127.0.0.1:1/v1", "model": "m", "price_in": 0.5, "price_out": 2}}
+    assert Budget(money=3).priced(engine).price == {"in": 0.5, "out": 2}
+    assert Budget(money=3, price={"in": 1, "out": 1}).priced(engine).cost(1_000_000, 500_000) == 1.5
+    assert Budget(calls=3).priced("local") == Budget(calls=3)
+    with pytest.raises(LuthierError, match="nothing says what tokens cost"):
+        Budget(money=3).priced("local")
+    with pytest.raises(LuthierError, match="a price has two parts"):
+        STEPS.build("evolve", {"budget": {"money": 3, "price": {"in": 1}}})
 
 
 def test_a_step_without_its_tool_says_so():

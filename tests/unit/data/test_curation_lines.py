@@ -8,7 +8,8 @@ import pytest
 from curated import ROWS, write
 
 from luthier.data import FORMATS, read
-from luthier.data.curation import changes, lines
+from luthier.data.curation import lines
+from luthier.data.curation.stored import changes
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.text_files import Span, cut
 from luthier.data.reading.text_files import lines as lines_of

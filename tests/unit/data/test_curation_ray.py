@@ -48,7 +48,7 @@ def test_rows_go_through_the_same_steps_as_on_one_machine(
     assert [(str(one.source), body(one)) for one in found] == [(str(one.source), body(one)) for one in here.examples()]
     assert len(found) == 2
     for one, other in zip(there.ledger.steps, here.ledger.steps, strict=True):
-        assert {**one.to_json(), "seconds": 0} == {**other.to_json(), "seconds": 0}
+        assert {**one.to_json(), "seconds": 0, "wall": 0} == {**other.to_json(), "seconds": 0, "wall": 0}
     assert there.ledger.sources == here.ledger.sources
     assert len(there.events) == there.ledger.asked == here.ledger.asked
     with pytest.raises(LuthierError, match=r"drops .* and allow_drop is 10%"):

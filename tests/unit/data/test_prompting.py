@@ -11,6 +11,7 @@ import pytest
 from tiny_tokenizers import CHATML, letters
 
 from luthier.data import Template, prompts, show_prompts
+from luthier.data.prompting import with_answer
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe, Source
 from luthier.recipe.schema import Model, Plugin, Reward, Rollout, Train, Validate
@@ -67,8 +68,10 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_told(tmp_path: Path) -> N
     assert len(found.train) == 1 and found.ledger.rows_dropped == 1
     with pytest.raises(LuthierError, match=r"50.0% of 2 rows are lost"):
         prompts(recipe(tmp_path, rows, train={"long_rows": "drop"}), TEMPLATE)
-    with pytest.raises(LuthierError, match="leave no room"):
+    with pytest.raises(LuthierError, match="leave no room") as refused:
         prompts(recipe(tmp_path, rows[:1]), TEMPLATE, context=40)
+    assert "of the model's context (40) are free" in refused.value.what
+    assert "train.max_tokens" not in str(refused.value.fix), "raising it would not help"
 
 
 def test_a_text_has_no_prompt(tmp_path: Path) -> None:
@@ -76,11 +79,28 @@ def test_a_text_has_no_prompt(tmp_path: Path) -> None:
         prompts(recipe(tmp_path, [{"text": "once upon a time"}]), TEMPLATE)
 
 
+def test_a_base_model_is_given_prompts_as_they_stand(tmp_path: Path) -> None:
+    bare = Template(letters(eos_token="<|im_end|>", pad_token="<|im_end|>"))
+    given = recipe(tmp_path, [{"prompt": "2 + 3 =", "answer": "5"}, {"prompt": "1 + 3 =", "completion": " 4"}])
+    with pytest.raises(LuthierError, match="no chat template") as refused:
+        prompts(given, bare)
+    assert "chat: false" in str(refused.value.fix)  # and what it advises is taken
+    raw = replace(given, data=tuple(replace(one, chat=False) for one in given.data))
+    found = prompts(raw, bare).train
+    assert [bare.tokenizer.decode(list(one.ids)) for one in found] == ["2 + 3 =", "1 + 3 ="]
+    assert [reference(one.example) for one in found] == ["5", " 4"]
+    for one in found:  # the data's own answer stands behind the very prompt, where that is learnt from
+        encoded = bare.encode(with_answer(one.example), loss_on="last")
+        assert tuple(encoded.ids[0][: len(one.ids)]) == one.ids and encoded.weights[0][len(one.ids) :].all()
+
+
 def test_prompts_are_held_out_by_what_they_are(tmp_path: Path) -> None:
     rows = [{"prompt": f"{number} + 1 =", "answer": number + 1} for number in range(40)]
     found = prompts(recipe(tmp_path, rows, validate=Validate(share=0.3)), TEMPLATE)
     assert len(found.train) + len(found.held_out) == 40 and 4 < len(found.held_out) < 22
     assert not {prompt.key for prompt in found.train} & {prompt.key for prompt in found.held_out}
+    with pytest.raises(LuthierError, match=r"validate.share: .* holds out all 40"):
+        prompts(recipe(tmp_path, rows, validate=Validate(share=0.999)), TEMPLATE)
     apart = tmp_path / "apart.jsonl"
     apart.write_text(json.dumps({"prompt": "7 + 7 =", "answer": 14}) + "\n")
     found = prompts(recipe(tmp_path, rows, validate=Validate(data=(Source(path=str(apart)),))), TEMPLATE)

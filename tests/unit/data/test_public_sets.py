@@ -84,6 +84,20 @@ def test_trees_of_other_languages_and_without_answers_are_counted(tmp_path: Path
     assert list(ledger.reasons) == ["a message's role is neither prompter nor assistant"]
 
 
+def test_a_language_that_no_tree_is_in_is_an_error_and_one_of_another_file_is_not(tmp_path: Path) -> None:
+    german = node("prompter", "f", node("assistant", "g"), lang="de")
+    path = written(tmp_path, [TREE, german, german])
+    with pytest.raises(LuthierError, match="no tree is in the language 'xx'") as caught:
+        list(read([Entry(path=path, format={"oasst": {"language": "xx"}})]))
+    assert caught.value.where == path and "de (2), en (1)" in str(caught.value.fix)
+    apart = tmp_path / "apart"
+    for name, tree in (("a", TREE), ("b", german)):
+        (apart / name).mkdir(parents=True)
+        written(apart / name, [tree])
+    (one,) = read([Entry(path=str(apart), format={"oasst": {"language": "de"}})])
+    assert texts(one)[0][0] == "f" and one.source is not None and "/b/" in one.source.path
+
+
 def test_rows_of_the_hub_are_trees_too() -> None:
     numbered = ((Source("hub", i), row) for i, row in enumerate(flat(TREE), 1))
     ((place, row),) = Oasst().over(numbered, lambda what, source: None)

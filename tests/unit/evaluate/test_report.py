@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.evaluate import environment, loss_curve_text, record_environment, write_loss_plot, write_report
+from luthier.evaluate import curve_text, environment, record_environment, write_plot, write_report
 from luthier.evaluate.charts import tick
 from luthier.evaluate.curves import read_curves, smoothed, thinned, ticks
 from luthier.run import Run
@@ -180,7 +180,7 @@ def test_without_matplotlib_the_report_stands(tmp_path, monkeypatch, caplog):
 
 def test_loss_png_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    assert write_loss_plot(full(tmp_path)).read_bytes().startswith(b"\x89PNG")
+    assert write_plot(full(tmp_path)).read_bytes().startswith(b"\x89PNG")
 
 
 def test_curves_of_a_resumed_run_with_a_bad_step(tmp_path):
@@ -210,11 +210,28 @@ def test_ticks_are_round_and_inside():
     assert [tick(value) for value in (0, 2e-4, 0.25, 1250, 3.2e6)] == ["0", "2e-4", "0.25", "1,250", "3.2M"]
 
 
+def test_what_was_paid_is_the_main_curve_whoever_paid(tmp_path):
+    run = Run(tmp_path)
+    steps(run, [0.0, 0.0, 0.0])
+    for step in (1, 2, 3):  # of scorers that call nothing right, too
+        run.event("rollout", step=step, reward=0.1 * step, length=3.0, cut=0.0, entropy=1.0)
+    name, text = curve_text(run)
+    assert name == "Reward" and text.splitlines()[0].startswith("0.2"), "smoothed a little"
+    assert write_plot(run) == run.folder / "reward.png" and not (run.folder / "loss.png").exists()
+    other = Run(tmp_path / "other")
+    other.folder.mkdir()
+    steps(other, [3.0, 2.0])
+    other.event("rollout", step=2, reward=0.5, length=3.0, cut=0.0, entropy=1.0)
+    assert curve_text(other)[0] == "Loss"
+
+
 def test_loss_curve_for_the_terminal(tmp_path):
     run = Run(tmp_path)
-    assert "fewer than two steps" in loss_curve_text(run)
+    assert "fewer than two steps" in curve_text(run)[1]
     steps(run, [3.0 - 0.02 * step for step in range(100)])
-    lines = loss_curve_text(run, width=40, height=8).splitlines()
+    name, text = curve_text(run, width=40, height=8)
+    assert name == "Loss"
+    lines = text.splitlines()
     assert len(lines) == 10 and "2.9" in lines[0] and "1.0" in lines[7] and lines[-1].endswith("100")
     plot = [line.split("┤")[1] for line in lines[:8]]
     assert all(len(line) == 40 for line in plot)

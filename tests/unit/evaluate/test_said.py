@@ -77,6 +77,28 @@ def test_each_part_of_the_reward_and_the_held_out_score_have_a_curve(run: Run) -
         assert title in page
 
 
+def test_what_was_said_is_shown_where_nothing_is_called_right_and_where_nobody_judges(run: Run) -> None:
+    page = write_report(run).read_text()  # there is no prompts.jsonl: the first scorer has no right and wrong
+    assert '<h2 id="said">' in page and 'href="#said"' in page and "best paid" in page and "hopeless" not in page
+    for path in run.rollouts.iterdir():
+        path.write_text(json.dumps(answer("as it comes", 0.0, parts={})) + "\n")
+    page = write_report(run).read_text()
+    assert "an answer" in page and "as it comes" in page and "paid" not in page.split('id="said"')[1].split("<h2")[0]
+    assert "3 tokens · q.jsonl:1" in shown(run, None, 1) and "()" not in shown(run, None, 1)
+
+
+def test_rewards_stand_above_all_where_the_loss_says_nothing(run: Run) -> None:
+    run.write_json(run.summary_path, {"steps": 3, "first_loss": 0.0, "last_loss": 9e-5, "evaluation_loss": 0.7})
+    told = "".join(write_report(run).read_text().split('id="curves"')[0])
+    assert (
+        "first loss" in told and "first reward" in told and "evaluation loss" not in told
+    )  # a distillation's loss says much
+    assert "held-out score" in told and "0.3" in told
+    run.event("step", step=4, loss=0.0, clipped=0.0)
+    told = "".join(write_report(run).read_text().split('id="curves"')[0])
+    assert "loss" not in told and "last reward" in told
+
+
 def test_one_reward_alone_has_one_curve(run: Run) -> None:
     run.events_path.write_text("")
     for step in (1, 2):

@@ -154,9 +154,12 @@ def test_differences_name_the_keys_that_shape_the_weights() -> None:
     changed = override(base, ["train.lr=1e-3", "adapt=full"]).recipe
     assert differences(base, changed) == {
         "train.lr": (2e-4, 1e-3),
-        "adapt.0.lora": ({}, None),
-        "adapt.0.full": (None, {}),
+        "adapt.0": ("lora", "full"),
     }
+    rloo, grpo = (
+        resolve(loads(WHOLE + f"objective: {name}\nreward: f1"), REGISTRIES).recipe for name in ("rloo", "grpo")
+    )
+    assert differences(grpo, rloo) == {"objective": ("grpo", "rloo")}, "its keys say nothing of another's"
     assert digest(base) != digest(changed)
 
 

@@ -117,7 +117,17 @@ def test_the_digest_of_other_runs_is_what_it_was() -> None:
         ("objective: grpo\nreward: f1\nrollout: {temperature: 0}", r"rollout.temperature must be greater than 0"),
         ("objective: grpo\nreward: [f2]", r"unknown scorer 'f2'"),
         ("objective: grpo\nreward: [{weight: 1}]", r"'reward.0.scorer' is missing"),
-        ("objective: grpo\nreward: [{f1: {}, contains: {}}]", r"unknown key 'reward.0.f1'"),
+        (
+            "objective: grpo\nreward: {f1: {}, contains: {}}",
+            r"recipe:5: reward.0 names 2 scorers \(f1, contains\).*\s+→ write a list: reward: \[{f1: …}, {con",
+        ),
+        ("objective: GRPO\nreward: f1", r"unknown objective 'GRPO'\s+→ did you mean 'grpo'"),
+        ("objective: Online-DPO\nreward: f1", r"did you mean 'online_dpo'"),
+        ("objective: raft\nreward: f1", r"unknown objective 'raft'\s+→ it is several stages: .*/raft.yaml"),
+        ("objective: best_of_n\nreward: f1", r"it is several stages"),
+        ("objective: online_ipo\nreward: f1", r"write `objective: {online: ipo}`"),
+        ("objective: grpo\nreward: f1\nrollout: {num_generations: 4}", r"here it is called rollout.n$"),
+        ("objective: grpo\nreward_funcs: f1", r"here it is called reward "),
         ("objective: grpo\nreward: f1\nrollout: {samples: 3}", r"unknown key 'rollout.samples'"),
         (
             "objective: grpo\nreward: [{f1: {wieght: 1}}]",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
 
 from luthier.errors import LuthierError
-from luthier.scorers import SCORERS
+from luthier.scorers import SCORERS, patience
 from luthier.types import Example, Response, Source, Turn
 
 FILE = """
@@ -136,6 +137,41 @@ def test_numpys_truths_are_numbers_and_who_leaves_the_program_fails(tmp_path):
     assert scores(path, "longer", "good", "bad") == [1.0, 0.0]
     with pytest.raises(LuthierError, match=r"leaves failed with SystemExit: 3 for the response to"):
         scores(path, "leaves", "good")
+
+
+def test_a_call_that_does_not_come_back_is_given_up_and_says_nothing(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import asyncio, time\n"
+        "def some(response):\n    time.sleep(5 if response == 'hang' else 0)\n    return 1.0\n"
+        "def whole(response):\n    time.sleep(5 if 'hang' in response else 0)\n    return [1.0] * len(response)\n"
+        "async def late(response):\n    await asyncio.sleep(5 if response == 'hang' else 0)\n    return 1.0\n"
+        "async def own(response):\n    raise TimeoutError('mine')\n"
+    )
+    for name in ("some", "late"):
+        assert scores(path, name, "a", "hang", "b", seconds=0.3) == [1.0, None, 1.0], name
+    assert scores(path, "whole", "a", "hang", batch=True, seconds=0.3) == [None, None]
+    assert scores(path, "whole", "a", "b", batch=True, seconds=30) == [1.0, 1.0]
+    with pytest.raises(LuthierError, match="own failed with TimeoutError: mine"):
+        scores(path, "own", "a", seconds=30)
+    monkeypatch.setattr(patience, "EVERY", 0.1)
+    assert scores(path, "some", "hang", seconds=0.5) == [None]
+    assert "some has not come back for" in caplog.text and "rows.jsonl:3" in caplog.text
+
+
+def test_one_that_says_what_is_right_lies_between_0_and_1(file):
+    assert SCORERS.build("python", {"": f"{file}:long"}).range == (-math.inf, math.inf)
+    assert SCORERS.build("python", {"": f"{file}:long", "right": True}).range == (0.0, 1.0)
+    assert scores(file, "right", "abc", "ab", right=True) == [1.0, 0.0]
+    with pytest.raises(LuthierError, match=r"long gave 3, and `right: true` says .* for the response to rows.jsonl:3"):
+        scores(file, "long", "a", "abc", right=True)
+
+
+def test_lists_come_in_batches_under_the_same_names(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text("def theirs(completions, **more): return [0.0] * len(completions)\n")
+    with pytest.raises(LuthierError, match=r"(?s)wants 'completions'.*lists come with `batch: true`"):
+        scores(path, "theirs", "a")
 
 
 def test_a_batch_of_another_length_is_an_error(file):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from luthier.errors import LuthierError
 from luthier.forward.values import Reader
 from luthier.models.heads import HeadCard
 from luthier.scorers import SCORERS
-from luthier.scorers.reward_model import RewardModel, aggregate
+from luthier.scorers.reward_model import RewardModel, _opened, aggregate
 from luthier.types import RAW, Example, Response, Turn
 
 
@@ -166,7 +167,19 @@ def test_what_cannot_be_judged_is_none_and_the_rest_is(model: Path, tmp_path: Pa
     assert found[0] == scorer(*PAIRS[0]) and found[3] == pytest.approx(scorer(*PAIRS[2]), abs=1e-5)
 
 
-def test_runs_without_a_head_long_rows_and_keys_of_another_kind_are_refused(model: Path, tmp_path: Path):
+def test_two_that_are_asked_in_turn_stay_loaded(model: Path, tmp_path: Path):
+    for name in ("one", "other"):
+        write_run(tmp_path / name, policy(model), model)
+    _opened.cache_clear()
+    for _ in range(3):  # as a reward that is the sum of both is asked, rollout after rollout
+        scores = [RewardModel(str(tmp_path / name))(*PAIRS[0]) for name in ("one", "other")]
+        assert None not in scores
+    assert _opened.cache_info().misses == 2
+
+
+def test_runs_without_a_head_and_keys_of_another_kind_are_refused_and_long_rows_have_no_score(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     plain = policy(model)
     plain.heads = {}
     write_run(tmp_path / "sft", plain, model, "sft")
@@ -183,8 +196,10 @@ def test_runs_without_a_head_long_rows_and_keys_of_another_kind_are_refused(mode
         assert error.value.fix
     with pytest.raises(LuthierError, match="`aggregation` is for process reward models"):
         RewardModel(str(tmp_path / "rm"), aggregation="min").check()
-    with pytest.raises(LuthierError, match=r"have 3\d\d tokens, the reward model's context is 256"):
-        RewardModel(str(tmp_path / "rm"))(row("tea?"), said("a" * 300))
+    long = [(row("tea?"), said("a" * count)) for count in (300, 310)]
+    assert [score is None for score in RewardModel(str(tmp_path / "rm")).many([*long, PAIRS[0]])] == [True, True, False]
+    assert re.findall(r"have (3\d\d) tokens, the reward model's context is 256", caplog.text), "the first is told"
+    assert caplog.text.count("stays without a score") == 1
     head = tmp_path / "rm" / "adapter" / "head.safetensors"
     head.write_bytes(head.read_bytes()[:40])
     with pytest.raises(LuthierError, match="head cannot be read"):

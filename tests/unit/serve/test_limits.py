@@ -18,6 +18,7 @@ import pytest
 from serving import Served, byte_model, serving
 
 from luthier.errors import LuthierError
+from luthier.serve import worker
 from luthier.serve.api.guard import Guard, is_local, must_be_guarded
 from luthier.serve.faults import ApiFault
 from luthier.types import Request, Sampling
@@ -206,6 +207,22 @@ def test_an_engine_that_fails_says_so_and_goes_on(base: Path) -> None:
         assert served.post("/v1/chat/completions", {**LONG, "max_tokens": 3}).status_code == 200
         assert served.get("/health").status_code == 200
         served.idle()
+
+
+def test_memory_goes_back_once_after_work_and_not_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(worker, "RESTS", 0.1)
+    monkeypatch.setattr(worker, "give_back", lambda: given.append(time.monotonic()))
+    with serving([str(base)]) as served:
+        for count in (1, 2):
+            assert served.post("/v1/chat/completions", {**LONG, "max_tokens": 3}).status_code == 200
+            served.idle()
+            end = time.monotonic() + 20
+            while len(given) < count:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            time.sleep(0.5)
+            assert len(given) == count
 
 
 def test_it_ends_when_what_runs_has_ended(base: Path) -> None:

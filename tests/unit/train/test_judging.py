@@ -67,9 +67,17 @@ class Tokens(Words):
         return float(len(response.ids))
 
 
+@dataclass(frozen=True)
+class Vast(Words):
+    """As many as a double holds."""
+
+    def __call__(self, example: Example, response: Response) -> float | None:
+        return 1e308 if "more" in text(response) else -1e308
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    more = {"words": Words, "batched": Batched, "ranked": Ranked, "tokens": Tokens, "longer": Longer}
+    more = {"words": Words, "batched": Batched, "ranked": Ranked, "tokens": Tokens, "longer": Longer, "vast": Vast}
     monkeypatch.setattr(SCORERS, "_targets", {**SCORERS._targets, **more})
     Batched.asked.clear()
     yield
@@ -152,6 +160,13 @@ def test_a_scorer_that_fails_is_named_with_the_row() -> None:
 def test_a_scorer_that_leaves_the_program_is_an_error_of_that_scorer(name: str) -> None:
     with pytest.raises(LuthierError, match=rf"the scorer {name!r} failed: SystemExit: 3"):
         judged([reward(name)], "leave")
+
+
+def test_scores_too_large_to_take_a_mean_of_are_told_with_the_row() -> None:
+    with pytest.raises(LuthierError, match=r"q.jsonl:1: the scorer 'vast' gives 1e\+308, beyond"):
+        judged([reward("vast")], "more", "less")
+    with pytest.raises(LuthierError, match=r"the weighted sum of `reward:` gives 1e\+300"):
+        judged([reward("words", 1e300)], "a b c d e f g h i j")
 
 
 def test_scorers_that_judge_no_answer_are_refused() -> None:

@@ -64,6 +64,7 @@ def test_what_looks_wrong_in_a_rollout(planted: Any, guard: str, when: int, word
     [
         ([{"mismatch_k3": 1.6e-3}] * 3 + [{"mismatch_k3": 3.3e-3}], "mismatch", 3, "correction=truncate"),
         ([{"mismatch_k3": 1e-5}, {"mismatch_k3": 0.9e-3}, {"mismatch_k3": 1.1e-3}], "mismatch", 2, "1.0e-05 → 1.1e-03"),
+        ([{"mismatch_k3": 0.4}], "mismatch", 0, "is it the same model"),
         ([{"drift": 0.009}, {"drift": 0.011}], "drift", 1, "train.lr"),
         ([{"kl": 0.1}, {"kl": 0.25}], "kl", 1, "objective.kl"),
         ([{"explained": -0.1}] * 5 + [{"explained": 0.1}] + [{"explained": -0.2}] * 10, "critic", 15, "warm-up"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -105,7 +106,7 @@ class Learner:
         near = LocalEngine(self.policy.module, self.policy.tokenizer, STOPS)
         given = Prompts(prompts(self.policy), held_out, Ledger())
         paid = Judging(PAID)
-        engine = Elsewhere(self.asked, carrier)
+        engine = Elsewhere(self.asked, carrier, models.embeddings(self.policy.module))
         self.source = Rollouts(Made(given, paid, engine, self.objective, "tiny", near=near), self.recipe, self.run)
 
     def fit(self, watch: Watch = None) -> Learner:
@@ -239,14 +240,40 @@ def test_a_server_that_takes_no_adapter_is_told_of(
 def test_an_endpoint_that_tells_no_tokens_is_refused(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from endpoints import endpoint
+    from endpoints import endpoint, fault
 
     monkeypatch.setenv("SERVER_KEY", "x")
     answer = {"choices": [{"text": "a", "finish_reason": "stop"}]}
     with (
         endpoint(lambda *_: (200, {}, answer)) as found,
-        pytest.raises(LuthierError, match="does not tell which tokens"),
+        pytest.raises(LuthierError, match="does not tell which tokens") as refused,
     ):
+        Learner(tmp_path / "run", base, found.url, {}, steps=1).fit()
+    assert "luthier generate" in str(refused.value.fix)
+    unknown = fault(400, "Unrecognized request argument supplied: return_token_ids")
+    with (
+        endpoint(lambda *_: unknown) as found,
+        pytest.raises(LuthierError, match="answered 400: Unrecognized") as refused,
+    ):
+        Learner(tmp_path / "other", base, found.url, {}, steps=1).fit()
+    assert "it was asked by token ids" in str(refused.value.fix) and "luthier serve" in str(refused.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("ids", "likely", "told"),
+    [
+        ([70_000, 2], [-0.5, -0.1], "drawn the token 70,000, and the model that trains has"),
+        ([5, 2], [-math.inf, -0.1], "that it was impossible"),
+    ],
+)
+def test_an_endpoint_of_another_model_is_told_of(
+    ids: list[int], likely: list[float], told: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from endpoints import endpoint
+
+    monkeypatch.setenv("SERVER_KEY", "x")
+    said = {"text": "a", "finish_reason": "stop", "token_ids": ids, "logprobs": {"token_logprobs": likely}}
+    with endpoint(lambda *_: (200, {}, {"choices": [said]})) as found, pytest.raises(LuthierError, match=told):
         Learner(tmp_path / "run", base, found.url, {}, steps=1).fit()
 
 

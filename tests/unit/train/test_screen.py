@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from luthier.train.loop import allocator, memory
-from luthier.train.telemetry.screen import Screen, clock
+from luthier.train.telemetry.screen import STILL_EVERY, Screen, clock
 
 EVENT = {"kind": "step", "loss": 1.23456, "tokens_per_s": 1234.5, "memory": 3 * 2**29}
 
@@ -49,6 +49,33 @@ def test_what_the_model_said_stands_beside_the_steps_that_learn_from_it() -> Non
         "entropy 0.31", "said in 2.0 s, judged in 0.0 s, 512 tokens/s", "clipped 1.2%", "KL 0.0031", "mismatch 1.6e-03",
     ):  # fmt: skip
         assert part in line
+
+
+def test_the_loss_stands_where_it_says_something_and_no_rollout_beside_steps_without_one() -> None:
+    screen = Screen(100, Console(file=io.StringIO()))
+    spent = {"speaking_seconds": 2.0, "scoring_seconds": 0.0, "made_per_s": 512.0}
+    screen.rollout({"kind": "rollout", "step": 1, "length": 8.4, "cut": 0.0, "entropy": 0.3, **spent})
+    distilled = screen.numbers({**EVENT, "step": 1}, screen.began + 9)
+    assert "length 8" in distilled and "loss 1.2346" in distilled
+    assert "loss" not in screen.numbers({**EVENT, "step": 1, "clipped": 0.0}, screen.began + 9), "a policy gradient's"
+    screen.rollout(None)
+    read = screen.numbers({**EVENT, "step": 2, "loss": -1e-9}, screen.began + 9)
+    assert "the data's own answers  loss 0.0000" in read and "length" not in read
+
+
+def test_a_rollout_of_minutes_says_how_far_it_is() -> None:
+    out = io.StringIO()
+    screen = Screen(10, Console(file=out))
+    screen.answering(3, 128)
+    assert out.getvalue() == ""
+    screen.began -= STILL_EVERY
+    screen.answering(40, 128)
+    screen.answering(41, 128)
+    assert out.getvalue().split() == ["answering", "40/128"]
+    live = io.StringIO()
+    with Screen(10, Console(file=live, force_terminal=True, width=120)) as seen:
+        seen.answering(1, 8)
+    assert "answering 1/8" in live.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])

@@ -168,7 +168,7 @@ def test_the_life_of_a_row(capsys: pytest.CaptureFixture[str]):
         (
             ["a.jsonl", "steps=[{select: {by: [length, {column: reward}], top: 1}}]"],
             Asked(),
-            'steps.0 select: none of 5 rows can be measured by {"column": "reward"}.*a column is a key',
+            'steps.0 select: none of 5 rows can be measured by {"column": "reward"}.*number: prompt, completion',
         ),
         (["a.jsonl", "steps=[{decontaminate: evaluate}]"], Asked(), "steps.0 decontaminate: .*has no `evaluate:`"),
         (["r.yaml"], Asked(), "r.yaml:2: unknown key 'step'"),

@@ -247,7 +247,7 @@ def test_a_task_that_is_added_is_scored_and_nothing_else_is_done(model: Path, tm
     text = "output: {output}\nstages:\n  sft: {{recipe: sft.yaml, train: {{steps: 1}}}}\n"
     path = laid(tmp_path / "p", model, text)
     before = ends(verbs.run(path))
-    task = f"{{data: {path.parent / 'asked.jsonl'}, max_new_tokens: 2}}"
+    task = f"{{data: {path.parent / 'asked.jsonl'}, max_new_tokens: 2, max_overlap: 1}}"
     out = verbs.run(path, [f"stages.sft.evaluate={task}"])
     assert ends(out) == before and "scores" in json.loads((out / "sft/summary.json").read_text())
     assert "exact_match: base" in (out / "report.html").read_text()

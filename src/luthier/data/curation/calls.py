@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,19 @@ Answers = dict[str, dict[int, dict[str, Any]]]
 """Key of a request → its answers by number."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What was asked for."""
+
+    calls: int
+    read: int
+    """Tokens of prompts."""
+    written: int
+    """Tokens of answers."""
+    ahead: int = 0
+    """The most that those may have that are yet to come."""
+
+
 class Calls:
     """The journals of all models, one for each that answers differently."""
 
@@ -33,7 +47,8 @@ class Calls:
         self.folder = folder or cache.root() / "calls"
         self.asked: Counter[str] = Counter()
         """Answers that were paid for in this process, by purpose."""
-        self._used: dict[str, Counter[str]] = {}
+        self._answers: dict[str, Answers] = {}
+        self._used: dict[str, dict[str, Request]] = {}
         self._known: dict[Path, tuple[int, Answers]] = {}
 
     def __call__(
@@ -51,36 +66,73 @@ class Calls:
             for key, request in zip(keys, requests, strict=True):
                 if len(known.get(key, {})) < request.n:
                     fresh[key] = request
-            self._spend(purpose, budget, {key: request.n for key, request in zip(keys, requests, strict=True)}, known)
+            self._spend(purpose, budget, dict(zip(keys, requests, strict=True)), known)
             for key, completion in _asked(speaking, fresh):
                 if completion.index not in known.setdefault(key, {}):
                     known[key][completion.index] = _kept(file, key, completion)
                     self.asked[purpose] += 1
             self._known[path] = path.stat().st_size, known
+            self._answers[purpose] = known
         return [
             tuple(_completion(known[key][index], index, request) for index in range(request.n))
             for key, request in zip(keys, requests, strict=True)
         ]
 
-    def _spend(self, purpose: str, budget: Budget | None, wanted: dict[str, int], known: Answers) -> None:
+    @property
+    def spent(self) -> dict[str, Spent]:
+        """What each purpose takes, that which was paid for earlier included."""
+        return {
+            purpose: _spent({key: one for key, one in self._used[purpose].items() if key in known}, known)
+            for purpose, known in self._answers.items()
+        }
+
+    def _spend(self, purpose: str, budget: Budget | None, wanted: Mapping[str, Request], known: Answers) -> None:
         """Raises LuthierError where these would be more than the budget has. What was answered before counts, too: so
         the same budget ends at the same row, whenever it is begun."""
-        used = self._used.setdefault(purpose, Counter())
-        used.update({key: n for key, n in wanted.items() if key not in used})
-        calls = sum(used.values())
-        tokens = sum(one["tokens"] or 0 for key in used for one in known.get(key, {}).values())
-        if budget is not None and budget.calls is not None and calls > budget.calls:
-            what = f"its budget of {budget.calls:,} calls is used up: these rows would take {calls:,}"
-        elif budget is not None and budget.tokens is not None and tokens > budget.tokens:
-            what = f"its budget of {budget.tokens:,} generated tokens is used up: {tokens:,} so far"
+        used = self._used.setdefault(purpose, {})
+        used.update({key: request for key, request in wanted.items() if key not in used})
+        if budget is None or (budget.calls, budget.tokens, budget.money) == (None, None, None):
+            return
+        spent = _spent(used, known)
+        cost = budget.cost(spent.read, spent.written)
+        ahead = budget.cost(spent.read, spent.written + spent.ahead)
+        if budget.calls is not None and spent.calls > budget.calls:
+            what = f"its budget of {budget.calls:,} calls is used up: these rows would take {spent.calls:,}"
+        elif budget.tokens is not None and spent.written > budget.tokens:
+            what = f"its budget of {budget.tokens:,} generated tokens is used up: {spent.written:,} so far"
+        elif budget.money is not None and ahead > budget.money:
+            what = (
+                f"its budget of {budget.money:g} in money is used up: {cost:.4g} with these rows, at most {ahead:.4g}"
+            )
         else:
             return
         raise LuthierError(what, where=purpose, fix="raise `budget`; what was answered is kept, and not asked again")
 
 
+def _spent(used: Mapping[str, Request], known: Answers) -> Spent:
+    """What these take: tokens read are those that were counted by who read them, else guessed, rather too high."""
+    calls = read = written = ahead = 0
+    for key, request in used.items():
+        calls += request.n
+        answers = known.get(key, {}).values()
+        told = next((one["read"] for one in answers if one.get("read") is not None), None)
+        read += request.n * (_length_of(request) if told is None else told)
+        written += sum(one["tokens"] or 0 for one in answers)
+        ahead += max(request.n - len(answers), 0) * request.sampling.max_new_tokens
+    return Spent(calls, read, written, ahead)
+
+
+def _length_of(request: Request) -> int:
+    if request.prompt:
+        return len(request.prompt)
+    return sum(len(turn.text.encode("utf-8", "backslashreplace")) // 2 + 8 for turn in request.turns)
+
+
 def _kept(file: BinaryIO, key: str, completion: Completion) -> dict[str, Any]:
     """The answer as it is written down, on the disk when this returns."""
-    told = {"text": completion.text, "finish": completion.finish, "tokens": _length(completion)}
+    told: dict[str, Any] = {"text": completion.text, "finish": completion.finish, "tokens": _length(completion)}
+    if completion.read is not None:
+        told["read"] = completion.read
     file.write(json_line({"key": key, "index": completion.index, **told}).encode("utf-8", "backslashreplace"))
     file.flush()
     os.fsync(file.fileno())
@@ -138,7 +190,7 @@ def _read(path: Path) -> Answers:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                told = {name: row[name] for name in ("text", "finish", "tokens")}
+                told = {name: row[name] for name in ("text", "finish", "tokens")} | {"read": row.get("read")}
                 found.setdefault(row["key"], {})[int(row["index"])] = told
             except (ValueError, KeyError, TypeError) as error:
                 what = "this line of the journal of calls is damaged"
@@ -146,4 +198,4 @@ def _read(path: Path) -> Answers:
     return found
 
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "Spent"]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from luthier.data.curation.chunks import Chunk, Placed, Shard, chunks
 from luthier.data.curation.deciding import allowed, decided, why
-from luthier.data.curation.stages import Rows, Settings, Stage, digest, known_by, made_by, ready, stage
+from luthier.data.curation.stages import Settings, Stage, digest, known_by, made_by, ready, stage
 from luthier.data.ledger import Ledger
-from luthier.data.reading.feeds import Feed
+from luthier.data.reading.feeds import Feed, keeping
 from luthier.data.steps.step import MakeStep, RowStep, SetStep
 from luthier.data.tally import StepTally, Tally
 from luthier.run import write_atomically
@@ -54,7 +54,7 @@ class Decided:
     def events(self) -> Iterator[dict[str, Any]]:
         """Each row that it left out, and why."""
         told = self.told()
-        rows = Rows(self.stage, _places(self.before))
+        rows = self.stage.reread(_places(self.before))
         arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in told["arrays"]}
         for index in np.load(self.folder / "gone.npy", mmap_mode="r").tolist():
             reason, detail = why(index, rows, told["reasons"], arrays, told["told"])
@@ -200,6 +200,10 @@ def curate(
     Raises LuthierError for what cannot be read, a step that fails, and one that drops too much.
     """
     own, whole = [_compared(steps, settings) for steps in own], _compared(whole, settings)
+    feeds = [
+        keeping(one, frozenset().union(*(placed.step.reads for placed in (*steps, *whole))))
+        for one, steps in zip(feeds, own, strict=True)
+    ]
     run = _Run(feeds, settings)
     parts = [run.through(_Line(chunks(one, number), _known(one)), own[number]) for number, one in enumerate(feeds)]
     line = _Line([chunk for part in parts for chunk in part.chunks], [part.key for part in parts])
@@ -222,16 +226,13 @@ def _known(one: Feed) -> list[Any]:
 
 def _decide(one: Decided, settings: Settings) -> None:
     """Ask the step, and write down what it says."""
-    start = time.process_time()
+    start, clock = time.process_time(), time.perf_counter()
     places = _places(one.before)
-    rows = Rows(one.stage, places)
-    columns = one.stage.columns(one.placed)
-    if places is not None:
-        columns = {name: column[places] for name, column in columns.items()}
+    rows, columns = one.stage.reread(places), one.stage.columns(one.placed, places)
     keep = np.ones(one.stage.rows, np.bool_) if places is None else np.zeros(one.stage.rows, np.bool_)
     said = decided(one.placed, columns, rows, settings.tools.seed)
     keep[slice(None) if places is None else places] = said.keep
-    said.tally.seconds = time.process_time() - start
+    said.tally.seconds, said.tally.wall = time.process_time() - start, time.perf_counter() - clock
     one.folder.mkdir(parents=True, exist_ok=True)
     for name, array in {**said.arrays, "keep": keep, "gone": said.gone}.items():
         np.save(one.folder / f"{name}.npy", array)

@@ -5,7 +5,7 @@ Training, evaluation and generation read a curated source as they read any other
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from luthier.data.curation.chain import Curated, curate
 from luthier.data.curation.chunks import Placed
 from luthier.data.curation.stages import Settings
 from luthier.data.ledger import Ledger
-from luthier.data.reading.feeds import Feed, feed
+from luthier.data.reading.feeds import Feed, feed, keeping
 from luthier.data.steps import STEPS
 from luthier.errors import LuthierError
 from luthier.recipe import Plugin
@@ -57,14 +57,19 @@ class CuratedFeed:
 
 
 def opened(
-    entries: Sequence[Entry], steps: Sequence[Plugin] = (), settings: Settings | None = None, key: str = "data"
+    entries: Sequence[Entry],
+    steps: Sequence[Plugin] = (),
+    settings: Settings | None = None,
+    key: str = "data",
+    keep: Iterable[str] = (),
 ) -> list[Feed | CuratedFeed]:
-    """What the entries name, gone through the steps of each and then those of all. `key`: where the recipe has them.
+    """What the entries name, gone through the steps of each and then those of all. `key`: where the recipe has them;
+    `keep`: columns that rows keep as `meta`.
 
     Raises LuthierError for what is not there, cannot be read, or drops too much.
     """
     settings = settings or Settings()
-    feeds = [feed(entry) for entry in entries]
+    feeds = [keeping(feed(entry), keep) for entry in entries]
     own = [placed(entry.steps, f"{key}.{number}.steps") for number, entry in enumerate(entries)]
     if steps:
         made = curate(feeds, own, placed(steps, "steps"), settings)

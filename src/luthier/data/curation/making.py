@@ -26,7 +26,7 @@ def make(placed: Placed, tasks: Sequence[Task], tools: Tools, done: Callable[[in
     outcomes = _outcomes(placed, _rows(tasks, waiting), tools, waiting)
     for task in tasks:
         assert isinstance(task.chunk.rows, Shard), "what comes before it was read already"
-        tally, start = StepTally(placed.at, placed.name), time.process_time()
+        tally, start, clock = StepTally(placed.at, placed.name), time.process_time(), time.perf_counter()
         with Writer(task, tools) as writer:
             passed: list[Example] = []
             for _ in task.chunk.rows.kept():
@@ -36,8 +36,8 @@ def make(placed: Placed, tasks: Sequence[Task], tools: Tools, done: Callable[[in
                     writer.add(passed)
                     passed = []
             writer.add(passed)
-        tally.seconds = time.process_time() - start
-        tell(task, Ledger(), [tally], writer)
+        tally.seconds, tally.wall = time.process_time() - start, time.perf_counter() - clock
+        tell(task, Ledger(), [tally], writer, tally.seconds)
         done(1)
 
 

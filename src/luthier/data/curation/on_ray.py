@@ -25,10 +25,10 @@ from luthier.data.curation.chunks import Placed
 from luthier.data.curation.deciding import allowed, decided, why
 from luthier.data.curation.feeds import placed
 from luthier.data.curation.passing import measured, stepped
-from luthier.data.curation.scores import as_keys
+from luthier.data.curation.stored.scores import as_keys
 from luthier.data.ledger import Ledger
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.feeds import Feed
-from luthier.data.reading.parts import Part
 from luthier.data.steps.step import RowStep, SetStep
 from luthier.data.steps.tools import Tools
 from luthier.data.tally import StepTally

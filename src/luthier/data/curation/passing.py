@@ -19,9 +19,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.curation import changes, lines
+from luthier.data.curation import lines
 from luthier.data.curation.chunks import SHARD, Chunk, Placed
-from luthier.data.curation.scores import Scores, as_keys
+from luthier.data.curation.stored import changes
+from luthier.data.curation.stored.scores import Scores, as_keys
 from luthier.data.ledger import Ledger
 from luthier.data.steps.step import Dropped, Noted, Outcome, RowStep, SetStep
 from luthier.data.steps.tools import Tools
@@ -60,7 +61,7 @@ class Task:
 
 def work(task: Task, tools: Tools) -> None:
     """Do it, and write what came of it. Raises LuthierError for rows that cannot be read and steps that fail."""
-    ledger = Ledger()
+    ledger, start = Ledger(), time.process_time()
     tallies = {placed.at: StepTally(placed.at, placed.name) for placed in task.chunk.steps}
     with Writer(task, tools) as writer:
         for batch in _batches(task.chunk.rows.examples(ledger)):
@@ -68,11 +69,11 @@ def work(task: Task, tools: Tools) -> None:
             for placed in task.chunk.steps:
                 rows = stepped(placed, rows, tallies[placed.at], tools, writer.log)
             writer.add(rows)
-    tell(task, ledger, list(tallies.values()), writer)
+    tell(task, ledger, list(tallies.values()), writer, time.process_time() - start)
 
 
-def tell(task: Task, ledger: Ledger, tallies: Sequence[StepTally], writer: Writer) -> None:
-    """Write down what was done with a chunk: then it is whole."""
+def tell(task: Task, ledger: Ledger, tallies: Sequence[StepTally], writer: Writer, seconds: float) -> None:
+    """Write down what was done with a chunk, in so many seconds: then it is whole."""
     told = {
         "feed": task.chunk.feed,
         "ledger": ledger.to_json(),
@@ -80,6 +81,7 @@ def tell(task: Task, ledger: Ledger, tallies: Sequence[StepTally], writer: Write
         "shards": writer.shards,
         "plain": writer.plain,
         "measuring": writer.seconds,
+        "seconds": seconds,
     }
     write_atomically(task.done, json.dumps(told))
 
@@ -93,12 +95,13 @@ def stepped(
     placed: Placed, rows: Sequence[Example], tally: StepTally, tools: Tools, log: list[dict[str, Any]]
 ) -> list[Example]:
     """What a row step makes of these rows."""
-    start = time.process_time()
+    start, clock = time.process_time(), time.perf_counter()
     outcomes = outcomes_of(placed, rows, tools)
     passed: list[Example] = []
     for row, outcome in zip(rows, outcomes, strict=True):
         passed += counted(placed, row, outcome, tally, log)
     tally.seconds += time.process_time() - start
+    tally.wall += time.perf_counter() - clock
     return passed
 
 

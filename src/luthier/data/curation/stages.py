@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import mmap
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -15,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from luthier import __version__, cache
-from luthier.data.curation import lines, making, workers
+from luthier.data.curation import making, workers
 from luthier.data.curation.chunks import Chunk, Placed, Shard
 from luthier.data.curation.passing import Measured, Task
-from luthier.data.curation.scores import Scores
+from luthier.data.curation.stored import columns as files
+from luthier.data.curation.stored.columns import Opened
+from luthier.data.curation.stored.rows import Rows
+from luthier.data.curation.stored.scores import Scores
 from luthier.data.ledger import Ledger
 from luthier.data.steps.step import SetStep
 from luthier.data.steps.tools import Tools
@@ -32,10 +32,11 @@ from luthier.recipe import Recipe
 from luthier.recipe import Task as Scored
 from luthier.recipe.resolve import plain
 from luthier.run import write_atomically
-from luthier.types import Example, Source
+from luthier.types import Example
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise when what a pass writes changes."""
+KEYS = "keys.npy"
 
 
 def silent(done: int, total: int) -> None:
@@ -60,9 +61,9 @@ class Settings:
 
 def sets(tasks: Sequence[Scored]) -> dict[str, Callable[[], Iterator[Example]]]:
     """Rows beside those to train on: what the recipe is scored on."""
-    from luthier.data.reading.feeds import read
+    from luthier.data.scored import scored_rows
 
-    return {"evaluate": lambda: (row for task in tasks for row in read(task.data))}
+    return {"evaluate": lambda: (row for task in tasks for row in scored_rows(task))}
 
 
 def known_by(placed: Placed, *, measuring: bool = False) -> list[Any]:
@@ -109,10 +110,14 @@ class Stage:
         """What was read."""
         return Ledger.from_json(self.told["ledger"])
 
-    def columns(self, placed: Placed) -> dict[str, NDArray[Any]]:
-        """What a set step measured of all rows, memory-mapped."""
-        names = self.told["columns"].get(placed.at, ())
-        return {name: np.load(self.folder / f"column-{placed.at}.{name}.npy", mmap_mode="r") for name in names}
+    def columns(self, placed: Placed, places: NDArray[np.int64] | None = None) -> Opened:
+        """What a set step measured of all rows, or of those in these places, memory-mapped."""
+        return _columns(self.folder, placed.at, self.told["columns"].get(placed.at, ()), places)
+
+    def reread(self, places: NDArray[np.int64] | None = None) -> Rows:
+        """Its rows, or those in these places, read one by one."""
+        shards = [one.rows for one in self.chunks if isinstance(one.rows, Shard)]
+        return Rows(shards, self.folder / KEYS, places)
 
     def masked(self, mask: Path | None) -> list[Chunk]:
         """Its shards, without the rows that this array leaves out."""
@@ -154,7 +159,7 @@ def made_by(placed: Placed, chunks: Sequence[Chunk], key: Any, settings: Setting
                 ]
                 with _room(folder):
                     making.make(placed, tasks, settings.tools, _telling(settings, 0, len(tasks)))
-                    _join(folder, tasks, {})
+                    _join(folder, tasks, ())
     return Stage(folder, name)
 
 
@@ -181,8 +186,7 @@ def _held(folder: Path) -> Iterator[None]:
 def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], settings: Settings) -> None:
     tools = settings.tools
     made = {placed.at: ready(placed, tools) for chunk in chunks for placed in chunk.steps}
-    memory = {placed.at: _memory(placed) for placed in measuring}
-    measured = tuple(Measured(ready(placed, tools), memory[placed.at]) for placed in measuring)
+    measured = tuple(Measured(ready(placed, tools), _memory(placed)) for placed in measuring)
     tasks = [
         Task(
             index,
@@ -196,7 +200,7 @@ def _make(folder: Path, chunks: Sequence[Chunk], measuring: Sequence[Placed], se
     left = [task for task in tasks if not task.done.is_file()]
     with _room(folder):
         workers.run(left, tools, settings.processes, _telling(settings, len(tasks) - len(left), len(tasks)))
-        _join(folder, tasks, memory)
+        _join(folder, tasks, measuring)
 
 
 def _telling(settings: Settings, done: int, total: int) -> Callable[[int], None]:
@@ -228,26 +232,20 @@ def _memory(placed: Placed) -> str | None:
     return str(cache.root() / "scores" / f"{placed.name}-{name}")
 
 
-def _join(folder: Path, tasks: Sequence[Task], memory: dict[str, str | None]) -> None:
+def _columns(folder: Path, at: str, names: Sequence[str], places: NDArray[np.int64] | None = None) -> Opened:
+    return Opened({name: folder / f"column-{at}.{name}.npy" for name in names}, places)
+
+
+def _join(folder: Path, tasks: Sequence[Task], measuring: Sequence[Placed]) -> None:
     """Put together what the tasks have written. `stage.json`, written last, makes the stage whole."""
     told = [json.loads(task.done.read_text(encoding="utf-8")) for task in tasks]
     shards = [[one["feed"], stem, rows] for one in told for stem, rows in one["shards"]]
-    total = sum(rows for _, _, rows in shards)
-    columns: dict[str, list[str]] = {at: [] for at in memory}
-    first = folder / shards[0][1] if shards else None
-    for path in sorted(folder.glob(f"{first.name}.column-*.npy")) if first else ():
-        column = path.name.removeprefix(f"{first.name}.column-").removesuffix(".npy") if first else ""
-        at = next(at for at in sorted(memory, key=len, reverse=True) if column.startswith(f"{at}."))
-        columns[at].append(column.removeprefix(f"{at}."))
-        _concatenated(folder, [stem for _, stem, _ in shards], f"column-{column}.npy", total)
-    if shards:
-        _concatenated(folder, [stem for _, stem, _ in shards], "keys.npy", total)
-    for at, place in memory.items():
+    columns = _join_columns(folder, shards, measuring)
+    for placed in measuring:
+        place = _memory(placed)
         if place is not None and shards:
-            keys = np.load(folder / "keys.npy", mmap_mode="r")
-            found = {name: np.load(folder / f"column-{at}.{name}.npy", mmap_mode="r") for name in columns[at]}
             with _held(Path(place)):
-                Scores(Path(place)).add(keys, found)
+                Scores(Path(place)).add(np.load(folder / KEYS), _columns(folder, placed.at, columns[placed.at]))
     ledger, steps, charged = Ledger(), dict[str, StepTally](), dict[str, list[int]]()
     for one in told:
         ledger.absorb(Ledger.from_json(one["ledger"]))
@@ -265,65 +263,28 @@ def _join(folder: Path, tasks: Sequence[Task], memory: dict[str, str | None]) ->
         "steps": [tally.to_json() for tally in steps.values()],
         "charged": charged,
         "plain": all(one["plain"] for one in told),
-        "measuring": {at: sum(one["measuring"].get(at, 0.0) for one in told) for at in memory},
+        "seconds": sum(one["seconds"] for one in told),
+        "measuring": {at: sum(one["measuring"].get(at, 0.0) for one in told) for at in columns},
     }
     write_atomically(folder / "stage.json", json.dumps(content))
 
 
-def _concatenated(folder: Path, stems: Sequence[str], ending: str, total: int) -> None:
-    """One array of those of all shards, piece by piece; the pieces go."""
-    paths = [folder / f"{stem}.{ending}" for stem in stems]
-    first = np.load(paths[0], mmap_mode="r")
-    whole = open_memmap(folder / f".{ending}", "w+", first.dtype, (total, *first.shape[1:]))
-    start = 0
-    for path in paths:
-        piece = np.load(path, mmap_mode="r")
-        whole[start : start + len(piece)] = piece
-        start += len(piece)
-    whole.flush()
-    del whole
-    (folder / f".{ending}").replace(folder / ending)
+def _join_columns(folder: Path, shards: Sequence[Sequence[Any]], measuring: Sequence[Placed]) -> dict[str, list[str]]:
+    """One array of those of all shards for each column, and one of the keys; the names of the columns of each step."""
+    steps = {placed.at: placed.step for placed in measuring if isinstance(placed.step, SetStep)}
+    names: dict[str, list[str]] = {at: [] for at in steps}
+    if not shards:
+        return names
+    stems, rows = [stem for _, stem, _ in shards], sum(rows for _, _, rows in shards)
+    files.join([folder / f"{stem}.{KEYS}" for stem in stems], folder / KEYS, rows)
+    for path in sorted(folder.glob(f"{stems[0]}.column-*.npy")):
+        column = path.name.removeprefix(f"{stems[0]}.column-").removesuffix(".npy")
+        at = next(at for at in sorted(steps, key=len, reverse=True) if column.startswith(f"{at}."))
+        names[at].append(column.removeprefix(f"{at}."))
+        paths = [folder / f"{stem}.column-{column}.npy" for stem in stems]
+        by_column = names[at][-1] in steps[at].by_column
+        files.join(paths, folder / f"column-{column}.npy", rows, by_column=by_column)
+    return names
 
 
-class Rows:
-    """Rows of a stage, some left out, read again one by one: what a set step decides on."""
-
-    def __init__(self, made: Stage, places: NDArray[np.int64] | None) -> None:
-        self._stage, self.places = made, places
-        self._shards = [one.rows for one in made.chunks if isinstance(one.rows, Shard)]
-        self._starts = [one.start for one in self._shards]
-        self._open: dict[str, tuple[NDArray[np.int64], mmap.mmap]] = {}
-
-    def __len__(self) -> int:
-        return self._stage.rows if self.places is None else len(self.places)
-
-    @property
-    def keys(self) -> NDArray[np.uint64]:
-        """Of each row its content as 128 bits."""
-        if not self._stage.rows:
-            return np.empty((0, 2), np.uint64)
-        keys = np.load(self._stage.folder / "keys.npy", mmap_mode="r")
-        return keys if self.places is None else keys[self.places]
-
-    def line(self, index: int) -> bytes:
-        """A row as its line."""
-        place = index if self.places is None else int(self.places[index])
-        shard = self._shards[bisect_right(self._starts, place) - 1]
-        if shard.stem not in self._open:
-            with Path(f"{shard.stem}.jsonl").open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._open[shard.stem] = np.load(f"{shard.stem}.offsets.npy"), mapped
-        offsets, content = self._open[shard.stem]
-        return content[int(offsets[place - shard.start]) : int(offsets[place - shard.start + 1])]
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return lines.read(self.line(index))
-
-    def source(self, index: int) -> Source:
-        """The file and line that it came from."""
-        return lines.source_of(self.line(index))
-
-
-__all__ = ["Rows", "Settings", "Stage", "known_by", "made_by", "ready", "stage"]
+__all__ = ["Settings", "Stage", "known_by", "made_by", "ready", "stage"]

@@ -159,4 +159,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["cores", "run", "serve"]
+__all__ = ["ALONE", "cores", "run", "serve"]

@@ -4,7 +4,8 @@ A row holds a test item if `WORDS` words of the item's question (of Chinese, as 
 other. A shorter question must stand in it whole, and with it the item's answer, unless the row asks that question and
 nothing else; one of fewer than `TELLING` words counts only with both. An answer alone never counts: many are "yes",
 "B" or "Paris". Spacing, case, width and punctuation do not matter (units.py). What the questions of more than `OFTEN`
-items share is how the test is worded, and no leak: most of the `WORDS` must be the item's own, where it has as many.
+items share, `SHARED` words in a row or more, is how the test is worded, and no leak: most of the `WORDS` must be the
+item's own, where it has as many.
 
 Shapes: N rows, I items, U units, G n-grams of the index.
 """
@@ -28,6 +29,7 @@ from luthier.errors import LuthierError
 WORDS = 13
 TELLING = 5
 OFTEN = 10
+SHARED = 4
 SHOWN = 3
 FILTER = 1 << 24
 """Places of a table that tells most n-grams to be none of the index, before it is searched."""
@@ -55,15 +57,17 @@ class Index:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = tuple(items)
-        questions = units.of([item.question for item in items], symbols=False)
+        asked = [item.question for item in items]
+        questions = units.of(asked, symbols=False)
+        self._asked, self._at_U = "\n".join(asked), questions.at_U
         answers = units.of([item.answer for item in items], symbols=False)
         self._answers = [answers.hashes_U[a : min(a + WORDS, b)] for a, b in _pairs(answers.starts)]
         self._lengths_I = np.diff(questions.starts)
-        grams_G, of_G = self._grams(questions)
+        grams_G, of_G, at_G = self._grams(questions)
         self.unsearchable = tuple(np.setdiff1d(np.arange(len(items)), of_G).tolist())
         """Items whose question has no word, or that many others ask, too: no row can be said to hold them."""
         order = np.argsort(grams_G, kind="stable")
-        self._grams_G, self._of_G = grams_G[order], of_G[order]
+        self._grams_G, self._of_G, self._at_G = grams_G[order], of_G[order], at_G[order]
         self._widths = [int(width) for width in np.unique(np.minimum(self._lengths_I[self._of_G], WORDS))]
 
     @cached_property
@@ -76,30 +80,32 @@ class Index:
         """For another process, which fills a table of its own."""
         return {name: value for name, value in vars(self).items() if name != "_filter"}
 
-    def _grams(self, questions: units.Units) -> tuple[Hashes, NDArray[np.int64]]:
-        """The n-grams that tell an item, and the item of each."""
+    def _grams(self, questions: units.Units) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
+        """The n-grams that tell an item, the item of each, and where it begins in the questions."""
         at, owner, hashes = _windows(questions.hashes_U, questions.starts, WORDS)
-        grams, of = [hashes[at]], [owner]
-        own = self._own(at, grams[0], owner, len(questions.hashes_U))
+        grams, of, begins = [hashes[at]], [owner], [at]
+        own = self._own(at, questions)
         most_I = np.zeros(len(self.items), np.int64)
         np.maximum.at(most_I, owner, own)
         telling = own >= np.clip(most_I[owner], 1, WORDS // 2 + 1)
-        grams[0], of[0] = grams[0][telling], owner[telling]
+        grams[0], of[0], begins[0] = grams[0][telling], owner[telling], at[telling]
         for width in range(1, WORDS):
             at, owner, hashes = _windows(questions.hashes_U, questions.starts, width)
             whole = self._lengths_I[owner] == width
             rare = _askers(hashes[at[whole]], owner[whole]) <= OFTEN
             grams.append(hashes[at[whole]][rare])
             of.append(owner[whole][rare])
-        return np.concatenate(grams), np.concatenate(of)
+            begins.append(at[whole][rare])
+        return np.concatenate(grams), np.concatenate(of), np.concatenate(begins)
 
     @staticmethod
-    def _own(at: NDArray[np.int64], grams: Hashes, owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """How many units of each n-gram are the item's own, and not part of one that many items have."""
-        often = at[_askers(grams, owner) > OFTEN]
-        shared_U = np.zeros(count + 1, np.int64)
+    def _own(at: NDArray[np.int64], questions: units.Units) -> NDArray[np.int64]:
+        """How many units of each n-gram are the item's own: no part of `SHARED` units in a row that many items have."""
+        short, owner, hashes = _windows(questions.hashes_U, questions.starts, SHARED)
+        often = short[_askers(hashes[short], owner) > OFTEN]
+        shared_U = np.zeros(len(questions.hashes_U) + 1, np.int64)
         np.add.at(shared_U, often, 1)
-        np.add.at(shared_U, often + WORDS, -1)
+        np.add.at(shared_U, often + SHARED, -1)
         own_U = np.concatenate([[0], np.cumsum(np.cumsum(shared_U[:-1]) == 0)])
         return own_U[at + WORDS] - own_U[at]
 
@@ -116,19 +122,23 @@ class Index:
         found = units.of(parts, symbols=False)
         starts_N = found.starts[first_N]
         asked_N = found.starts[first_N[:-1] + 1] - starts_N[:-1]
+        said = "\n".join(parts)
         met: dict[tuple[int, int], tuple[int, int]] = {}
         for width in self._widths:
             at, row, hashes = _windows(found.hashes_U, starts_N, width, self._filter)
             left = np.searchsorted(self._grams_G, hashes[at], "left")
             right = np.searchsorted(self._grams_G, hashes[at], "right")
             for i in np.flatnonzero(right > left):
-                for item in self._of_G[left[i] : right[i]].tolist():
-                    if min(self._lengths_I[item], WORDS) == width:
-                        met.setdefault((int(row[i]), item), (int(at[i]), width))
+                for gram in range(int(left[i]), int(right[i])):
+                    key = int(row[i]), int(self._of_G[gram])
+                    if key not in met and min(self._lengths_I[key[1]], WORDS) == width:
+                        theirs = _span(self._asked, self._at_U, int(self._at_G[gram]), width)
+                        if _alike(theirs, _span(said, found.at_U, int(at[i]), width)):
+                            met[key] = int(at[i]), width
         for (n, item), (begins, width) in sorted(met.items()):
             own_U = found.hashes_U[starts_N[n] : starts_N[n + 1]]
             if self._counts(item, own_U, bool(asked_N[n] == width)):
-                yield Hit(n, item, _between(parts, found, begins, width))
+                yield Hit(n, item, _between(said, found, begins, width))
 
     def _counts(self, item: int, own_U: Hashes, nothing_else: bool) -> bool:
         """Does a row hold the item, whose question (or n-gram) stands in it? `nothing_else`: its prompt is as short."""
@@ -227,7 +237,17 @@ def _holds(own_U: Hashes, sought_U: Hashes) -> bool:
     return bool(len(windows) and (windows == sought_U).all(axis=1).any())
 
 
-def _between(parts: Sequence[str], found: units.Units, first: int, width: int) -> str:
-    joined = "\n".join(parts)
+def _span(text: str, at_U: NDArray[np.int64], first: int, width: int) -> str:
+    """So many units of the text, up to the first sign of the last."""
+    return text[int(at_U[first]) : int(at_U[first + width - 1]) + 1]
+
+
+def _alike(one: str, other: str) -> bool:
+    """Do two stretches of the same words have the same symbols, too? a + b = b + a is no theorem like a * b = b * a."""
+    found = units.of([one, other])
+    return bool(np.array_equal(found.hashes_U[: found.starts[1]], found.hashes_U[found.starts[1] :]))
+
+
+def _between(text: str, found: units.Units, first: int, width: int) -> str:
     last = first + width
-    return joined[found.at_U[first] : found.at_U[last] if last < len(found.at_U) else len(joined)].strip()
+    return text[found.at_U[first] : found.at_U[last] if last < len(found.at_U) else len(text)].strip()

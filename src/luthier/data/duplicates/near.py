@@ -10,9 +10,13 @@ row in a bucket, which is the rows of one band that share a key; Q pairs to be c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.duplicates import minhash
 from luthier.data.duplicates.keeping import Decision, Rows
 from luthier.data.duplicates.units import Hashes
 from luthier.data.duplicates.verifying import Compared, Reread
@@ -22,27 +26,60 @@ FILTER = 1 << 20
 """Places of a table that tells most keys to occur but once."""
 
 
-def decide(keys: Hashes, reread: Reread, threshold: float, order: Rows) -> Decision:
-    """Which rows stay. `keys` (minhash.py) may be mapped from a file: they are read a column at a time. `order`
-    names all rows, the one that would rather stay first. Only rows that share a key with one of another identity are
-    read again."""
-    place_N = np.empty(len(keys), np.uint32)
-    place_N[order] = np.arange(len(keys), dtype=np.uint32)
-    first_N = _first_alike(keys[:, -1], place_N)
-    rows_R = np.flatnonzero(first_N == np.arange(len(keys)))
-    rows_R = order[rows_R]
-    buckets_E, places_E = _entries(keys, np.sort(rows_R), place_N)
-    witness_N = np.full(len(keys), -1, np.int64)
-    similarity_N = np.zeros(len(keys), np.float32)
-    with Compared(np.sort(order[np.unique(places_E)]), reread) as compared:
-        _settle(buckets_E, places_E, order, compared, threshold, witness_N, similarity_N)
+@dataclass(frozen=True)
+class Measured:
+    """What minhash.py measured of all rows. Each array is opened when it is asked for, and let go of again: where it is
+    mapped from a file, no more of it is in memory than is looked at."""
+
+    keys: Callable[[], Hashes]
+    sketches: Callable[[], Hashes]
+    layout: minhash.Layout = minhash.LAYOUTS[0]
+
+    def column(self, number: int) -> Hashes:
+        """A column of the keys: of a band, or the last, the identity."""
+        return np.ascontiguousarray(self.keys()[:, number])
+
+
+def decide(measured: Measured, reread: Reread, threshold: float, order: Rows) -> Decision:
+    """Which rows stay. `order` names all rows, the one that would rather stay first. Only rows are read again whose
+    sketches say that they may be duplicates."""
+    count = len(order)
+    place_N = np.empty(count, np.uint32)
+    place_N[order] = np.arange(count, dtype=np.uint32)
+    first_N = _first_alike(measured.column(-1), place_N)
+    rows_R = np.sort(order[first_N == np.arange(count)])
+    buckets_E, places_E = _entries(measured, rows_R, place_N)
+    witness_N = np.full(count, -1, np.int64)
+    similarity_N = np.zeros(count, np.float32)
+    with Compared(count, reread) as compared:
+        how = _Likeness(measured, order, compared, threshold)
+        _settle(buckets_E, places_E, how, witness_N, similarity_N)
     return _of_rows(order, first_N, witness_N, similarity_N)
+
+
+@dataclass(frozen=True)
+class _Likeness:
+    """How alike rows are, called by their places."""
+
+    measured: Measured
+    order: Rows
+    compared: Compared
+    threshold: float
+
+    def __call__(self, a_Q: Rows, b_Q: Rows) -> NDArray[np.float32]:
+        """Of each pair; 0 where the sketches say that it is less than the threshold."""
+        a_rows, b_rows = self.order[a_Q], self.order[b_Q]
+        alike_Q = np.zeros(len(a_rows), np.float32)
+        sketches = self.measured.sketches()
+        asked = np.flatnonzero(minhash.likely(sketches[a_rows], sketches[b_rows], self.measured.layout, self.threshold))
+        alike_Q[asked] = self.compared.similarities(a_rows[asked], b_rows[asked])
+        return alike_Q
 
 
 def _first_alike(identity_N: Hashes, place_N: Places) -> Places:
     """For each place the first that has the same shingles; itself, mostly."""
     first_N = np.arange(len(place_N), dtype=np.uint32)
-    rows, group = _shared(np.ascontiguousarray(identity_N))
+    rows, group = _shared(identity_N)
     if len(rows):
         lowest = np.full(int(group.max()) + 1, len(place_N), np.uint32)
         np.minimum.at(lowest, group, place_N[rows])
@@ -50,13 +87,13 @@ def _first_alike(identity_N: Hashes, place_N: Places) -> Places:
     return first_N
 
 
-def _entries(keys: Hashes, rows_R: Rows, place_N: Places) -> tuple[Places, Places]:
+def _entries(measured: Measured, rows_R: Rows, place_N: Places) -> tuple[Places, Places]:
     """All buckets with more than one row: (bucket, place), sorted by both."""
     found = [np.empty(0, np.uint64)]
     count = 0
-    for band in range(keys.shape[1] - 1):
-        column = keys[:, band]
-        rows, group = _shared(np.ascontiguousarray(column) if len(rows_R) == len(keys) else column[rows_R])
+    for band in range(measured.layout.bands):
+        column = measured.column(band)
+        rows, group = _shared(column if len(rows_R) == len(column) else column[rows_R])
         if len(rows):
             buckets = (group + count).astype(np.uint64)
             found.append(np.sort(buckets << np.uint64(32) | place_N[rows_R[rows]]))
@@ -84,9 +121,7 @@ def _shared(key_R: Hashes) -> tuple[Rows, Rows]:
 def _settle(
     buckets_E: Places,
     places_E: Places,
-    order: Rows,
-    compared: Compared,
-    threshold: float,
+    how: _Likeness,
     witness_N: Rows,
     similarity_N: NDArray[np.float32],
 ) -> None:
@@ -95,7 +130,7 @@ def _settle(
     In rounds: a row that comes first in all its buckets stays, since nothing can drop it any more, and drops of the
     rest of its buckets what is alike. That is what taking row after row comes to, with many compared at a time.
     """
-    waiting = np.zeros(len(order), np.bool_)
+    waiting = np.zeros(len(witness_N), np.bool_)
     while len(places_E):
         begins_E = np.concatenate([[True], buckets_E[1:] != buckets_E[:-1]])
         leads_E = places_E[begins_E][np.cumsum(begins_E) - 1]
@@ -108,8 +143,8 @@ def _settle(
             (pairs_Q >> np.uint64(32)).astype(np.int64),
             (pairs_Q & np.uint64(0xFFFFFFFF)).astype(np.int64),
         )
-        alike_Q = compared.similarities(order[lead_Q], order[other_Q])
-        hit = np.flatnonzero(alike_Q >= np.float32(threshold))
+        alike_Q = how(lead_Q, other_Q)
+        hit = np.flatnonzero(alike_Q >= np.float32(how.threshold))
         hit = hit[np.lexsort((-lead_Q[hit], alike_Q[hit]))]  # the most alike is written last
         witness_N[other_Q[hit]] = lead_Q[hit]
         similarity_N[other_Q[hit]] = alike_Q[hit]

@@ -34,19 +34,27 @@ ROUNDING = 1e-6
 Vectors = NDArray[np.float32]
 
 
-def decide(embeddings: Vectors, threshold: float, order: Rows, clusters: int | None = None) -> Decision:
-    """Which rows stay. `embeddings` (N, D) may be mapped from a file; they need not have length 1. `order` names all
-    rows, the one that would rather stay first.
+def decide(
+    embeddings: Vectors,
+    threshold: float,
+    order: Rows,
+    clusters: int | None = None,
+    apart: NDArray[np.uint64] | None = None,
+) -> Decision:
+    """Which rows stay. `embeddings` (N, D) may be mapped from a file; they need not have length 1. `order` names the
+    rows to be compared, the one that would rather stay first; others stay. `apart`: rows in which this differs are no
+    duplicates, however alike their embeddings are.
 
     Raises LuthierError, naming the row, for one that is zero or not finite: it has no direction.
     """
-    vectors = _Directions(embeddings)
+    vectors = _Directions(embeddings, order)
+    apart_N = np.zeros(len(embeddings), np.uint64) if apart is None else apart
     of_N = vectors.nearest(clusters) if clusters and clusters > 1 else np.zeros((len(embeddings), 1), np.int64)
     decision = Decision(np.full(len(embeddings), -1, np.int64), np.zeros(len(embeddings), np.float32))
     kept: dict[int, list[Rows]] = {}
     for first in range(0, len(order), BLOCK):
         rows_B = order[first : first + BLOCK]
-        block = _Block(rows_B, vectors.of(rows_B))
+        block = _Block(rows_B, vectors.of(rows_B), apart_N)
         for centre in np.unique(of_N[rows_B]).tolist():
             inside = np.flatnonzero((of_N[rows_B] == centre).any(axis=1))
             block.against_kept(inside, kept.get(centre, []), vectors)
@@ -63,19 +71,22 @@ def decide(embeddings: Vectors, threshold: float, order: Rows, clusters: int | N
 class _Directions:
     """Embeddings scaled to length 1, a few rows at a time."""
 
-    def __init__(self, embeddings: Vectors) -> None:
+    def __init__(self, embeddings: Vectors, order: Rows) -> None:
         self._embeddings = embeddings
         self._lengths_N = np.empty(len(embeddings), np.float32)
+        asked_N = np.zeros(len(embeddings), np.bool_)
+        asked_N[order] = True
         for first in range(0, len(embeddings), KEPT):
             lengths = np.linalg.norm(embeddings[first : first + KEPT].astype(np.float32), axis=1)
-            bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+            fine = np.isfinite(lengths) & (lengths > 0)
+            bad = np.flatnonzero(~fine & asked_N[first : first + KEPT])
             if len(bad):
                 raise LuthierError(
                     f"the embedding of row {first + int(bad[0]) + 1} is zero or not finite, and so like no other",
                     where="dedup: semantic",
                     fix="drop rows without text before this step, or take another model for the embeddings",
                 )
-            self._lengths_N[first : first + KEPT] = lengths
+            self._lengths_N[first : first + KEPT] = np.where(fine, lengths, 1.0)
 
     def of(self, rows: Rows) -> Vectors:
         return self._embeddings[rows].astype(np.float32) / self._lengths_N[rows, None]
@@ -119,6 +130,7 @@ class _Block:
 
     rows_B: Rows
     vectors_BD: Vectors
+    apart_N: NDArray[np.uint64]
     alike_B: Vectors = field(init=False)
     witness_B: Rows = field(init=False)
     edges: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -133,6 +145,7 @@ class _Block:
         for first in range(0, len(rows), KEPT):
             part = rows[first : first + KEPT]
             alike = self.vectors_BD[inside] @ vectors.of(part).T
+            alike[self.apart_N[self.rows_B[inside]][:, None] != self.apart_N[part]] = -1
             best = alike.argmax(axis=1)
             highest = alike[np.arange(len(inside)), best]
             better = highest > self.alike_B[inside]
@@ -141,6 +154,8 @@ class _Block:
 
     def against_itself(self, inside: Rows, threshold: float) -> None:
         alike = np.tril(self.vectors_BD[inside] @ self.vectors_BD[inside].T, -1)
+        own = self.apart_N[self.rows_B[inside]]
+        alike[own[:, None] != own] = -1
         for later, earlier in zip(*np.nonzero(alike >= threshold - ROUNDING), strict=True):
             self.edges[int(inside[later]), int(inside[earlier])] = float(alike[later, earlier])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -45,6 +45,10 @@ UNSPACED = (
 )
 LAST = 0x323B0
 """No letter has a code from here on."""
+BLOCK = 256
+"""Characters whose kinds are looked up together."""
+EVERYDAY = 0x2100
+"""Codes below are of scripts with an alphabet, and of punctuation."""
 
 
 @dataclass(frozen=True)
@@ -165,18 +169,39 @@ def _powers(length: int) -> tuple[Hashes, Hashes]:
     )
 
 
-@cache
-def _table(symbols: bool) -> Hashes:
-    """For each character its kind, and above 0 the code that stands for it in units."""
-    table = np.zeros(0x110000, np.uint64)
-    for code in range(LAST):
-        table[code] = _entry(chr(code))
-    for first, last in UNSPACED:
-        part = table[first : last + 1]
-        part[part & np.uint64(WORD << KIND) != 0] ^= np.uint64((WORD | SIGN) << KIND)
-    if not symbols:
-        table[table & np.uint64(SYMBOL << KIND) != 0] = 0
-    return table
+@dataclass
+class _Table:
+    """For each character its kind, and above 0 the code that stands for it in units. From `EVERYDAY` on it is filled
+    block by block, when a text has a character of the block: all of Unicode would keep every process waiting."""
+
+    symbols: bool
+    made: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0x110000 // BLOCK, np.bool_))
+    entries: Hashes = field(default_factory=lambda: np.zeros(0x110000, np.uint64))
+
+    def __post_init__(self) -> None:
+        for block in range(EVERYDAY // BLOCK):
+            self._make(block)
+
+    def __getitem__(self, codes_C: NDArray[np.uint32]) -> Hashes:
+        if codes_C.max(initial=0) >= EVERYDAY:
+            blocks_C = codes_C // np.uint32(BLOCK)
+            for block in np.unique(blocks_C[~self.made[blocks_C]]).tolist():
+                self._make(block)
+        return self.entries[codes_C]
+
+    def _make(self, block: int) -> None:
+        codes = range(block * BLOCK, min((block + 1) * BLOCK, LAST))
+        for code in codes:
+            entry = _entry(chr(code))
+            if entry & WORD << KIND and any(first <= code <= last for first, last in UNSPACED):
+                entry ^= (WORD | SIGN) << KIND
+            if entry & SYMBOL << KIND and not self.symbols:
+                entry = 0
+            self.entries[code] = entry
+        self.made[block] = True
+
+
+_table = cache(_Table)
 
 
 def _entry(sign: str) -> int:

@@ -1,7 +1,8 @@
 """How alike rows are, counted and not estimated: shingles in common over shingles in all (Jaccard), of the whole row
 and of its answers; the less alike of the two counts.
 
-The shingles of the rows to be compared lie in a file without a name, so that memory does not grow with them.
+Rows are read again when they are first compared. Their shingles lie in a file without a name, so that memory does not
+grow with them.
 
 Shapes: Q pairs, H shingles of a chunk of pairs.
 """
@@ -28,22 +29,35 @@ HELD = 1 << 19
 
 
 class Compared:
-    """The shingles of some rows, to compare any two of them. `rows` rise. A context manager: the file goes with it."""
+    """The shingles of those of `count` rows that were asked for, to compare any two of them. A context manager: the
+    file goes with it."""
 
-    def __init__(self, rows: Rows, reread: Reread) -> None:
-        self._rows = rows
-        self._starts = np.zeros(len(rows) + 1, np.int64)
-        self._answers = np.zeros(len(rows), np.int32)
+    def __init__(self, count: int, reread: Reread) -> None:
+        self._reread = reread
+        self._slot_N = np.full(count, -1, np.int32)
+        """Where a row's sizes are; -1 where it has not been read."""
+        self._starts = np.zeros(1, np.int64)
+        self._answers = np.zeros(0, np.int32)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._sets = np.empty(0, np.uint32)
-        for first in range(0, len(rows), ASKED):
-            texts = reread(rows[first : first + ASKED])
+
+    def _read(self, rows: Rows) -> None:
+        """Read those of these rows that have not been yet."""
+        fresh = np.unique(rows[self._slot_N[rows] < 0])
+        if not len(fresh):
+            return
+        self._slot_N[fresh] = np.arange(len(fresh)) + len(self._answers)
+        sizes, answers = [np.diff(self._starts)], [self._answers]
+        for first in range(0, len(fresh), ASKED):
+            texts = self._reread(fresh[first : first + ASKED])
             for part in units.batches([text.size for text in texts]):
-                self._write(shingles.of(texts[part]), first + part.start)
-        np.cumsum(self._starts, out=self._starts)
-        if self._starts[-1]:
-            self._file.flush()
-            self._sets = np.memmap(self._file, np.uint32, "r")
+                of_rows, of_answers = self._written(shingles.of(texts[part]))
+                sizes.append(of_rows)
+                answers.append(of_answers)
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
+        self._answers = np.concatenate(answers)
+        self._file.flush()
+        self._sets = np.memmap(self._file, np.uint32, "r")
 
     def __enter__(self) -> Self:
         return self
@@ -52,20 +66,20 @@ class Compared:
         self._sets = np.empty(0, np.uint32)
         self._file.close()
 
-    def _write(self, made: shingles.Shingles, first: int) -> None:
-        """Each row's shingles once, in order."""
+    def _written(self, made: shingles.Shingles) -> tuple[Rows, NDArray[np.int32]]:
+        """Writes each row's shingles once, in order; how many there are, and how many of answers."""
         count = len(made.numbers)
         row_H = np.repeat(np.arange(count, dtype=np.uint64), np.diff(made.starts))
         once = np.unique(row_H << np.uint64(32) | made.hashes)
         row_H = (once >> np.uint64(32)).astype(np.int64)
         own = (once & np.uint64(shingles.ANSWER)) != 0
-        self._starts[first + 1 : first + 1 + count] = np.bincount(row_H, minlength=count)
-        self._answers[first : first + count] = np.bincount(row_H[own], minlength=count)
         self._file.write(once.astype(np.uint32).tobytes())
+        return np.bincount(row_H, minlength=count), np.bincount(row_H[own], minlength=count).astype(np.int32)
 
     def similarities(self, a_rows: Rows, b_rows: Rows) -> NDArray[np.float32]:
         """For each pair of rows how alike they are."""
-        a_Q, b_Q = np.searchsorted(self._rows, a_rows), np.searchsorted(self._rows, b_rows)
+        self._read(np.concatenate([a_rows, b_rows]))
+        a_Q, b_Q = self._slot_N[a_rows].astype(np.int64), self._slot_N[b_rows].astype(np.int64)
         sizes_Q = self._sizes(a_Q) + self._sizes(b_Q)
         alike_Q = np.zeros(len(a_Q), np.float32)
         for part in _chunks(sizes_Q):

@@ -73,6 +73,14 @@ class Tokeniser:
         ids = self._ids([text])[0]
         return ids if self._begins(ids) else self.bos + ids
 
+    def plain_ids(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts as they stand."""
+        return self._ids(texts) if texts else []
+
+    def texts_ids(self, texts: list[str]) -> list[list[int]]:
+        """`text_ids` of many texts."""
+        return [ids if self._begins(ids) else self.bos + ids for ids in self.plain_ids(texts)]
+
     def tokenise(self, layouts: Sequence[Layout]) -> list[Tokens | RowFault]:
         """Each layout as tokens, or why its mask cannot be exact."""
         if not layouts:

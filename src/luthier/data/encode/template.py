@@ -124,6 +124,14 @@ class Template:
         """The tokens of a rendered text."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
+    def text_ids(self, texts: Sequence[str], *, raw: bool) -> list[list[int]]:
+        """Texts as tokens: `raw` ones as they begin a plain text (BOS once), others as a template rendered them."""
+        made = self._tokeniser.texts_ids(list(texts)) if raw else self._tokeniser.plain_ids(list(texts))
+        for ids in made:
+            if fault := self._unknown(ids, None):
+                raise fault
+        return made
+
     def answered(self, turns: Sequence[Turn], said: str) -> Turn:
         """What the model said to these turns, as the next one: a thinking block that the prompt opened is its own."""
         thinks = opening(self._renderer.asked(turns, ()))

@@ -1,4 +1,4 @@
-"""QQ's text export (消息记录), of one chat or of all of them in one file.
+"""QQ's text export (消息记录), of one chat or of all of them in one file; or the JSON of QQ Chat Exporter (qq_json.py).
 
 2024-01-02 03:04:05 【管理员】Alice(10001)
 first line
@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from luthier.data.exports import qq_json
 from luthier.data.exports.chat import Chat, Kind, Message
 from luthier.data.exports.clock import HALF, day, hour, instant
-from luthier.data.reading.materials import Tell
+from luthier.data.reading.materials import Tell, ending
 from luthier.data.reading.text_files import lines
 from luthier.errors import LuthierError
 
@@ -39,19 +40,25 @@ HEADINGS = ("消息记录", "消息分组", "消息对象", "====")
 
 @dataclass(frozen=True, kw_only=True)
 class QQ(Chat):
-    """QQ's message manager, saved as text. Of a file with several chats, `chat` picks one (消息对象)."""
+    """QQ's message manager, saved as text; of a file with several chats, `chat` picks one (消息对象). Or the JSON of QQ
+    Chat Exporter."""
 
     chat: str | None = None
     """The chat (消息对象) that is meant, where the file holds several."""
 
-    endings: ClassVar = (".txt",)
+    endings: ClassVar = (".txt", ".json")
 
     @classmethod
     def recognises(cls, path: Path, start: str) -> bool:
+        if ending(path) == ".json":
+            return qq_json.recognises(start)
         return start.lstrip().startswith(("消息记录（此消息记录为文本格式", "消息分组:", "消息对象:"))
 
     def messages(self, files: Sequence[Path], tell: Tell) -> Iterator[Message]:
         (file,) = files
+        if ending(file) == ".json":
+            yield from sorted(qq_json.messages(file), key=lambda one: one.time or 0.0)
+            return
         chats: dict[str, list[tuple[Message, list[str]]]] = {}
         current = ""
         for number, line in lines(file):

@@ -16,6 +16,10 @@ from luthier.errors import LuthierError
 from luthier.types import Source
 
 MEDIA = ("photo", "file", "media_type", "sticker_emoji", "poll", "location_information", "contact_information", "game")
+KIND = re.compile(
+    r'"type":\s*"(?:personal_chat|bot_chat|saved_messages|(?:private|public)_(?:group|supergroup|channel))"'
+)
+"""What a chat is, as older exports say it, too."""
 BOT = re.compile(r"bot$", re.IGNORECASE)
 """Telegram lets no bot take a user name that does not end so; people put it into the names shown, too."""
 
@@ -34,7 +38,8 @@ class Telegram(Chat):
     def recognises(cls, path: Path, start: str) -> bool:
         keys = ('"date_unixtime"', '"from_id"', '"text_entities"')
         account = '"personal_information"' in start and '"chats"' in start
-        return account or ('"messages"' in start and sum(key in start for key in keys) >= 2)
+        typed = KIND.search(start) is not None and '"type"' in start and ('"from"' in start or '"actor"' in start)
+        return account or ('"messages"' in start and (typed or sum(key in start for key in keys) >= 2))
 
     def messages(self, files: Sequence[Path], tell: Tell) -> Iterator[Message]:
         (file,) = files

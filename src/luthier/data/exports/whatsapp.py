@@ -39,7 +39,7 @@ MEDIA = re.compile(
     r"<(?:attached|anhang|adjunto|pièce jointe|anexado|allegato|附件|添付ファイル|첨부)\s?[:：][^<>\n]{1,200}>"
     r"|<(?:media omitted|medien ausgeschlossen|multimedia omitido|médias omis|mídia oculta|media omessi|"
     r"media weggelaten|без медиафайлов|省略多媒体文件|省略多媒體檔案|媒體檔案已略去|媒体文件已省略|多媒体文件已省略|"
-    r"メディアは含まれていません|미디어 파일을 제외한 대화내용|"
+    r"省略影音内容|省略影音內容|メディアは含まれていません|미디어 파일을 제외한 대화내용|"
     r"[^<>\n]{0,25}(?:omitted|omitid[oa]|omis|ausgeschlossen))>"
     r"|\u200e?\b(?:image|video|audio|sticker|gif|document|contact card|bild|foto|imagen|imagem|immagine|"
     r"vidéo|documento|dokument)\s(?:omitted|weggelassen|omitid[oa]|omess[oa]|absente?|ocultad[oa])\b"
@@ -57,7 +57,7 @@ DELETED = re.compile(
     r"(?:this message was deleted|you deleted this message|diese nachricht wurde gelöscht|"
     r"du hast diese nachricht gelöscht|se eliminó este mensaje|eliminaste este mensaje|ce message a été supprimé|"
     r"mensagem apagada|essa mensagem foi apagada|questo messaggio è stato eliminato|此消息已删除|你已刪除此訊息|"
-    r"此訊息已刪除|您已删除此消息)[.。]?",
+    r"这条消息已删除|這則訊息已刪除|此訊息已刪除|您已删除此消息)[.。]?",
     re.IGNORECASE,
 )
 CALL = re.compile(
@@ -70,6 +70,8 @@ NOTICE = re.compile(
     r"added |removed |joined using|left$|hat die gruppe|hat den (?:betreff|namen)|changed their phone)",
     re.IGNORECASE,
 )
+WAITING = re.compile(r"(?:waiting for this message|正在等待此消息)[^\n]{0,60}", re.IGNORECASE)
+"""Stands for a message that has not come."""
 OPENING = '"“„«'
 
 
@@ -182,7 +184,7 @@ def _parted(said: str) -> tuple[str, str, Kind]:
     if (marked and CALL.match(bare)) or (CALL.fullmatch(bare) and len(bare) < 40):
         return speaker, "", "call"
     words = _bare(MEDIA.sub("", EDITED.sub("", text)))
-    if not words or (bare == "null"):
+    if not words or bare == "null" or WAITING.fullmatch(bare):
         return speaker, "", "media"
     if marked and not MEDIA.search(text):
         return "", bare, "notice"

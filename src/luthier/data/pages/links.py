@@ -24,7 +24,7 @@ from luthier.run import write_atomically
 from luthier.types import Source
 
 if TYPE_CHECKING:
-    from luthier.data.reading.parts import Part
+    from luthier.data.reading.cutting.parts import Part
 
 AGENT = "Luthier"
 LARGEST = 16 * 2**20
@@ -64,7 +64,7 @@ class Links(Material):
 
     def part_of(self, address: str) -> Part:
         """One address as a part of a feed."""
-        from luthier.data.reading.parts import Part
+        from luthier.data.reading.cutting.parts import Part
 
         def read(tell: Tell) -> Iterator[PlacedRow]:
             return self.rows_at(address, Source(address, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.data.pii.finding import find
 from luthier.data.pii.found import KINDS, NAMED, Found
-from luthier.data.pii.names import Recogniser, joined
+from luthier.data.pii.names import Names, Recogniser, as_names, joined
 from luthier.data.pii.standins import masked, pseudonyms
 
-__all__ = ["KINDS", "NAMED", "Found", "Recogniser", "find", "joined", "masked", "pseudonyms"]
+__all__ = ["KINDS", "NAMED", "Found", "Names", "Recogniser", "as_names", "find", "joined", "masked", "pseudonyms"]

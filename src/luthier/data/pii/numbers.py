@@ -13,21 +13,24 @@ from luthier.data.pii.lengths import IBAN_LENGTHS
 _BEFORE, _BEHIND = r"(?<![A-Za-z0-9_.])(?<!\d[-,/])", r"(?![A-Za-z0-9_]|[-./]\d|,\d)"
 _CARD = re.compile(
     _BEFORE + r"(?:\d{4}(?P<cut>[ -])\d{4}(?P=cut)\d{4}(?P=cut)(?:\d{4}(?:(?P=cut)\d{1,3})?|\d{1,3})"
-    r"|3\d{3}(?P<cut2>[ -])\d{6}(?P=cut2)\d{4,5}|\d{13,19})" + _BEHIND
+    r"|3\d{3}(?P<cut2>[ -])\d{6}(?P=cut2)\d{4,5}|\d{12,19})" + _BEHIND
 )
 _MORE = re.compile(r"[ -]\d{4}(?!\d)")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=(?P<cut>[ -]?))[A-Za-z0-9 -]{11,40}")
 
 
 def cards(text: str, low: str) -> Iterator[Found]:
-    """Groups of four, or none: numbers in a row that happen to pass Luhn's check are no card."""
+    """Groups of four, or none: numbers in a row that happen to pass Luhn's check are no card. Of a company that is not
+    known a word near must say that it is one."""
     for found in _CARD.finditer(text):
         start, end = found.span()
         if found["cut"] and (
             _MORE.match(text, end) or re.search(r"(?<!\d)\d{1,4}[ -]$", text[max(0, start - 6) : start])
         ):
             continue  # a longer row of groups
-        if checksums.card(checksums.compact(found[0])) and not context.of_a_thing(low, start):
+        digits = checksums.compact(found[0])
+        known = checksums.card(digits) or (checksums.luhn(digits) and context.says("card", low, start, end))
+        if known and len(set(digits)) > 1 and not context.of_a_thing(low, start):
             yield Found(start, end, "card", "card")
 
 

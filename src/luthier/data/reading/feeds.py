@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,16 +14,15 @@ from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
 from luthier.data.reading import sources as files
 from luthier.data.reading import tables
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS, recognise, unknown_columns
 from luthier.data.reading.formats.preferences import PROMPTS, Preference, Stepwise, repeats_prompt, zero_means_wrong
 from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
-from luthier.data.reading.json_files import read_jsonl
+from luthier.data.reading.kept import kept
 from luthier.data.reading.materials import MATERIALS
-from luthier.data.reading.parts import Part
 from luthier.data.reading.text_files import NumberedRow
-from luthier.data.reading.unpacking import PACKED
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
@@ -50,6 +49,8 @@ class Feed:
     """Folder that media paths are relative to."""
     said: tuple[str, ...] = ()
     """What the ledger is to say about the files that were found."""
+    keep: tuple[str, ...] = ()
+    """Columns that rows keep beside what they say, as `meta`: what a step goes by."""
 
     def key(self) -> list[Any]:
         """What decides the rows of this feed, for the token cache."""
@@ -58,23 +59,40 @@ class Feed:
     def __repr__(self) -> str:
         names = [part.name for part in self.parts]
         more = f"{self.shape!r}, {self.only_mapped}, {self.samples}, {self.media}, {self.said}"
-        return f"Feed({self.entry!r}, {names}, {more})"
+        return f"Feed({self.entry!r}, {names}, {more}{f', {self.keep}' if self.keep else ''})"
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its first row."""
+        return tuple(next(self._ahead(mapped=False), {}))
 
     def pieces(self, size: int) -> list[Feed]:
         """The feed in pieces that can be read apart, of about so many bytes where its files can be cut: together they
         give what it gives. One piece where only `limit` of its rows are taken."""
-        parts = [piece for part in self.parts for piece in part.pieces(size)]
-        if len(parts) == 1 or self.entry.limit is not None:
+        if self.entry.limit is not None:
             return [self]
-        ahead = self._looked_ahead()
+        cut = [part.pieces(size) for part in self.parts]
+        parts = [piece for part in cut for piece in part]
+        if len(parts) == 1:
+            return [self]
+        ahead = replace(self, parts=tuple(parts))._looked_ahead([part[0] for part in cut])
+        if len(cut) > 1 and next(replace(self, parts=tuple(parts))._ahead(), None) is not None:
+            parts = [replace(part, beside=True) for part in parts]
         made = [replace(self, parts=(part,), said=() if number else self.said) for number, part in enumerate(parts)]
         for one in made:
             vars(one).update(ahead)
         return made
 
-    def _looked_ahead(self) -> dict[str, Any]:
-        """What only the whole source can tell, for its pieces: what `_settled` and `_check_absent` ask."""
-        shapes = [self.shape] if self.shape else [_first_shape(replace(self, parts=(part,))) for part in self.parts]
+    def whole_parts(self, size: int) -> Iterator[tuple[str, str]]:
+        """The files of more than so many bytes that are read in one piece, and why."""
+        for part in self.parts:
+            large = part.file is not None and part.file.is_file() and part.file.stat().st_size > size
+            if large and self.entry.limit is None and len(part.pieces(size)) == 1:
+                yield part.name, part.why_whole()
+
+    def _looked_ahead(self, firsts: Sequence[Part]) -> dict[str, Any]:
+        """What only the whole source can tell, for its pieces: what `_settled` and `_check_absent` ask. `firsts`: of
+        each file the first piece."""
+        shapes = [self.shape] if self.shape else [_first_shape(replace(self, parts=(part,))) for part in firsts]
         asked = {
             "_zero_means_wrong": any(isinstance(shape, Stepwise) for shape in shapes),
             "_repetition": any(isinstance(shape, Preference) for shape in shapes),
@@ -86,10 +104,22 @@ class Feed:
         """The readable rows as Examples; the others are dropped into the ledger with their reason."""
         for line in self.said:
             ledger.note(line)
-        read = itertools.chain.from_iterable(self._part(part, ledger) for part in self.parts)
-        yield from itertools.islice(read, self.entry.limit)
+        yield from itertools.islice(self._parts(ledger), self.entry.limit)
 
-    def _part(self, part: Part, ledger: Ledger) -> Iterator[Example]:
+    def _parts(self, ledger: Ledger) -> Iterator[Example]:
+        """One file after the other. Raises LuthierError where none has a row; of several, empty ones are told of."""
+        empty: list[Part] = []
+        for part in self.parts:
+            count = yield from self._part(part, ledger)
+            if count == 0 and part.begins is None:
+                empty.append(part)
+        if empty and len(empty) == len(self.parts) and not empty[0].beside:
+            raise LuthierError("the data is empty: no rows", where=empty[0].name, fix="put at least one row into it")
+        for part in empty:
+            ledger.note(f"{part.name}: this file is empty, and nothing was read from it")
+
+    def _part(self, part: Part, ledger: Ledger) -> Generator[Example, None, int]:
+        """The rows of a file. Gives back how many it has, those included that cannot be read."""
         shape, name = self.shape, type(self.shape).__name__.lower()
         known: set[frozenset[str]] = set()
         count = 0
@@ -124,15 +154,14 @@ class Feed:
                 known.add(columns)
             ledger.read(self.name)
             try:
-                example = _with_said(row, with_media(row, shape.read(row)))
+                example = kept(_with_said(row, with_media(row, shape.read(row))), self.keep, row, bare)
                 _whole_characters(example)
                 for turn in (*example.prompt, *(turn for response in example.responses for turn in response.turns)):
                     ledger.overlook(turn.unread)
                 yield self._mend(example, source)
             except BadRow as fault:
                 ledger.drop(self.name, source, str(fault), fault.fix)
-        if count == 0 and part.begins is None:
-            raise LuthierError("the data is empty: no rows", where=part.name, fix="put at least one row into it")
+        return count
 
     def _settled(self, shape: Format, name: str) -> tuple[Format, str]:
         """The shape with what only the whole source can tell, and its name for the ledger."""
@@ -344,28 +373,38 @@ def feed(entry: Entry) -> Feed:
     return Feed(entry, entry.path, read, said=found.said)
 
 
+def keeping(one: Feed, names: Iterable[str]) -> Feed:
+    """The feed, whose rows keep these columns, too."""
+    wanted = tuple(sorted({*one.keep, *names}))
+    return one if wanted == one.keep else replace(one, keep=wanted)
+
+
 def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
     """A file as part of a feed."""
     reader = reader or files.READERS[files.suffix(path)]
-    lined = path if reader is read_jsonl and path.suffix.lower() not in PACKED else None
+    own = path if reader is files.READERS.get(files.suffix(path)) else None
     said = partial(files.said_of, path)
-    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, lined)
+    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, own)
 
 
-def read(sources: Iterable[Entry | str] | str, ledger: Ledger | None = None) -> Iterator[Example]:
+def read(
+    sources: Iterable[Entry | str] | str, ledger: Ledger | None = None, keep: Iterable[str] = ()
+) -> Iterator[Example]:
     """All rows of the sources as Examples, in order, each with its `source`.
 
-    `sources`: paths or recipe entries. Weights play no part here. Rows that cannot be read are dropped into the
-    ledger. Raises LuthierError for a missing file, broken JSON, text that is not UTF-8, empty data, columns of no
-    known shape and shapes mixed in one file; each names the file, and the line where there is one.
+    `sources`: paths or recipe entries. `keep`: columns that rows keep as `meta`. Weights play no part here. Rows
+    that cannot be read are dropped into the ledger. Raises LuthierError for a missing file, broken JSON, text that is
+    not UTF-8, empty data, columns of no known shape and shapes mixed in one file; each names the file, and the line
+    where there is one.
     """
     from luthier.data.curation.feeds import opened as curated
 
     given: Sequence[Entry | str] = [sources] if isinstance(sources, str) else list(sources)
     tally = Ledger() if ledger is None else ledger
     for number, entry in enumerate(Entry(path=entry) if isinstance(entry, str) else entry for entry in given):
-        one = curated([entry], key=f"data.{number}")[0] if entry.steps else feed(entry)
+        plain = feed(entry) if not entry.steps else None
+        one = curated([entry], key=f"data.{number}")[0] if plain is None else keeping(plain, keep)
         yield from one.examples(tally)
 
 
-__all__ = ["Feed", "as_text", "feed", "file_part", "read", "silent"]
+__all__ = ["Feed", "as_text", "feed", "file_part", "keeping", "read", "silent"]

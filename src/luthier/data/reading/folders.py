@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.data.reading.materials import BY_ENDING
+from luthier.data.reading.materials import BY_ENDING, CHATS, known_by
 from luthier.data.reading.sources import READERS, suffix
 from luthier.data.reading.unpacking import unpacked_name
 from luthier.errors import LuthierError
@@ -115,6 +115,8 @@ def _chosen(entries: Sequence[Path], path: str, with_pages: bool) -> Found:
         raise LuthierError(
             what + only, where=path, fix=f"name the file that is data; known kinds: {_known(with_pages)}"
         )
+    if with_pages:
+        _ask_about_materials(left, pages, path)
     _ask_about_texts(left, path)
     said = []
     if about:
@@ -136,6 +138,33 @@ def _splits(file: Path, folder: Path | None) -> list[str]:
     """The splits that the name of a file speaks of, or that of a folder it lies in."""
     parts = file.relative_to(folder).parts[:-1] if folder else ()
     return [split.lower() for name in (*parts, unpacked_name(file).stem) for split in SPLIT.findall(name)]
+
+
+def _ask_about_materials(files: Sequence[Path], pages: Sequence[Path], path: str) -> None:
+    """Raises LuthierError for chats beside anything else, with a source for each kind: who is who has to be said of
+    each chat."""
+    kinds: dict[str, list[Path]] = {}
+    for file in files:
+        kind = known_by(file) or ("texts" if suffix(file) == ".txt" else "rows")
+        kinds.setdefault(kind, []).append(file)
+    if not set(kinds) & set(CHATS):
+        return
+    for page in pages:
+        kinds.setdefault(BY_ENDING[suffix(page)], []).append(page)
+    if len(kinds) == 1:
+        return
+    sources = []
+    for kind, of_kind in kinds.items():
+        how = f", format: {{{kind}: {{me: NAME}}}}" if kind in CHATS else ""
+        how = f", format: {kind}" if kind in BY_ENDING.values() else how
+        more = f" (and {len(of_kind) - SHOWN:,} more like it)" if len(of_kind) > SHOWN else ""
+        sources.append(", ".join(f"{{path: {file}{how}}}" for file in of_kind[:SHOWN]) + more)
+    there = ", ".join(f"{kind} ({_named(of_kind)})" for kind, of_kind in kinds.items())
+    raise LuthierError(
+        f"materials of several kinds lie together: {there}",
+        where=path,
+        fix=f"name each as a source of its own (NAME: whose turns the assistant learns): {', '.join(sources)}",
+    )
 
 
 def _ask_about_texts(files: Sequence[Path], path: str) -> None:

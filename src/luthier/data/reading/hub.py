@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.feeds import Feed
-from luthier.data.reading.parts import Part
 from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry

@@ -68,6 +68,15 @@ def read_json(path: Path) -> Iterator[NumberedRow]:
     yield from enumerate(content, 1)
 
 
+def rows_of(text: str) -> list[Any]:
+    """The rows of a piece of a list, without its brackets. Raises LuthierError, without a place, for what is none."""
+    try:
+        found: list[Any] = DECODER.decode(f"[{text}]")
+    except (ValueError, RecursionError, Twice) as error:
+        raise LuthierError(f"broken JSON: {error}", fix="mend or delete that row") from None
+    return found
+
+
 def _broken(where: str, error: json.JSONDecodeError) -> LuthierError:
     return LuthierError(
         f"broken JSON: {error.msg} (column {error.colno})",
@@ -125,4 +134,4 @@ def _held(content: Mapping[str, Any], path: Path) -> list[Any]:
     return next(iter(found.values()))
 
 
-__all__ = ["DECODER", "Twice", "read_json", "read_jsonl"]
+__all__ = ["DECODER", "Twice", "read_json", "read_jsonl", "rows_of"]

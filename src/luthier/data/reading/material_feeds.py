@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import cast
 
 from luthier.data.reading import sources as files
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.feeds import Feed, file_part, silent
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS
 from luthier.data.reading.materials import BY_ENDING, MATERIALS, Material, PlacedRow, Tell, ending, known_by
-from luthier.data.reading.parts import Part
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.registry import suggest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -88,10 +89,17 @@ def ending(path: Path) -> str:
 
 
 def known_by(path: Path) -> str | None:
-    """Which chat export or tree a file looks like; None where it looks like none."""
+    """Which chat export a file looks like; None where it looks like none."""
     kind = ending(path)
     if kind not in (".txt", ".json", ".csv"):
         return None
+    told = path.stat()
+    return _recognised(path, kind, told.st_size, told.st_mtime_ns)
+
+
+@lru_cache(1 << 16)
+def _recognised(path: Path, kind: str, size: int, time: int) -> str | None:
+    """`size`, `time`: a file that has been written anew is looked at anew."""
     with opened(path) as file:
         text = file.read(BEGINNING).decode("utf-8-sig", "ignore")
     return next((name for name in CHATS if kind in _kind(name).endings and _kind(name).recognises(path, text)), None)

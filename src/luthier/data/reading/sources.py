@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,14 @@ def _arrow_faults(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_parquet(path: Path) -> Iterator[NumberedRow]:
-    """Parquet, batch by batch."""
+def read_parquet(path: Path, groups: Sequence[int] | None = None, before: int = 0) -> Iterator[NumberedRow]:
+    """Parquet, batch by batch. `groups`: only these row groups, with so many rows before them."""
     import pyarrow.parquet as pq
 
-    number = 0
+    number = before
     with _arrow_faults(path), pq.ParquetFile(path) as file:
         once(file.schema_arrow.names, str(path))
-        for batch in file.iter_batches(batch_size=1024):
+        for batch in file.iter_batches(batch_size=1024, row_groups=None if groups is None else list(groups)):
             for row in batch.to_pylist():
                 number += 1
                 yield number, _without_nulls(row)

@@ -7,29 +7,33 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from luthier.data.reading.text_files import NumberedRow, lines
+from luthier.data.reading.text_files import NumberedRow, Span, lines
 from luthier.errors import LuthierError
 
 
-def read_csv(path: Path) -> Iterator[NumberedRow]:
-    """Comma-separated values with a header. The row number is the line where the row begins."""
-    return _read(path, ",")
+def read_csv(path: Path, span: Span | None = None) -> Iterator[NumberedRow]:
+    """Comma-separated values with a header. The row number is the line where the row begins. `span`: a piece of the
+    file, of whole rows."""
+    return _read(path, ",", span)
 
 
-def read_tsv(path: Path) -> Iterator[NumberedRow]:
+def read_tsv(path: Path, span: Span | None = None) -> Iterator[NumberedRow]:
     """Tab-separated values with a header."""
-    return _read(path, "\t")
+    return _read(path, "\t", span)
 
 
-def _read(path: Path, delimiter: str) -> Iterator[NumberedRow]:
+def _read(path: Path, delimiter: str, span: Span | None = None) -> Iterator[NumberedRow]:
     csv.field_size_limit(sys.maxsize)
     names: list[str] | None = None
-    before = 0
-    ended = (line + "\n" for _, line in lines(path))
+    skipped = before = 0
+    if span is not None and span.start:
+        skipped = before = span.line - 1
+        names = next((list(row) for _, row in _read(path, delimiter)), None)
+    ended = (line + "\n" for _, line in lines(path, span))
     rows = csv.reader(ended, delimiter=delimiter, strict=True, skipinitialspace=_spaced(_header(path, delimiter)))
     try:
         for fields in rows:
-            number, before = before + 1, rows.line_num
+            number, before = before + 1, skipped + rows.line_num
             if not fields:
                 continue  # a blank line: the next row begins behind it
             if names is None:

@@ -6,6 +6,7 @@ the hub has them). Of a tree its best path trains, or all of them, or answers ar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.json_files import read_json, read_jsonl
 from luthier.data.reading.materials import Material, PlacedRow, Tell, ending
 from luthier.data.reading.sources import READERS
+from luthier.errors import LuthierError
 from luthier.types import Source
 
 ROLES = {"prompter": "user", "assistant": "assistant", "user": "user"}
@@ -49,22 +51,45 @@ class Oasst(Material):
     """best: of each tree the conversation whose answers were ranked first. all: every conversation in it, each answer
     trained once. ranked: the answers to each prompt beside one another, by their ranks."""
     language: str | None = None
-    """Trees of this language alone, as the data names it (en, zh, pt-BR)."""
+    """Trees of this language alone, as the data names it (en, zh, pt-BR). An error where it has none of it."""
 
     endings: ClassVar = (".jsonl", ".json", ".parquet", ".arrow")
     gives: ClassVar = "`paths`: the best conversation of each tree, all of them, or answers with their ranks"
 
+    def gather(self, files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
+        """All together: a file may have no tree of the language that another is in."""
+        return [(files[0], tuple(files))]
+
     def read(self, files: Sequence[Path], tell: Tell) -> Iterator[PlacedRow]:
+        known: Counter[str] = Counter()
         for file in files:
             reader = {".json": read_json, ".jsonl": read_jsonl}.get(ending(file)) or READERS[ending(file)]
-            yield from self.over(((Source(str(file), number), row) for number, row in reader(file)), tell)
+            rows = ((Source(str(file), number), row) for number, row in reader(file))
+            yield from self._of_trees(rows, tell, known)
+        self._check(known, ", ".join(map(str, files)))
 
     def over(self, rows: Iterator[PlacedRow], tell: Tell) -> Iterator[PlacedRow]:
+        known: Counter[str] = Counter()
+        yield from self._of_trees(rows, tell, known)
+        self._check(known, None)
+
+    def _check(self, known: Counter[str], where: str | None) -> None:
+        """Raises LuthierError where there are trees, and none in the language that was asked for."""
+        if self.language is None or not known or known[self.language]:
+            return
+        there = ", ".join(f"{name or 'none named'} ({count:,})" for name, count in known.most_common(12))
+        raise LuthierError(
+            f"no tree is in the language {self.language!r}", where=where, fix=f"the languages of the trees: {there}"
+        )
+
+    def _of_trees(self, rows: Iterator[PlacedRow], tell: Tell, known: Counter[str]) -> Iterator[PlacedRow]:
         make = {"best": _best, "all": _all, "ranked": _ranked}[self.paths]
         for tree in _trees(rows, tell):
             if isinstance(tree, tuple):
                 yield tree
-            elif self.language is not None and tree.language != self.language:
+                continue
+            known[tree.language or ""] += 1
+            if self.language is not None and tree.language != self.language:
                 tell(f"trees of other languages than {self.language!r} are left out (`language:`)", _source(tree.place))
             else:
                 found = list(make(tree, tell))

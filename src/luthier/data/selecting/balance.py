@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.data.steps.said import answers
+from luthier.data.steps.columns import of_files, there, value
 from luthier.data.steps.select import By, Combine, Measured, combined
 from luthier.data.steps.step import Columns, Reread, Verdicts
 from luthier.data.steps.tools import Tools, draws
@@ -33,8 +33,8 @@ class Balance(Measured):
     drops_much: ClassVar[bool] = True
 
     column: str
-    """Where the class stands: `answer` (what is answered, as where texts are sorted), `reward` (or the label), or what
-    the rows' shape keeps."""
+    """Where the class stands: a column of the rows' file, `answer` (what is answered, as where texts are sorted),
+    `reward` (or the label), or what can be told of each row: language, kind, turns, file, step."""
     most: Annotated[int, Field(gt=0)] | None = None
     """Rows of each class. Default: as many as the smallest class has."""
     by: By | tuple[By, ...] | None = None
@@ -47,12 +47,13 @@ class Balance(Measured):
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
         return {**super().measure(batch, tools), "class": np.array([_class(self._of(one)) for one in batch], np.uint64)}
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The class, and those of its measures."""
+        return super().reads | of_files(frozenset({self.column}))
+
     def _of(self, example: Example) -> Any:
-        if self.column == "answer":
-            return example.answer if example.answer is not None else next(iter(answers(example)), None)
-        if self.column == "reward":
-            return max((one.reward for one in example.responses if one.reward is not None), default=None)
-        return example.meta.get(self.column)
+        return value(example, self.column)
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
         which_N = np.asarray(columns["class"])
@@ -62,7 +63,9 @@ class Balance(Measured):
         known_N = which_N != 0
         if not known_N.any():
             raise LuthierError(
-                f"no row has a class in {self.column!r}", where="balance.column", fix="take `answer` or `reward`"
+                f"no row has a class in {self.column!r}",
+                where="balance.column",
+                fix=f"name what the rows have: {there(rows)}",
             )
         classes, first, inverse, sizes = np.unique(
             which_N[known_N], return_index=True, return_inverse=True, return_counts=True

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from luthier.data.selecting import covering, hashing
-from luthier.data.selecting.likelihood import prompted, whole
+from luthier.data.selecting.embedding import Embedding, embedding, stacked
 from luthier.data.steps.select import By, Combine, Measured, combined, share
 from luthier.data.steps.step import Columns, Reread, Verdicts
-from luthier.data.steps.tools import LOCAL, Speaking, Tools, draws
-from luthier.types import Example, Turn
+from luthier.data.steps.tools import Tools, draws
+from luthier.types import Example
 
 USUAL = 0.9
 
@@ -27,7 +27,7 @@ class Diverse(Measured):
     decides: ClassVar[tuple[str, ...]] = ("keep", "top", "how", "near", "groups", "combine")
     drops_much: ClassVar[bool] = True
     idempotent: ClassVar[bool] = False
-    speaking: ClassVar[Speaking | None] = None
+    embedding: ClassVar[Embedding | None] = None
 
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """This share of the rows."""
@@ -46,7 +46,8 @@ class Diverse(Measured):
     groups: Annotated[int, Field(gt=1)] = 100
     """clusters: how many."""
     model: str | None = None
-    """A run or a model whose last hidden states, their mean over the tokens, are compared. Default: words are."""
+    """A run or a model whose last hidden states, their mean over the tokens, are compared; or the folder of an encoder
+    (BERT and its kin). Default: words are."""
 
     def __post_init__(self) -> None:
         if self.keep is None and self.top is None:
@@ -63,22 +64,20 @@ class Diverse(Measured):
         return own | super().wants
 
     def identity(self) -> Any:
-        return [super().identity(), None if self.speaking is None else self.speaking.identity]
+        return [super().identity(), None if self.embedding is None else self.embedding.identity]
 
     def ready(self, tools: Tools) -> Self:
-        speaking = None if self.model is None else tools.speaker((self.model, {"engine": LOCAL}))
-        return super().ready(tools).holding(speaking=speaking)
+        found = None if self.model is None else embedding(tools, self.model)
+        return super().ready(tools).holding(embedding=found)
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
         columns = super().measure(batch, tools)
         if self.model is None:
             vectors_ND = np.stack([hashing.counted(hashing.text_of(one)) for one in batch])
             return {**columns, "vector": vectors_ND, "read": np.ones(len(batch), np.bool_)}
-        assert self.speaking is not None, "a step is made ready before it measures"
-        rows = [whole(self.speaking, one) for one in batch]
-        nothing = prompted(self.speaking, (Turn("user", ""),))  # so that a row that cannot be read has a place, too
-        vectors_ND = np.stack(self.speaking.means([nothing if row is None else row for row in rows]))
-        return {**columns, "vector": vectors_ND, "read": np.array([row is not None for row in rows])}
+        assert self.embedding is not None, "a step is made ready before it measures"
+        vectors_ND, read_N = stacked(self.embedding, batch)
+        return {**columns, "vector": vectors_ND, "read": read_N}
 
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
         read_N = np.asarray(columns["read"], np.bool_)

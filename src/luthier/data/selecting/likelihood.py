@@ -66,6 +66,15 @@ class Perplexity(Likelihood):
 
 
 @dataclass(frozen=True)
+class Tokens(Likelihood):
+    """Tokens of the whole row as the model reads it, question and template included; of several responses the longest.
+    Rows that are longer than what it can read are measured, too."""
+
+    def values(self, rows: Sequence[Example], speaking: Speaking) -> list[float]:
+        return [_tokens(speaking, row) for row in rows]
+
+
+@dataclass(frozen=True)
 class Ifd(Likelihood):
     """Instruction-following difficulty (arXiv:2308.12032): L(A|Q) / L(A), over the very same tokens. Near 1, the
     question helps little to say the answer; above 1 it misleads, and such rows are not taken unless `max` says so.
@@ -173,6 +182,15 @@ def encoded(speaking: Speaking, row: Example) -> Encoded | None:
     return Encoded((ids_T,), (weights_T,), source=row.source)
 
 
+def _tokens(speaking: Speaking, row: Example) -> float:
+    from luthier.data.encode.rendering import RowFault
+
+    try:
+        return float(max(map(len, speaking.encode(row).ids), default=0))
+    except RowFault:
+        return math.nan
+
+
 def whole(speaking: Speaking, example: Example) -> Encoded | None:
     """What a row says as tokens, the first response behind its prompt, cut to what the model can read. None where it
     cannot be rendered."""
@@ -215,6 +233,7 @@ __all__ = [
     "Likelihood",
     "Perplexity",
     "Superfilter",
+    "Tokens",
     "answered",
     "both",
     "encoded",

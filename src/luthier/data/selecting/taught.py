@@ -61,7 +61,7 @@ class Taught(Measure):
             return self
         from luthier.data.reading.feeds import read
 
-        rows = [row for path in self.by for row in read(path)]
+        rows = [row for path in self.by for row in read(path, keep=Column(self.column).reads)]
         labels_N = Column(self.column).measure(rows, tools) if rows else np.empty(0)
         there = np.flatnonzero(~np.isnan(labels_N))
         low, high = (labels_N[there].min(), labels_N[there].max()) if len(there) else (0.0, 0.0)

@@ -83,7 +83,7 @@ class Tournament(SetStep):
     max_new_tokens: Annotated[int, Field(gt=0)] = 256
     """The longest answer of the judge."""
     budget: Budget | None = None
-    """How many calls or tokens it may take."""
+    """How many calls, tokens or how much money it may take."""
 
     def __post_init__(self) -> None:
         if self.keep is None and self.top is None and self.min is None:
@@ -93,6 +93,8 @@ class Tournament(SetStep):
         return None if self.speaking is None else self.speaking.identity
 
     def ready(self, tools: Tools) -> Self:
+        if self.budget is not None:
+            self.budget.priced(self.engine)
         return self.holding(speaking=tools.speaker((self.model or "", {"engine": self.engine})), tools=tools)
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
@@ -153,7 +155,8 @@ class Tournament(SetStep):
             for n in left:
                 turns = (Turn("user", questions[n]),)
                 requests.append(Request(self.speaking.prompt(turns), sampling, id=n, turns=turns))
-            answers = self.tools.ask(self.speaking, requests, "tournament", self.budget) if requests else []
+            budget = None if self.budget is None else self.budget.priced(self.engine)
+            answers = self.tools.ask(self.speaking, requests, "tournament", budget) if requests else []
             for n, (said,) in zip(left, answers, strict=True):
                 found[n] = verdict(said.text)
         return found

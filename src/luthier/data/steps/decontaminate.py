@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from luthier.data.duplicates.contamination import Index, Leaks
+from luthier.data.duplicates.contamination import Index, Item, Leaks
 from luthier.data.duplicates.rows import digest, item_of, text_of
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools
@@ -29,6 +29,7 @@ class Decontaminate(SetStep):
     of a shorter question the whole, with its answer. `decontaminate: evaluate`: what the recipe is scored on."""
 
     decides: ClassVar[tuple[str, ...]] = ("drop", "at_most")
+    version: ClassVar[int] = 2
     index: ClassVar[Index | None] = None
     known: ClassVar[str | None] = None
 
@@ -50,13 +51,17 @@ class Decontaminate(SetStep):
     def ready(self, tools: Tools) -> Self:
         if self.index is not None:
             return self
-        items = [item_of(example) for name in self.against for example in _rows(name, tools)]
-        if not items:
-            why = ": the recipe has no `evaluate:`" if EVALUATE in self.against else ""
-            raise LuthierError(
-                f"there are no test items to look for{why}",
-                fix="write one, or name files, as in `decontaminate: {against: [test.jsonl]}`",
-            )
+        items: list[Item] = []
+        for name in self.against:
+            before = len(items)
+            items += map(item_of, _rows(name, tools))
+            if len(items) == before:
+                why = "the recipe has no `evaluate:`" if name == EVALUATE else f"{name} has no rows"
+                others = [one for one in self.against if one != EVALUATE] or ["test.jsonl"]
+                raise LuthierError(
+                    f"there are no test items to look for: {why}",
+                    fix=f"write one, or name files alone: `decontaminate: {{against: [{', '.join(others)}]}}`",
+                )
         return self.holding(index=Index(items), known=digest(items))
 
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.steps.columns import number, of_files
 from luthier.data.steps.said import answers, words
 from luthier.data.steps.step import holding
 from luthier.data.steps.tools import Tools
@@ -26,9 +27,11 @@ MEASURES = Registry(
         "frequency": "luthier.data.selecting.wording:Frequency",
         "ifd": "luthier.data.selecting.likelihood:Ifd",
         "length": "luthier.data.steps.measures:Characters",
+        "less": "luthier.data.selecting.influence:Less",
         "perplexity": "luthier.data.selecting.likelihood:Perplexity",
         "superfilter": "luthier.data.selecting.likelihood:Superfilter",
         "taught": "luthier.data.selecting.taught:Taught",
+        "tokens": "luthier.data.selecting.likelihood:Tokens",
         "type_token": "luthier.data.selecting.wording:TypeToken",
         "words": "luthier.data.steps.measures:Words",
     },
@@ -44,6 +47,11 @@ class Measure(ABC):
     """As of a step."""
     most: ClassVar[float | None] = None
     """What measures more is not taken, unless `max` says otherwise."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """As of a step."""
+        return frozenset()
 
     def identity(self) -> Any:
         """As of a step."""
@@ -76,19 +84,21 @@ class Words(Measure):
 
 @dataclass(frozen=True)
 class Column(Measure):
-    """A number that the rows have themselves: `reward` (of several responses the highest), or what a shape keeps."""
+    """A number that the rows have themselves: a column of their file, `reward` (of several responses the highest), or
+    what can be counted: turns, words, length, responses."""
+
+    version: ClassVar[int] = 2
 
     name: str = "reward"
     """Which."""
 
-    def measure(self, batch: Sequence[Example], tools: Tools) -> NDArray[np.float64]:
-        return np.array([self._of(one) for one in batch], np.float64)
+    @property
+    def reads(self) -> frozenset[str]:
+        """The one that is named."""
+        return of_files(frozenset({self.name}))
 
-    def _of(self, example: Example) -> float:
-        if self.name == "reward":
-            return max((one.reward for one in example.responses if one.reward is not None), default=np.nan)
-        value = example.meta.get(self.name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+    def measure(self, batch: Sequence[Example], tools: Tools) -> NDArray[np.float64]:
+        return np.array([number(one, self.name) for one in batch], np.float64)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from luthier.data.steps.columns import there
 from luthier.data.steps.measures import Measure, named
 from luthier.data.steps.step import Columns, Reread, SetStep, Verdicts
 from luthier.data.steps.tools import Tools, draws
@@ -40,6 +41,11 @@ class Measured(SetStep):
         """What its measures want."""
         return frozenset().union(*(one.wants for one in self.opened or self.measures))
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Those of its measures."""
+        return frozenset().union(*(one.reads for one in self.measures))
+
     def identity(self) -> Any:
         return [[one.version, one.identity()] for one in self.opened or self.measures]
 
@@ -59,8 +65,8 @@ class Select(Measured):
     version: ClassVar[int] = 2
 
     by: By | tuple[By, ...]
-    """What is measured: length, words, type_token, {frequency: FILES}, {column: reward}, perplexity, ifd, superfilter,
-    {taught: FILE}, or any scorer ({reward_model: runs/judge}); or a list."""
+    """What is measured: length, words, tokens, type_token, {frequency: FILES}, {column: stars}, perplexity, ifd,
+    superfilter, {taught: FILE}, {less: FILE}, or any scorer ({reward_model: runs/judge}); or a list."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """This share of the rows."""
     top: Annotated[int, Field(gt=0)] | None = None
@@ -97,7 +103,7 @@ class Select(Measured):
         values = combined(measured, self.combine)
         known = ~np.isnan(values)
         if self.unknown == "drop" and not known.any():
-            raise self._unmeasured(measured)
+            raise self._unmeasured(measured, rows)
         inside = known & (values >= (-np.inf if self.min is None else self.min))
         inside &= values <= (np.inf if self.max is None else self.max)
         if self.max is None:
@@ -117,12 +123,12 @@ class Select(Measured):
         reasons = ("it measures too much or too little", "others measure better", "it cannot be measured")
         return Verdicts(keep, reasons, why, values)
 
-    def _unmeasured(self, measured: Sequence[NDArray[np.float64]]) -> LuthierError:
+    def _unmeasured(self, measured: Sequence[NDArray[np.float64]], rows: Reread) -> LuthierError:
         """No row has a number: what is asked for is not there, or not under this name."""
         given = self.by if isinstance(self.by, tuple) else (self.by,)
         empty = [one for one, column in zip(given, measured, strict=True) if np.isnan(column).all()]
         told = " or ".join(json.dumps(one, ensure_ascii=False) for one in empty or given)
-        fix = "name what the rows have; a column is a key of the rows that holds a number, as `reward` does"
+        fix = f"name what the rows have as a number: {there(rows)}"
         return LuthierError(f"none of {number(len(measured[0]))} can be measured by {told}", fix=fix)
 
 

@@ -71,6 +71,11 @@ class Step:
     drops_much: ClassVar[bool] = False
     """It is told how many rows to keep, so that no share of dropped rows is a sign of a mistake."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Columns of the rows' files that it goes by: rows keep them as `meta`."""
+        return frozenset()
+
     def identity(self) -> Any:
         """What its results hang on besides its keys, as JSON: versions of libraries, the content of a file, a model."""
         return None
@@ -166,6 +171,9 @@ class SetStep(Step, ABC):
     remembers: ClassVar[bool] = True
     """What is measured is kept for each row by its content, so that only new rows are measured. Not worth it for what
     is measured as fast as it is looked up."""
+    by_column: ClassVar[tuple[str, ...]] = ()
+    """Columns of several numbers a row of which `decide` looks at one number of all rows at a time: on the disk they
+    lie so."""
 
     @abstractmethod
     def measure(self, batch: Sequence[Example], tools: Tools) -> Columns:
@@ -173,7 +181,8 @@ class SetStep(Step, ABC):
 
     @abstractmethod
     def decide(self, columns: Columns, rows: Reread, seed: int) -> Verdicts:
-        """Which rows stay. `columns`: what was measured of all rows, in order, memory-mapped."""
+        """Which rows stay. `columns`: what was measured of all rows, in order, memory-mapped; a column that is not held
+        on to takes no memory."""
 
 
 __all__ = [

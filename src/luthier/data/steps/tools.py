@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
+from luthier.data.pii.names import Names, Recogniser
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Engine, Example, Request, Scorer, Turn
 
@@ -49,6 +50,27 @@ class Speaking(Protocol):
         """
         ...
 
+    def gradients(self, rows: Sequence[Encoded], size: int, *, adam: bool) -> list[NDArray[np.float32]]:
+        """For each row (of one sequence) the gradient of its mean loss by the weights of the model's LoRA, or of a
+        fresh one, projected on so many numbers; with `adam` the step that Adam would take by it.
+
+        Raises LuthierError where its weights are not here, or nothing in it can train.
+        """
+        ...
+
+
+class Encoder(Protocol):
+    """Texts as vectors, by a model that writes nothing."""
+
+    @property
+    def identity(self) -> str:
+        """What the vectors hang on. Known without opening it."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The vector of each text."""
+        ...
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -60,6 +82,37 @@ class Budget:
     """Answers at most."""
     tokens: Annotated[int, Field(gt=0)] | None = None
     """Generated tokens at most."""
+    money: Annotated[float, Field(gt=0)] | None = None
+    """Money at most, in the currency of `price`: what might go beyond is not asked."""
+    price: dict[Literal["in", "out"], Annotated[float, Field(ge=0)]] | None = None
+    """What a million tokens cost that are read (in) and generated (out). Default: `price_in` and `price_out` of the
+    endpoint that is asked."""
+
+    def __post_init__(self) -> None:
+        if self.price is not None and self.price.keys() != {"in", "out"}:
+            raise ValueError("a price has two parts, for a million tokens each: {in: 0.15, out: 0.6}")
+
+    def priced(self, engine: str | Mapping[str, Any]) -> Budget:
+        """The budget with the prices of the engine, where it has none of its own. Raises LuthierError where money is
+        counted and nothing says what tokens cost."""
+        if self.price is None:
+            keys = next(iter(engine.values())) if isinstance(engine, Mapping) and engine else None
+            read, written = (
+                keys.get(name) if isinstance(keys, Mapping) else None for name in ("price_in", "price_out")
+            )
+            if read is not None and written is not None:
+                return replace(self, price={"in": float(read), "out": float(written)})
+            if self.money is not None:
+                what, fix = (
+                    "`budget` counts money, and nothing says what tokens cost",
+                    "budget: {money: 5, price: {in: 0.15, out: 0.6}}",
+                )
+                raise LuthierError(what, where="budget.money", fix=f"give the prices of a million tokens: `{fix}`")
+        return self
+
+    def cost(self, read: int, written: int) -> float:
+        """What so many tokens cost; 0 without prices."""
+        return 0.0 if self.price is None else (read * self.price["in"] + written * self.price["out"]) / 1e6
 
 
 class Asking(Protocol):
@@ -80,6 +133,8 @@ class Tools:
     speakers: Callable[[Named], Speaking] | None = None
     scorers: Callable[[Named], Scorer] | None = None
     asking: Asking | None = None
+    recognisers: Callable[[Names], Recogniser] | None = None
+    encoders: Callable[[str], Encoder | None] | None = None
     sets: Mapping[str, Callable[[], Iterator[Example]]] = field(default_factory=dict)
     """Rows by name: `evaluate` are those that the recipe is scored on."""
     model: str | None = None
@@ -102,6 +157,15 @@ class Tools:
     def scorer(self, named: Named) -> Scorer:
         """A scorer. Raises LuthierError for an unknown one."""
         return _there(self.scorers, "a scorer")(named)
+
+    def recogniser(self, names: Names) -> Recogniser:
+        """What finds names and addresses. Raises LuthierError where there is none."""
+        found: Recogniser = _there(self.recognisers, "a recogniser of names")(names)
+        return found
+
+    def encoder(self, model: str) -> Encoder | None:
+        """The model as one that makes vectors of texts; None where it is a language model, or nothing is known."""
+        return None if self.encoders is None else self.encoders(model)
 
     def ask(
         self, speaking: Speaking, requests: Sequence[Request], purpose: str, budget: Budget | None = None
@@ -149,4 +213,4 @@ def content(example: Example) -> bytes:
     return key_of(example)
 
 
-__all__ = ["LOCAL", "Asking", "Budget", "Named", "Speaking", "Tools", "content", "draw", "draws"]
+__all__ = ["LOCAL", "Asking", "Budget", "Encoder", "Named", "Speaking", "Tools", "content", "draw", "draws"]

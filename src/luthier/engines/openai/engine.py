@@ -16,11 +16,17 @@ from luthier.engines.openai.kept import Kept
 from luthier.engines.openai.limits import Budget, Entry, Pace
 from luthier.engines.openai.loading import By, Loading
 from luthier.engines.openai.settings import OpenAI
-from luthier.engines.openai.wire import Patience, Stopped, Wire
+from luthier.engines.openai.wire import Patience, Refused, Stopped, Wire
 from luthier.engines.openai.words import Words
 from luthier.errors import LuthierError
 from luthier.types import Completion, Encoded, Request, Sampling, Turn
 
+NO_TOKENS = (400, 404, 405, 422)
+"""How endpoints refuse a request that they do not know."""
+BY_TOKENS = (
+    "it was asked by token ids (`ask: tokens`, which rollouts need), and not every endpoint takes them: luthier serve "
+    "and vLLM do"
+)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -139,6 +145,11 @@ class RemoteEngine:
         paced = Paced(self._pace, sum(expected), stopped)
         try:
             answer = self._wire.post(path, body, paced)
+        except Refused as error:
+            self.budget.release(reserved)
+            if self._settings.ask != "tokens" or error.status not in NO_TOKENS:
+                raise
+            raise LuthierError(error.what, where=error.where, fix=f"{error.fix}; {BY_TOKENS}") from error
         except BaseException:
             self.budget.release(reserved)
             raise

@@ -125,7 +125,7 @@ class Words:
             text = choice["text"] if message is None else message.get("content")
             calls = None if message is None else message.get("tool_calls")
             finish, usage = choice.get("finish_reason"), answer.get("usage") or {}
-            length = usage.get("completion_tokens")
+            length, read = usage.get("completion_tokens"), usage.get("prompt_tokens")
             ids, logprobs = choice.get("token_ids"), choice.get("logprobs") or {}
             sampled = tuple(int(token) for token in ids or ())
             likely = tuple(float(each) for each in logprobs.get("token_logprobs") or ()) if sampled else ()
@@ -153,6 +153,7 @@ class Words:
             logprobs=likely,
             top_texts=likeliest,
             length=length if isinstance(length, int) else None,
+            read=read if isinstance(read, int) else None,
             request=request.id,
             index=index,
             adapter=request.adapter,

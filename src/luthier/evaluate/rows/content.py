@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from luthier.data.cleaning.language import language, scripts
 from luthier.data.curation.chain import Curated, Decided
 from luthier.data.curation.chunks import chunks
-from luthier.data.curation.stages import Rows
+from luthier.data.curation.stored.rows import Rows
 from luthier.data.ledger import Ledger
 from luthier.data.reading.feeds import Feed
 from luthier.data.tally import StepTally
@@ -152,7 +152,7 @@ def _topics(rows: Sequence[Example]) -> dict[str, Any] | None:
 def _seen_by(one: Decided) -> tuple[Rows, dict[str, NDArray[Any]]]:
     """The rows that a set step saw, and what it said of each."""
     places = None if one.before is None else np.flatnonzero(np.load(one.before))
-    return Rows(one.stage, places), {
+    return one.stage.reread(places), {
         name: np.load(one.folder / f"{name}.npy", mmap_mode="r") for name in one.told()["arrays"]
     }
 

@@ -24,6 +24,9 @@ FIRST = 4
 SIDES = ("A", "B")
 Meeting = tuple[Example, str, str]
 """Two answers to a prompt, to be compared."""
+Orders = tuple[float | None, float | None]
+"""What the answer shown first has of the win (1, 0, ½: neither is better): with the two as they came, and the other way
+round. None: it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +163,23 @@ class Judge(Metric):
     def compared(self, met: Sequence[Meeting]) -> list[float | None]:
         """How far the first of each two answers is better than the second: 1 wholly, ½ alike, 0 worse. Each rule is
         asked about in both orders; one that cannot be read in both says nothing."""
-        asked = [[] if one == other else self._both_orders(example, one, other) for example, one, other in met]
-        said = iter(self.voice.answers([question for some in asked for question in some]) if any(asked) else ())
         results: list[float | None] = []
-        for some in asked:
-            sides = [self._first_wins(next(said)) for _ in some]
+        for (_, first, second), some in zip(met, self.orders(met), strict=True):
             shares = []
-            for one, other in zip(sides[::2], sides[1::2], strict=True):
+            for one, other in some:
                 if one is not None and other is not None:
                     self._agreed(one, other)
                     shares.append((one + 1.0 - other) / 2)
-            results.append(sum(shares) / len(shares) if shares else None if some else 0.5)
+            alike = 0.5 if first == second else None
+            results.append(sum(shares) / len(shares) if shares else alike)
         return results
+
+    def orders(self, met: Sequence[Meeting]) -> list[list[Orders]]:
+        """For each two answers what is said by each rule in both orders. Two that are the same are not asked about."""
+        asked = [[] if one == other else self._both_orders(example, one, other) for example, one, other in met]
+        said = iter(self.voice.answers([question for some in asked for question in some]) if any(asked) else ())
+        sides = [[self._first_wins(next(said)) for _ in some] for some in asked]
+        return [list(zip(some[::2], some[1::2], strict=True)) for some in sides]
 
     def _alone(self, pairs: Sequence[tuple[Example, Response]]) -> list[float | None]:
         if not pairs:

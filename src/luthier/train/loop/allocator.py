@@ -7,11 +7,11 @@ page faults and the zeroing of every page. Telling malloc to keep them is worth 
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import platform
 
 import torch
+
+from luthier import machine
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of mallopt(3), from malloc.h."""
@@ -25,7 +25,7 @@ TOP_PAD = 64 << 20
 
 def keep_freed_memory() -> str:
     """Set malloc to keep freed blocks. Returns one line that says what was done."""
-    library = _glibc()
+    library = machine.glibc()
     if library is None:
         return "allocator: as it is (only glibc on Linux can be told to keep freed memory)"
     threshold = next((size for size in LARGEST_THRESHOLD if library.mallopt(M_MMAP_THRESHOLD, size)), 0)
@@ -40,12 +40,4 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    library = _glibc()
-    if library is not None:
-        library.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return None
-    return ctypes.CDLL(None)
+    machine.give_back()

@@ -214,10 +214,10 @@ class Loop:
         best = progress.evaluated(loss, validate.patience)
         epoch = round(self.source.epoch(progress.step - 1), 6)
         self.log.event("evaluation", step=progress.step, epoch=epoch, loss=loss, best=best, **metrics)
-        accuracy = "".join(f", {name} {metrics[name]:.3f}" for name in ("accuracy", "score") if name in metrics)
-        self.log.screen.say(
-            f"evaluation after step {progress.step}: loss {loss:.4f}{accuracy}" + (" (best)" if best else "")
-        )
+        told = f"loss {loss:.4f}" + (f", accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else "")
+        if self.rollouts is not None:  # its loss is no more than what is wanting to 1
+            told = f"held-out score {metrics['score']:.3f}"
+        self.log.screen.say(f"evaluation after step {progress.step}: {told}{' (best)' if best else ''}")
         return best and validate.keep_best
 
     def _save(self) -> None:

@@ -99,13 +99,27 @@ class Carrier:
 class Elsewhere:
     """An engine with weights of its own, asked by the adapter that a carrier has loaded; without one, as it stands."""
 
-    def __init__(self, engine: Engine, carrier: Carrier | None = None) -> None:
+    def __init__(self, engine: Engine, carrier: Carrier | None = None, tokens: int | None = None) -> None:
+        """`tokens`: how many the model that trains has embeddings for."""
         self.engine, self.carrier, self.context = engine, carrier, engine.context
+        self._tokens = tokens
 
     def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """As `Engine.run`; which adapter answers is decided when this is called."""
+        """As `Engine.run`; which adapter answers is decided when this is called. Raises LuthierError for a token that
+        the model does not have."""
         name = None if self.carrier is None else self.carrier.name
-        return self.engine.run([replace(request, adapter=name) for request in requests])
+        return map(self._readable, self.engine.run([replace(request, adapter=name) for request in requests]))
+
+    def _readable(self, completion: Completion) -> Completion:
+        odd = [token for token in completion.sampled if not 0 <= token < (self._tokens or token + 1)]
+        if odd:
+            raise LuthierError(
+                f"the engine has drawn the token {odd[0]:,}, and the model that trains has {self._tokens:,}: it "
+                "answers by another model",
+                where="rollout.engine",
+                fix="have it serve the model that trains, or name that one in its `model`",
+            )
+        return completion
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """As `Engine.generate`, by the engine as it stands."""

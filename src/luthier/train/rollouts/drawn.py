@@ -43,10 +43,18 @@ class Answer:
         if not completion.sampled or len(likely) != len(completion.sampled):
             raise LuthierError(
                 "the engine does not tell which tokens it drew and how likely they were, and nothing can be learnt "
-                "from an answer without that",
+                "from an answer without that: its text, read anew, may be other tokens",
                 where=where,
                 fix="take rollout.engine=local, or an endpoint that tells both of what it is asked by token ids "
-                "(luthier serve, vLLM)",
+                "(luthier serve, vLLM); or learn from its answers as rows: `luthier generate`, then select, then sft "
+                "or dpo (docs/pipelines.md)",
+            )
+        if not all(math.isfinite(one) for one in likely):
+            raise LuthierError(
+                "the engine says of a token that it drew that it was impossible (a log-probability that is no finite "
+                "number)",
+                where=where,
+                fix="let it tell log-probabilities as drawn, before top_p, top_k and other cuts",
             )
         return cls(completion.sampled, np.array(likely, np.float32), completion.text, completion.finish)
 

@@ -15,6 +15,8 @@ from luthier.errors import LuthierError
 MISMATCH, TIMES_FLOOR = 1e-3, 2.0
 """k3 between engine and trainer beyond which NeMo-RL warns, and how far above what the first step had: bf16 alone gives
 more than the first in some runs."""
+STRANGE = 0.1
+"""k3 beyond which engine and trainer are not the same model, at the first step, too (judged)."""
 DRIFT = 0.01
 """KL of a step's policy from the one that spoke, nats a token: published runs were stable below."""
 AWAY = 0.2
@@ -183,6 +185,12 @@ class RolloutGuards:
         gap = metrics["mismatch_k3"]
         if self.floor is None:
             self.floor = gap
+            if gap > STRANGE:
+                return (
+                    "mismatch",
+                    f"from the first step on engine and trainer disagree by {gap:.2g} nats a token (k3) on what was "
+                    "drawn: is it the same model, with the same weights?",
+                )
         if gap <= MISMATCH or gap <= TIMES_FLOOR * self.floor:
             return None
         return (

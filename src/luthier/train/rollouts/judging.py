@@ -25,6 +25,8 @@ SHOWN = 3
 """Rows named in a message."""
 RIGHT = 0.5
 """A score of the first scorer above this is right, where its scores lie between 0 and 1."""
+LARGEST = 1e9
+"""No score, and no sum of them, is beyond this: squares and sums over a rollout stay exact enough to learn from."""
 
 
 When = Literal["each", "meanwhile", "all"]
@@ -136,9 +138,12 @@ class Judging:
         for part in parts:
             rivals = part in self._comparing and any(group.rivals for group in groups)
             scores = _meetings(part, given) if rivals else _scores(part, given)
-            for of_group, values in zip(said, scores, strict=True):
+            for group, of_group, values in zip(groups, said, scores, strict=True):
                 for one, value in zip(of_group, values, strict=True):
-                    one[part.name] = value if value is not None and math.isfinite(value) else None
+                    if value is None or not math.isfinite(value):
+                        one[part.name] = None
+                    else:
+                        one[part.name] = _bearable(value, part.name, group)
         return said
 
     def judge(self, groups: Sequence[Group]) -> None:
@@ -155,7 +160,10 @@ class Judging:
     def settle(self, group: Group) -> None:
         """What each answer of a group is worth, and whether it is right, out of what was said of it (`group.parts`)."""
         compared = self.preference is not None and group.rivals
-        group.rewards = self._preferred(group) if compared else [self.total(said) for said in group.parts]
+        sums = [self.total(said) for said in group.parts]
+        for worth in sums:
+            _bearable(worth, "sum", group)
+        group.rewards = self._preferred(group) if compared else sums
         group.first = [said[self.parts[0].name] if self.parts else None for said in group.parts]
         group.right = [None if one is None or not self.tells_right else one > RIGHT for one in group.first]
 
@@ -197,6 +205,18 @@ class Judging:
             return 0.5 + 0.5 * (passed - passed_too)
         whole = sum(part.weight for part in self._comparing)
         return float(sum(part.weight * (one[part.name] or 0.0) for part in self._comparing) / whole)
+
+
+def _bearable(value: float, name: str, group: Group) -> float:
+    """The score. Raises LuthierError where it is too large to learn from (NaN: nothing was said)."""
+    if abs(value) > LARGEST:
+        raise LuthierError(
+            f"{'the weighted sum of `reward:`' if name == 'sum' else f'the scorer {name!r}'} gives {value:.3g}, beyond "
+            f"{LARGEST:.0e}: no mean of rewards is exact there",
+            where=group.prompt.where,
+            fix="let it give smaller numbers (0 to 1 is usual), or bound them",
+        )
+    return value
 
 
 def _meetings(part: Part, given: Sequence[tuple[Example, Sequence[Response]]]) -> list[list[float | None]]:

@@ -167,6 +167,7 @@ class Rollouts:
         """The next prompts with the data's own answers."""
         assert self.made.encode is not None, "the objective draws all answers"
         self._before, self._clock = self._now(), Clock()
+        self._lent.log.screen.rollout(None)
         draws = self.stream.take(self.cursor, self.prompts)
         self.cursor += self.prompts
         return _Open(number, [[self.made.encode(draw.prompt.example)] for draw in draws])
@@ -263,7 +264,7 @@ class Rollouts:
         clock, began, scored = self._clock, time.perf_counter(), self._clock.scoring
         known = sum(len(answer.ids) for answer in journal.answers.values())
         with Scoring(self.made.judging, journal, clock) as scoring:
-            groups = self.speaking.answers(draws, journal, scoring.ended)
+            groups = self.speaking.answers(draws, journal, scoring.ended, self._lent.log.screen.answering)
             clock.speaking += time.perf_counter() - began - (clock.scoring - scored)
             clock.made += sum(len(answer.ids) for answer in journal.answers.values()) - known
             scoring.finish(groups)

@@ -34,17 +34,25 @@ class Speaking:
             top_k=rollout.top_k,
         )
 
-    def answers(self, draws: Sequence[Draw], journal: Journal, ended: Callable[[Group], None]) -> list[Group]:
+    def answers(
+        self,
+        draws: Sequence[Draw],
+        journal: Journal,
+        ended: Callable[[Group], None],
+        told: Callable[[int, int], None] = lambda done, of: None,
+    ) -> list[Group]:
         """The groups of these draws. What the journal holds is not drawn again; `ended` is told of each group when all
-        of its answers are there."""
+        of its answers are there, `told` how many answers of how many are."""
         groups = {draw.place: Group(draw.place, draw.position, draw.prompt, rivals=self._rivals) for draw in draws}
         missing = {draw.place: len(self._missing(draw, journal)) for draw in draws}
         answers = self.begin(draws, journal)
         for place in [place for place, count in missing.items() if not count]:
             self._whole(groups[place], journal, ended)
+        of = self.n * len(draws)
         for place, index, answer in answers:
             journal.answer(place, index, answer)
             missing[place] -= 1
+            told(of - sum(missing.values()), of)
             if not missing[place]:
                 self._whole(groups[place], journal, ended)
         return list(groups.values())

@@ -14,6 +14,8 @@ REFRESH = 0.2
 _WORDS = {"clipped": "clipped", "kl": "KL", "mismatch_k3": "mismatch", "training_seconds": "trained in s:"}
 PLAIN_EVERY = 10.0
 """Seconds between plain lines."""
+STILL_EVERY = 60.0
+"""Seconds of answering after which a plain line says how far it has come."""
 
 
 class Screen:
@@ -66,8 +68,12 @@ class Screen:
             self.say(f"step {done}/{self.total}  {numbers}")
             self._drawn = now
 
-    def rollout(self, event: Mapping[str, Any]) -> None:
-        """What a rollout came to: shown beside the steps that it serves."""
+    def rollout(self, event: Mapping[str, Any] | None) -> None:
+        """What a rollout came to: shown beside the steps that it serves. None: they learn from the data's own
+        answers."""
+        if event is None:
+            self._said = "the data's own answers  "
+            return
         parts = [f"right {event['right']:.2f}"] if "right" in event else []
         known = [name for name in event if name.startswith("reward_") and name != "reward_std"]
         if len(known) > 1:
@@ -82,6 +88,18 @@ class Screen:
             f"{event['made_per_s']:,.0f} tokens/s  "
         )
 
+    def answering(self, done: int, of: int) -> None:
+        """So many answers of a rollout are there, which may take minutes."""
+        now, text = time.monotonic(), f"answering {done:,}/{of:,}"
+        if self._live and self._task is not None:
+            if now - self._drawn >= REFRESH:
+                self._live.update(self._task, numbers=text)
+                self._live.refresh()
+                self._drawn = now
+        elif now - max(self._drawn, self.began) >= STILL_EVERY:
+            self.say(text)
+            self._drawn = now
+
     def numbers(self, event: Mapping[str, Any], now: float) -> str:
         """Loss, tokens a second, time left and memory in one line."""
         each = (now - self.began) / max(1, event["step"] - self.begun_at)
@@ -89,6 +107,7 @@ class Screen:
         judged = f"accuracy {event['accuracy']:.2f}  " if "accuracy" in event else ""
         judged += f"margin {event['margin']:.3f}  " if "margin" in event else ""
         if self._said:
+            judged = judged if "clipped" in event else f"loss {round(event['loss'], 4) + 0.0:.4f}  {judged}"
             for name, form in (("clipped", ".1%"), ("kl", ".4f"), ("mismatch_k3", ".1e"), ("training_seconds", ".1f")):
                 judged += f"{_WORDS[name]} {event[name]:{form}}  " if name in event else ""
             judged += "no weight moved  " if event.get("unmoved") == 1 else ""

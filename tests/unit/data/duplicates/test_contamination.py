@@ -89,6 +89,32 @@ def test_how_a_test_is_worded_is_no_leak() -> None:
     assert found(items, Text(items[7].question, ("A",))) == [(0, 7)]
 
 
+def test_an_order_before_each_question_is_no_leak_however_the_question_goes_on() -> None:
+    order = "Prove this in the language of Coq. Answer with the tactics only."
+    things = (
+        "rivers",
+        "stones",
+        "clouds",
+        "houses",
+        "birds",
+        "boats",
+        "trees",
+        "roads",
+        "hills",
+        "lamps",
+        "coins",
+        "doors",
+    )
+    items = [Item(f"t:{n}", f"{order} For all {' '.join(things[n:] + things[:n])}.") for n in range(len(things))]
+    other = f"{order} For all rivers that flow east there is a sea, and no sea flows."
+    assert found(items, Text(other), Text(items[3].question)) == [(1, 3)]
+
+
+def test_other_signs_between_the_words_make_another_question() -> None:
+    plus = "Show for all numbers a, b, c of the ring R: a + b + c = c + b + a = b + a + c"
+    assert found([Item("t:1", plus)], Text(plus.replace("+", "*")), Text(plus.upper().replace(" ", "  "))) == [(1, 0)]
+
+
 def test_what_cannot_be_searched_for_is_told() -> None:
     index = Index([Item("t:1", "?!"), Item("t:2", LONG), *(Item(f"u:{i}", "Say it all again then") for i in range(11))])
     assert index.unsearchable == (0, *range(2, 13))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from curated import curated, said
 
@@ -17,7 +18,7 @@ from luthier.data.duplicates.rows import text_of
 from luthier.data.steps import STEPS
 from luthier.errors import LuthierError
 from luthier.recipe import load
-from luthier.types import Example, Response, Turn
+from luthier.types import Example, Response, Source, Turn
 
 TEA = "Tea is a drink made of the leaves of a shrub, and people have drunk it for thousands of years in many lands"
 
@@ -74,15 +75,18 @@ def test_the_best_score_is_kept(tmp_path: Path) -> None:
 
 
 class _Rows(list[Example]):
-    def source(self, index: int) -> str:
-        return f"rows:{index + 1}"
+    def source(self, index: int) -> Source:
+        return Source("rows", index + 1)
 
 
 def test_exact_and_semantic(tmp_path: Path) -> None:
     rows = written(tmp_path / "rows.jsonl", asked(TEA, TEA.upper(), TEA))
     assert lines(curated([rows], {"dedup": {"exact": True}})) == [1, 2]
     assert lines(curated([rows], {"dedup": {"exact": True, "keep": "first"}})) == [1, 2]
-    examples = [Example((Turn("user", str(n)),), meta={"vector": v}) for n, v in enumerate(([1, 0], [0, 2], [3, 0.1]))]
+    examples = [
+        Example((Turn("user", word),), meta={"vector": v})
+        for word, v in zip("abc", ([1, 0], [0, 2], [3, 0.1]), strict=True)
+    ]
     step = STEPS.build("dedup", {"semantic": 0.9, "embedding": "vector", "keep": "first"})
     assert step.decide(step.measure(examples, None), _Rows(examples), 0).witness.tolist() == [-1, -1, 0]
     odd = Example((Turn("user", "?"),), meta={"vector": [1, 2, 3]})
@@ -95,7 +99,9 @@ def test_exact_and_semantic(tmp_path: Path) -> None:
     ("keys", "told"),
     [
         ({"near": 0.8, "exact": True}, "give one of near, exact and semantic"),
-        ({"semantic": 0.9}, "semantic and embedding go together"),
+        ({"embedding": "vector"}, "give semantic, how alike rows must be"),
+        ({"model": "m"}, "give semantic, how alike rows must be"),
+        ({"semantic": 0.9, "model": "m", "embedding": "vector"}, "give one of embedding and model"),
         ({"near": 0.1}, "set a threshold from 0.37 to 1"),
         ({"near": 1.2}, "less than or equal to 1"),
         ({"clusters": 5}, "they need semantic"),
@@ -104,6 +110,40 @@ def test_exact_and_semantic(tmp_path: Path) -> None:
 def test_keys_that_do_not_go_together(keys: dict[str, Any], told: str) -> None:
     with pytest.raises(LuthierError, match=told):
         STEPS.build("dedup", keys)
+
+
+def test_other_figures_make_another_row_however_alike_the_vectors_are() -> None:
+    said = ("Take 3 eggs.", "You need 3 eggs.", "Take 4 eggs.", "Three eggs, please.")
+    rows = [Example((Turn("user", one),), meta={"vector": [1.0, n / 100]}) for n, one in enumerate(said)]
+    step = STEPS.build("dedup", {"semantic": 0.99, "embedding": "vector", "keep": "first"})
+    assert step.decide(step.measure(rows, None), _Rows(rows), 0).witness.tolist() == [-1, 0, -1, -1]
+
+
+def test_rows_that_a_model_finds_alike(tmp_path: Path) -> None:
+    rows = written(tmp_path / "rows.jsonl", asked(TEA, "tea is a drink", "drink a tea is", "Something else, 7 times."))
+    made = curated([rows], {"dedup": {"semantic": 0.999, "model": "a model", "keep": "first"}})
+    assert lines(made) == [1, 2, 4], "to a model that counts letters, the same letters are the same"
+    (tally,) = made.ledger.steps
+    assert list(tally.reasons) == ["it says in other words what another row says"]
+    assert tally.notes == [f"1 row has duplicates: {rows}:2 stands for 1 more"]
+    assert lines(curated([rows], {"dedup": {"semantic": 0.2, "model": "a model", "keep": "first"}})) == [1, 4]
+
+
+def test_rows_without_a_vector_stay() -> None:
+    rows = [Example((Turn("user", word),)) for word in "abc"]
+    step = STEPS.build("dedup", {"semantic": 0.9, "keep": "first"})
+
+    class Half:
+        identity = "half"
+
+        def __call__(self, some: list[Example]) -> list[Any]:
+            return [None if one.prompt[0].text == "b" else np.ones(3, np.float32) for one in some]
+
+    at_work = step.holding(embeds=Half())
+    columns = at_work.measure(rows, None)
+    assert columns["embedding"].shape == (3, 3) and columns["read"].tolist() == [True, False, True]
+    assert at_work.measure(rows[1:2], None)["embedding"].shape == (1, 3), "a batch without any has the same columns"
+    assert at_work.decide(columns, _Rows(rows), 0).witness.tolist() == [-1, -1, 0]
 
 
 def test_what_makes_rows_two_beside_their_words() -> None:
@@ -197,5 +237,10 @@ def test_without_test_rows_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match=r"steps.0 decontaminate: there are no rows called 'evaluate'"):
         curated([rows], {"decontaminate": "evaluate"})
     made = recipe(tmp_path, TEST)
-    with pytest.raises(LuthierError, match="there are no test items to look for"):
+    with pytest.raises(LuthierError, match="no test items to look for: the recipe has no `evaluate:`"):
         run(replace(made, evaluate=()))
+    made = recipe(tmp_path, TEST, against=["evaluate", f"{tmp_path}/test.jsonl"])
+    assert lines(run(made)) == [1, 3]
+    with pytest.raises(LuthierError, match="no test items to look for: the recipe has no `evaluate:`") as caught:
+        run(replace(made, evaluate=()))
+    assert f"{{against: [{tmp_path}/test.jsonl]}}" in str(caught.value.fix)

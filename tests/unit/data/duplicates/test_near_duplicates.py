@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,15 @@ from luthier.data.duplicates.shingles import Text
 from luthier.errors import LuthierError
 
 
+def measured(texts: Sequence[Text], threshold: float = 0.8) -> near.Measured:
+    at = minhash.layout(threshold)
+    keys, sketches = minhash.measured(texts, at)
+    return near.Measured(lambda: keys, lambda: sketches, at)
+
+
 def decided(texts: Sequence[Text], threshold: float = 0.8, order: Rows | None = None) -> Decision:
-    keys = minhash.band_keys(texts, minhash.layout(threshold))
     order = keeping.first(len(texts)) if order is None else order
-    return near.decide(keys, lambda rows: [texts[row] for row in rows], threshold, order)
+    return near.decide(measured(texts, threshold), lambda rows: [texts[row] for row in rows], threshold, order)
 
 
 def plain(*texts: str) -> list[Text]:
@@ -213,9 +219,11 @@ def test_keys_hang_on_the_row_alone_and_may_be_mapped(tmp_path) -> None:
     alone = np.concatenate([minhash.band_keys([row]) for row in rows])
     assert (keys == alone).all()
     assert keys[0, :3].tolist() == minhash.band_keys(rows[:1])[0, :3].tolist()
-    np.save(tmp_path / "keys.npy", np.concatenate([keys, keys]))
-    mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
     texts = rows + rows
+    for name, array in zip(("keys", "sketches"), minhash.measured(texts), strict=True):
+        np.save(tmp_path / f"{name}.npy", np.asfortranarray(array))
+    opened = [partial(np.load, tmp_path / f"{name}.npy", "r") for name in ("keys", "sketches")]
+    mapped = near.Measured(*opened)
     decision = near.decide(mapped, lambda asked: [texts[row] for row in asked], 0.8, keeping.first(120))
     assert decision.kept.tolist() == [True] * 60 + [False] * 60
 
@@ -228,9 +236,40 @@ def test_copies_are_not_read_again() -> None:
         asked.extend(rows.tolist())
         return [texts[row] for row in rows]
 
-    decision = near.decide(minhash.band_keys(texts), reread, 0.8, keeping.first(len(texts)))
+    decision = near.decide(measured(texts), reread, 0.8, keeping.first(len(texts)))
     assert decision.kept.sum() == 20 and asked == []
     assert (decision.similarity[20:] == 1).all()
+
+
+@pytest.mark.parametrize("at", minhash.LAYOUTS)
+def test_sketches_agree_as_often_as_they_are_to(at: minhash.Layout) -> None:
+    rng = random.Random(11)
+    rows = [*english(rng, 400), *chinese(rng, 400)]
+    copies = [varied(rng, row, rng.choice((0.01, 0.04, 0.1, 0.3))) for row in rows]
+    truth = np.array([alike(row, copy) for row, copy in zip(rows, copies, strict=True)])
+    sketches = [minhash.measured(texts, at)[1] for texts in (rows, copies)]
+    differ = (sketches[0] ^ sketches[1]).reshape(len(rows), 2, -1)
+    agree = 1 - np.bitwise_count(differ[:, 0] | differ[:, 1]).sum(axis=1) / (at.bands * at.rows)
+    middle = (truth > 0.3) & (truth < 0.9)
+    assert middle.sum() > 200 and agree[middle].mean() == pytest.approx((1 + 3 * truth[middle]).mean() / 4, rel=0.05)
+    for threshold in (0.4, 0.8, 1.0):
+        assert minhash.likely(*sketches, at, threshold)[truth >= threshold].all()
+    assert minhash.likely(*sketches, at, 0.8)[truth < 0.4].mean() < 0.1
+
+
+def test_most_that_share_a_key_and_are_unlike_are_not_read_again() -> None:
+    rng = random.Random(4)
+    rows = english(rng, 1500)
+    texts = [*rows, *(varied(rng, row, 0.25) for row in rows)]  # about 0.3 alike
+    asked: list[int] = []
+
+    def reread(wanted: Rows) -> list[Text]:
+        asked.extend(wanted.tolist())
+        return [texts[row] for row in wanted]
+
+    decision = near.decide(measured(texts), reread, 0.8, keeping.first(len(texts)))
+    buckets = [len(column) - len(np.unique(column)) for column in minhash.band_keys(texts)[:, :-1].T]
+    assert decision.kept.all() and sum(buckets) > 50 and len(asked) < 0.4 * sum(buckets)
 
 
 @pytest.mark.parametrize("count", [0, 1])

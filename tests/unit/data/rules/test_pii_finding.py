@@ -130,6 +130,13 @@ def test_planted_values_are_found_and_nothing_else() -> None:
     assert len(hits) == 9 - 1  # every kind that is planted
 
 
+def test_a_card_of_a_company_that_is_not_known_needs_a_word_for_one() -> None:
+    for number in ("676238785460", "180063800823239", "3518407360635342"):  # with the right check digit
+        assert [one.kind for one in find(f"please block card no {number} now")] == ["card"]
+        assert find(f"it is {number} now") == [] == find(f"the card of order {number}")
+        assert find(f"please block card no {int(number) + 1} now") == [], "with another check digit it is none"
+
+
 def test_real_data() -> None:
     path = SHARED / "data/pii-presidio/generated_small.json"
     if not path.exists():

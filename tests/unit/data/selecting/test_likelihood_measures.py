@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from curated import SPELLER, Speller, curated
 
-from luthier.data.selecting.likelihood import Ifd, Perplexity, Superfilter, answered, both, matched, unasked
+from luthier.data.selecting.likelihood import Ifd, Perplexity, Superfilter, Tokens, answered, both, matched, unasked
 from luthier.data.steps.tools import Tools
 from luthier.errors import LuthierError
 from luthier.recipe.curation import of_files
@@ -44,6 +44,13 @@ def test_ifd_is_the_ratio_of_mean_losses_and_superfiltering_that_of_perplexities
         assert ifd == pytest.approx(asked / alone) != 1
         assert ratio == pytest.approx(math.exp(asked) / math.exp(alone))
         assert perplexity == pytest.approx(math.exp(asked))
+
+
+def test_tokens_are_those_of_the_whole_row():
+    model = Speller()
+    found = Tokens("m").ready(tools(model)).measure([*ROWS, Example((Turn("user", "?"),))], Tools())
+    assert found[:-1].tolist() == [len(model.encode(one).ids[0]) for one in ROWS] and math.isnan(found[-1])
+    assert not model.scored, "no likelihood is asked for"
 
 
 @pytest.mark.parametrize("example", [row("", "An answer."), row(" \n", "An answer.", "Be brief."), row("", "")])

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from curated import Speller, curated
+from curated import ROWS, Speller, curated, write
 
 from luthier.data.curation.calls import Calls
+from luthier.data.reading.feeds import read
 from luthier.data.selecting import covering
 from luthier.data.selecting.diverse import evenly
 from luthier.data.selecting.hashing import normed, weighed
 from luthier.data.selecting.ratings import bradley_terry, intervals, swiss
 from luthier.data.selecting.tournament import Tournament, verdict
+from luthier.data.steps.columns import value
 from luthier.data.steps.tools import Budget, Tools
 from luthier.errors import LuthierError
 from luthier.types import Completion, Example, Response, Source, Turn
@@ -107,6 +109,57 @@ def test_classes_are_as_many_as_the_smallest(tmp_path: Path):
     assert [len(one.responses[0].turns[0].text) for one in made.examples()] == [8, 10, 11, 12]
     with pytest.raises(LuthierError, match="no row has a class in 'topic'"):
         curated(rows(tmp_path, given), {"balance": "topic"})
+
+
+def test_columns_of_the_file_and_what_can_be_told_of_a_row(tmp_path: Path):
+    given = [
+        {
+            "prompt": f"{n}",
+            "completion": "Tea is a drink that people like." if n % 2 else "茶是一种饮料。",
+            "topic": "abc"[n % 3],
+            "stars": str(n),
+        }
+        for n in range(1, 8)
+    ]
+
+    def kept(step: dict[str, Any], data: list[dict[str, Any]] = given) -> list[str]:
+        return [one.prompt[0].text for one in curated(rows(tmp_path, data), step).examples()]
+
+    by_topic = kept({"balance": "topic"})
+    assert sorted(int(n) % 3 for n in by_topic) == [0, 0, 1, 1, 2, 2]
+    assert len(kept({"balance": "language"})) == 6, "three rows are Chinese"
+    assert kept({"select": {"by": {"column": "stars"}, "top": 2}}) == ["6", "7"], "a table's numbers may be text"
+    assert kept({"select": {"by": [{"column": "stars"}, "words"], "combine": "product", "top": 1}}) == ["7"]
+    assert kept(
+        {"dedup": {"semantic": 0.9, "embedding": "at", "keep": "stars"}},
+        [{**row, "prompt": "?", "at": [1.0, 0.0]} for row in given[1:7:2]],
+    ) == ["?"]
+    with pytest.raises(LuthierError, match="no row has a class in 'topics'") as told:
+        kept({"balance": "topics"})
+    assert told.value.fix is not None
+    assert told.value.fix.startswith("name what the rows have: prompt, completion, topic, stars, reward, answer, turns")
+    with pytest.raises(LuthierError, match="none of 7 rows can be measured by") as told:
+        kept({"select": {"by": {"column": "topic"}, "top": 2}})
+    assert "as a number: prompt, completion, topic, stars" in str(told.value.fix)
+
+
+def test_kinds_of_rows(tmp_path: Path):
+    kinds = {kind: {value(row, "kind") for row in read(path)} for kind, path in zip(ROWS, write(tmp_path), strict=True)}
+    assert kinds == {
+        "english": {"question"},
+        "chinese": {"question"},
+        "unicode": {"question"},
+        "turns": {"conversation"},
+        "judged": {"compared"},
+        "labelled": {"judged"},
+        "stepwise": {"question"},
+        "texts": {"text"},
+        "dirty": {"question"},
+        "called": {"conversation"},
+        "tasks": {"task"},
+    }
+    (row,) = read(str(tmp_path / "turns.jsonl"))
+    assert (value(row, "turns"), value(row, "file"), value(row, "moon")) == (6, str(tmp_path / "turns.jsonl"), None)
 
 
 def test_bradley_terry_by_hand():

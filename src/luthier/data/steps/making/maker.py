@@ -81,7 +81,8 @@ class Maker(MakeStep):
     """What answers as it: local, vllm, or an endpoint ({openai: {url: …, model: …}}), whose `concurrency` says how many
     calls are under way at a time."""
     budget: Budget = field(default_factory=Budget)
-    """The most it may ask for: calls, tokens (generated). Beyond it the run stops; what was answered is kept."""
+    """The most it may ask for: calls, tokens (generated), money (by `price`, or the endpoint's). Beyond it the run
+    stops; what was answered is kept."""
     until: Annotated[int, Field(gt=0)] | None = None
     """So many made rows are enough: then nothing more is asked, and the rows that follow pass as they are, or go where
     `originals` do."""
@@ -98,6 +99,7 @@ class Maker(MakeStep):
         return [prompts.digest(), None if self.speaking is None else self.speaking.identity]
 
     def ready(self, tools: Tools) -> Self:
+        self.budget.priced(self.engine)
         return self.holding(speaking=tools.speaker((self.model or "", {"engine": self.engine})))
 
     @abstractmethod
@@ -147,7 +149,8 @@ class Maker(MakeStep):
                     requests[place] = request
             if not requests:
                 break
-            told = tools.ask(self.speaking, list(requests.values()), self.called, self.budget)
+            budget = self.budget.priced(self.engine)
+            told = tools.ask(self.speaking, list(requests.values()), self.called, budget)
             for place, (completion,) in zip(requests, told, strict=True):
                 found[place] = _read(questions[place], completion)
             left = [i for i in requests if isinstance(found[i], Fault) and found[i].why in (EMPTY, UNREADABLE)]

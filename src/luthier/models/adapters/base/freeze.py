@@ -72,7 +72,7 @@ class Freeze(Adapter):
         """Freeze what the fields say. Raises LuthierError when they say nothing, or nothing would be left to train."""
         self._check()
         layers = blocks(module)
-        frozen = self._frozen_blocks(len(layers))
+        frozen = self.frozen_blocks(len(layers))
         for block in layers[:frozen]:
             block.requires_grad_(False)
         if frozen > 0 if self.embeddings is None else self.embeddings:
@@ -107,7 +107,8 @@ class Freeze(Adapter):
         if self.only is not None and sum(map(bool, says)) > 1:
             raise LuthierError("freeze: `only` freezes all the rest already", fix="leave the other keys out")
 
-    def _frozen_blocks(self, total: int) -> int:
+    def frozen_blocks(self, total: int) -> int:
+        """How many of the lowest blocks it freezes. Raises LuthierError where there are not so many."""
         if self.last is not None:
             if self.last > total:
                 raise LuthierError(
