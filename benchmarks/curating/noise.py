@@ -1,4 +1,4 @@
-"""Do clean + dedup + select help? Alpaca with four tenths of its rows spoilt, the default model with LoRA, three seeds.
+"""Do clean + dedup + select help? Alpaca with four tenths of its rows spoilt, the default model with LoRA.
 
     python benchmarks/curating/noise.py [--rows 512] [--steps 20] [--seeds 0 1 2] [--minutes 11]
 
