@@ -189,6 +189,17 @@ def test_log_probabilities_of_a_prompt(served: Served, own: Any, adapter: str | 
     assert text.startswith(template.tokenizer.decode(ids)) and found.text_offset == sorted(found.text_offset or [])
 
 
+def test_a_token_stands_behind_an_echo_though_it_ends_the_answer(served: Served) -> None:
+    """The harness takes the last token off as the one that was drawn, and would lose the last of the text without."""
+    asked: Any = {"model": "base", "prompt": "abc", "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+    for bias, text in (({"2": 100}, "abc"), ({"70": 100}, None)):  # 2 ends the answer
+        choice = served.client().completions.create(**asked, logit_bias=bias).choices[0]
+        assert text is None or choice.text == text
+        assert len(choice.logprobs.token_logprobs) == 4 and choice.logprobs.token_logprobs[0] is None
+    held = served.client().completions.create(**asked, logit_bias={"2": 100}, stop=["x"]).choices[0]
+    assert len(held.logprobs.token_logprobs) == 3  # nothing of what stops an answer is told then
+
+
 def test_echo_without_numbers_and_streamed(served: Served) -> None:
     client = served.client()
     whole = client.completions.create(model="base", prompt="nonce 123 ", max_tokens=6, temperature=0, echo=True)

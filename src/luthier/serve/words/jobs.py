@@ -58,7 +58,9 @@ class Job:
     def answer(self, place: int, number: int) -> Answer:
         """Where an answer to the prompt at this place is gathered."""
         tokenizer = self.served.template.tokenizer
-        all_drawn = self.body.return_token_ids
+        # who has the prompt told again counts on a token behind it (lm-evaluation-harness takes the last one off)
+        echoes = isinstance(self.body, Completions) and self.body.echo and not self.sampling.stop
+        all_drawn = self.body.return_token_ids or echoes
         told = Logprobs(tokenizer, asked=self.logprobs, stops=bool(self.sampling.stop), all_drawn=all_drawn)
         if not isinstance(self.body, Chat):
             return Answer((place, number), tokenizer, Plain(), logprobs=told)
