@@ -13,6 +13,9 @@ from luthier import cache
 
 RECENT = 20
 """Runs that a range is taken from: the newest of their kind."""
+WORK = 0.02
+"""Seconds of matrix products, at the whole rate, that a step has at least in a run that tells something of others: below,
+what a step costs besides rules, as in trials with a tiny model."""
 LEAST = 3
 """Fewer say nothing of how much they differ."""
 
@@ -69,8 +72,9 @@ def ended() -> Iterator[Ended]:
 
 
 def like(runs: Sequence[Ended], kind: str, threads: int) -> list[Ended]:
-    """The newest of a kind."""
-    return [run for run in runs if run.path == kind and run.threads == threads][-RECENT:]
+    """The newest of a kind, without those whose steps are too small to tell."""
+    alike = (run for run in runs if run.path == kind and run.threads == threads)
+    return [run for run in alike if run.at_rate >= WORK * run.steps][-RECENT:]
 
 
 def spread(runs: Sequence[Ended], ratio: Callable[[Ended], float]) -> tuple[float, float] | None:

@@ -67,7 +67,7 @@ def candidates_table(plan: Plan) -> Table:
         mark = "→" if one is plan.chosen else "or" if one in plan.others else ""
         forecast = one.forecast
         memory = f"{size(forecast.memory.total)} ({size(forecast.least)}–{size(forecast.most)})"
-        share = f"{100 * one.share:.2g} %"
+        share = f"{100 * one.share:.3g} %"
         time = forecast.said_time() if plan.facts.get("kind") != "prompts" else "by what it says"
         table.add_row(mark, one.way.name, _bits(one), share, memory, FITS[one.fits], time)
     return table

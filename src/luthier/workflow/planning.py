@@ -289,7 +289,7 @@ def _show_recipe(path: Path, asked: Asked) -> None:
     forecast, out = found.forecast, console()
     out.print(tables.machine_line(hardware, found.setup), markup=False)
     share = found.setup.trains.numbers / found.setup.shape.total
-    out.print(f"trains      {found.setup.trains.numbers:,} numbers, {100 * share:.2g} % of the model's", markup=False)
+    out.print(f"trains      {found.setup.trains.numbers:,} numbers, {100 * share:.3g} % of the model's", markup=False)
     laid = found.laid
     out.print(
         f"steps       {laid.steps:,}, each {laid.step.tokens:,.0f} tokens in {laid.micro:.1f} micro-batches; the "

@@ -66,6 +66,14 @@ def test_a_range_needs_three_runs_and_spans_them() -> None:
     assert (low, high) == (pytest.approx(0.951, abs=1e-3), pytest.approx(1.051, abs=1e-3))
 
 
+def test_trials_with_a_tiny_model_tell_nothing_of_others() -> None:
+    tiny = replace(ended(9.0), at_rate=0.004)
+    assert history.like([tiny, ended(1.0), replace(tiny, steps=100, at_rate=2.1)], "cpu bf16 fused", 1) == [
+        ended(1.0),
+        replace(tiny, steps=100, at_rate=2.1),
+    ]
+
+
 def test_runs_that_end_narrow_what_is_expected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
     setup = Setup(SHAPE, of())
