@@ -14,8 +14,8 @@ from luthier import cache
 RECENT = 20
 """Runs that a range is taken from: the newest of their kind."""
 WORK = 0.02
-"""Seconds of matrix products, at the whole rate, that a step has at least in a run that tells something of others: below,
-what a step costs besides rules, as in trials with a tiny model."""
+"""Seconds of matrix products, at the whole rate, that a step has at least in a run that tells something of others:
+below, what a step costs besides rules, as in trials with a tiny model."""
 LEAST = 3
 """Fewer say nothing of how much they differ."""
 
