@@ -2,7 +2,7 @@
 
     python benchmarks/curating/noise.py [--rows 512] [--steps 20] [--seeds 0 1 2] [--minutes 11]
 
-What is planted stands in planted.py, what trains and why in arms.py. Each arm is a recipe of `luthier train` with the
+What is planted stands in spoiling.py, what trains and why in arms.py. Each arm is a recipe of `luthier train` with the
 steps in it; how much of what was planted is left after each step is read from `luthier curate`. All arms train for the
 same number of steps of 8 rows. Scored are rows of Alpaca that were drawn first and are in no arm (`decontaminate` has
 looked for them), rows of self-instruct's users (another hand), and what is answered in words.
@@ -27,8 +27,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import arms
-import planted
 import results
+import spoiling
 import told
 import workload
 import yaml
@@ -65,11 +65,11 @@ def users() -> list[dict[str, str]]:
     return [{"instruction": row["instruction"], **row["instances"][0]} for row in rows]
 
 
-def prepared(count: int) -> tuple[Data, list[planted.Row]]:
+def prepared(count: int) -> tuple[Data, list[spoiling.Row]]:
     """The files, written where they are not there yet, and the rows of the pool with what is wrong with them."""
     home = HOME / f"{count}"
     data = Data(*(str(home / f"{name}.jsonl") for name in ("pool", "unspoilt", "held-out", "others")))
-    own = count - round(planted.SHARES["copy"] * count)
+    own = count - round(spoiling.SHARES["copy"] * count)
     candidates = short(workload.alpaca(None))[: HELD_OUT + own + own // 8]
     there(data.held_out, candidates[:HELD_OUT])
     there(data.others, short(users())[:OTHERS])
@@ -77,7 +77,7 @@ def prepared(count: int) -> tuple[Data, list[planted.Row]]:
     free = curated(home / "free.jsonl", drawn, [{"decontaminate": {"against": [data.held_out, data.others]}}])
     rows = [{"messages": row["messages"]} for row in free][:own]
     stories = [one for one in (workload.shared() / STORIES).read_text(encoding="utf-8").split("\n\n") if len(one) > 300]
-    pool = planted.pool(rows, stories, count)
+    pool = spoiling.pool(rows, stories, count)
     there(data.unspoilt, rows)
     there(data.pool, [row.messages for row in pool])
     return data, pool
@@ -104,21 +104,21 @@ def curated(out: Path, pool: str, steps: arms.Steps) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def counted(data: Data, pool: Sequence[planted.Row]) -> Counts:
+def counted(data: Data, pool: Sequence[spoiling.Row]) -> Counts:
     """How many rows the arms have."""
     likely = curated(folder(data, "sets") / "curated.jsonl", data.pool, arms.steps(arms.CURATED, Counts(1, 1)))
     return Counts(len(likely), len(pool) // 10)
 
 
-def looked_at(data: Data, pool: Sequence[planted.Row], counts: Counts) -> list[dict[str, Any]]:
-    """Of each set of rows what is left of what was planted."""
+def looked_at(data: Data, pool: Sequence[spoiling.Row], counts: Counts) -> list[dict[str, Any]]:
+    """Of each set of rows what is left of what was spoiling."""
     found = []
     for number, (name, steps) in enumerate(arms.sets(counts).items()):
         out = folder(data, "sets") / f"{number}.jsonl"
         rows = curated(out, data.pool, steps or [{"length": {"min": 0}}])
         left = {row["source"][1] - 1: row["messages"][-1]["content"] for row in rows}
         words = fmean(len(answer.split()) for answer in left.values())
-        found.append({"set": name, "rows": len(left), "words": words, "bad": planted.bad(pool, left)})
+        found.append({"set": name, "rows": len(left), "words": words, "bad": spoiling.bad(pool, left)})
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import arms
-import planted
+import spoiling
 from learning import runs
 
 Found = Mapping[str, Sequence[dict[str, Any]]]
@@ -35,12 +35,12 @@ COMPARED = (
 
 
 def of_sets(sets: Sequence[dict[str, Any]]) -> str:
-    """A line a set of rows: what is in it of each kind that was planted."""
-    heads = ["set", "rows", "unspoilt", *planted.SHARES, "spoilt", "words an answer"]
+    """A line a set of rows: what is in it of each kind that was spoiling."""
+    heads = ["set", "rows", "unspoilt", *spoiling.SHARES, "spoilt", "words an answer"]
     lines = []
     for one in sets:
         count, bad = one["rows"], sum(one["bad"].values())
-        kinds = (str(one["bad"][kind]) for kind in planted.SHARES)
+        kinds = (str(one["bad"][kind]) for kind in spoiling.SHARES)
         lines.append([one["set"], str(count), str(count - bad), *kinds, f"{bad / count:.0%}", f"{one['words']:.0f}"])
     return runs.table(heads, lines)
 

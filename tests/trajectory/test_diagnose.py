@@ -89,7 +89,12 @@ def _leak(bench: Bench, _: pytest.MonkeyPatch) -> None:
     text = "how many of the grey pigeons on the old town's roofs fly south before the first snow of year"
     rows = [{"prompt": f"{text} {n}", "completion": "ab" * (n % 4 + 1)} for n in range(12)]
     data = _write(bench, "known.jsonl", rows)
-    assert bench.here("train", train={**STEADY, "steps": 12}, data=data, evaluate={"data": data, "limit": 8}) == 0
+    assert (
+        bench.here(
+            "train", train={**STEADY, "steps": 12}, data=data, evaluate={"data": data, "limit": 8, "max_overlap": 1}
+        )
+        == 0
+    )
 
 
 def _template(bench: Bench, _: pytest.MonkeyPatch) -> None:

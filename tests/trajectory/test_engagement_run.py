@@ -50,7 +50,7 @@ def test_what_users_did_next_becomes_a_reward(logged: Bench, capsys: pytest.Capt
     told = json.loads((logged.folder / "engaged" / "ledger.json").read_text())
     assert told["train"]["good"] and told["test"]["bad"] and told["train"]["users"] + told["test"]["users"] <= 40
 
-    held = {"name": "held-out users", "data": "engaged/test.jsonl", "scorers": "label_accuracy"}
+    held = {"name": "held-out users", "data": "engaged/test.jsonl", "scorers": "label_accuracy", "max_overlap": 1}
     trained = {"objective": "outcome_reward", "data": "engaged/train.jsonl", "output": "rm", "evaluate": held}
     assert logged.here("train", "train.epochs=2", **trained) == 0
     accuracy = scores(logged, "rm", "held-out users")["label_accuracy"]

@@ -187,7 +187,12 @@ class House:
 
     def _judged(self, pairs: Sequence[tuple[Example, Response]]) -> list[Encoded | None]:
         with self._opening:  # the first to ask opens the model
-            return self._reward.rows(pairs)
+            rows = self._reward.rows(pairs)
+        for number, (row, (_, response)) in enumerate(zip(rows, pairs, strict=True)):
+            if row is None and any(turn.text.strip() for turn in response.turns):
+                what = f"response {number} is longer, with its prompt, than the reward model's context"
+                raise ApiFault(400, what, param="responses")
+        return rows
 
     @cached_property
     def _reward(self) -> RewardModel:

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks" / "curati
 
 import arms
 import noise
-import planted
+import spoiling
 import told
 
 from luthier.data.cleaning import Cleaning, Repetition
@@ -29,8 +29,8 @@ def asked(number: int) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": answer}]}
 
 
-def pool(count: int = 200) -> list[planted.Row]:
-    return planted.pool([asked(number) for number in range(count)], STORIES, count)
+def pool(count: int = 200) -> list[spoiling.Row]:
+    return spoiling.pool([asked(number) for number in range(count)], STORIES, count)
 
 
 def test_as_many_of_each_kind_as_is_said_and_the_same_ones_again() -> None:
@@ -39,12 +39,12 @@ def test_as_many_of_each_kind_as_is_said_and_the_same_ones_again() -> None:
     assert Counter(row.kind for row in rows) == wanted
     assert rows == pool()
     with pytest.raises(ValueError, match="200 rows need 190 to be made of, and there are 3"):
-        planted.pool([asked(number) for number in range(3)], STORIES, 200)
+        spoiling.pool([asked(number) for number in range(3)], STORIES, 200)
 
 
 def test_what_is_planted_is_what_it_is_called() -> None:
     rows = pool()
-    of_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("", *planted.SHARES)}
+    of_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("", *spoiling.SHARES)}
     assert all(row.answer == row.meant for row in of_kind[""])
     assert all(sorted(row.answer) == sorted(row.meant) and row.answer != row.meant for row in of_kind["garbled"])
     assert all(row.meant in row.answer and row.answer.startswith("<span") for row in of_kind["page"])
@@ -61,14 +61,14 @@ def test_what_is_planted_is_what_it_is_called() -> None:
 def test_mended_pages_and_copies_that_are_alone_are_not_left() -> None:
     rows = pool()
     everything = {place: row.answer for place, row in enumerate(rows)}
-    assert planted.bad(rows, everything) == {
+    assert spoiling.bad(rows, everything) == {
         "page": 10, "garbled": 10, "loop": 10, "copy": 10, "off topic": 20, "swapped": 20
     }  # fmt: skip
     page = next(place for place, row in enumerate(rows) if row.kind == "page")
     copy = next(place for place, row in enumerate(rows) if row.kind == "copy")
     mended = {**everything, page: rows[page].meant}
     del mended[rows[copy].of or 0]
-    left = planted.bad(rows, mended)
+    left = spoiling.bad(rows, mended)
     assert (left["page"], left["copy"], left["garbled"]) == (9, 9, 10)
 
 
@@ -104,7 +104,7 @@ def test_arms_are_held_against_each_other_row_by_row_over_seeds() -> None:
 
 
 def test_a_set_is_told_by_what_is_left_in_it() -> None:
-    bad = dict.fromkeys(planted.SHARES, 0)
+    bad = dict.fromkeys(spoiling.SHARES, 0)
     line = told.of_sets([{"set": "clean", "rows": 20, "words": 7.4, "bad": {**bad, "loop": 5}}]).splitlines()[2]
     assert line == "| clean | 20 | 15 | 0 | 0 | 5 | 0 | 0 | 0 | 25% | 7 |"
 

@@ -155,7 +155,7 @@ def test_what_no_recipe_may_hold_is_told(text, what):
 def test_overrides_may_come_in_any_order():
     text, given = "model: m\ndata: d\noutput: o\n", ["evaluate.scorers=f1", "evaluate.limit=2", "evaluate.data=h"]
     assert loads(text, given).recipe == loads(text, given[::-1]).recipe
-    with pytest.raises(LuthierError, match=r"'evaluate\.0\.data' is missing"):
+    with pytest.raises(LuthierError, match=r"evaluate\.0\.data is missing"):
         loads(text, given[:2])
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from luthier import cache
-from luthier.data.curation.scores import Scores, as_keys
+from luthier.data.curation.stored.scores import Scores, as_keys
 from luthier.data.selecting.likelihood import answered, encoded
 from luthier.data.steps.measures import Measure
 from luthier.data.steps.step import holding
