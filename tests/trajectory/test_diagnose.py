@@ -170,6 +170,14 @@ def test_a_fault_is_an_event_and_goes_when_the_run_goes_on(bench: Bench, monkeyp
     assert "memory" not in [finding.name for finding in found(bench)]
 
 
+def test_a_low_loss_is_no_fault_where_held_out_rows_are_answered_better(bench: Bench) -> None:
+    asked = [{"prompt": f"count {n}", "completion": "ab" * (n % 4 + 1)} for n in range(12, 24)]
+    task = {"data": _write(bench, "asked.jsonl", asked), "scorers": ["perplexity"]}
+    assert bench.here("train", train={**STEADY, "steps": 60}, adapt="full", evaluate=task) == 0
+    told = {finding.name: finding for finding in found(bench)}
+    assert told["reciting"].weight < 0.2 and any("perplexity" in line for line in told["reciting"].evidence)
+
+
 def test_what_repeats_itself() -> None:
     assert repeats("one two three four five six seven eight nine ten") == 0
     assert repeats("and so on " * 20) > 0.9

@@ -81,6 +81,19 @@ class Evidence:
     def lr(self) -> float:
         return float(self.recipe.train.lr or 0.0)
 
+    def risen(self) -> list[str]:
+        """Scores of tasks that rose by more than chance, in words."""
+        found = []
+        for name, task in self.summary.get("scores", {}).items():
+            for score in task.get("scores", []):
+                change = score.get("difference", {}).get(TUNED)
+                if change is None or BASE not in score["systems"]:
+                    continue
+                if change["low"] > 0 if score.get("higher_is_better", True) else change["high"] < 0:
+                    base, tuned = (score["systems"][system]["value"] for system in (BASE, TUNED))
+                    found.append(f"{name}, {score['scorer']} {base:.3g} → {tuned:.3g}")
+        return found
+
     def answers(self, system: str = TUNED) -> list[Mapping[str, Any]]:
         """What a system said to the rows of all tasks."""
         return [sample["systems"][system] for sample in self.samples if system in sample["systems"]]

@@ -108,11 +108,14 @@ def reciting(seen: Evidence) -> Finding | None:
     recent = float(loss[-STEPS:].mean())
     if seen.per_token and len(loss) >= STEPS and recent < LOW:
         evidence.append(f"the training loss is {recent:.3f} nats a token over the last {STEPS} steps, below {LOW}")
-        # an exact task may be as easy as that: what is held out decides
         fits = len(held) > 0 and held[-1] < 2 * LOW
         weight = max(weight, 0.25 if fits else 0.7)
     if not evidence:
         return None
+    rose = seen.risen()
+    if rose and weight < 0.9:  # what is held out decides: an exact task may be as easy as that
+        evidence.append(f"but rows that did not train are answered better: {rose[0]}")
+        weight = 0.15
     epochs = seen.recipe.train.epochs
     changes = [f"train.epochs={max(epochs / 2, 1):g}"] if epochs > 1 else []
     if not len(held):
