@@ -35,14 +35,11 @@ def mean_pass_at_k(scores: Sequence[Sequence[float | None]], k: int) -> float | 
     return sum(found) / len(found) if found else None
 
 
-@dataclass(frozen=True, eq=False)
-class Once(Metric):
-    """A scorer that judges each answer to a row once, however many ask."""
+@dataclass(frozen=True)
+class Over(Metric):
+    """A scorer that goes by what another one says, and asks of rows what that one asks."""
 
     of: Metric
-    known: dict[tuple[int, str], float | None] = field(default_factory=dict)
-    """By the row (the object, which is kept) and the answer's text."""
-    rows: list[Example] = field(default_factory=list)
 
     def check(self) -> None:
         self.of.check()
@@ -52,6 +49,15 @@ class Once(Metric):
 
     def lacks(self, example: Example) -> str | None:
         return self.of.lacks(example)
+
+
+@dataclass(frozen=True, eq=False)
+class Once(Over):
+    """A scorer that judges each answer to a row once, however many ask."""
+
+    known: dict[tuple[int, str], float | None] = field(default_factory=dict)
+    """By the row (the object, which is kept) and the answer's text."""
+    rows: list[Example] = field(default_factory=list)
 
     def __call__(self, example: Example, response: Response) -> float | None:
         return self.many([(example, response)])[0]
@@ -65,22 +71,12 @@ class Once(Metric):
 
 
 @dataclass(frozen=True)
-class PassAtK(Metric):
+class PassAtK(Over):
     """How likely one of k answers is right by another scorer (1 is right), estimated from all that were drawn."""
 
-    of: Metric
     k: int
     needs_reference: ClassVar[bool] = False
     sees_all: ClassVar[bool] = True
-
-    def check(self) -> None:
-        self.of.check()
-
-    def files(self) -> tuple[str, ...]:
-        return self.of.files()
-
-    def lacks(self, example: Example) -> str | None:
-        return self.of.lacks(example)
 
     def __call__(self, example: Example, response: Response) -> float | None:
         return self.of(example, response)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from luthier.evaluate.diagnosis.evidence import BASE, TUNED, Evidence
 from luthier.evaluate.diagnosis.finding import Finding
@@ -79,14 +77,7 @@ def all_alike(seen: Evidence) -> Finding | None:
 
 def worse_than_base(seen: Evidence) -> Finding | None:
     """A task on which the tuned model is below its base, by more than chance."""
-    found = []
-    for name, task in seen.summary.get("scores", {}).items():
-        for score in task.get("scores", []):
-            change = score.get("difference", {}).get(TUNED)
-            if change is not None and _below(score, change):
-                base, tuned = (score["systems"][system]["value"] for system in (BASE, TUNED))
-                by = f"{change['low']:+.3g} to {change['high']:+.3g}"
-                found.append(f"{name}, {score['scorer']}: {base:.3g} → {tuned:.3g} (the difference is {by})")
+    found = seen.moved(better=False)
     if not found:
         return None
     changes = [f"train.lr={seen.lr / 5:.2g}"]
@@ -96,8 +87,3 @@ def worse_than_base(seen: Evidence) -> Finding | None:
         "mix in 5–10 % of general rows (`rehearse: {data: …, share: 0.05}`), freeze more, or take a smaller adapter"
     )
     return Finding("forgetting", "the model got worse than its base", tuple(found), tuple(changes), advice, 0.85)
-
-
-def _below(score: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
-    """Does the whole interval of the difference say that it got worse?"""
-    return bool(change["high"] < 0 if score.get("higher_is_better", True) else change["low"] > 0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.evaluate.comparison import improved
 from luthier.evaluate.curves import Curves, read_curves
 from luthier.recipe import Recipe
 from luthier.run import Run
@@ -19,7 +20,7 @@ TUNED, BASE = "tuned", "base"
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run, with its recipe resolved. `processor`: it ran in the memory of this machine; its bytes."""
+    """A run, with its recipe resolved. `memory`: bytes that this machine has."""
 
     run: Run
     recipe: Recipe
@@ -81,17 +82,19 @@ class Evidence:
     def lr(self) -> float:
         return float(self.recipe.train.lr or 0.0)
 
-    def risen(self) -> list[str]:
-        """Scores of tasks that rose by more than chance, in words."""
+    def moved(self, *, better: bool) -> list[str]:
+        """Scores of tasks that became better than the base's, or worse, by more than chance: in words."""
         found = []
         for name, task in self.summary.get("scores", {}).items():
             for score in task.get("scores", []):
                 change = score.get("difference", {}).get(TUNED)
-                if change is None or BASE not in score["systems"]:
+                if change is None:
                     continue
-                if change["low"] > 0 if score.get("higher_is_better", True) else change["high"] < 0:
+                low, high = change.get("low"), change.get("high")
+                if improved(score.get("higher_is_better", True), low, high, change.get("raised")) is better:
                     base, tuned = (score["systems"][system]["value"] for system in (BASE, TUNED))
-                    found.append(f"{name}, {score['scorer']} {base:.3g} → {tuned:.3g}")
+                    by = f"{low:+.3g} to {high:+.3g}"
+                    found.append(f"{name}, {score['scorer']}: {base:.3g} → {tuned:.3g} (the difference is {by})")
         return found
 
     def answers(self, system: str = TUNED) -> list[Mapping[str, Any]]:

@@ -112,7 +112,7 @@ def reciting(seen: Evidence) -> Finding | None:
         weight = max(weight, 0.25 if fits else 0.7)
     if not evidence:
         return None
-    rose = seen.risen()
+    rose = seen.moved(better=True)
     if rose and weight < 0.9:  # what is held out decides: an exact task may be as easy as that
         evidence.append(f"but rows that did not train are answered better: {rose[0]}")
         weight = 0.15
