@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.encode.messages import REASONING
 from luthier.data.ledger import Ledger
-from luthier.data.reading import sources as files
 from luthier.data.reading import tables
 from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.folders import find
@@ -22,7 +21,6 @@ from luthier.data.reading.formats.shape import BadRow
 from luthier.data.reading.formats.turns import with_media
 from luthier.data.reading.kept import kept
 from luthier.data.reading.materials import MATERIALS
-from luthier.data.reading.text_files import NumberedRow
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
 from luthier.types import RAW, Example, Format, Source, Turn
@@ -379,14 +377,6 @@ def keeping(one: Feed, names: Iterable[str]) -> Feed:
     return one if wanted == one.keep else replace(one, keep=wanted)
 
 
-def file_part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
-    """A file as part of a feed."""
-    reader = reader or files.READERS[files.suffix(path)]
-    own = path if reader is files.READERS.get(files.suffix(path)) else None
-    said = partial(files.said_of, path)
-    return Part(str(path), partial(reader, path), partial(files.fingerprint, path), said, own)
-
-
 def read(
     sources: Iterable[Entry | str] | str, ledger: Ledger | None = None, keep: Iterable[str] = ()
 ) -> Iterator[Example]:
@@ -407,4 +397,4 @@ def read(
         yield from one.examples(tally)
 
 
-__all__ = ["Feed", "as_text", "feed", "file_part", "keeping", "read", "silent"]
+__all__ = ["Feed", "as_text", "feed", "keeping", "read", "silent"]

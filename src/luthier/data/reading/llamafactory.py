@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from luthier.data.reading.feeds import Feed, file_part
+from luthier.data.reading.feeds import Feed
 from luthier.data.reading.folders import find, missing
 from luthier.data.reading.formats import FORMATS
 from luthier.data.reading.hub import hub_feed
 from luthier.data.reading.json_files import DECODER, Twice
-from luthier.data.reading.sources import read_text_lines, suffix
+from luthier.data.reading.sources import part, read_text_lines, suffix
 from luthier.data.reading.tables import twofold
 from luthier.errors import LuthierError
 from luthier.recipe import Source as Entry
@@ -76,7 +76,7 @@ def _located(entry: Entry, info: Mapping[str, Any], folder: Path, shape: Format,
     if "file_name" not in info:
         raise LuthierError("the entry names no file and no hub data set", where=where, fix="set `file_name`")
     found = find(str(folder / info["file_name"]), str(info.get("split", entry.split)))
-    parts = tuple(file_part(path, read_text_lines if suffix(path) == ".txt" else None) for path in found.paths)
+    parts = tuple(part(path, read_text_lines if suffix(path) == ".txt" else None) for path in found.paths)
     return Feed(entry, str(entry.name), parts, shape, only_mapped=True, samples=samples, media=folder, said=found.said)
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from luthier.data.reading import sources as files
 from luthier.data.reading.cutting.parts import Part
-from luthier.data.reading.feeds import Feed, file_part, silent
+from luthier.data.reading.feeds import Feed, silent
 from luthier.data.reading.folders import find
 from luthier.data.reading.formats import FORMATS
 from luthier.data.reading.materials import BY_ENDING, MATERIALS, Material, PlacedRow, Tell, ending, known_by
@@ -70,7 +70,7 @@ def parts(path: Path, *, recognised: bool) -> tuple[Part, ...]:
             fix=f"say whose turns the assistant learns: `format: {{{chat}: {{me: NAME}}}}` on this source; a NAME that "
             "nobody has lists the speakers",
         )
-    return (file_part(path),)
+    return (files.part(path),)
 
 
 def _parts_of(material: Material, paths: Sequence[Path]) -> tuple[Part, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from luthier.data.reading.cutting.parts import Part
 from luthier.data.reading.encodings import kind_of_file
 from luthier.data.reading.json_files import read_json, read_jsonl
 from luthier.data.reading.tables import once, read_csv, read_tsv, remarks
@@ -140,3 +142,10 @@ def fingerprint(path: Path) -> str:
         return f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def part(path: Path, reader: Callable[[Path], Iterator[NumberedRow]] | None = None) -> Part:
+    """A file as part of a feed."""
+    reader = reader or READERS[suffix(path)]
+    own = path if reader is READERS.get(suffix(path)) else None
+    return Part(str(path), partial(reader, path), partial(fingerprint, path), partial(said_of, path), own)
